@@ -1,0 +1,22 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+
+// Tensors come as addresses (`Tensor.data_ptr()`): neither torch nor numpy headers are needed, and every dtype can
+// pass. The Python wrapper of an op has checked shapes, dtypes and strides; 0 stands for an argument left out.
+namespace antiphon {
+
+using Address = std::uintptr_t;
+
+template <typename T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Each in the file of its name; module.cpp calls them all.
+void bind_ctc_collapse(pybind11::module_& m);
+void bind_kernels(pybind11::module_& m);
+
+}  // namespace antiphon

@@ -1,0 +1,18 @@
+#if defined(__x86_64__)
+#include <cstdint>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
+#endif
+
+#define ANTIPHON_ISA avx512
+#define ANTIPHON_VL 16
+#include "isa_table.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,16 @@
+// Defines this translation unit's kernel table. Included last by each isa_*.cpp.
+#pragma once
+
+#include "attention.h"
+#include "decoder.h"
+#include "linear.h"
+#include "pointwise.h"
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+const KernelTable table = {
+    linear,         paged_attention, rope_cache_write, fusion_attention, fusion_cache_write,
+    decoder_layers, rms_norm,        silu_mul,         softmax,
+};
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon

@@ -1,0 +1,129 @@
+// The CPU kernels as one table of function pointers per instruction set. Raw pointers only: no torch,
+// no pybind11, so one build serves every version of both.
+//
+// Every sum in these kernels is taken in an order that depends on the row alone (k ascending, key
+// position ascending), never on the batch, the chunk, the block size or the number of threads. That
+// is what makes results independent of batching to the last bit.
+#pragma once
+
+#include <cstdint>
+
+namespace antiphon {
+
+constexpr int kPanel = 32;  // output features that are stored together in a packed weight
+
+// A paged cache of one layer: `base + block * block_stride + offset * row_stride` is the first of
+// num_kv_heads * head_dim numbers of a position.
+struct PagedCache {
+  float* key;
+  float* value;
+  int64_t block_stride;
+  int64_t row_stride;
+  int32_t block_size;
+};
+
+struct LinearArgs {
+  const float* x;         // (rows, in), row stride ldx
+  const float* weight;    // packed: (panels, in, kPanel); or (in, out) with row stride ldw
+  const float* residual;  // (rows, out) with row stride ldo, added to the product; may be out; or null
+  float* out;             // (rows, out), row stride ldo
+  int64_t rows, in, out_features;
+  int64_t ldx, ldo;
+  int64_t ldw;  // 0: packed
+};
+
+struct PagedAttentionArgs {
+  const float* q;  // (tokens, heads * head_dim), row stride ldq, already rotated
+  PagedCache cache;
+  const int32_t* cu_seqlens_q;  // (seqs + 1)
+  const int32_t* context_lens;  // (seqs): keys of the sequence, those of its queries included
+  const int32_t* block_table;   // (seqs, max_blocks)
+  float* out;                   // (tokens, heads * head_dim)
+  int64_t num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq;
+  float scale;
+};
+
+struct RopeCacheArgs {
+  float* qkv;               // (tokens, (heads + 2 * kv_heads) * head_dim); q is rotated in place
+  const int32_t* positions;  // (tokens)
+  const float* cos_sin;     // (max_positions, head_dim): cos of the first half, then sin
+  const int64_t* slots;     // (tokens): block * block_size + offset, -1 writes nothing
+  PagedCache cache;
+  int64_t num_tokens, num_heads, num_kv_heads, head_dim;
+};
+
+struct FusionArgs {
+  const float* q;            // (tokens, heads * head_dim), not rotated
+  const float* key;          // (rows, window, heads, head_dim), rotated
+  const float* value;
+  const int64_t* rows;       // (tokens): row of key and value for each token, or null for its own index
+  const int32_t* num_valid;  // (tokens)
+  const int32_t* positions;  // (tokens)
+  const float* cos_sin;
+  float* out;                // (tokens, heads * head_dim)
+  int64_t num_tokens, num_heads, head_dim;
+  int64_t row_stride, entry_stride;  // of key and value, between rows and between window entries
+  float scale;
+};
+
+// Writes text tokens' fusion keys (rotated) and values of all top layers into their window slots.
+struct FusionCacheArgs {
+  const float* kv;           // (tokens, layers, 2, heads * head_dim)
+  const int64_t* slots;      // (tokens): row * window + entry
+  const int32_t* positions;  // (tokens)
+  const float* cos_sin;
+  float* cache;              // (rows * window, layers, 2, heads * head_dim)
+  int64_t num_tokens, num_layers, num_heads, head_dim;
+};
+
+struct DecoderLayer {
+  const float *input_norm, *qkv, *o, *post_norm, *gate_up, *down;
+  const float *fusion_q, *fusion_o;  // null in layers without fusion
+};
+
+// A run of Llama layers over a ragged batch, x in place; see decoder.h.
+struct DecoderArgs {
+  float* x;  // (tokens, hidden)
+  const DecoderLayer* layers;
+  int64_t num_layers, num_tokens, hidden, intermediate, num_heads, num_kv_heads, head_dim;
+  float eps, scale;
+  const int32_t* positions;
+  const float* cos_sin;
+  const int64_t* slots;
+  PagedCache cache;      // of the first layer
+  int64_t layer_stride;  // from one layer's keys to the next layer's
+  const int32_t *cu_seqlens_q, *context_lens, *block_table;
+  int64_t num_seqs, max_blocks;
+  // fusion, for the rows of x that receive it
+  const float* fusion_cache;      // (rows, window, layers, 2, heads * head_dim)
+  const int64_t* fusion_tokens;   // (fused): rows of x
+  const int64_t* fusion_rows;     // (fused): rows of the cache
+  const int32_t* fusion_valid;    // (fused)
+  const int32_t* fusion_positions;  // (fused)
+  int64_t num_fused, window;
+};
+
+struct KernelTable {
+  void (*linear)(const LinearArgs&);
+  void (*paged_attention)(const PagedAttentionArgs&);
+  void (*rope_cache_write)(const RopeCacheArgs&);
+  void (*fusion_attention)(const FusionArgs&);
+  void (*fusion_cache_write)(const FusionCacheArgs&);
+  void (*decoder_layers)(const DecoderArgs&);
+  void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
+  void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
+  void (*softmax)(float* x, int64_t rows, int64_t size);
+};
+
+namespace plain { extern const KernelTable table; }
+#if defined(__x86_64__)
+namespace avx2 { extern const KernelTable table; }
+namespace avx512 { extern const KernelTable table; }
+#endif
+
+// The table of an instruction set by name ("avx512", "avx2", "plain"), or null where this machine
+// cannot run it; "" is the best there is.
+const KernelTable* kernels(const char* isa);
+const char* best_isa();
+
+}  // namespace antiphon

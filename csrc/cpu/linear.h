@@ -1,0 +1,100 @@
+// y = x W^T + residual for few rows (decoding) and many (prefill), reading W once per row chunk.
+//
+// W is packed into panels of 32 output features, (panels, in, 32): one pass over a panel streams
+// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending in one
+// accumulator, whatever the number of rows, so a row's result does not depend on its batch.
+#pragma once
+
+#include "kernels.h"
+#include "pool.h"
+#include "vec.h"
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+
+constexpr int NV = kPanel / VL;           // vectors across a panel
+constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumulators fit the registers
+constexpr int64_t K_BLOCK = 512;          // a panel's slice of 64 KiB stays in L2 across row blocks
+constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
+
+// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32]
+template <int MR>
+static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
+                 int64_t ldo, bool first) {
+  vf acc[MR][NV];
+  for (int m = 0; m < MR; m++)
+    for (int v = 0; v < NV; v++) acc[m][v] = first ? vf{} : load(out + m * ldo + v * VL);
+  for (int64_t k = 0; k < depth; k++) {
+    vf weight[NV];
+    for (int v = 0; v < NV; v++) weight[v] = load(w + k * ldw + v * VL);
+    for (int m = 0; m < MR; m++) {
+      const vf broadcast = splat(x[m * ldx + k]);
+      for (int v = 0; v < NV; v++) acc[m][v] += broadcast * weight[v];
+    }
+  }
+  for (int m = 0; m < MR; m++)
+    for (int v = 0; v < NV; v++) store(out + m * ldo + v * VL, acc[m][v]);
+}
+
+template <int MR>
+static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth,
+                      float* out, int64_t ldo, bool first) {
+  if (rows == MR) return tile<MR>(x, ldx, w, ldw, depth, out, ldo, first);
+  if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first);
+}
+
+// The last columns of an unpacked matrix whose width is no multiple of the panel.
+static void scalar_columns(const LinearArgs& a, int64_t column) {
+  for (int64_t m = 0; m < a.rows; m++)
+    for (int64_t n = column; n < a.out_features; n++) {
+      float total = 0.0f;
+      for (int64_t k = 0; k < a.in; k++) total += a.x[m * a.ldx + k] * a.weight[k * a.ldw + n];
+      a.out[m * a.ldo + n] = total + (a.residual ? a.residual[m * a.ldo + n] : 0.0f);
+    }
+}
+
+static void linear_panel(const LinearArgs& a, int64_t panel, int64_t row0, int64_t row1) {
+  const int64_t column = panel * kPanel;
+  const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
+  const float* w = a.ldw ? a.weight + column : a.weight + panel * a.in * kPanel;
+  const int64_t ldw = a.ldw ? a.ldw : kPanel;
+  float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
+  for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
+    const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
+    for (int64_t m = row0; m < row1;) {
+      // even blocks: 16 rows are 8 + 8, not 12 + 4
+      const int64_t left = row1 - m, blocks = (left + MAX_MR - 1) / MAX_MR;
+      const int rows = static_cast<int>((left + blocks - 1) / blocks);
+      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * ldw, ldw, depth,
+                        buffer + (m - row0) * kPanel, kPanel, k0 == 0);
+      m += rows;
+    }
+  }
+  for (int64_t m = row0; m < row1; m++) {
+    const float* from = buffer + (m - row0) * kPanel;
+    float* to = a.out + m * a.ldo + column;
+    const float* residual = a.residual ? a.residual + m * a.ldo + column : nullptr;
+    if (width == kPanel && !residual) {
+      std::memcpy(to, from, sizeof(float) * kPanel);
+    } else {
+      for (int64_t n = 0; n < width; n++) to[n] = from[n] + (residual ? residual[n] : 0.0f);
+    }
+  }
+}
+
+static void linear(const LinearArgs& a) {
+  const int64_t full = a.out_features / kPanel;
+  const int64_t panels = a.ldw ? full : (a.out_features + kPanel - 1) / kPanel;
+  const bool worthwhile = a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
+  for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
+    const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
+    const int64_t grain = panels / 64 + 1;
+    parallel_for(panels, grain, worthwhile, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, row0, row1);
+    });
+  }
+  if (a.ldw && full * kPanel < a.out_features) scalar_columns(a, full * kPanel);
+}
+
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon

@@ -1,0 +1,10 @@
+// antiphon._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper in
+// kernels/<op>.py that owns checks and allocation. The wrapper imports torch before this module, so that both use
+// the one OpenMP runtime that torch has loaded.
+
+#include "bindings.h"
+
+PYBIND11_MODULE(_C, m) {
+  antiphon::bind_ctc_collapse(m);
+  antiphon::bind_kernels(m);
+}

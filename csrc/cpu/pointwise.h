@@ -1,0 +1,53 @@
+// RMSNorm, SwiGLU's product and softmax, one row at a time.
+#pragma once
+
+#include "attention.h"
+#include "kernels.h"
+#include "vec.h"
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+
+// out = x / sqrt(mean(x^2) + eps) * weight
+static void rms_norm_row(const float* x, const float* weight, float* out, int64_t size, float eps) {
+  const float factor = 1.0f / __builtin_sqrtf(dot(x, x, size) / static_cast<float>(size) + eps);
+  int64_t i = 0;
+  for (; i + VL <= size; i += VL) store(out + i, load(x + i) * factor * load(weight + i));
+  for (; i < size; i++) out[i] = x[i] * factor * weight[i];
+}
+
+static void rms_norm(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps) {
+  parallel_for(rows, 8, rows * size > 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) rms_norm_row(x + r * size, weight, out + r * size, size, eps);
+  });
+}
+
+// out = silu(gate) * up
+static void silu_mul_row(const float* gate, const float* up, float* out, int64_t size) {
+  int64_t i = 0;
+  for (; i + VL <= size; i += VL) {
+    const vf g = load(gate + i);
+    store(out + i, g / (1.0f + vexp(-g)) * load(up + i));
+  }
+  for (; i < size; i++) out[i] = gate[i] / (1.0f + sexp(-gate[i])) * up[i];
+}
+
+static void silu_mul(const float* gate_up, float* out, int64_t rows, int64_t size) {
+  parallel_for(rows, 2, rows * size > 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++)
+      silu_mul_row(gate_up + r * 2 * size, gate_up + (r * 2 + 1) * size, out + r * size, size);
+  });
+}
+
+static void softmax(float* x, int64_t rows, int64_t size) {
+  parallel_for(rows, 1, rows * size > 16384, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      float* row = x + r * size;
+      const float inverse = 1.0f / exp_normalise(row, size);
+      for (int64_t i = 0; i < size; i++) row[i] *= inverse;
+    }
+  });
+}
+
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon

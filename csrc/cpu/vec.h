@@ -1,0 +1,60 @@
+// One vector type per instruction set, through the compiler's vector extensions. Included once by
+// each isa_*.cpp after it has set ANTIPHON_ISA, ANTIPHON_VL and the target.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+
+constexpr int VL = ANTIPHON_VL;  // floats in a vector
+
+typedef float vf __attribute__((vector_size(ANTIPHON_VL * 4)));
+typedef int32_t vi __attribute__((vector_size(ANTIPHON_VL * 4)));
+
+static inline vf load(const float* p) {
+  vf v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
+static inline vf splat(float a) { return a - vf{}; }
+
+static inline float sum(vf v) {
+  float total = 0.0f;
+  for (int i = 0; i < VL; i++) total += v[i];
+  return total;
+}
+static inline float maximum(vf v) {
+  float top = v[0];
+  for (int i = 1; i < VL; i++) top = v[i] > top ? v[i] : top;
+  return top;
+}
+static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+// e^x by range reduction to [-ln2/2, ln2/2] and a polynomial of degree 6 (the coefficients of Cephes'
+// expf); relative error below 2 ulp, 0 below -87.3, saturating above 88.
+static inline vf vexp(vf x) {
+  const vf low = splat(-87.33654f), high = splat(88.37626f);
+  const vi underflow = x < low;
+  x = select(x > high, high, x);
+  x = select(underflow, low, x);
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const vf n = (x * 1.44269504088896341f + magic) - magic;
+  x = x - n * 0.693359375f;
+  x = x + n * 2.12194440e-4f;
+  vf y = splat(1.9875691500e-4f);
+  y = y * x + 1.3981999507e-3f;
+  y = y * x + 8.3334519073e-3f;
+  y = y * x + 4.1665795894e-2f;
+  y = y * x + 1.6666665459e-1f;
+  y = y * x + 5.0000001201e-1f;
+  y = y * (x * x) + x + 1.0f;
+  const vi exponent = (__builtin_convertvector(n, vi) + 127) << 23;
+  return select(underflow, vf{}, y * (vf)exponent);
+}
+static inline float sexp(float x) { return vexp(splat(x))[0]; }
+
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon

@@ -1,0 +1,38 @@
+"""The kernels, one op a file, usable alone. Each takes `backend=None` (chosen by device) or a name."""
+
+from antiphon.kernels.ctc_collapse import CollapsedLabels, ctc_collapse
+from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
+from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
+from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
+from antiphon.kernels.registry import backends, ops
+from antiphon.kernels.rms_norm import rms_norm
+from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
+from antiphon.kernels.silu_mul import silu_mul
+from antiphon.kernels.soft_embedding import soft_embedding
+from antiphon.kernels.threads import set_num_threads
+
+__all__ = [
+    "AttentionBatch",
+    "CollapsedLabels",
+    "DecoderGeometry",
+    "DecoderLayer",
+    "FusionBatch",
+    "Linear",
+    "apply_rope",
+    "backends",
+    "ctc_collapse",
+    "decoder_layers",
+    "fusion_attention",
+    "fusion_cache_write",
+    "inverse_frequencies",
+    "linear",
+    "ops",
+    "paged_attention",
+    "rms_norm",
+    "rope_cache_write",
+    "rope_table",
+    "set_num_threads",
+    "silu_mul",
+    "soft_embedding",
+]

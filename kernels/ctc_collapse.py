@@ -1,0 +1,132 @@
+"""CTC collapse: from one label per frame to the ids that were said.
+
+B(labels) of Graves et al. 2006 (Connectionist Temporal Classification, section 3.1): labels that equal the
+label of the frame before are dropped, then blanks are, so `a a blank a b` becomes `a a b`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from antiphon.kernels.registry import cpp_available, on_cpu, register, resolve
+
+__all__ = ["CollapsedLabels", "ctc_collapse", "ctc_collapse_reference"]
+
+NO_LABEL = -1
+INT32 = torch.iinfo(torch.int32)
+
+
+class CollapsedLabels(NamedTuple):
+    """What `ctc_collapse` returns; all int32."""
+
+    ids: Tensor
+    """(n,)"""
+    cu_out: Tensor
+    """(batch + 1,): row r is ids[cu_out[r] : cu_out[r + 1]]."""
+    frames: Tensor
+    """(n,): the position in its row where each id was first heard."""
+    last: Tensor
+    """(batch,): the last label of each row, the `prev` of its next chunk."""
+
+
+def ctc_collapse(
+    labels: Tensor,
+    cu_seqlens: Tensor,
+    blank: int,
+    prev: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> CollapsedLabels:
+    """Collapses rows of CTC labels.
+
+    labels: int32 (total,), the rows one after the other, not negative
+    cu_seqlens: int32 (batch + 1,): row r is labels[cu_seqlens[r] : cu_seqlens[r + 1]]; rows may be empty
+    blank: the label that stands for nothing
+    prev: int32 (batch,), the last label of the row's earlier chunk, blanks included; -1 is none, and so is
+        no prev. A row given in chunks comes out as if given whole. An empty row's `last` is its `prev`.
+
+    Raises ValueError, naming the argument, for what does not fit together.
+    """
+    _check(labels, cu_seqlens, blank, prev)
+    collapse = resolve("ctc_collapse", backend, labels.device, labels.dtype)
+    collapsed: CollapsedLabels = collapse(labels, cu_seqlens, blank, prev)
+    return collapsed
+
+
+@register("ctc_collapse", "cpp", is_available=cpp_available, supports=on_cpu)
+def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> CollapsedLabels:
+    from antiphon import _C
+
+    labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
+    prev = prev.contiguous() if prev is not None else None
+    ids, frames = torch.empty_like(labels), torch.empty_like(labels)
+    cu_out, last = torch.empty_like(cu_seqlens), torch.empty_like(cu_seqlens[1:])
+    n = _C.ctc_collapse(
+        labels=labels.data_ptr(),
+        cu_seqlens=cu_seqlens.data_ptr(),
+        batch=last.numel(),
+        blank=blank,
+        prev=prev.data_ptr() if prev is not None else 0,
+        ids=ids.data_ptr(),
+        cu_out=cu_out.data_ptr(),
+        frames=frames.data_ptr(),
+        last=last.data_ptr(),
+    )
+    return CollapsedLabels(ids[:n], cu_out, frames[:n], last)
+
+
+@register("ctc_collapse", "torch")
+def ctc_collapse_reference(
+    labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None = None
+) -> CollapsedLabels:
+    """`ctc_collapse` in plain PyTorch, on any device."""
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    if prev is None:
+        prev = torch.full_like(cu_seqlens[1:], NO_LABEL)
+    filled = ends > starts
+
+    before = labels.roll(1)
+    before[starts[filled]] = prev[filled]
+    kept = (labels != before) & (labels != blank)
+    positions = kept.nonzero().squeeze(1)
+    rows = torch.searchsorted(ends, positions, right=True)
+
+    num_kept_before = torch.nn.functional.pad(kept.cumsum(0), (1, 0))
+    last = prev.clone()
+    last[filled] = labels[ends[filled] - 1]
+    return CollapsedLabels(
+        ids=labels[positions],
+        cu_out=num_kept_before[cu_seqlens.long()].int(),
+        frames=(positions - starts[rows]).int(),
+        last=last,
+    )
+
+
+def _check(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> None:
+    tensors = {"labels": labels, "cu_seqlens": cu_seqlens} | ({} if prev is None else {"prev": prev})
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if tensor.dtype != torch.int32 or tensor.dim() != 1:
+            raise ValueError(
+                f"{name}: expected int32 of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        if tensor.device != labels.device:
+            raise ValueError(f"{name}: expected on {labels.device} like labels, got {tensor.device}")
+    # The size of the result depends on the labels, so every backend waits for the device anyway.
+    bounds = cu_seqlens.tolist()
+    if not bounds or bounds[0] != 0 or bounds[-1] != labels.numel() or bounds != sorted(bounds):
+        raise ValueError(
+            f"cu_seqlens: expected to rise from 0 to the {labels.numel()} labels, got {_shorten(bounds)}"
+        )
+    if prev is not None and prev.numel() != len(bounds) - 1:
+        raise ValueError(f"prev: expected one label for each of {len(bounds) - 1} rows, got {prev.numel()}")
+    if not isinstance(blank, int) or isinstance(blank, bool) or not INT32.min <= blank <= INT32.max:
+        raise ValueError(f"blank: expected a 32-bit integer, got {blank!r}")
+
+
+def _shorten(bounds: list[int]) -> str:
+    return str(bounds) if len(bounds) <= 8 else f"[{bounds[0]}, {bounds[1]}, ..., {bounds[-1]}]"

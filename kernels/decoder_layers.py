@@ -1,0 +1,207 @@
+"""A run of Llama layers over a ragged batch and its paged cache: the op that a decoding step is made of.
+
+Layer: x += o(attention(norm(x))); where a token receives fusion, x += fusion_o(fusion(x)) on the
+un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x)))   (Llama; Stream-Omni's top layers).
+
+On the CPU the whole run is one call into C++, which is to a CPU what a CUDA graph is to a GPU: between
+the operators of a one-row step there would be more time than in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
+from antiphon.kernels.linear import CppLinear, Linear
+from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
+from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.rms_norm import rms_norm
+from antiphon.kernels.silu_mul import silu_mul
+
+__all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
+
+
+@dataclass(frozen=True)
+class DecoderGeometry:
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """The weights of one layer, ready to be multiplied with."""
+
+    input_norm: Tensor
+    qkv: Linear
+    o: Linear
+    post_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    fusion_q: Linear | None = None
+    fusion_o: Linear | None = None
+
+
+class DecoderLayers(Protocol):
+    def __call__(
+        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+    ) -> Tensor:
+        """x (tokens, hidden), consumed -> (tokens, hidden). `caches`: keys and values of each layer."""
+        ...
+
+
+def decoder_layers(
+    layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor, *, backend: str | None = None
+) -> DecoderLayers:
+    """The layers as one callable. They must all be on one device and of one dtype.
+
+    Raises ValueError naming the argument that does not fit, here and when called; what the batch says
+    is trusted.
+    """
+    if not layers:
+        raise ValueError("layers: expected at least one, got none")
+    norm = layers[0].input_norm
+    run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(layers, geometry, cos_sin)
+    return run
+
+
+@register("decoder_layers", "cpp", is_available=cpp_available, supports=cpp_float32)
+class CppDecoderLayers:
+    def __init__(self, layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor) -> None:
+        from antiphon import _C
+
+        self._kept = (tuple(layers), cos_sin)  # the addresses below point into these
+        self._decoder = _C.Decoder(
+            layers=[
+                [
+                    layer.input_norm.data_ptr(),
+                    _address(layer.qkv),
+                    _address(layer.o),
+                    layer.post_norm.data_ptr(),
+                    _address(layer.gate_up),
+                    _address(layer.down),
+                    _address(layer.fusion_q),
+                    _address(layer.fusion_o),
+                ]
+                for layer in layers
+            ],
+            hidden=layers[0].qkv.in_features,
+            intermediate=layers[0].down.in_features,
+            num_heads=geometry.num_heads,
+            num_kv_heads=geometry.num_kv_heads,
+            head_dim=geometry.head_dim,
+            eps=geometry.rms_norm_eps,
+            cos_sin=cos_sin.data_ptr(),
+        )
+
+    def __call__(
+        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+    ) -> Tensor:
+        _check(x, self._kept[0], caches, fusion)
+        x = x.contiguous()
+        key, value = caches[0]
+        layer_stride = _layer_stride(caches)
+        fused: tuple[int, ...] = ()
+        if fusion is not None:
+            fused = (
+                fusion.cache.data_ptr(),
+                fusion.tokens.data_ptr(),
+                fusion.rows.data_ptr(),
+                fusion.num_valid.data_ptr(),
+                fusion.positions.data_ptr(),
+                len(fusion.tokens),
+                fusion.cache.shape[1],
+            )
+        self._decoder.run(
+            x.data_ptr(),
+            x.shape[0],
+            batch.positions.data_ptr(),
+            batch.slot_mapping.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            key.stride(0),
+            key.stride(1),
+            key.shape[1],
+            layer_stride,
+            batch.cu_seqlens_q.data_ptr(),
+            batch.context_lens.data_ptr(),
+            batch.block_table.data_ptr(),
+            batch.num_seqs,
+            batch.block_table.shape[1],
+            *fused,
+        )
+        return x
+
+
+@register("decoder_layers", "torch")
+class TorchDecoderLayers:
+    """The reference, and the way of every device without a fused one: each op by its own best backend."""
+
+    def __init__(self, layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor) -> None:
+        self.layers = layers
+        self.geometry = geometry
+        self.cos_sin = cos_sin
+
+    def __call__(
+        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+    ) -> Tensor:
+        _check(x, self.layers, caches, fusion)
+        eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
+        for index, layer in enumerate(self.layers):
+            keys, values = caches[index]
+            qkv = layer.qkv(rms_norm(x, layer.input_norm, eps))
+            q = rope_cache_write(qkv, self.cos_sin, batch, keys, values, num_heads=heads)
+            x = layer.o(paged_attention(q, keys, values, batch), x)
+            if fusion is not None and layer.fusion_q is not None:
+                x = self._fuse(x, index, layer, fusion)
+            gate_up = layer.gate_up(rms_norm(x, layer.post_norm, eps))
+            x = layer.down(silu_mul(gate_up), x)
+        return x
+
+    def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
+        assert layer.fusion_q is not None and layer.fusion_o is not None
+        heads, head_dim = self.geometry.num_heads, self.geometry.head_dim
+        k, v = fusion.cache[:, :, index].unflatten(-1, (heads, head_dim)).unbind(2)
+        fused = x[fusion.tokens]
+        q = layer.fusion_q(fused).view(-1, heads, head_dim)
+        mixed = fusion_attention(
+            q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows
+        )
+        return x.index_copy(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
+
+
+def _check(
+    x: Tensor,
+    layers: Sequence[DecoderLayer],
+    caches: Sequence[tuple[Tensor, Tensor]],
+    fusion: FusionBatch | None,
+) -> None:
+    norm = layers[0].input_norm
+    if x.dim() != 2 or x.shape[1:] != norm.shape or x.dtype != norm.dtype:
+        raise ValueError(f"x: expected {norm.dtype} (tokens, {len(norm)}), got {x.dtype} {tuple(x.shape)}")
+    if len(caches) != len(layers):
+        raise ValueError(f"caches: expected one for each of {len(layers)} layers, got {len(caches)}")
+    if fusion is not None and fusion.cache.shape[2] != len(layers):
+        raise ValueError(f"fusion.cache: expected {len(layers)} layers, got {fusion.cache.shape[2]}")
+
+
+def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
+    """Numbers from one layer's keys to the next layer's, the same for all: the caches share a storage."""
+    places = [(key.data_ptr(), value.data_ptr()) for key, value in (caches[0], caches[-1])]
+    between = max(1, len(caches) - 1)
+    strides = {(last - first) // between for first, last in zip(*places, strict=True)}
+    if len(strides) > 1:
+        raise ValueError("caches: expected keys and values at equal distances from layer to layer")
+    return strides.pop() // caches[0][0].element_size()
+
+
+def _address(weight: Linear | None) -> int:
+    if weight is None:
+        return 0
+    assert isinstance(weight, CppLinear), "the C++ decoder reads packed weights"
+    return weight.address

@@ -1,0 +1,160 @@
+"""Which implementations an op has, and which of them runs.
+
+Implementations are registered under a backend name, fastest first: the order of registration is the order in
+which they are tried where the caller names none. All implementations of an op take the same arguments, which
+its wrapper has checked. What an implementation needs is imported when it runs, so that registering is free.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Backend",
+    "backends",
+    "choose",
+    "cpp_available",
+    "cpp_float32",
+    "cuda_available",
+    "on_cpu",
+    "on_cuda",
+    "on_triton",
+    "ops",
+    "register",
+    "resolve",
+    "triton_available",
+]
+
+Backend = Literal["triton", "cuda", "cpp", "torch"]
+Supports: TypeAlias = "Callable[[torch.device, torch.dtype], bool]"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Implementation:
+    function: Callable[..., Any]
+    is_available: Callable[[], bool]
+    """Can it run on this machine at all?"""
+    supports: Supports
+    """Does it take tensors of this device and dtype?"""
+
+
+_IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {}
+
+
+def _always(*_: object) -> bool:
+    return True
+
+
+def register(
+    op: str,
+    backend: Backend,
+    *,
+    is_available: Callable[[], bool] = _always,
+    supports: Supports = _always,
+) -> Callable[[Function], Function]:
+    """Decorates the implementation of `op` for `backend`."""
+
+    def add(function: Function) -> Function:
+        known = _IMPLEMENTATIONS.setdefault(op, {})
+        assert backend not in known, f"{op} has two implementations for {backend}"
+        known[backend] = Implementation(function, is_available, supports)
+        return function
+
+    return add
+
+
+def ops() -> list[str]:
+    """The names of all ops."""
+    return sorted(_IMPLEMENTATIONS)
+
+
+def backends(op: str) -> list[str]:
+    """The backends of `op` that can run on this machine, in the order in which they are tried."""
+    return [name for name, implementation in _of(op).items() if implementation.is_available()]
+
+
+def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that runs `op` on tensors of this device and dtype where the caller names none."""
+    known = _of(op)
+    for name, implementation in known.items():
+        if implementation.supports(device, dtype) and implementation.is_available():
+            return name
+    raise ValueError(f"{op}: no backend takes {dtype} on {device.type}; it has {', '.join(known)}")
+
+
+def resolve(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+    """The implementation of `op` for tensors of this device and dtype: the named one, or the first that fits.
+
+    Raises ValueError where the name is unknown or the named backend cannot run here or not on such tensors.
+    """
+    known = _of(op)
+    if backend is None:
+        return known[choose(op, device, dtype)].function
+    if backend not in known:
+        raise ValueError(f"{op}: backend: expected one of {', '.join(known)}, got {backend!r}")
+    implementation = known[backend]
+    if not implementation.is_available():
+        here = ", ".join(backends(op)) or "none"
+        raise ValueError(f"{op}: backend {backend!r} cannot run on this machine, which has {here}")
+    if not implementation.supports(device, dtype):
+        raise ValueError(f"{op}: backend {backend!r} does not take {dtype} on {device.type}")
+    return implementation.function
+
+
+def _of(op: str) -> dict[str, Implementation]:
+    try:
+        return _IMPLEMENTATIONS[op]
+    except KeyError:
+        raise ValueError(f"op: expected one of {', '.join(ops())}, got {op!r}") from None
+
+
+# --- what implementations say about themselves ----------------------------------------------------
+
+
+@cache
+def cpp_available() -> bool:
+    return importlib.util.find_spec("antiphon._C") is not None
+
+
+@cache
+def cuda_available() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def triton_interpreted() -> bool:
+    """Do Triton kernels run in its interpreter, on CPU tensors? Slow, for tests."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@cache
+def triton_available() -> bool:
+    return importlib.util.find_spec("triton") is not None and (triton_interpreted() or cuda_available())
+
+
+def on_cpu(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu"
+
+
+def cpp_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    import torch
+
+    return device.type == "cpu" and dtype == torch.float32
+
+
+def on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda"
+
+
+def on_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" or triton_interpreted()

@@ -1,0 +1,53 @@
+"""Soft text embeddings: softmax(H W^T) E, attention of speech over the text vocabulary.
+
+The input of Stream-Omni's LLM for a spoken prompt (arXiv 2506.13642, 3.2): one position per frame,
+each the mean of all text embeddings weighted by the CTC head's probabilities.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from antiphon.kernels.linear import Linear, matmul
+from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+
+__all__ = ["soft_embedding", "soft_embedding_reference"]
+
+ROWS_AT_A_TIME = 96  # bounds the probabilities in memory; one weight pass of the CPU's product
+
+
+def soft_embedding(
+    hidden: Tensor, head: Linear, embedding: Tensor, *, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """hidden (rows, n), head (n -> vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)"""
+    if hidden.dim() != 2 or hidden.shape[1] != head.in_features:
+        raise ValueError(f"hidden: expected (rows, {head.in_features}), got {tuple(hidden.shape)}")
+    if embedding.shape != (head.out_features, head.in_features) or embedding.dtype != hidden.dtype:
+        raise ValueError(
+            f"embedding: expected {hidden.dtype} ({head.out_features}, {head.in_features}), "
+            f"got {embedding.dtype} {tuple(embedding.shape)}"
+        )
+    mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype)
+    out, labels = torch.empty_like(hidden), hidden.new_empty(hidden.shape[0], dtype=torch.int64)
+    for start in range(0, hidden.shape[0], ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        out[rows], labels[rows] = mix(hidden[rows], head, embedding)
+    return out, labels
+
+
+@register("soft_embedding", "cpp", is_available=cpp_available, supports=cpp_float32)
+def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    from antiphon import _C
+
+    logits = head(hidden)
+    labels = logits.argmax(-1)
+    _C.softmax(logits.data_ptr(), logits.shape[0], logits.shape[1])
+    return matmul(logits, embedding), labels
+
+
+@register("soft_embedding", "torch")
+def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    logits = at_least_float32(head(hidden))
+    return logits.softmax(-1).to(embedding.dtype) @ embedding, logits.argmax(-1)
