@@ -1,0 +1,139 @@
+# The CPU kernels of csrc/cpu. Tensors are addresses (`Tensor.data_ptr()`), 0 for an argument left out; the
+# wrappers in antiphon.kernels own checks and allocation. `isa` is an instruction set, "" the machine's best.
+
+from collections.abc import Sequence
+
+class Decoder:
+    def __init__(
+        self,
+        layers: Sequence[Sequence[int]],
+        hidden: int,
+        intermediate: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        eps: float,
+        cos_sin: int,
+        isa: str = "",
+    ) -> None: ...
+    def run(
+        self,
+        x: int,
+        num_tokens: int,
+        positions: int,
+        slots: int,
+        key: int,
+        value: int,
+        block_stride: int,
+        row_stride: int,
+        block_size: int,
+        layer_stride: int,
+        cu_seqlens_q: int,
+        context_lens: int,
+        block_table: int,
+        num_seqs: int,
+        max_blocks: int,
+        fusion_cache: int = 0,
+        fusion_tokens: int = 0,
+        fusion_rows: int = 0,
+        fusion_valid: int = 0,
+        fusion_positions: int = 0,
+        num_fused: int = 0,
+        window: int = 0,
+    ) -> None: ...
+
+def best_isa() -> str: ...
+def ctc_collapse(
+    labels: int,
+    cu_seqlens: int,
+    batch: int,
+    blank: int,
+    prev: int,
+    ids: int,
+    cu_out: int,
+    frames: int,
+    last: int,
+) -> int: ...
+def fusion_attention(
+    q: int,
+    key: int,
+    value: int,
+    rows: int,
+    num_valid: int,
+    positions: int,
+    cos_sin: int,
+    out: int,
+    num_tokens: int,
+    num_heads: int,
+    head_dim: int,
+    row_stride: int,
+    entry_stride: int,
+    scale: float,
+    isa: str = "",
+) -> None: ...
+def fusion_cache_write(
+    kv: int,
+    slots: int,
+    positions: int,
+    cos_sin: int,
+    cache: int,
+    num_tokens: int,
+    num_layers: int,
+    num_heads: int,
+    head_dim: int,
+    isa: str = "",
+) -> None: ...
+def linear(
+    x: int,
+    weight: int,
+    residual: int,
+    out: int,
+    rows: int,
+    in_features: int,
+    out_features: int,
+    ldx: int,
+    ldo: int,
+    ldw: int,
+    isa: str = "",
+) -> None: ...
+def num_threads() -> int: ...
+def paged_attention(
+    q: int,
+    ldq: int,
+    key: int,
+    value: int,
+    block_stride: int,
+    row_stride: int,
+    block_size: int,
+    cu_seqlens_q: int,
+    context_lens: int,
+    block_table: int,
+    num_seqs: int,
+    max_blocks: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    scale: float,
+    out: int,
+    isa: str = "",
+) -> None: ...
+def rms_norm(x: int, weight: int, out: int, rows: int, size: int, eps: float, isa: str = "") -> None: ...
+def rope_cache_write(
+    qkv: int,
+    positions: int,
+    cos_sin: int,
+    slots: int,
+    key: int,
+    value: int,
+    block_stride: int,
+    row_stride: int,
+    block_size: int,
+    num_tokens: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    isa: str = "",
+) -> None: ...
+def set_num_threads(count: int) -> None: ...
+def silu_mul(gate_up: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
+def softmax(x: int, rows: int, size: int, isa: str = "") -> None: ...

@@ -1,0 +1,64 @@
+"""Antiphon: an inference runtime for Stream-Omni models."""
+
+from typing import TYPE_CHECKING, Any
+
+from antiphon.config import InputLimits
+from antiphon.errors import AntiphonError, CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
+from antiphon.types import (
+    AudioDelta,
+    Completion,
+    Event,
+    Finished,
+    Image,
+    Message,
+    Request,
+    RequestMetrics,
+    SamplingParams,
+    Speech,
+    TextDelta,
+    TranscriptDelta,
+    UnitDelta,
+    Units,
+)
+
+if TYPE_CHECKING:
+    from antiphon.async_engine import AsyncEngine
+    from antiphon.engine import Engine
+
+__all__ = [
+    "AntiphonError",
+    "AsyncEngine",
+    "AudioDelta",
+    "CheckpointError",
+    "Completion",
+    "Engine",
+    "EngineDead",
+    "EngineOverloaded",
+    "Event",
+    "Finished",
+    "Image",
+    "InputLimits",
+    "InvalidRequest",
+    "Message",
+    "Request",
+    "RequestMetrics",
+    "SamplingParams",
+    "Speech",
+    "TextDelta",
+    "TranscriptDelta",
+    "UnitDelta",
+    "Units",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The engines bring torch with them, which takes a second to import: not before they are asked for."""
+    if name == "Engine":
+        from antiphon.engine import Engine
+
+        return Engine
+    if name == "AsyncEngine":
+        from antiphon.async_engine import AsyncEngine
+
+        return AsyncEngine
+    raise AttributeError(f"module 'antiphon' has no attribute {name!r}")

@@ -1,0 +1,206 @@
+"""Frozen configurations. What can be derived is a property; "auto" is resolved with `dataclasses.replace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from antiphon.errors import InvalidRequest
+
+__all__ = ["CacheConfig", "EngineConfig", "InputLimits", "ModelConfig", "RopeScaling", "VisionConfig"]
+
+SpeechPrompt = Literal["soft", "collapsed"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1 frequency scaling (`rope_scaling` with rope_type "llama3")."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """A SigLIP tower whose last encoder layer is gone. Defaults: so400m-patch14-384."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    """Counts the layer that is gone; the file holds one fewer."""
+    num_attention_heads: int = 16
+    image_size: int = 384
+    patch_size: int = 14
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def num_kept_layers(self) -> int:
+        return self.num_hidden_layers - 1
+
+    @property
+    def side(self) -> int:
+        """Features per tile side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a Stream-Omni checkpoint computes: `config.json`, `generation_config.json` and special ids."""
+
+    # Llama geometry, shared by the bottom, LLM and top stacks
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    max_position_embeddings: int
+    """Longest sequence the model was made for (the smaller of the config's two limits)."""
+    # speech
+    text_vocab_size: int
+    """Rows of the text tables: embed_tokens, lm_head, audio_to_text_proj."""
+    vocab_size: int
+    """Rows of the speech tables: audio_embed_tokens, text_to_audio_proj, audio_lm_head."""
+    audio_vocab_size: int
+    num_bottom_audio_layers: int
+    num_top_audio_layers: int
+    # pictures
+    vision: VisionConfig | None
+    """None: the checkpoint has no vision tower and takes no pictures."""
+    image_aspect_ratio: str = "anyres_max_9"
+    image_grid_pinpoints: str | tuple[tuple[int, int], ...] = "(1x1),(6x6)"
+    mm_patch_merge_type: str = "spatial_unpad"
+    # ids
+    bos_token_id: int = 0
+    blank_token_id: int = 0
+    """CTC blank: the id of <|reserved_special_token_0|>."""
+    eot_token_id: int = 0
+    """<|eot_id|>."""
+    stop_token_ids: frozenset[int] = frozenset()
+    first_unit_id: int = 0
+    """The id of <Audio_0>."""
+    # how text and speech are joined
+    fusion_window: int = 5
+    """W: how many text tokens a unit attends to (paper, 3.3)."""
+    fusion_lag: int = 3
+    """K: how many text tokens there must be before the first unit."""
+    speech_prompt: SpeechPrompt = "soft"
+
+    @property
+    def num_speech_layers(self) -> int:
+        """Layers of the speech track: bottom and top share positions and block table."""
+        return self.num_bottom_audio_layers + self.num_top_audio_layers
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_key_value_heads * self.head_dim
+
+    @property
+    def q_size(self) -> int:
+        return self.num_attention_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class InputLimits:
+    """Bounds on what one request may bring; more is an `InvalidRequest`."""
+
+    max_images: int = 16
+    max_image_bytes: int = 32 * 2**20
+    max_image_pixels: int = 64_000_000
+    max_audio_bytes: int = 64 * 2**20
+    max_audio_s: float = 300.0
+    max_text_chars: int = 400_000
+    max_messages: int = 256
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Shape of the paged KV cache. A block is a fixed number of bytes that either track may take.
+
+    The track with more layers keeps `block_size` positions in a block; the other, whose positions
+    are smaller, keeps as many as fit.
+    """
+
+    num_blocks: int
+    block_size: int
+    """Positions per block of the track with more layers."""
+    num_text_layers: int
+    num_speech_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype_bytes: int
+
+    @property
+    def text_block_size(self) -> int:
+        return self._positions(self.num_text_layers)
+
+    @property
+    def speech_block_size(self) -> int:
+        return self._positions(self.num_speech_layers)
+
+    @property
+    def block_numel(self) -> int:
+        """Numbers in a block: keys and values of all layers of its track."""
+        layers = max(self.num_text_layers, self.num_speech_layers)
+        return prod((self.block_size, layers, 2, self.num_kv_heads, self.head_dim))
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_numel * self.dtype_bytes
+
+    def _positions(self, num_layers: int) -> int:
+        return self.block_size * max(self.num_text_layers, self.num_speech_layers) // num_layers
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the engine serves; the arguments of `Engine` beyond the model."""
+
+    max_num_seqs: int = 64
+    """Requests that run at a time."""
+    max_num_batched_tokens: int = 2048
+    """Positions that one pass through a stack may hold."""
+    max_num_waiting: int = 4096
+    """Requests that may wait; one more is `EngineOverloaded`."""
+    block_size: int = 16
+    text_lookahead: int = 32
+    """Text tokens that may be decoded before speech asks for them."""
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    max_model_len: int = 32768
+    """Longest sequence of either track; the model's own limit where that is smaller."""
+    gpu_memory_utilization: float = 0.9
+    kv_cache_bytes: int | None = None
+    """None: from the memory that is left (see `runtime/model/cache.py`)."""
+    seed: int = 0
+    """Of requests that bring none, and of dummy weights."""
+    limits: InputLimits = InputLimits()
+
+    def __post_init__(self) -> None:
+        lows = {
+            "max_num_seqs": 1,
+            "max_num_batched_tokens": 1,
+            "max_num_waiting": 1,
+            "block_size": 1,
+            "text_lookahead": 0,
+            "max_model_len": 2,
+        }
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise InvalidRequest(f"{name}: expected an integer >= {low}, got {value!r}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise InvalidRequest(
+                f"gpu_memory_utilization: expected a number above 0 and up to 1, got {self.gpu_memory_utilization!r}"
+            )

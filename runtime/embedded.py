@@ -1,0 +1,10 @@
+"""The model that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["EMBEDDED_CODEC", "EMBEDDED_MODEL"]
+
+EMBEDDED_MODEL = Path(__file__).parent / "assets" / "tiny" / "stream_omni"
+EMBEDDED_CODEC = Path(__file__).parent / "assets" / "tiny" / "cosyvoice"

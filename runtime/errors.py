@@ -1,0 +1,23 @@
+"""The errors a caller may see. Everything else that escapes is a bug of ours."""
+
+__all__ = ["AntiphonError", "CheckpointError", "EngineDead", "EngineOverloaded", "InvalidRequest"]
+
+
+class AntiphonError(Exception):
+    """Base of all errors that Antiphon raises on purpose."""
+
+
+class InvalidRequest(AntiphonError, ValueError):
+    """A request that cannot be served as it stands: says what was expected, what came, and where."""
+
+
+class CheckpointError(AntiphonError, ValueError):
+    """A checkpoint that cannot be loaded: names the file, the tensor or key, expected and found."""
+
+
+class EngineOverloaded(AntiphonError):
+    """The waiting queue is full; the request was not taken and may be sent again later."""
+
+
+class EngineDead(AntiphonError):
+    """The engine was closed or has failed; nothing more can be served by it."""

@@ -1,0 +1,80 @@
+"""The tensors of the paged KV cache: one storage of equal blocks that both tracks share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from antiphon.config import CacheConfig, EngineConfig, ModelConfig
+from antiphon.errors import InvalidRequest
+
+__all__ = ["PagedKVCache", "cache_config"]
+
+CPU_DEFAULT_BYTES = 1 << 30
+CPU_MEMORY_SHARE = 0.25
+
+
+class PagedKVCache:
+    """`text[i]` and `speech[i]` are the keys and values of a layer of that track.
+
+    A block that a track owns is laid out (layers, keys/values, positions, kv heads, head_dim), so a
+    layer's view is strided: (num_blocks, block_size, num_kv_heads, head_dim).
+    """
+
+    def __init__(self, config: CacheConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self.config = config
+        self.storage = torch.zeros(config.num_blocks, config.block_numel, dtype=dtype, device=device)
+        self.text = self._views(config.num_text_layers, config.text_block_size)
+        self.speech = self._views(config.num_speech_layers, config.speech_block_size)
+
+    def _views(self, num_layers: int, block_size: int) -> list[tuple[Tensor, Tensor]]:
+        shape = (num_layers, 2, block_size, self.config.num_kv_heads, self.config.head_dim)
+        used = torch.Size(shape).numel()
+        blocks = self.storage[:, :used].unflatten(1, shape)
+        return [(blocks[:, layer, 0], blocks[:, layer, 1]) for layer in range(num_layers)]
+
+
+def cache_config(
+    model: ModelConfig, engine: EngineConfig, dtype: torch.dtype, device: torch.device
+) -> CacheConfig:
+    """As many blocks as `kv_cache_bytes` holds.
+
+    Where it is None: on a GPU what `gpu_memory_utilization` leaves after what is in use, on a CPU a
+    quarter of the free memory, but no more than 1 GiB. In no case more than all requests can use.
+    """
+    one = CacheConfig(
+        num_blocks=1,
+        block_size=engine.block_size,
+        num_text_layers=model.num_hidden_layers,
+        num_speech_layers=model.num_speech_layers,
+        num_kv_heads=model.num_key_value_heads,
+        head_dim=model.head_dim,
+        dtype_bytes=torch.empty((), dtype=dtype).element_size(),
+    )
+    room = engine.kv_cache_bytes if engine.kv_cache_bytes is not None else _free_bytes(engine, device)
+    per_track = (-(-engine.max_model_len // size) for size in (one.text_block_size, one.speech_block_size))
+    useful = engine.max_num_seqs * sum(per_track)
+    num_blocks = min(room // one.block_bytes, useful)
+    if num_blocks < 2:
+        raise InvalidRequest(
+            f"kv_cache_bytes: expected room for at least 2 blocks of {one.block_bytes} bytes, got {room} bytes"
+        )
+    return replace(one, num_blocks=num_blocks)
+
+
+def _free_bytes(engine: EngineConfig, device: torch.device) -> int:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return int(free - total * (1 - engine.gpu_memory_utilization))
+    return min(CPU_DEFAULT_BYTES, int(_available_memory() * CPU_MEMORY_SHARE))
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * CPU_DEFAULT_BYTES  # not a Linux: assume a small machine

@@ -1,0 +1,129 @@
+"""The three stacks and their tables, as callables on ragged batches. No request is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from antiphon.config import ModelConfig
+from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
+from antiphon.kernels.fusion_attention import FusionBatch
+from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.paged_attention import AttentionBatch
+from antiphon.kernels.rms_norm import rms_norm
+from antiphon.kernels.rope import inverse_frequencies, rope_table
+from antiphon.kernels.soft_embedding import soft_embedding
+from antiphon.model.weights import LayerWeights, OmniWeights
+
+__all__ = ["OmniModel"]
+
+LayerCaches = Sequence[tuple[Tensor, Tensor]]
+
+
+class OmniModel:
+    """Bottom layers hear, the LLM thinks, top layers speak (arXiv 2506.13642, figure 2).
+
+    Takes over `weights`: matrices are repacked one by one for the backend that multiplies with them,
+    and each original is dropped before the next, so that nothing is held twice.
+    """
+
+    def __init__(self, weights: OmniWeights, config: ModelConfig, max_positions: int) -> None:
+        self.config = config
+        self.device = weights.embed_tokens.device
+        self.dtype = weights.embed_tokens.dtype
+        self.cos_sin = rope_table(
+            inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling), max_positions, self.device
+        )
+        self.weights = weights
+        self._layer_bytes: list[int] = []
+        self.bottom_layers = self._stack(weights.bottom_layers)
+        self.text_layers = self._stack(weights.layers)
+        self.top_layers = self._stack(weights.top_layers)
+        self.ctc_head = self._take("audio_to_text_proj")
+        self.lm_head = self._take("lm_head")
+        self.unit_head = self._take("audio_lm_head")
+        self.fusion_kv = self._take("fusion_kv")
+
+    def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
+        """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
+        x = self.bottom_layers(self.weights.audio_embed_tokens[ids], batch, caches, None)
+        return rms_norm(x, self.weights.audio_norm, self.config.rms_norm_eps)
+
+    def ctc_labels(self, hidden: Tensor) -> Tensor:
+        """H (rows, hidden) -> frame labels int64 (rows)"""
+        return self.ctc_head(hidden).argmax(-1)
+
+    def soft_embedding(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """H (rows, hidden) -> what the LLM reads (rows, hidden), and the frame labels int64 (rows)"""
+        return soft_embedding(hidden, self.ctc_head, self.weights.embed_tokens)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        return self.weights.embed_tokens[ids]
+
+    def think(self, x: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
+        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_logits`."""
+        return self.text_layers(x, batch, caches, None)
+
+    def text_logits(self, x: Tensor) -> Tensor:
+        """(rows, hidden) -> (rows, text_vocab)"""
+        return self.lm_head(rms_norm(x, self.weights.norm, self.config.rms_norm_eps))
+
+    def fusion_entries(self, ids: Tensor) -> Tensor:
+        """Text ids (n) -> keys (not rotated) and values of all top layers, (n, layers, 2, heads * head_dim)"""
+        kv = self.fusion_kv(self.weights.text_to_audio_proj[ids])
+        return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
+
+    def speak(
+        self, hidden: Tensor, batch: AttentionBatch, caches: LayerCaches, fusion: FusionBatch | None
+    ) -> Tensor:
+        """Top layers over H (tokens, hidden), which is consumed; the final norm is in `speech_states`."""
+        return self.top_layers(hidden, batch, caches, fusion)
+
+    def speech_states(self, x: Tensor) -> Tensor:
+        """(rows, hidden) after the top stack's norm, what the unit head reads"""
+        return rms_norm(x, self.weights.top_audio_norm, self.config.rms_norm_eps)
+
+    def num_bytes_read(self) -> dict[str, int]:
+        """Bytes of weights that one step of each part reads: the floor of decoding at one row."""
+        bottom, text, top = self._layer_bytes
+        return {
+            "bottom": bottom + self.ctc_head.num_bytes,
+            "text": text + self.lm_head.num_bytes,
+            "top": top + self.unit_head.num_bytes,
+            "fusion": self.fusion_kv.num_bytes,
+        }
+
+    def _stack(self, layers: list[LayerWeights]) -> DecoderLayers:
+        packed = [_packed(layers.pop(0)) for _ in range(len(layers))]
+        geometry = DecoderGeometry(
+            self.config.num_attention_heads,
+            self.config.num_key_value_heads,
+            self.config.head_dim,
+            self.config.rms_norm_eps,
+        )
+        self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
+        return decoder_layers(packed, geometry, self.cos_sin)
+
+    def _take(self, name: str) -> Linear:
+        weight: Tensor = getattr(self.weights, name)
+        setattr(self.weights, name, weight.new_empty(0))
+        return linear(weight)
+
+
+def _packed(layer: LayerWeights) -> DecoderLayer:
+    return DecoderLayer(
+        input_norm=layer.input_norm,
+        qkv=linear(layer.qkv),
+        o=linear(layer.o),
+        post_norm=layer.post_norm,
+        gate_up=linear(layer.gate_up),
+        down=linear(layer.down),
+        fusion_q=linear(layer.fusion.q) if layer.fusion else None,
+        fusion_o=linear(layer.fusion.o) if layer.fusion else None,
+    )
+
+
+def _num_bytes(layer: DecoderLayer) -> int:
+    matrices = (layer.qkv, layer.o, layer.gate_up, layer.down, layer.fusion_q, layer.fusion_o)
+    return sum(matrix.num_bytes for matrix in matrices if matrix is not None)

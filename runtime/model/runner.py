@@ -1,0 +1,283 @@
+"""The runner: executes step plans on tensors and hands back ids and labels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from antiphon.config import ModelConfig
+from antiphon.model.batch import attention_batch, to_device
+from antiphon.model.cache import PagedKVCache
+from antiphon.model.omni import OmniModel
+from antiphon.model.sampler import pick
+from antiphon.model.vision import image_features, merge_features
+from antiphon.model.windows import FusionWindows
+from antiphon.sched.plan import Chunk, StackPlan
+from antiphon.sched.request import RequestState
+from antiphon.sched.track import Track
+from antiphon.text.images import PreparedImage
+from antiphon.types import SamplingParams
+
+__all__ = ["Runner", "Tracer"]
+
+Tracer = Callable[[str, RequestState, int, Tensor], None]
+"""Called with a name, a request, the first position and the rows: "bottom_hidden", "top_hidden", "logits"."""
+
+GREEDY = SamplingParams()
+MAX_KEPT_IMAGE_POSITIONS = 1 << 15
+
+
+@dataclass
+class PromptStates:
+    """The bottom layers' output that other stacks have not read yet, of positions from `start`.
+
+    Kept while a prompt (or, after a preemption, all that is known) is computed in chunks.
+    """
+
+    request: RequestState
+    start: int
+    hidden: Tensor
+    """(positions, hidden): H, for the top layers"""
+    soft: Tensor | None
+    """(prompt positions, hidden): soft embeddings, for the LLM"""
+
+
+class Runner:
+    """Owns every tensor that lives as long as a request does, by row of the request."""
+
+    def __init__(self, model: OmniModel, cache: PagedKVCache, *, max_num_seqs: int, num_spare_windows: int) -> None:
+        self.model = model
+        self.cache = cache
+        self.config: ModelConfig = model.config
+        self.device = model.device
+        self.tracer: Tracer | None = None
+        self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
+        self._unit_hidden = torch.zeros(max_num_seqs, self.config.hidden_size, dtype=model.dtype, device=self.device)
+        """H of each request's last unit."""
+        self._prompts: dict[int, PromptStates] = {}
+        self._images: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._num_bottom = self.config.num_bottom_audio_layers
+
+    def start(self, request: RequestState) -> None:
+        """A request was admitted, for the first time or again."""
+        assert request.row is not None
+        self._windows.reset(request.row)
+        self._prompts.pop(request.row, None)
+
+    # --- the passes ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def run_bottom(self, plan: StackPlan) -> list[list[int]]:
+        """Bottom layers and CTC head; for each chunk, the labels of its unlabelled units."""
+        chunks = plan.chunks
+        self._drop_read_prompts()
+        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
+        ids = np.concatenate([np.frombuffer(_speech(c).keys, dtype=np.int64)[c.start : c.end] for c in chunks])
+        hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
+        self._trace("bottom_hidden", chunks, hidden)
+
+        if all(self._is_unit_step(chunk) for chunk in chunks):
+            rows = to_device(np.array([c.request.row for c in chunks]), self.device)
+            self._unit_hidden[rows] = hidden
+            return [[label] for label in self.model.ctc_labels(hidden).tolist()]
+        return self._read_prompts(chunks, hidden)
+
+    @torch.inference_mode()
+    def run_text(self, plan: StackPlan) -> list[int]:
+        """LLM layers; one picked id for each chunk that samples."""
+        chunks = plan.chunks
+        batch = attention_batch(chunks, [c.request.text for c in chunks], self.device)
+        x = self.model.think(self._text_inputs(chunks), batch, self.cache.text)
+        ends = _sampled_rows(chunks)
+        if not ends:
+            return []
+        logits = self.model.text_logits(x[ends])
+        requests = [c.request for c in chunks if c.samples]
+        self._trace_rows("logits", [r for r in requests if not r.speaks], logits)
+        return pick(
+            logits,
+            [GREEDY if r.speaks else r.params for r in requests],
+            [r.seed for r in requests],
+            [len(r.text_ids) for r in requests],
+        )
+
+    @torch.inference_mode()
+    def run_top(self, plan: StackPlan) -> list[int]:
+        """Top layers with fusion, unit head; one picked id for each chunk that samples."""
+        chunks = plan.chunks
+        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
+        fusion = self._windows.prepare(chunks)
+        x = self.model.speak(self._top_inputs(chunks), batch, self.cache.speech[self._num_bottom :], fusion)
+        ends = _sampled_rows(chunks)
+        if not ends:
+            return []
+        states = self.model.speech_states(x[ends])
+        logits = self.model.unit_head(states)
+        requests = [c.request for c in chunks if c.samples]
+        self._trace_rows("top_hidden", requests, states)
+        self._trace_rows("logits", requests, logits)
+        return pick(
+            logits,
+            [r.params for r in requests],
+            [r.seed for r in requests],
+            [len(r.unit_ids) for r in requests],
+        )
+
+    # --- between the stacks -------------------------------------------------------------------
+
+    def _read_prompts(self, chunks: Sequence[Chunk], hidden: Tensor) -> list[list[int]]:
+        labels: list[list[int]] = []
+        offset = 0
+        for chunk in chunks:
+            request, rows = chunk.request, hidden[offset : offset + len(chunk)]
+            offset += len(chunk)
+            if self._is_unit_step(chunk):
+                assert request.row is not None
+                self._unit_hidden[request.row] = rows[0]
+                labels.append(self.model.ctc_labels(rows).tolist())
+                continue
+            states = self._prompt_states(chunk)
+            states.hidden[chunk.start - states.start : chunk.end - states.start] = rows
+            wanted = [p - chunk.start for p in request.unlabelled(chunk.start, chunk.end)]
+            num_soft = min(chunk.end, request.num_speech_prompt) - chunk.start
+            if states.soft is not None and num_soft > 0:
+                soft, found = self.model.soft_embedding(rows[:num_soft])
+                states.soft[chunk.start - states.start : chunk.start - states.start + num_soft] = soft
+                later = [i for i in wanted if i >= num_soft]
+                labels.append(found[[i for i in wanted if i < num_soft]].tolist() if wanted else [])
+                wanted = later
+            else:
+                labels.append([])
+            if wanted:
+                labels[-1] += self.model.ctc_labels(rows[wanted]).tolist()
+        return labels
+
+    def _is_unit_step(self, chunk: Chunk) -> bool:
+        """One unit that was just picked: its H goes no further than the next top pass."""
+        request = chunk.request
+        assert request.row is not None
+        if len(chunk) > 1 or chunk.start < request.num_speech_prompt:
+            return False
+        states = self._prompts.get(request.row)
+        return states is None or chunk.start >= states.start + len(states.hidden)
+
+    def _prompt_states(self, chunk: Chunk) -> PromptStates:
+        request = chunk.request
+        assert request.row is not None
+        states = self._prompts.get(request.row)
+        if states is None:
+            width, start = self.config.hidden_size, chunk.start
+            known = request.num_speech_known - start
+            prompt = request.num_speech_prompt - start
+            # without a text track to feed (text known already), nothing reads soft embeddings
+            soft = request.soft and request.needs_text and prompt > 0
+            states = PromptStates(
+                request,
+                start,
+                self._unit_hidden.new_empty(known, width),
+                self._unit_hidden.new_empty(prompt, width) if soft else None,
+            )
+            self._prompts[request.row] = states
+        return states
+
+    def _drop_read_prompts(self) -> None:
+        for row, states in list(self._prompts.items()):
+            request = states.request
+            if request.row == row:
+                heard = not request.speaks or request.top_computed >= states.start + len(states.hidden)
+                thought = not request.needs_text or request.text.num_computed >= request.num_text_prompt
+                if not heard or not (thought or states.soft is None):
+                    continue
+            del self._prompts[row]
+
+    def _text_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Input embeddings (tokens, hidden): of ids, of speech as it was heard, of pictures."""
+        ids = np.concatenate([_text_ids(chunk) for chunk in chunks])
+        x = self.model.embed_text(to_device(ids, self.device))
+        offset = 0
+        for chunk in chunks:
+            if chunk.start < chunk.request.num_text_prompt:
+                self._fill_prompt(x[offset : offset + len(chunk)], chunk)
+            offset += len(chunk)
+        return x
+
+    def _fill_prompt(self, x: Tensor, chunk: Chunk) -> None:
+        request = chunk.request
+        if request.soft:
+            assert request.row is not None
+            states = self._prompts[request.row]
+            assert states.soft is not None
+            first = request.speech_before(chunk.start)
+            last = request.speech_before(chunk.end)
+            where = [request.text_position(p) - chunk.start for p in range(first, last)]
+            x[where] = states.soft[first - states.start : last - states.start]
+        for span in request.image_spans:
+            start, end = max(span.start, chunk.start), min(span.end, chunk.end)
+            if start < end:
+                features = self._image(request.prompt.images[span.index])
+                x[start - chunk.start : end - chunk.start] = features[start - span.start : end - span.start]
+
+    def _image(self, image: PreparedImage) -> Tensor:
+        """A picture's features (num_positions, hidden), from the last ones kept or through the tower."""
+        features = self._images.pop(image.digest, None)
+        if features is None:
+            tiles = to_device(image.tiles, self.device)
+            tower = image_features(self.model.weights, self.config, tiles)
+            features = merge_features(tower, image, self.model.weights.image_newline)
+        self._images[image.digest] = features
+        while len(self._images) > 1 and sum(map(len, self._images.values())) > MAX_KEPT_IMAGE_POSITIONS:
+            self._images.popitem(last=False)
+        return features
+
+    def _top_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
+        if not self._prompts:
+            return self._unit_hidden[to_device(np.array([c.request.row for c in chunks]), self.device)]
+        parts = []
+        for chunk in chunks:
+            assert chunk.request.row is not None
+            if self._is_unit_step(chunk):
+                parts.append(self._unit_hidden[chunk.request.row : chunk.request.row + 1])
+            else:
+                states = self._prompts[chunk.request.row]
+                parts.append(states.hidden[chunk.start - states.start : chunk.end - states.start])
+        return torch.cat(parts)
+
+    # --- looking on ---------------------------------------------------------------------------
+
+    def _trace(self, name: str, chunks: Sequence[Chunk], rows: Tensor) -> None:
+        if self.tracer is not None:
+            for chunk, part in zip(chunks, rows.split([len(c) for c in chunks]), strict=True):
+                self.tracer(name, chunk.request, chunk.start, part)
+
+    def _trace_rows(self, name: str, requests: Sequence[RequestState], rows: Tensor) -> None:
+        if self.tracer is not None:
+            for request, row in zip(requests, rows[: len(requests)], strict=True):
+                self.tracer(name, request, len(request.unit_ids if request.speaks else request.text_ids), row)
+
+
+def _speech(chunk: Chunk) -> Track:
+    assert chunk.request.speech is not None
+    return chunk.request.speech
+
+
+def _sampled_rows(chunks: Sequence[Chunk]) -> list[int]:
+    ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
+    return [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.samples]
+
+
+def _text_ids(chunk: Chunk) -> np.ndarray:
+    """Ids of a chunk of the text track; 0 where the input is not an id's embedding."""
+    keys = np.frombuffer(chunk.request.text.keys, dtype=np.int64)[chunk.start : chunk.end].copy()
+    if chunk.request.soft:
+        prompt = max(0, chunk.request.num_text_prompt - chunk.start)
+        keys[:prompt] = 0
+    for span in chunk.request.image_spans:
+        start, end = max(span.start, chunk.start), min(span.end, chunk.end)
+        if start < end:
+            keys[start - chunk.start : end - chunk.start] = 0
+    return keys

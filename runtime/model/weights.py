@@ -1,0 +1,108 @@
+"""Where the tensors of a loaded checkpoint live: matrices that are read together are stored together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["FusionWeights", "LayerWeights", "OmniWeights", "ProjectorWeights", "VisionLayerWeights", "VisionWeights"]
+
+
+@dataclass
+class FusionWeights:
+    """`audio_text_attn` of one top layer, without k and v (see `OmniWeights.fusion_kv`)."""
+
+    q: Tensor
+    """(heads * head_dim, hidden)"""
+    o: Tensor
+    """(hidden, heads * head_dim)"""
+
+
+@dataclass
+class LayerWeights:
+    """One Llama layer; a top speech layer also has `fusion`."""
+
+    input_norm: Tensor
+    """(hidden)"""
+    qkv: Tensor
+    """(q_size + 2 * kv_size, hidden): q_proj, k_proj, v_proj one after the other"""
+    o: Tensor
+    """(hidden, q_size)"""
+    post_norm: Tensor
+    """(hidden)"""
+    gate_up: Tensor
+    """(2 * intermediate, hidden): gate_proj, then up_proj"""
+    down: Tensor
+    """(hidden, intermediate)"""
+    fusion: FusionWeights | None = None
+
+
+@dataclass
+class VisionLayerWeights:
+    """One SigLIP encoder layer; every matrix has a bias."""
+
+    norm1: Tensor
+    norm1_bias: Tensor
+    qkv: Tensor
+    """(3 * hidden, hidden): q_proj, k_proj, v_proj"""
+    qkv_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    norm2: Tensor
+    norm2_bias: Tensor
+    fc1: Tensor
+    fc1_bias: Tensor
+    fc2: Tensor
+    fc2_bias: Tensor
+
+
+@dataclass
+class VisionWeights:
+    patch_embedding: Tensor
+    """(hidden, channels, patch, patch)"""
+    patch_embedding_bias: Tensor
+    position_embedding: Tensor
+    """(side * side, hidden)"""
+    layers: list[VisionLayerWeights]
+
+
+@dataclass
+class ProjectorWeights:
+    """Linear, exact GELU, Linear."""
+
+    fc1: Tensor
+    fc1_bias: Tensor
+    fc2: Tensor
+    fc2_bias: Tensor
+
+
+@dataclass
+class OmniWeights:
+    """All of a checkpoint, in its final dtype and on its final device."""
+
+    embed_tokens: Tensor
+    """(text_vocab, hidden)"""
+    layers: list[LayerWeights]
+    norm: Tensor
+    lm_head: Tensor
+    """(text_vocab, hidden)"""
+    audio_embed_tokens: Tensor
+    """(vocab, hidden)"""
+    bottom_layers: list[LayerWeights]
+    audio_norm: Tensor
+    audio_to_text_proj: Tensor
+    """(text_vocab, hidden), the CTC head"""
+    top_layers: list[LayerWeights]
+    top_audio_norm: Tensor
+    audio_lm_head: Tensor
+    """(vocab, hidden), the unit head"""
+    text_to_audio_proj: Tensor
+    """(vocab, hidden), the fusion text embedding"""
+    fusion_kv: Tensor
+    """(num_top_layers * 2 * heads * head_dim, hidden): k_proj then v_proj of each top layer, so that
+    a text token's keys and values for all layers are one product"""
+    vision: VisionWeights | None = None
+    projector: ProjectorWeights | None = None
+    image_newline: Tensor | None = None
+    """(hidden)"""

@@ -1,0 +1,102 @@
+"""The fusion windows: the last few text tokens each request speaks from, as keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from antiphon.kernels.fusion_attention import FusionBatch, fusion_cache_write
+from antiphon.model.batch import to_device
+from antiphon.model.omni import OmniModel
+from antiphon.sched.plan import Chunk
+
+__all__ = ["FusionWindows"]
+
+
+class FusionWindows:
+    """One ring of `fusion_window` entries per running request, and spare rows for recomputation.
+
+    An entry's keys and values depend on its text token and its place alone, so they are computed
+    once, when speech first asks for it. After a preemption several positions of one request, each
+    with its own window, pass through the top layers together: those take spare rows.
+    """
+
+    def __init__(self, model: OmniModel, max_num_seqs: int, num_spare: int) -> None:
+        config = model.config
+        self._model = model
+        self._window = config.fusion_window
+        self._max_num_seqs = max_num_seqs
+        self._num_filled = [0] * max_num_seqs
+        """Per row: entries appended, counted from the request's first."""
+        self._cache = torch.zeros(
+            max_num_seqs + num_spare,
+            self._window,
+            config.num_top_audio_layers,
+            2,
+            config.q_size,
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+    def reset(self, row: int) -> None:
+        self._num_filled[row] = 0
+
+    def prepare(self, chunks: Sequence[Chunk]) -> FusionBatch | None:
+        """Append what has come into view; None where no position of the batch receives fusion."""
+        tokens: list[int] = []
+        rows: list[int] = []
+        valid: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        entries: list[int] = []
+        ids: list[int] = []
+        offset, spare = 0, self._max_num_seqs
+        for chunk in chunks:
+            request = chunk.request
+            assert request.row is not None and request.speaking is not None
+            first = max(chunk.start, request.num_speech_prompt - 1)
+            alone = chunk.end - first == 1
+            for position in range(first, chunk.end):
+                visible = request.visible_at(position)
+                if visible == 0:
+                    continue  # the text ended before anything to say
+                begin = max(0, visible - self._window)
+                if alone:
+                    row, begin = request.row, max(begin, self._num_filled[request.row])
+                    self._num_filled[row] = visible
+                else:
+                    row, spare = spare, spare + 1
+                for entry in range(begin, visible):
+                    slots.append(row * self._window + entry % self._window)
+                    entries.append(entry)
+                    ids.append(request.speaking.fusion_ids[entry])
+                tokens.append(offset + position - chunk.start)
+                rows.append(row)
+                valid.append(min(visible, self._window))
+                positions.append(position)
+            offset += len(chunk)
+        if slots:
+            self._append(ids, slots, entries)
+        if not tokens:
+            return None
+        device = self._model.device
+        return FusionBatch(
+            tokens=to_device(np.array(tokens), device),
+            rows=to_device(np.array(rows), device),
+            num_valid=to_device(np.array(valid, dtype=np.int32), device),
+            positions=to_device(np.array(positions, dtype=np.int32), device),
+            cache=self._cache,
+        )
+
+    def _append(self, ids: list[int], slots: list[int], entries: list[int]) -> None:
+        device = self._model.device
+        fusion_cache_write(
+            self._model.fusion_entries(to_device(np.array(ids), device)),
+            to_device(np.array(slots), device),
+            to_device(np.array(entries, dtype=np.int32), device),
+            self._model.cos_sin,
+            self._cache,
+            head_dim=self._model.config.head_dim,
+        )

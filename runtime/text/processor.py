@@ -1,0 +1,137 @@
+"""Requests to prompts: what a user may get wrong about the input is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from antiphon.config import InputLimits, ModelConfig
+from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.text.chat import DEFAULT_SYSTEM, IMAGE_ID, ChatLayout, Turn
+from antiphon.text.checks import CheckedMessage, at, check_request
+from antiphon.text.images import PreparedImage, prepare_image
+from antiphon.text.prompt import Prompt
+from antiphon.text.tiles import Tiler
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import Image, Request, Speech, Units
+
+__all__ = ["InputProcessor", "SpeechTokenizer"]
+
+
+class SpeechTokenizer(Protocol):
+    """What is needed of a codec here."""
+
+    @property
+    def voices(self) -> Sequence[str]:
+        """The names of the voices that it speaks with."""
+        ...
+
+    def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
+        """The unit numbers, from 0, of mono float32 samples (frames,)."""
+        ...
+
+
+class InputProcessor:
+    """Makes prompts of requests.
+
+    Every fault of a request is an `InvalidRequest` that begins with its place, such as
+    `messages[1].content[0]`. Its form is checked before any file is read.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tokenizer: Tokenizer, codec: SpeechTokenizer | None, limits: InputLimits
+    ) -> None:
+        """`codec` None: speech comes as units only. `CheckpointError` if the tokenizer does not fit the
+        config, or a setting of the config is not known."""
+        if tokenizer.max_text_id >= config.text_vocab_size:
+            raise CheckpointError(
+                f"tokenizer.json: expected ids of text below text_vocab_size {config.text_vocab_size}, "
+                f"found {tokenizer.max_text_id}"
+            )
+        self._config = config
+        self._codec = codec
+        self._limits = limits
+        self._layout = ChatLayout(tokenizer, config)
+        self._tiler = Tiler(config) if config.vision is not None else None
+
+    def process(self, request: Request) -> Prompt:
+        """The prompt of one request, its files read."""
+        messages = check_request(request, self._limits)
+        self._check_supported(request, messages)
+        if messages[0].role == "system":
+            opening, messages = self._turn(messages[0]), messages[1:]
+        else:
+            system = DEFAULT_SYSTEM if request.system is None else request.system
+            opening = Turn("system", (system,), where="system")
+        # An empty system message is left out, header and all.
+        openings = [opening] if any(opening.pieces) else []
+        turns = [*openings, *map(self._turn, messages)]
+        ids = self._layout.prompt_ids(turns)
+        spoken = [turn.num_units for turn in turns if turn.num_units]
+        speaks_from_text = "audio" in request.modalities and not spoken
+        return Prompt(
+            ids=tuple(ids),
+            images=tuple(self._images(messages)),
+            unit_positions=self._unit_positions(ids),
+            num_last_units=spoken[-1] if spoken else 0,
+            speaking_ids=tuple(self._layout.speaking_ids(openings)) if speaks_from_text else None,
+        )
+
+    def _check_supported(self, request: Request, messages: Sequence[CheckedMessage]) -> None:
+        """`InvalidRequest` for what other checkpoints or codecs could serve, but not these."""
+        voices = None if self._codec is None else self._codec.voices
+        if voices is not None and request.voice is not None and request.voice not in voices:
+            raise InvalidRequest(f"voice: expected one of {', '.join(voices)}, found {request.voice!r:.200}")
+        for placed in (placed for message in messages for placed in message.parts):
+            if isinstance(placed.part, Image) and self._tiler is None:
+                raise InvalidRequest(f"{placed.where}: this model has no vision tower and takes no images")
+            if isinstance(placed.part, Speech) and self._codec is None:
+                raise InvalidRequest(
+                    f"{placed.where}: no codec is loaded to read speech with; give its units as Units([...])"
+                )
+            if isinstance(placed.part, Units):
+                self._check_units(placed.where, placed.part.units)
+
+    def _check_units(self, where: str, units: Sequence[int]) -> None:
+        num_units = self._config.audio_vocab_size
+        wrong = next((unit for unit in units if not 0 <= unit < num_units), None)
+        if wrong is not None:
+            raise InvalidRequest(f"{where}: expected unit numbers from 0 to {num_units - 1}, found {wrong}")
+
+    def _turn(self, message: CheckedMessage) -> Turn:
+        pieces: list[str | tuple[int, ...]] = []
+        for placed in message.parts:
+            if isinstance(placed.part, Speech):
+                pieces.append(self._heard(placed.where, placed.part))
+            elif isinstance(placed.part, Units):
+                pieces.append(tuple(placed.part.units))
+            elif isinstance(placed.part, str):
+                pieces.append(placed.part)
+        return Turn(message.role, tuple(pieces), len(message.parts) - len(pieces), message.where)
+
+    def _heard(self, where: str, speech: Speech) -> tuple[int, ...]:
+        """The units of a recording."""
+        # Sound libraries are loaded by the first request that brings sound.
+        from antiphon.codec.audio import read_audio
+
+        assert self._codec is not None, "speech is refused where there is no codec"
+        with at(where):
+            units = self._codec.tokenize(*read_audio(speech.source, self._limits))
+        if not units:
+            raise InvalidRequest(f"{where}: expected speech of at least one unit, found less")
+        self._check_units(where, units)
+        return tuple(units)
+
+    def _images(self, messages: Sequence[CheckedMessage]) -> Iterator[PreparedImage]:
+        for placed in (placed for message in messages for placed in message.parts):
+            if isinstance(placed.part, Image):
+                assert self._tiler is not None, "images are refused where there is no vision tower"
+                with at(placed.where):
+                    yield prepare_image(placed.part.source, self._tiler, self._limits)
+
+    def _unit_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
+        units = range(self._config.first_unit_id, self._config.first_unit_id + self._config.audio_vocab_size)
+        speech_ids = (token_id for token_id in ids if token_id != IMAGE_ID)
+        return tuple(i for i, token_id in enumerate(speech_ids) if token_id in units)

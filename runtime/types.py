@@ -1,0 +1,254 @@
+"""The types that requests, results and events are made of. This file imports nobody of ours but errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+
+from antiphon.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "AudioDelta",
+    "Completion",
+    "Content",
+    "Event",
+    "FinishReason",
+    "Finished",
+    "Image",
+    "Message",
+    "Part",
+    "Request",
+    "RequestMetrics",
+    "SamplingParams",
+    "Speech",
+    "TextDelta",
+    "TranscriptDelta",
+    "UnitDelta",
+    "Units",
+]
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+MODALITIES = (("text",), ("text", "audio"))
+ROLES = ("system", "user", "assistant")
+
+
+# --- what goes in ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture.
+
+    ``source`` is a path, the bytes of an image file, a ``data:`` URL, a PIL image, or a uint8 array
+    of shape (height, width), (height, width, 3) or (height, width, 4). It is read when the request
+    is added, not before.
+    """
+
+    source: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """Spoken input: a path, the bytes of an audio file (wav, flac, ogg, mp3), or ``(samples, rate_hz)``.
+
+    ``samples`` is an array of shape (frames,) or (frames, channels), floating point in [-1, 1] or
+    16-bit integers.
+    """
+
+    source: str | os.PathLike[str] | bytes | tuple[Any, int]
+
+
+@dataclass(frozen=True)
+class Units:
+    """Speech that was tokenized already: unit numbers from 0, 25 of them to a second."""
+
+    units: Sequence[int]
+
+
+Part: TypeAlias = Union[str, Image, Speech, Units]
+Content: TypeAlias = Union[Part, Sequence[Part]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a conversation. ``role`` is "system", "user" or "assistant"."""
+
+    role: str
+    content: Content
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How ids are picked and when to end.
+
+    Temperature, top_p, top_k and ignore_eos apply to units when speech is produced and to text when
+    only text is; the text under speech is always greedy. Picks are a function of (seed, position)
+    and the logits, so they do not depend on what else is in the batch.
+    """
+
+    temperature: float = 0.0
+    """0 picks the most likely id."""
+    top_p: float = 1.0
+    """Keep the smallest set of ids whose probability reaches this; in (0, 1]."""
+    top_k: int = 0
+    """Keep this many of the most likely ids; 0 keeps all."""
+    seed: int | None = None
+    """None: derived from the engine's seed and the order of the requests."""
+    max_tokens: int = 1024
+    """Limit on text tokens."""
+    max_units: int = 1500
+    """Limit on units, the stop id included; 25 are a second."""
+    ignore_eos: bool = False
+    """Go on to the limit whatever stop ids are picked."""
+    stop: Sequence[str] = ()
+    """Strings that end a text-only reply; they are not part of it."""
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, 0.0, None)
+        _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
+        for name, low in (("top_k", 0), ("max_tokens", 1), ("max_units", 1)):
+            _check_int(name, getattr(self, name), low)
+        if self.seed is not None:
+            _check_int("seed", self.seed, None)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        for text in stop:
+            if not isinstance(text, str) or not text:
+                raise InvalidRequest(f"SamplingParams.stop: expected non-empty strings, got {text!r}")
+        object.__setattr__(self, "stop", stop)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to answer: ``content`` (a single user turn) or ``messages`` (a conversation).
+
+    Speech input is whatever has a `Speech` or `Units` part. ``system=None`` is the model's default
+    system message, ``system=""`` leaves it out.
+    """
+
+    content: Content | None = None
+    modalities: Sequence[str] = ("text",)
+    system: str | None = None
+    voice: str | None = None
+    request_id: str | None = None
+    sampling_params: SamplingParams | None = None
+    messages: Sequence[Message] | None = field(default=None, kw_only=True)
+
+
+# --- what comes out -------------------------------------------------------------------------------
+
+
+@dataclass
+class RequestMetrics:
+    """Times in seconds from the moment the request was added; None for what did not happen."""
+
+    ttft_s: float | None = None
+    """To the first text token."""
+    ttfu_s: float | None = None
+    """To the first unit."""
+    ttfa_s: float | None = None
+    """To the first audio sample."""
+    tpot_s: float | None = None
+    """Mean time per generated id after the first: units when speech is produced, else text tokens."""
+    e2e_s: float | None = None
+    """To the end."""
+    audio_s: float | None = None
+    """Length of the audio produced."""
+    rtf: float | None = None
+    """e2e_s / audio_s."""
+    num_prompt_tokens: int = 0
+    """Positions of the text track's prompt, pictures included."""
+    num_cached_tokens: int = 0
+    """How many of these the prefix cache held at first admission."""
+    num_preemptions: int = 0
+
+
+@dataclass
+class Completion:
+    """The whole result of a request."""
+
+    request_id: str
+    transcript: str = ""
+    """What was heard in the last message that holds speech."""
+    transcript_ids: list[int] = field(default_factory=list)
+    """CTC-collapsed ids of all speech in the prompt."""
+    text: str = ""
+    text_ids: list[int] = field(default_factory=list)
+    """Text ids as picked, the stop id included."""
+    fusion_ids: list[int] = field(default_factory=list)
+    """The text ids that speech attended to."""
+    units: list[int] = field(default_factory=list)
+    """Unit numbers from 0, without stop ids."""
+    unit_ids: list[int] = field(default_factory=list)
+    """Ids as picked, the stop id included."""
+    audio: np.ndarray | None = None
+    """float32 (samples,) at sample_rate_hz, or None where no speech was asked for or no codec is loaded."""
+    sample_rate_hz: int | None = None
+    finish_reason: FinishReason = "stop"
+    error: str | None = None
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+
+
+@dataclass(frozen=True)
+class TranscriptDelta:
+    """More of what was heard; the deltas add up to the completion's transcript."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the reply, in whole characters; the deltas add up to the completion's text."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class UnitDelta:
+    """More units, numbered from 0."""
+
+    request_id: str
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AudioDelta:
+    """More sound: float32 (samples,)."""
+
+    request_id: str
+    samples: np.ndarray
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """The last event of a request."""
+
+    request_id: str
+    completion: Completion
+
+
+Event: TypeAlias = Union[TranscriptDelta, TextDelta, UnitDelta, AudioDelta, Finished]
+
+
+def _check_number(
+    name: str, value: Any, low: float, high: float | None, *, above: bool = False
+) -> None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    ok = ok and (value > low if above else value >= low) and (high is None or value <= high)
+    if not ok or value in (float("inf"),):
+        span = f"{'>' if above else '>='} {low}" + ("" if high is None else f" and <= {high}")
+        raise InvalidRequest(f"SamplingParams.{name}: expected a number {span}, got {value!r}")
+
+
+def _check_int(name: str, value: Any, low: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or (low is not None and value < low):
+        span = "" if low is None else f" >= {low}"
+        raise InvalidRequest(f"SamplingParams.{name}: expected an integer{span}, got {value!r}")
