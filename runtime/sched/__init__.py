@@ -1,0 +1,1 @@
+"""Who computes what next: plain Python, no torch, no model."""

@@ -1,0 +1,252 @@
+"""A request as the scheduler sees it: two tracks, what is known and what is computed of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from antiphon.config import CacheConfig, ModelConfig
+from antiphon.sched.speaking import SpeakingState
+from antiphon.sched.track import Track
+from antiphon.text.chat import IMAGE_ID
+from antiphon.types import FinishReason, SamplingParams
+
+if TYPE_CHECKING:
+    from antiphon.text.prompt import Prompt
+
+__all__ = ["RequestState", "Status"]
+
+# Added to an id whose LLM input is its soft embedding: the same id embedded plainly is another key.
+SOFT_KEY = 1 << 40
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """Where a picture's features stand in the text track, [start, end)."""
+
+    index: int
+    start: int
+    end: int
+
+
+class RequestState:
+    """Everything about one request that is not a tensor.
+
+    The text track holds the prompt with its pictures, then the text ids. The speech track holds the
+    prompt without pictures (or, for text input, the speaking prompt), then the unit ids; its blocks
+    hold bottom and top layers. An id becomes *known* when it is picked, and its position is
+    *computed* when a stack has passed over it:
+
+        text:    [ prompt ............ | text ids ........ ]
+                                   ^ text.num_computed     ^ len(text)
+        speech:  [ prompt ....... | unit ids ...... ]
+                             ^ top_computed <= ^ speech.num_computed   (bottom)
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        speaks: bool,
+        config: ModelConfig,
+        cache: CacheConfig,
+        carries_speech: Callable[[int], bool],
+        seed: int = 0,
+    ) -> None:
+        self.request_id = request_id
+        self.prompt = prompt
+        self.params = params
+        self.speaks = speaks
+        self.seed = seed
+        self.status = Status.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.row: int | None = None
+        """Its row in the runner's per-request tensors, while it runs."""
+        self.num_preemptions = 0
+        self.num_cached_tokens: int | None = None
+        self._stop_ids = config.stop_token_ids
+        self._eot = config.eot_token_id
+
+        self.soft = prompt.has_speech
+        """The LLM reads the prompt through soft embeddings."""
+        self.image_spans: list[ImageSpan] = []
+        self.text_ids: list[int] = []
+        self.text_ended = False
+        """No text follows: end of turn, a stop, or the length limit."""
+        self.text = Track(cache.text_block_size, b"text", self._text_keys())
+        self.num_text_prompt = len(self.text)
+
+        self.unit_ids: list[int] = []
+        self.top_computed = 0
+        self.speech: Track | None = None
+        self.speaking: SpeakingState | None = None
+        self.speech_ids: Sequence[int] = ()
+        """The speech track's prompt."""
+        if prompt.has_speech or speaks:
+            self.speech_ids = prompt.speech_ids if prompt.has_speech else (prompt.speaking_ids or ())
+            # the last prompt position of a speaking request attends to text: it is the request's own
+            shareable = len(self.speech_ids) - 1 if speaks else None
+            seed_bytes = b"bottom+top" if speaks else b"bottom"
+            self.speech = Track(cache.speech_block_size, seed_bytes, self.speech_ids, shareable)
+        if speaks:
+            self.speaking = SpeakingState(
+                blank=config.blank_token_id,
+                eot=config.eot_token_id,
+                lag=config.fusion_lag,
+                carries_speech=carries_speech,
+                text_input=not prompt.has_speech,
+            )
+        self.num_speech_prompt = len(self.speech_ids)
+        self.prompt_labels: list[int | None] = [None] * self.num_speech_prompt
+        """CTC labels of the prompt's units, as far as they are read; None elsewhere."""
+        self.unit_positions = frozenset(prompt.unit_positions) if prompt.has_speech else frozenset()
+
+    # --- text ---------------------------------------------------------------------------------
+
+    @property
+    def needs_text(self) -> bool:
+        """The LLM has something to compute for this request, now or later."""
+        if self.text_ended or self.status is Status.FINISHED:
+            return False
+        return self.speaking is None or not self.speaking.silent
+
+    @property
+    def waits_for_text(self) -> bool:
+        return self.needs_text and (self.speaking is None or self.speaking.waits)
+
+    @property
+    def num_text_ahead(self) -> int:
+        """Text tokens decoded that speech has not asked for."""
+        return len(self.text_ids) - self.speaking.num_consumed if self.speaking else 0
+
+    @property
+    def shown_text_ids(self) -> list[int]:
+        """The text of the reply so far: of a spoken one, what speech has asked for."""
+        return self.text_ids if self.speaking is None else self.text_ids[: self.speaking.num_consumed]
+
+    def text_ready(self) -> int:
+        """Text positions whose inputs are there: a soft embedding needs its bottom layers."""
+        if not self.soft or self.speech is None:
+            return len(self.text)
+        if self.speech.num_computed >= self.num_speech_prompt:
+            return len(self.text)
+        return self.text_position(self.speech.num_computed)
+
+    def text_position(self, speech_position: int) -> int:
+        """Where a position of a spoken prompt stands in the text track: pictures before it shift it."""
+        position = speech_position
+        for span in self.image_spans:
+            if span.start > position:
+                break
+            position += span.end - span.start
+        return position
+
+    def speech_before(self, text_position: int) -> int:
+        """How many positions of a spoken prompt stand before this position of the text track."""
+        images = sum(min(s.end, text_position) - s.start for s in self.image_spans if s.start < text_position)
+        return min(text_position - images, self.num_speech_prompt)
+
+    def add_text(self, token: int) -> None:
+        """A text id was picked."""
+        self.text_ids.append(token)
+        self.text.keys.append(token)
+        if self.speaking is None:
+            if token in self._stop_ids and not self.params.ignore_eos:
+                self.finish("stop")
+            elif len(self.text_ids) >= self.params.max_tokens:
+                self.finish("length")
+        else:
+            self.text_ended = token == self._eot or len(self.text_ids) >= self.params.max_tokens
+            self.take_text()
+
+    def take_text(self) -> None:
+        """Let speech consume what it waits for."""
+        if self.speaking is not None:
+            self.speaking.consume(self.text_ids, text_ended=self.text_ended)
+
+    # --- speech -------------------------------------------------------------------------------
+
+    @property
+    def num_speech_known(self) -> int:
+        return len(self.speech) if self.speech is not None else 0
+
+    def top_ready(self) -> int:
+        """Positions the top layers may compute: the last of the prompt and all units need their text."""
+        if self.speaking is None or self.speech is None:
+            return 0
+        return min(self.speech.num_computed, self.num_speech_prompt - 1 + len(self.speaking.visible))
+
+    def visible_at(self, position: int) -> int:
+        """Fusion entries that a speech position may attend to; 0 before the prompt's last."""
+        step = position - (self.num_speech_prompt - 1)
+        if step < 0:
+            return 0
+        assert self.speaking is not None
+        return self.speaking.visible[step]
+
+    def unlabelled(self, start: int, end: int) -> list[int]:
+        """Speech positions of [start, end) whose CTC label is wanted: units not yet read."""
+        assert self.speaking is not None or self.soft
+        prompt = [
+            p
+            for p in range(start, min(end, self.num_speech_prompt))
+            if p in self.unit_positions and self.prompt_labels[p] is None
+        ]
+        if self.speaking is None:
+            return prompt
+        read = self.num_speech_prompt + len(self.speaking.unit_labels)
+        return prompt + list(range(max(start, read), end))
+
+    def add_label(self, position: int, label: int) -> None:
+        """The CTC label of a unit, in order of position."""
+        if position < self.num_speech_prompt:
+            self.prompt_labels[position] = label
+        else:
+            assert self.speaking is not None
+            self.speaking.hear(label)
+            self.take_text()
+
+    def add_unit(self, unit_id: int) -> None:
+        """A unit id was picked."""
+        assert self.speech is not None
+        self.unit_ids.append(unit_id)
+        if unit_id in self._stop_ids and not self.params.ignore_eos:
+            self.finish("stop")
+        elif len(self.unit_ids) >= self.params.max_units:
+            self.finish("length")
+        else:
+            self.speech.keys.append(unit_id)
+
+    def finish(self, reason: FinishReason) -> None:
+        self.status = Status.FINISHED
+        self.finish_reason = reason
+
+    @property
+    def finished(self) -> bool:
+        return self.status is Status.FINISHED
+
+    def _text_keys(self) -> list[int]:
+        """One key per text position of the prompt; notes where the pictures stand."""
+        keys: list[int] = []
+        images = iter(self.prompt.images)
+        for token in self.prompt.ids:
+            if token == IMAGE_ID:
+                image = next(images)
+                self.image_spans.append(
+                    ImageSpan(len(self.image_spans), len(keys), len(keys) + image.num_positions)
+                )
+                base = int.from_bytes(image.digest[:7], "little")
+                keys.extend(base + i for i in range(image.num_positions))
+            else:
+                keys.append(token + SOFT_KEY if self.soft else token)
+        return keys

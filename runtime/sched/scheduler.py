@@ -1,0 +1,281 @@
+"""The scheduler.
+
+Its one invariant: *each stack's computed positions catch up with the positions that are known, and
+a position becomes known when what it depends on has been computed.* Prefill, chunked prefill,
+decoding and recomputation after a preemption are the same thing.
+
+A step is three passes: the bottom layers read what was said, the LLM thinks where somebody waits for
+text, the top layers speak. Text never depends on units, so a text pass, once it has to run, takes
+along every request that has room to run ahead: text steps are few and full.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.plan import Chunk, StackPlan
+from antiphon.sched.request import RequestState, Status
+from antiphon.sched.track import Track
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler:
+    """Admits requests, shares out blocks and the token budget, and keeps each request's progress."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        text_lookahead: int,
+        max_fused_tokens: int,
+    ) -> None:
+        self.pool = pool
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.text_lookahead = text_lookahead
+        self.max_fused_tokens = max_fused_tokens
+        """Positions with fusion that a top pass may hold beyond one per request (after a preemption)."""
+        self.waiting: deque[RequestState] = deque()
+        self.running: list[RequestState] = []
+        """In order of admission: the first is served first, the last is preempted first."""
+        self._rows = list(range(max_num_seqs))[::-1]
+
+    # --- coming and going ---------------------------------------------------------------------
+
+    def add(self, request: RequestState) -> None:
+        self.waiting.append(request)
+
+    def fits(self, request: RequestState) -> bool:
+        """Could the request's prompt, and one position more of each track, ever be held?"""
+        tracks = [t for t in (request.text, request.speech) if t is not None]
+        return sum(t.blocks_missing(len(t) + 1) for t in tracks) <= self.pool.num_blocks
+
+    def admit(self) -> list[RequestState]:
+        """Start waiting requests, oldest first, while there are rows and blocks for all they know."""
+        admitted = []
+        while self.waiting and self._rows:
+            request = self.waiting[0]
+            if not self._reserve_known(request):
+                break
+            self.waiting.popleft()
+            request.row = self._rows.pop()
+            request.status = Status.RUNNING
+            self.running.append(request)
+            admitted.append(request)
+        return admitted
+
+    def finish(self, request: RequestState) -> None:
+        """Take a finished (or aborted) request out and give back all it holds."""
+        if request in self.running:
+            self.running.remove(request)
+            self._release(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+
+    def preempt(self, request: RequestState) -> None:
+        """Take back a running request's blocks. It keeps all it knows, waits first in line, and recomputes."""
+        self.running.remove(request)
+        self._release(request)
+        request.status = Status.WAITING
+        request.num_preemptions += 1
+        self.waiting.appendleft(request)
+
+    # --- the three passes ---------------------------------------------------------------------
+
+    def schedule_bottom(self) -> StackPlan:
+        chunks: list[Chunk] = []
+        budget = self.max_num_batched_tokens
+        for request in list(self.running):
+            track = request.speech
+            if track is None or request.status is not Status.RUNNING:
+                continue
+            start, end = track.num_computed, min(len(track), track.num_computed + budget)
+            if start == end or not self._make_room(request, track, end):
+                continue
+            chunks.append(Chunk(request, start, end))
+            budget -= end - start
+        return self._plan("bottom", chunks)
+
+    def schedule_text(self) -> StackPlan:
+        """Runs where somebody waits for text; then all who may run ahead come along."""
+        chunks: list[Chunk] = []
+        budget = self.max_num_batched_tokens
+        waits = [r for r in self.running if r.waits_for_text and r.text.num_computed < r.text_ready()]
+        ahead = [
+            r
+            for r in self.running
+            if waits and r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
+        ]
+        for request in waits + ahead:
+            track = request.text
+            start = track.num_computed
+            end = min(request.text_ready(), start + budget)
+            if start >= end or request.status is not Status.RUNNING:
+                continue
+            if request.waits_for_text:
+                if not self._make_room(request, track, end):
+                    continue
+            elif not track.reserve(self.pool, end):  # running ahead is worth nobody's blocks
+                continue
+            chunks.append(Chunk(request, start, end, samples=end == len(track)))
+            budget -= end - start
+        return self._plan("text", chunks)
+
+    def schedule_top(self) -> StackPlan:
+        chunks: list[Chunk] = []
+        budget, fused_budget = self.max_num_batched_tokens, self.max_fused_tokens
+        for request in self.running:
+            start, end = request.top_computed, min(request.top_ready(), request.top_computed + budget)
+            first_fused = max(start, request.num_speech_prompt - 1)
+            if end - first_fused > 1:
+                end = min(end, first_fused + max(1, fused_budget))
+                if end - first_fused > 1:
+                    fused_budget -= end - first_fused
+            if start < end:
+                chunks.append(Chunk(request, start, end, samples=end == request.num_speech_known))
+                budget -= end - start
+        return self._plan("top", chunks)
+
+    # --- results ------------------------------------------------------------------------------
+
+    def complete_bottom(self, plan: StackPlan, labels: Sequence[Sequence[int]]) -> None:
+        """`labels`: for each chunk, the CTC labels of `request.unlabelled(start, end)`."""
+        for chunk, found in zip(plan.chunks, labels, strict=True):
+            request, track = chunk.request, chunk.request.speech
+            assert track is not None
+            for position, label in zip(request.unlabelled(chunk.start, chunk.end), found, strict=True):
+                request.add_label(position, label)
+            track.num_computed = chunk.end
+            if not request.speaks:
+                track.publish(self.pool, chunk.end, request.prompt_labels)
+            self._let_go_of_text(request)
+
+    def complete_text(self, plan: StackPlan, tokens: Sequence[int]) -> None:
+        """`tokens`: for each chunk that samples, the id picked."""
+        picked = iter(tokens)
+        for chunk in plan.chunks:
+            request = chunk.request
+            request.text.num_computed = chunk.end
+            request.text.publish(self.pool, chunk.end)
+            if chunk.samples:
+                request.add_text(next(picked))
+            self._let_go_of_text(request)
+
+    def complete_top(self, plan: StackPlan, units: Sequence[int]) -> None:
+        """`units`: for each chunk that samples, the id picked."""
+        picked = iter(units)
+        for chunk in plan.chunks:
+            request, track = chunk.request, chunk.request.speech
+            assert track is not None
+            request.top_computed = chunk.end
+            track.publish(self.pool, chunk.end, request.prompt_labels)
+            if chunk.samples:
+                request.add_unit(next(picked))
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless every block that is in use belongs to a running request."""
+        self.pool.check_integrity()
+        tables = [t.block_table for r in self.running for t in (r.text, r.speech) if t is not None]
+        held = {block for table in tables for block in table}
+        in_use = self.pool.num_blocks - self.pool.num_free
+        assert len(held) == in_use, f"{in_use} blocks are in use, {len(held)} are in block tables"
+        for request in self.waiting:
+            for track in (request.text, request.speech):
+                assert track is None or not track.block_table, f"{request.request_id} waits and holds blocks"
+
+    # --- blocks -------------------------------------------------------------------------------
+
+    def _reserve_known(self, request: RequestState) -> bool:
+        """Take over cached prefixes and make room for all known positions of both tracks."""
+        text, speech = request.text, request.speech
+        text_blocks: list[int] = []
+        if request.needs_text:
+            text_blocks = text.cached_prefix(self.pool, len(text) - 1)
+        speech_blocks: list[int] = []
+        if speech is not None:
+            limit = len(speech)
+            if request.soft and request.needs_text:
+                # what the text track computes needs the bottom layers' output at the same positions
+                limit = min(limit, request.speech_before(len(text_blocks) * text.block_size))
+            speech_blocks = speech.cached_prefix(self.pool, limit)
+        text.adopt(self.pool, text_blocks)
+        if speech is not None:
+            speech.adopt(self.pool, speech_blocks)
+        if not self._reserve_tracks(request):
+            self._release(request)
+            return False
+        if speech is not None:
+            request.top_computed = speech.num_computed if request.speaks else 0
+            self._recall_labels(request, speech_blocks)
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = text.num_computed
+        return True
+
+    def _reserve_tracks(self, request: RequestState) -> bool:
+        text, speech = request.text, request.speech
+        text_positions = len(text) if request.needs_text else 0
+        needed = text.blocks_missing(text_positions)
+        if speech is not None:
+            needed += speech.blocks_missing(len(speech))
+        # one block per track of each running request stays free, or it would soon preempt the newcomer
+        if self.running and needed + 2 * len(self.running) > self.pool.num_free:
+            return False
+        if speech is not None and not speech.reserve(self.pool, len(speech)):
+            return False
+        if text.reserve(self.pool, text_positions):
+            return True
+        # alone, and too long with its run-ahead: the text track gets its blocks when it is asked for text
+        return not self.running and request.speaks and request.num_preemptions > 0
+
+    def _make_room(self, request: RequestState, track: Track, num_positions: int) -> bool:
+        """Room for a running request that must go on; others, admitted after it, make way."""
+        while not track.reserve(self.pool, num_positions):
+            victim = self.running[-1]
+            if victim is not request:
+                self.preempt(victim)
+            elif len(self.running) > 1:
+                self.preempt(request)
+                return False
+            elif not self._drop_run_ahead(request):
+                request.finish("length")  # the whole cache is its own, and full
+                return False
+        return True
+
+    def _drop_run_ahead(self, request: RequestState) -> bool:
+        """Give back the blocks of text that speech has not asked for; its ids stay known."""
+        if request.speaking is None:
+            return False
+        before = len(request.text.block_table)
+        request.text.release(self.pool, request.num_text_prompt + request.speaking.num_consumed)
+        return len(request.text.block_table) < before
+
+    def _let_go_of_text(self, request: RequestState) -> None:
+        """Once no text will be asked for, the text track's blocks serve others."""
+        if request.speaks and not request.needs_text and request.text.block_table:
+            request.text.release(self.pool)
+
+    def _recall_labels(self, request: RequestState, blocks: Sequence[int]) -> None:
+        if not request.soft:
+            return
+        for i, digest_block in enumerate(blocks):
+            assert request.speech is not None
+            labels = self.pool.block(digest_block).payload
+            start = i * request.speech.block_size
+            request.prompt_labels[start : start + len(labels)] = labels
+
+    def _release(self, request: RequestState) -> None:
+        request.text.release(self.pool)
+        if request.speech is not None:
+            request.speech.release(self.pool)
+        request.top_computed = 0
+        if request.row is not None:
+            self._rows.append(request.row)
+            request.row = None
+
+    def _plan(self, stack: str, chunks: list[Chunk]) -> StackPlan:
+        """Without the chunks of requests that were preempted while the plan was made."""
+        return StackPlan(stack, [c for c in chunks if c.request.status is Status.RUNNING])  # type: ignore[arg-type]

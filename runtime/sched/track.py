@@ -1,0 +1,99 @@
+"""One track of a request: a sequence of positions, its block table, and how far it is computed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+from antiphon.sched.block_pool import BlockPool
+
+__all__ = ["Track"]
+
+
+class Track:
+    """Positions 0..num_computed-1 have their keys and values in `block_table`.
+
+    `keys` holds one integer per known position that says what the position depends on beyond the
+    positions before it (a text id, a picture feature ...). Blocks whose positions all have a key are
+    named by a digest over the chain and shared through the pool; `num_shareable` bounds them.
+    """
+
+    def __init__(self, block_size: int, seed: bytes, keys: Sequence[int], num_shareable: int | None = None) -> None:
+        self.block_size = block_size
+        self.keys = array("q", keys)
+        self.num_shareable = num_shareable
+        """Positions from here on are the request's own; None: all may be shared."""
+        self.block_table: list[int] = []
+        self.num_computed = 0
+        self._digests: list[bytes] = []
+        self._seed = seed
+        self._num_published = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def blocks_missing(self, num_positions: int) -> int:
+        """Blocks to add before this many positions have room."""
+        return max(0, -(-num_positions // self.block_size) - len(self.block_table))
+
+    def reserve(self, pool: BlockPool, num_positions: int) -> bool:
+        """Make room for this many positions; False, and nothing changed, where the pool has none."""
+        missing = self.blocks_missing(num_positions)
+        if missing == 0:
+            return True
+        blocks = pool.allocate(missing)
+        if blocks is None:
+            return False
+        self.block_table += blocks
+        return True
+
+    def cached_prefix(self, pool: BlockPool, limit: int) -> list[int]:
+        """Blocks of the pool that hold the longest known prefix of at most `limit` positions."""
+        found: list[int] = []
+        if not pool.enable_prefix_caching:
+            return found
+        for i in range(min(limit, self._shareable()) // self.block_size):
+            block = pool.lookup(self._digest(i))
+            if block is None:
+                break
+            found.append(block.block_id)
+        return found
+
+    def adopt(self, pool: BlockPool, blocks: list[int]) -> None:
+        """Start from cached blocks."""
+        assert not self.block_table, "a track adopts blocks before it has any"
+        pool.acquire(blocks)
+        self.block_table = list(blocks)
+        self.num_computed = len(blocks) * self.block_size
+        self._num_published = len(blocks)
+
+    def publish(self, pool: BlockPool, num_computed: int, payloads: Sequence[Any] | None = None) -> None:
+        """Share the blocks that are full of computed positions. `payloads` holds one item per position."""
+        if not pool.enable_prefix_caching:
+            return
+        full = min(num_computed, self._shareable()) // self.block_size
+        for i in range(self._num_published, full):
+            span = slice(i * self.block_size, (i + 1) * self.block_size)
+            pool.publish(self.block_table[i], self._digest(i), payloads[span] if payloads is not None else None)
+        self._num_published = max(self._num_published, full)
+
+    def release(self, pool: BlockPool, keep_positions: int = 0) -> None:
+        """Give back all blocks but those of the first `keep_positions` positions."""
+        keep = -(-keep_positions // self.block_size)
+        pool.free(self.block_table[keep:])
+        del self.block_table[keep:]
+        self.num_computed = min(self.num_computed, keep_positions)
+        self._num_published = min(self._num_published, keep_positions // self.block_size)
+
+    def _shareable(self) -> int:
+        return len(self.keys) if self.num_shareable is None else min(self.num_shareable, len(self.keys))
+
+    def _digest(self, index: int) -> bytes:
+        while len(self._digests) <= index:
+            i = len(self._digests)
+            parent = self._digests[-1] if self._digests else self._seed
+            span = self.keys[i * self.block_size : (i + 1) * self.block_size]
+            self._digests.append(blake2b(parent + span.tobytes(), digest_size=16).digest())
+        return self._digests[index]
