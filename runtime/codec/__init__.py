@@ -1,0 +1,6 @@
+"""Speech to units and back: the CosyVoice codec (arXiv 2407.05407)."""
+
+from antiphon.codec.audio import read_audio
+from antiphon.codec.codec import Codec
+
+__all__ = ["Codec", "read_audio"]

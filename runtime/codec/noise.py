@@ -1,0 +1,46 @@
+"""Random numbers as a function of (seed, stream, row): a chunk of an utterance sees what the whole would.
+
+Philox (Salmon et al., 2011) is counter-based: any row can be had without the rows before it. Rows may be
+negative: frames of a prompt lie before frame 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["EXCITATION", "MEL", "PHASE", "normal_rows", "uniform_rows"]
+
+MEL: Final = 1
+"""The flow's initial noise; a row is a mel frame."""
+PHASE: Final = 2
+"""The source's initial phases; one row."""
+EXCITATION: Final = 3
+"""The source's noise; a row is a mel frame's samples."""
+
+WORDS_PER_COUNT = 4
+"""64-bit words that one step of the counter gives."""
+MASK_64 = 2**64 - 1
+
+
+def normal_rows(seed: int, stream: int, first_row: int, num_rows: int, width: int) -> np.ndarray[Any, Any]:
+    """Standard normal float32 (num_rows, width), by the Box-Muller transform of two 32-bit numbers each."""
+    words = _words(seed, stream, first_row, num_rows, -(-width // 2))
+    radius = np.sqrt(-2 * np.log(((words >> np.uint64(32)) + 0.5) / 2**32))
+    angle = (words & np.uint64(0xFFFFFFFF)) * (2 * np.pi / 2**32)
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return pairs.reshape(num_rows, -1)[:, :width].astype(np.float32)
+
+
+def uniform_rows(seed: int, stream: int, first_row: int, num_rows: int, width: int) -> np.ndarray[Any, Any]:
+    """Uniform float64 in [0, 1), (num_rows, width)."""
+    return (_words(seed, stream, first_row, num_rows, width) >> np.uint64(11)) * 2.0**-53
+
+
+def _words(seed: int, stream: int, first_row: int, num_rows: int, per_row: int) -> np.ndarray[Any, Any]:
+    counts_per_row = -(-per_row // WORDS_PER_COUNT)
+    key = (stream << 64) | (seed & MASK_64)
+    counter = (first_row * counts_per_row) % 2**256
+    words = np.random.Philox(counter=counter, key=key).random_raw(num_rows * counts_per_row * WORDS_PER_COUNT)
+    return words.reshape(num_rows, -1)[:, :per_row]
