@@ -1,0 +1,171 @@
+"""`antiphon bench engine`: units per second, alone and together, against the bandwidth floor.
+
+Random weights do not speak: their CTC labels would ask for text at an arbitrary rate. So the rate at
+which speech consumes text is forced, and nothing else is: prompts are read, text is decoded and runs
+ahead, units are generated and read back exactly as for a trained model.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from antiphon.bench.bandwidth import read_bandwidth
+from antiphon.bench.checkpoint import write_checkpoint
+from antiphon.engine import Engine
+from antiphon.sched.speaking import SpeakingState
+from antiphon.types import Request, SamplingParams, Units
+
+__all__ = ["EngineRun", "bench_engine", "main"]
+
+
+@dataclass(frozen=True)
+class EngineRun:
+    """Medians over the repeats of one number of requests at a time."""
+
+    num_requests: int
+    units_per_s: float
+    """All requests together, over the whole time from first to last step."""
+    decode_units_per_s: float
+    """The same without the steps before the first unit."""
+    text_tokens_per_s: float
+    text_tokens_per_unit: float
+    floor_units_per_s: float
+    """If nothing but the weights of each step were read, at the measured bandwidth."""
+
+    @property
+    def share_of_floor(self) -> float:
+        return self.decode_units_per_s / self.floor_units_per_s
+
+
+class PacedSpeaking(SpeakingState):
+    """Asks for one more fusion entry whenever `rate` times the units read so far reaches the next whole number."""
+
+    rate = 0.6
+
+    def hear(self, label: int) -> None:
+        self.unit_labels.append(label)
+        owed = int(self.rate * len(self.unit_labels)) - int(self.rate * (len(self.unit_labels) - 1))
+        self._target = len(self.fusion_ids) + owed
+
+
+def bench_engine(
+    config: str, batch_sizes: list[int], *, prompt_units: int, units: int, rate: float, repeats: int, seed: int = 0
+) -> tuple[float, list[EngineRun]]:
+    """The measured bandwidth in bytes/s, and one run per batch size."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_checkpoint(config, Path(folder))
+        engine = Engine(
+            checkpoint, load_format="dummy", dtype="float32", enable_prefix_caching=False, max_num_seqs=max(batch_sizes)
+        )
+    bandwidth = read_bandwidth()
+    rng = random.Random(seed)
+    runs = []
+    for size in batch_sizes:
+        # the first run warms up
+        measured = [_run(engine, size, prompt_units, units, rate, rng) for _ in range(repeats + 1)][1:]
+        total = statistics.median(m[0] for m in measured)
+        decode = statistics.median(m[1] for m in measured)
+        text = measured[0][2]
+        per_unit = text / (units * size)
+        parts = engine.model.num_bytes_read()
+        unit_bytes = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
+        runs.append(
+            EngineRun(
+                size, units * size / total, (units - 1) * size / decode, text / total, per_unit,
+                size * bandwidth / unit_bytes,
+            )  # fmt: skip
+        )
+    return bandwidth, runs
+
+
+def _run(
+    engine: Engine, size: int, prompt_units: int, units: int, rate: float, rng: random.Random
+) -> tuple[float, float, int]:
+    """Seconds in all, seconds after the first unit of the last request to start, text tokens decoded."""
+    audio_vocab = engine.model_config.audio_vocab_size
+    params = SamplingParams(max_units=units, ignore_eos=True)
+    states = []
+    for _ in range(size):
+        prompt = Units([rng.randrange(audio_vocab) for _ in range(prompt_units)])
+        engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
+        state = engine.scheduler.waiting[-1]
+        config = engine.model_config
+        state.speaking = PacedSpeaking(
+            blank=config.blank_token_id,
+            eot=-1,
+            lag=config.fusion_lag,
+            carries_speech=lambda token: True,
+            text_input=False,
+        )
+        state.speaking.rate = rate
+        states.append(state)
+    start = time.perf_counter()
+    first_units = None
+    while engine.has_unfinished():
+        engine.step()
+        if first_units is None and all(state.unit_ids for state in states):
+            first_units = time.perf_counter()
+    end = time.perf_counter()
+    assert first_units is not None
+    return end - start, end - first_units, sum(len(state.text_ids) for state in states)
+
+
+app = typer.Typer(add_completion=False)
+
+
+def main(arguments: list[str]) -> None:
+    app(arguments, prog_name="antiphon bench engine")
+
+
+@app.command()
+def run(
+    config: str = typer.Option("97m", help="A folder of bench/configs."),
+    batch: str = typer.Option("1,4,16", help="Requests at a time, by commas."),
+    prompt_units: int = typer.Option(100, help="Units of the spoken prompt."),
+    units: int = typer.Option(128, help="Units generated per request."),
+    rate: float = typer.Option(0.6, help="Text tokens that a unit asks for."),
+    repeats: int = typer.Option(5, help="Runs of each size; the median counts."),
+    threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
+    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+) -> None:
+    """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
+    if threads:
+        torch.set_num_threads(threads)
+    sizes = [int(size) for size in batch.split(",")]
+    bandwidth, runs = bench_engine(
+        config, sizes, prompt_units=prompt_units, units=units, rate=rate, repeats=repeats
+    )
+    title = (
+        f"{config}, float32, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, reads {bandwidth / 1e9:.1f} GB/s"
+    )
+    table = Table(title=title, caption="decode: without the time to the first unit; the floor reads each weight once")
+    for column in ("requests", "units/s", "decode units/s", "text tokens/s", "text/unit", "floor units/s", "share"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        table.add_row(
+            str(run.num_requests),
+            f"{run.units_per_s:.0f}",
+            f"{run.decode_units_per_s:.0f}",
+            f"{run.text_tokens_per_s:.0f}",
+            f"{run.text_tokens_per_unit:.2f}",
+            f"{run.floor_units_per_s:.0f}",
+            f"{run.share_of_floor:.0%}",
+        )
+    Console().print(table)
+    if json_out:
+        rows = [asdict(run) | {"share_of_floor": run.share_of_floor} for run in runs]
+        record = {"title": title, "bandwidth_bytes_per_s": bandwidth, "runs": rows}
+        Path(json_out).write_text(json.dumps(record, indent=1) + "\n")

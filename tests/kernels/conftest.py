@@ -1,0 +1,118 @@
+"""The implementations that this machine can run, and how far from exact a kernel may be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon import _C
+from antiphon.kernels import registry
+
+TAKE_ISA = (
+    "Decoder",
+    "fusion_attention",
+    "fusion_cache_write",
+    "linear",
+    "paged_attention",
+    "rms_norm",
+    "rope_cache_write",
+    "silu_mul",
+    "softmax",
+)
+
+
+def _runs(isa: str) -> bool:
+    try:
+        _C.softmax(0, 0, 0, isa=isa)
+    except ValueError:
+        return False
+    return True
+
+
+ISAS = [isa for isa in ("avx512", "avx2", "plain") if _runs(isa)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """These tensors are small: threads that wait for each other cost more than they give.
+
+    The C++ kernels have threads of their own, and keep them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _use_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    for name in TAKE_ISA:
+        monkeypatch.setattr(_C, name, functools.partial(getattr(_C, name), isa=isa))
+
+
+def _use_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ops that call other ops find no other backend either."""
+    known = registry._IMPLEMENTATIONS
+    monkeypatch.setattr(registry, "_IMPLEMENTATIONS", {op: {"torch": known[op]["torch"]} for op in known})
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An instruction set, which the C++ kernels use for the length of the test."""
+    isa: str = request.param
+    _use_isa(monkeypatch, isa)
+    return isa
+
+
+@pytest.fixture(params=["torch", *(f"cpp-{isa}" for isa in ISAS)])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A backend's name; the C++ one comes once for each instruction set."""
+    name, _, isa = request.param.partition("-")
+    if name == "torch":
+        _use_torch_alone(monkeypatch)
+    else:
+        _use_isa(monkeypatch, isa)
+    return name
+
+
+@pytest.fixture
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Tensor]], Tensor]:
+    """Calls a function while no other backend than `torch` is there."""
+
+    def call(function: Callable[[], Tensor]) -> Tensor:
+        with monkeypatch.context() as patch:
+            _use_torch_alone(patch)
+            return function()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def randn() -> Callable[..., Tensor]:
+    """Normal numbers, the same for the same shape and seed."""
+
+    def draw(*shape: int, seed: int = 0) -> Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def assert_within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
+    """The largest error against `exact` is at most twice that of PyTorch in float32, and a few roundings."""
+
+    def check(found: Tensor, in_pytorch: Tensor, exact: Tensor) -> None:
+        assert found.shape == exact.shape
+        assert found.dtype == in_pytorch.dtype == torch.float32
+        assert exact.dtype == torch.float64
+        if not exact.numel():
+            return
+        roundings = 4 * torch.finfo(torch.float32).eps * float(exact.abs().max())
+        budget = 2 * float((in_pytorch - exact).abs().max()) + roundings
+        error = float((found - exact).abs().max())
+        assert error <= budget, f"largest error {error:.3g}, allowed are {budget:.3g}"
+
+    return check

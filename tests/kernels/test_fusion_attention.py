@@ -1,0 +1,250 @@
+"""Fusion: a speech position over its window of text. Entries that are not filled hold NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.kernels import (
+    apply_rope,
+    backends,
+    fusion_attention,
+    fusion_cache_write,
+    inverse_frequencies,
+    rope_table,
+)
+from antiphon.kernels.fusion_attention import fusion_attention_reference, fusion_cache_write_reference
+
+Draw = Callable[..., Tensor]
+Check = Callable[[Tensor, Tensor, Tensor], None]
+HEAD_DIMS = [2, 6, 16, 24, 40, 64, 96, 128]
+
+
+@dataclass(frozen=True)
+class Windows:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    num_valid: Tensor
+    positions: Tensor
+    table: Tensor
+
+    @staticmethod
+    def random(tokens: int, window: int, heads: int, head_dim: int) -> Windows:
+        generator = torch.Generator().manual_seed(tokens + window + heads + head_dim)
+        num_valid = torch.randint(0, window + 1, (tokens,), generator=generator, dtype=torch.int32)
+        k, v = torch.randn(2, tokens, window, heads, head_dim, generator=generator).unbind()
+        for x in (k, v):
+            x[torch.arange(window) >= num_valid[:, None]] = torch.nan
+        return Windows(
+            torch.randn(tokens, heads, head_dim, generator=generator),
+            k,
+            v,
+            num_valid,
+            torch.randint(0, 400, (tokens,), generator=generator, dtype=torch.int32),
+            rope_table(inverse_frequencies(head_dim, 10_000.0, None), 400),
+        )
+
+    def arguments(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        q, k, v, table = (x.to(dtype) for x in (self.q, self.k, self.v, self.table))
+        return q, k, v, self.num_valid, self.positions, table
+
+    def attend(self, backend: str, rows: Tensor | None = None) -> Tensor:
+        return fusion_attention(*self.arguments(), rows=rows, backend=backend)
+
+    def exact(self) -> Tensor:
+        """By the formula, one token after the other, in float64."""
+        q, k, v, num_valid, positions, table = self.arguments(torch.float64)
+        out = torch.zeros_like(q)
+        for t, valid in enumerate(num_valid.tolist()):
+            if valid:
+                rotated = apply_rope(q[t : t + 1], positions[t : t + 1], table)[0]
+                scores = torch.einsum("hd,whd->hw", rotated, k[t, :valid]) / q.shape[2] ** 0.5
+                out[t] = torch.einsum("hw,whd->hd", scores.softmax(-1), v[t, :valid])
+        return out
+
+
+def test_the_backends() -> None:
+    assert backends("fusion_attention") == ["cpp", "torch"]
+    assert backends("fusion_cache_write") == ["cpp", "torch"]
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(("tokens", "window", "heads"), [(0, 5, 4), (1, 1, 1), (17, 5, 3), (6, 40, 2)])
+def test_within_the_error_budget(
+    backend: str, tokens: int, window: int, heads: int, head_dim: int, assert_within_budget: Check
+) -> None:
+    windows = Windows.random(tokens, window, heads, head_dim)
+    in_pytorch = fusion_attention_reference(*windows.arguments(), None)
+    assert_within_budget(windows.attend(backend), in_pytorch, windows.exact())
+
+
+def test_larger_than_any_model(backend: str) -> None:
+    """Once the C++ kernel had its scratch on the stack, and bounds to it."""
+    windows = Windows.random(2, 1000, 1, 1026)
+    torch.testing.assert_close(windows.attend(backend).double(), windows.exact(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_window_says_nothing(backend: str) -> None:
+    windows = Windows.random(4, 5, 2, 8)
+    windows.num_valid[:] = torch.tensor([0, 1, 0, 5], dtype=torch.int32)
+    windows.k[1:], windows.v[1:] = 1.0, 2.0
+    found = windows.attend(backend)
+    assert not found[[0, 2]].any()
+    torch.testing.assert_close(found[[1, 3]], torch.full((2, 2, 8), 2.0))
+
+
+def test_order_in_the_window_does_not_count(backend: str, randn: Draw) -> None:
+    """So it can live in a ring."""
+    table = rope_table(inverse_frequencies(16, 10_000.0, None), 9)
+    q, k, v = randn(1, 2, 16), randn(1, 5, 2, 16), randn(1, 5, 2, 16, seed=1)
+    valid, position = torch.tensor([5], dtype=torch.int32), torch.tensor([8], dtype=torch.int32)
+    found = fusion_attention(q, k, v, valid, position, table, backend=backend)
+    turned = fusion_attention(q, k.roll(2, 1), v.roll(2, 1), valid, position, table, backend=backend)
+    torch.testing.assert_close(found, turned)
+
+
+def test_rows_of_a_cache(backend: str) -> None:
+    """Tokens name the row they look at, in any order, some the same; keys and values lie interleaved."""
+    windows = Windows.random(6, 5, 3, 20)
+    rows = torch.tensor([4, 4, 0, 8, 2, 7])
+    cache = torch.full((9, 5, 2, 3, 20), torch.nan)
+    windows.num_valid[1] = windows.num_valid[0]
+    windows.k[1], windows.v[1] = windows.k[0], windows.v[0]
+    cache[rows, :, 0], cache[rows, :, 1] = windows.k, windows.v
+    k, v = cache.unbind(2)
+    found = fusion_attention(
+        windows.q, k, v, windows.num_valid, windows.positions, windows.table, rows=rows, backend=backend
+    )
+    torch.testing.assert_close(found, windows.attend(backend), rtol=1e-6, atol=1e-6)
+
+
+def test_strided_input(backend: str) -> None:
+    windows = Windows.random(5, 5, 4, 12)
+    q, k, v, num_valid, positions, table = windows.arguments()
+    found = fusion_attention(
+        q.transpose(0, 1).contiguous().transpose(0, 1),
+        k.transpose(1, 2).contiguous().transpose(1, 2),  # (tokens, heads, window), as attention often has it
+        v,
+        num_valid.repeat_interleave(2)[::2],
+        positions.repeat_interleave(2)[::2],
+        table.T.contiguous().T,
+        rows=torch.arange(10)[::2] // 2,
+        backend=backend,
+    )
+    torch.testing.assert_close(found, windows.attend(backend), rtol=1e-6, atol=1e-6)
+
+
+def test_every_form_of_rope(backend: str) -> None:
+    windows = Windows.random(5, 5, 2, 12)
+    q, k, v, num_valid, positions, table = windows.arguments()
+    expected = windows.attend(backend)
+    for rope in (table.chunk(2, dim=1), inverse_frequencies(12, 10_000.0, None)):
+        assert torch.equal(fusion_attention(q, k, v, num_valid, positions, rope, backend=backend), expected)
+
+
+def test_a_token_does_not_depend_on_its_batch(isa: str) -> None:
+    """Large enough that the batch is spread over the threads."""
+    windows = Windows.random(90, 5, 4, 40)
+    whole = windows.attend("cpp")
+    for start, end in [(0, 1), (44, 47), (1, 90)]:
+        q, k, v, num_valid, positions = (x[start:end] for x in windows.arguments()[:-1])
+        found = fusion_attention(q, k, v, num_valid, positions, windows.table, backend="cpp")
+        assert torch.equal(found, whole[start:end])
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_cache_write(backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check) -> None:
+    """Keys are rotated, values copied, other entries untouched; what is written is what is attended to."""
+    layers, heads, window = 3, 2, 5
+    kv = randn(tokens, layers, 2, heads * head_dim)
+    slots = torch.randperm(4 * window, generator=torch.Generator().manual_seed(1))[:tokens]
+    positions = torch.arange(tokens, dtype=torch.int32) * 3
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40)
+
+    def run(write: Callable[..., None], dtype: torch.dtype) -> Tensor:
+        cache = torch.full((4, window, layers, 2, heads * head_dim), torch.nan, dtype=dtype)
+        write(kv.to(dtype), slots, positions, table.to(dtype), cache)
+        return cache
+
+    found = run(
+        lambda *args: fusion_cache_write(*args, head_dim=head_dim, backend=backend), torch.float32
+    )
+    in_pytorch = run(lambda *args: fusion_cache_write_reference(*args, head_dim), torch.float32)
+    exact = run(lambda *args: fusion_cache_write_reference(*args, head_dim), torch.float64)
+    assert torch.equal(found.isnan(), exact.isnan())
+    assert_within_budget(found.nan_to_num(), in_pytorch.nan_to_num(), exact.nan_to_num())
+    entries = found.flatten(0, 1)[slots]
+    assert torch.equal(entries[:, :, 1], kv[:, :, 1])
+    for layer in range(layers):
+        by_hand = apply_rope(kv[:, layer, 0].unflatten(1, (heads, head_dim)), positions, table)
+        torch.testing.assert_close(entries[:, layer, 0], by_hand.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("q", lambda x: x[:, :, 0], r"q: expected \(tokens, heads, head_dim\), head_dim even, got \(4, 2\)"),
+        ("q", lambda x: x[:, :, :3], "q: expected"),
+        ("k", lambda x: x[:3], r"k: expected \(4, window, 2, 8\), got \(3, 5, 2, 8\)"),
+        ("k", lambda x: x[..., :6], r"k: expected \(4, window, 2, 8\)"),
+        ("v", lambda x: x[:, :, :1], r"v: expected \(4, window, 2, 8\)"),
+        ("v", lambda x: x.double(), "v: expected torch.float32 like q, got torch.float64"),
+        ("num_valid", lambda x: x.long(), r"num_valid: expected torch.int32 \(4,\), got torch.int64 \(4,\)"),
+        ("num_valid", lambda x: x[:2], r"num_valid: expected torch.int32 \(4,\), got torch.int32 \(2,\)"),
+        ("num_valid", lambda x: x * 0 + 6, "num_valid: expected numbers from 0 to 5, got 6 to 6"),
+        ("num_valid", lambda x: x * 0 - 1, "num_valid: expected numbers from 0 to 5, got -1 to -1"),
+        ("positions", lambda x: x.float(), r"positions: expected torch.int32 \(4,\), got torch.float32"),
+        ("positions", lambda x: x * 0 + 400, "positions: expected numbers from 0 to 399, got 400 to 400"),
+        ("positions", lambda x: x * 0 - 1, "positions: expected numbers from 0 to 399, got -1 to -1"),
+        ("rope", lambda x: x[:, :4], r"rope: expected \(positions, 8\), got \(400, 4\)"),
+        ("rope", lambda x: None, "rope: expected a table"),
+        ("rows", lambda x: torch.arange(4).int(), r"rows: expected torch.int64 \(4,\), got torch.int32"),
+        ("rows", lambda x: torch.arange(3), r"rows: expected torch.int64 \(4,\), got torch.int64 \(3,\)"),
+        ("rows", lambda x: torch.arange(1, 5), "rows: expected numbers from 0 to 3, got 1 to 4"),
+        ("backend", lambda x: "tpu", "backend: expected one of .*torch, got 'tpu'"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    backend: str, name: str, change: Callable[[Tensor | None], object], message: str
+) -> None:
+    q, k, v, num_valid, positions, table = Windows.random(4, 5, 2, 8).arguments()
+    right = {"q": q, "k": k, "v": v, "num_valid": num_valid, "positions": positions, "rope": table}
+    with pytest.raises(ValueError, match=message):
+        fusion_attention(**({"backend": backend} | right | {name: change(right.get(name))}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("kv", lambda x: x[:, :1], r"kv: expected torch.float32 \(3, 2, 2, 16\), got .* \(3, 1, 2, 16\)"),
+        ("kv", lambda x: x[:2], "kv: expected torch.float32"),
+        ("kv", lambda x: x.double(), "kv: expected torch.float32 .* got torch.float64"),
+        ("slots", lambda x: x.int(), r"slots: expected torch.int64 \(3,\), got torch.int32 \(3,\)"),
+        ("positions", lambda x: x.long(), r"positions: expected torch.int32 \(3,\), got torch.int64 \(3,\)"),
+        ("positions", lambda x: x[:2], r"positions: expected torch.int32 \(3,\), got torch.int32 \(2,\)"),
+        ("cos_sin", lambda x: x[:, :4], r"cos_sin: expected contiguous \(positions, 8\), got \(9, 4\)"),
+        ("cache", lambda x: x[:, :, :, 0], r"cache: expected contiguous \(rows, window, layers, 2, heads \* 8\)"),
+        ("cache", lambda x: x.transpose(0, 1), "cache: expected contiguous"),
+        ("head_dim", lambda x: 6, r"cache: expected contiguous \(rows, window, layers, 2, heads \* 6\)"),
+    ],
+)
+def test_wrong_arguments_of_writing_are_named(
+    backend: str, name: str, change: Callable[[Tensor | None], object], message: str, randn: Draw
+) -> None:
+    right = {
+        "kv": randn(3, 2, 2, 16),
+        "slots": torch.arange(3),
+        "positions": torch.arange(3, dtype=torch.int32),
+        "cos_sin": rope_table(inverse_frequencies(8, 10_000.0, None), 9),
+        "cache": torch.zeros(4, 5, 2, 2, 16),
+    }
+    with pytest.raises(ValueError, match=message):
+        fusion_cache_write(
+            **({"head_dim": 8, "backend": backend} | right | {name: change(right.get(name))})  # type: ignore[arg-type]
+        )

@@ -1,0 +1,355 @@
+"""Attention over the paged cache, and the rotation and writing that come before it.
+
+The caches are full of NaN but for what a sequence has written, so a read out of place shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.kernels import (
+    AttentionBatch,
+    apply_rope,
+    backends,
+    inverse_frequencies,
+    paged_attention,
+    rope_cache_write,
+    rope_table,
+)
+from antiphon.kernels.paged_attention import paged_attention_reference, rope_cache_write_reference
+
+Draw = Callable[..., Tensor]
+Check = Callable[[Tensor, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Paged:
+    """Sequences of given lengths with keys and values of their own, scattered over a paged cache."""
+
+    lengths: tuple[int, ...]
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    q: list[Tensor]
+    k: list[Tensor]
+    v: list[Tensor]
+
+    @staticmethod
+    def random(lengths: Sequence[int], heads: int, kv_heads: int, head_dim: int) -> Paged:
+        generator = torch.Generator().manual_seed(len(lengths) + heads + head_dim)
+
+        def draw(length: int, count: int) -> Tensor:
+            return torch.randn(length, count, head_dim, generator=generator)
+
+        return Paged(
+            tuple(lengths),
+            heads,
+            kv_heads,
+            head_dim,
+            [draw(n, heads) for n in lengths],
+            [draw(n, kv_heads) for n in lengths],
+            [draw(n, kv_heads) for n in lengths],
+        )
+
+    def tables(self, block_size: int) -> list[list[int]]:
+        """Blocks of each sequence, in no order, with unused ones between."""
+        counts = [-(-length // block_size) for length in self.lengths]
+        order = torch.randperm(2 * sum(counts) + 3, generator=torch.Generator().manual_seed(7)).tolist()
+        return [[order.pop() for _ in range(count)] for count in counts]
+
+    def batch(self, spans: Sequence[tuple[int, int]], block_size: int) -> AttentionBatch:
+        """Queries [start, end) of each sequence."""
+        tables = self.tables(block_size)
+        widest = max((len(table) for table in tables), default=0)
+        positions = [p for start, end in spans for p in range(start, end)]
+        slots = [
+            table[p // block_size] * block_size + p % block_size
+            for table, (start, end) in zip(tables, spans, strict=True)
+            for p in range(start, end)
+        ]
+        ends = torch.tensor([end - start for start, end in spans]).cumsum(0).tolist()
+        return AttentionBatch(
+            positions=torch.tensor(positions, dtype=torch.int32),
+            slot_mapping=torch.tensor(slots, dtype=torch.int64),
+            cu_seqlens_q=torch.tensor([0, *ends], dtype=torch.int32),
+            context_lens=torch.tensor([end for _, end in spans], dtype=torch.int32),
+            block_table=torch.tensor(
+                [table + [2**20] * (widest - len(table)) for table in tables], dtype=torch.int32
+            ).view(len(spans), widest),
+        )
+
+    def caches(self, block_size: int, written: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values as views of one storage, NaN but for the first `written` of each sequence."""
+        num_blocks = 2 * sum(-(-length // block_size) for length in self.lengths) + 3
+        shape = (num_blocks, 2, block_size, self.num_kv_heads, self.head_dim)
+        storage = torch.full(shape, torch.nan)
+        for i, table in enumerate(self.tables(block_size)):
+            for p in range(self.lengths[i] if written is None else written[i]):
+                storage[table[p // block_size], 0, p % block_size] = self.k[i][p]
+                storage[table[p // block_size], 1, p % block_size] = self.v[i][p]
+        return storage[:, 0], storage[:, 1]
+
+    def queries(self, spans: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.cat([q[start:end] for q, (start, end) in zip(self.q, spans, strict=True)])
+
+    def attend(
+        self,
+        spans: Sequence[tuple[int, int]],
+        block_size: int,
+        backend: str,
+        written: Sequence[int] | None = None,
+    ) -> Tensor:
+        caches = self.caches(block_size, written)
+        return paged_attention(
+            self.queries(spans), *caches, self.batch(spans, block_size), backend=backend
+        )
+
+    def exact(self, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """By the formula, one query after the other, in float64."""
+        rows = []
+        group = self.num_heads // self.num_kv_heads
+        for i, (start, end) in enumerate(spans):
+            for p in range(start, end):
+                k, v = (x[i][: p + 1].double().repeat_interleave(group, dim=1) for x in (self.k, self.v))
+                scores = torch.einsum("hd,khd->hk", self.q[i][p].double(), k) / self.head_dim**0.5
+                rows.append(torch.einsum("hk,khd->hd", scores.softmax(-1), v).flatten())
+        return torch.stack(rows) if rows else torch.empty(0, self.num_heads * self.head_dim).double()
+
+
+def whole(paged: Paged) -> list[tuple[int, int]]:
+    return [(0, length) for length in paged.lengths]
+
+
+def test_the_backends() -> None:
+    assert backends("paged_attention") == ["cpp", "torch"]
+    assert backends("rope_cache_write") == ["cpp", "torch"]
+
+
+@pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 2), (5, 5)], ids=["one", "grouped", "full"])
+def test_within_the_error_budget(
+    backend: str, heads: int, kv_heads: int, head_dim: int, assert_within_budget: Check
+) -> None:
+    """A prefill, a chunk behind cached positions, one decoding step and a sequence without a query."""
+    paged = Paged.random((9, 37, 20, 50), heads, kv_heads, head_dim)
+    spans = [(0, 9), (30, 37), (11, 11), (49, 50)]
+    found = paged.attend(spans, 4, backend)
+    batch = paged.batch(spans, 4)
+    keys, values = paged.caches(4)
+    in_pytorch = paged_attention_reference(paged.queries(spans), keys, values, batch, head_dim**-0.5)
+    assert_within_budget(found, in_pytorch, paged.exact(spans))
+
+
+@pytest.mark.parametrize("lengths", [(), (0,), (0, 0), (0, 3, 0), (1,), (0, 1, 2)], ids=str)
+def test_empty_and_tiny(backend: str, lengths: tuple[int, ...], assert_within_budget: Check) -> None:
+    paged = Paged.random(lengths, 4, 2, 6)
+    if not lengths:
+        empty = torch.empty(0, 4, 6)
+        found = paged_attention(empty, *paged.caches(4), paged.batch([], 4), backend=backend)
+        assert found.shape == (0, 24)
+        return
+    found = paged.attend(whole(paged), 4, backend)
+    torch.testing.assert_close(found.double(), paged.exact(whole(paged)), rtol=1e-5, atol=1e-6)
+
+
+def test_one_key_is_its_value(isa: str) -> None:
+    paged = Paged.random((1,), 4, 2, 20)
+    expected = paged.v[0].repeat_interleave(2, dim=1).flatten(1)
+    torch.testing.assert_close(paged.attend([(0, 1)], 16, "cpp"), expected)
+
+
+def test_the_future_is_not_read(backend: str) -> None:
+    """Slots behind the context hold NaN: unwritten, or another's. So do blocks behind the table's use."""
+    paged = Paged.random((21, 30), 4, 2, 24)
+    spans = [(0, 13), (16, 17)]
+    found = paged.attend(spans, 8, backend, written=[13, 17])
+    torch.testing.assert_close(found.double(), paged.exact(spans), rtol=1e-5, atol=1e-5)
+
+
+def test_scale(backend: str) -> None:
+    paged = Paged.random((12,), 2, 1, 10)
+    spans = whole(paged)
+    caches, batch = paged.caches(4), paged.batch(spans, 4)
+    found = paged_attention(paged.queries(spans), *caches, batch, scale=0.0, backend=backend)
+    mean = paged.v[0].cumsum(0) / torch.arange(1, 13)[:, None, None]
+    torch.testing.assert_close(found, mean.repeat_interleave(2, dim=1).flatten(1))
+
+
+def test_large_scores_do_not_overflow(backend: str) -> None:
+    paged = Paged.random((40,), 2, 2, 16)
+    caches, batch = paged.caches(4), paged.batch([(39, 40)], 4)
+    found = paged_attention(paged.queries([(39, 40)]), *caches, batch, scale=1e4, backend=backend)
+    likeliest = torch.einsum("hd,khd->hk", paged.q[0][39], paged.k[0]).argmax(1)
+    expected = torch.stack([paged.v[0][k, h] for h, k in enumerate(likeliest.tolist())]).flatten()
+    torch.testing.assert_close(found[0], expected)
+
+
+# --- to the last bit ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_dim", [6, 40, 128])
+def test_block_size_does_not_count(isa: str, head_dim: int) -> None:
+    paged = Paged.random((1, 33, 70), 4, 2, head_dim)
+    spans = [(0, 1), (5, 33), (69, 70)]
+    expected = paged.attend(spans, 1, "cpp")
+    for block_size in (2, 3, 7, 16, 64, 100):
+        assert torch.equal(paged.attend(spans, block_size, "cpp"), expected)
+
+
+@pytest.mark.parametrize("head_dim", [6, 40, 128])
+def test_chunked_equals_whole(isa: str, head_dim: int) -> None:
+    """Each chunk sees what is written so far; the last ones are decoding steps."""
+    paged = Paged.random((50,), 6, 3, head_dim)
+    expected = paged.attend([(0, 50)], 8, "cpp")
+    edges = [0, 1, 17, 18, 40, 48, 49, 50]
+    chunks = [paged.attend([(a, b)], 8, "cpp", written=[b]) for a, b in pairwise(edges)]
+    assert torch.equal(torch.cat(chunks), expected)
+
+
+def test_the_batch_does_not_count(isa: str) -> None:
+    """Large enough that the batch is spread over the threads."""
+    paged = Paged.random((3, 150, 90, 1, 60), 4, 2, 40)
+    spans = [(0, 3), (20, 150), (89, 90), (0, 1), (0, 60)]
+    together = paged.attend(spans, 8, "cpp").split([end - start for start, end in spans])
+    for i, expected in enumerate(together):
+        alone = [span if j == i else (span[1], span[1]) for j, span in enumerate(spans)]
+        assert torch.equal(paged.attend(alone, 8, "cpp"), expected)
+
+
+# --- rotating and writing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
+@pytest.mark.parametrize("tokens", [0, 1, 70])
+def test_rope_cache_write(
+    backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check
+) -> None:
+    """Keys are rotated and values copied into their slots; padding and all other slots stay as they are."""
+    heads, kv_heads, block_size = 6, 2, 4
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 500)
+    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim)
+    generator = torch.Generator().manual_seed(3)
+    slots = torch.randperm(100 * block_size, generator=generator)[:tokens]
+    slots[::5] = -1
+    batch = AttentionBatch(
+        positions=torch.randint(0, 500, (tokens,), generator=generator, dtype=torch.int32),
+        slot_mapping=slots,
+        cu_seqlens_q=torch.tensor([0, tokens], dtype=torch.int32),
+        context_lens=torch.tensor([500], dtype=torch.int32),
+        block_table=torch.zeros(1, 1, dtype=torch.int32),
+    )
+
+    def run(write: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        storage = torch.full((100, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
+        return write(qkv.to(dtype, copy=True), table.to(dtype), batch, *storage.unbind(1)), storage
+
+    q, storage = run(
+        lambda *args: rope_cache_write(*args, num_heads=heads, backend=backend), torch.float32
+    )
+    q_32, storage_32 = run(lambda *args: rope_cache_write_reference(*args, heads), torch.float32)
+    q_64, storage_64 = run(lambda *args: rope_cache_write_reference(*args, heads), torch.float64)
+    assert_within_budget(q, q_32, q_64)
+    assert torch.equal(storage.isnan(), storage_64.isnan()), "written, all of it and nothing else"
+    assert_within_budget(storage.nan_to_num(), storage_32.nan_to_num(), storage_64.nan_to_num())
+    assert torch.equal(storage[:, 1].nan_to_num(), storage_32[:, 1].nan_to_num()), "values are copied"
+    by_hand = apply_rope(qkv.view(tokens, heads + 2 * kv_heads, head_dim)[:, :heads], batch.positions, table)
+    torch.testing.assert_close(q, by_hand)
+
+
+def test_rope_does_not_depend_on_the_batch(isa: str, randn: Draw) -> None:
+    table = rope_table(inverse_frequencies(40, 10_000.0, None), 300)
+    qkv = randn(300, 6 * 40)
+    paged = Paged.random((300,), 4, 1, 40)
+
+    def run(start: int, end: int) -> tuple[Tensor, Tensor]:
+        keys, values = paged.caches(16, written=[0])
+        q = rope_cache_write(
+            qkv[start:end].clone(), table, paged.batch([(start, end)], 16), keys, values, num_heads=4
+        )
+        return q, keys.nan_to_num()
+
+    q, keys = run(0, 300)
+    parts = [run(a, b) for a, b in pairwise([0, 1, 5, 200, 300])]
+    assert torch.equal(torch.cat([part for part, _ in parts]), q)
+    assert torch.equal(torch.stack([part for _, part in parts]).sum(0), keys)
+
+
+# --- wrong arguments ------------------------------------------------------------------------------
+
+
+def wrong_batch(batch: AttentionBatch, **fields: Tensor) -> AttentionBatch:
+    return AttentionBatch(**({name: getattr(batch, name) for name in batch.__dataclass_fields__} | fields))
+
+
+def test_wrong_arguments_of_attention_are_named(backend: str) -> None:
+    paged = Paged.random((5, 6), 4, 2, 6)
+    spans = whole(paged)
+    q, (keys, values), batch = paged.queries(spans), paged.caches(4), paged.batch(spans, 4)
+
+    def attend(
+        q: Tensor = q, keys: Tensor = keys, values: Tensor = values, batch: AttentionBatch = batch
+    ) -> None:
+        paged_attention(q, keys, values, batch, backend=backend)
+
+    attend()
+    with pytest.raises(ValueError, match=r"q: expected \(tokens, a multiple of 2 heads, 6\), got \(11, 3, 6\)"):
+        attend(q=q[:, :3])
+    with pytest.raises(ValueError, match="q: expected"):
+        attend(q=q[:, :, :4])
+    with pytest.raises(ValueError, match="q: expected"):
+        attend(q=q.flatten(1))
+    with pytest.raises(ValueError, match="key_cache: expected torch.float64 like the queries"):
+        attend(q=q.double())
+    with pytest.raises(ValueError, match=r"key_cache: expected \(num_blocks, block_size, num_kv_heads, head_dim\)"):
+        attend(keys=keys[0])
+    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+        attend(values=values[:, :2])
+    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+        attend(values=values.contiguous())
+    with pytest.raises(ValueError, match="key_cache: expected positions to be contiguous"):
+        attend(keys=keys.transpose(2, 3).contiguous().transpose(2, 3),
+               values=values.transpose(2, 3).contiguous().transpose(2, 3))  # fmt: skip
+    for name, wrong in (
+        ("cu_seqlens_q", batch.cu_seqlens_q[:-1]),
+        ("cu_seqlens_q", batch.cu_seqlens_q.long()),
+        ("context_lens", batch.context_lens.long()),
+        ("block_table", batch.block_table[:1]),
+        ("block_table", batch.block_table[0]),
+        ("block_table", batch.block_table.long()),
+        ("block_table", batch.block_table[:, ::2]),
+    ):
+        with pytest.raises(ValueError, match=f"batch.{name}: expected contiguous torch.int32"):
+            attend(batch=wrong_batch(batch, **{name: wrong}))
+
+
+def test_wrong_arguments_of_writing_are_named(backend: str, randn: Draw) -> None:
+    paged = Paged.random((5,), 4, 2, 6)
+    keys, values = paged.caches(4)
+    batch = paged.batch([(0, 5)], 4)
+    table = rope_table(inverse_frequencies(6, 10_000.0, None), 8)
+
+    def write(
+        qkv: Tensor = randn(5, 48), table: Tensor = table, keys: Tensor = keys, batch: AttentionBatch = batch
+    ) -> None:
+        rope_cache_write(qkv, table, batch, keys, values, num_heads=4, backend=backend)
+
+    write()
+    for wrong in (randn(4, 48), randn(5, 42), randn(5, 96)[:, ::2]):
+        with pytest.raises(ValueError, match=r"qkv: expected contiguous \(5, 48\)"):
+            write(qkv=wrong)
+    with pytest.raises(ValueError, match=r"cos_sin: expected contiguous \(positions, 6\), got \(8, 3\)"):
+        write(table=table[:, :3])
+    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+        write(keys=keys[:-1])
+    with pytest.raises(ValueError, match=r"batch.slot_mapping: expected contiguous torch.int64 \(5,\)"):
+        write(batch=wrong_batch(batch, slot_mapping=batch.slot_mapping.int()))
+    with pytest.raises(ValueError, match=r"batch.slot_mapping: expected contiguous torch.int64 \(5,\)"):
+        write(batch=wrong_batch(batch, slot_mapping=batch.slot_mapping[:3]))
+    with pytest.raises(ValueError, match=r"qkv: expected contiguous \(3, 48\)"):
+        write(batch=wrong_batch(batch, positions=batch.positions[:3]))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.kernels import backends, linear, soft_embedding
+from antiphon.kernels.soft_embedding import soft_embedding_reference
+
+Draw = Callable[..., Tensor]
+Check = Callable[[Tensor, Tensor, Tensor], None]
+
+# (rows, hidden, vocabulary): 96 rows are mixed at a time
+SHAPES = [(0, 8, 12), (1, 1, 1), (1, 6, 33), (7, 40, 100), (95, 16, 31), (97, 24, 65), (200, 33, 7)]
+
+
+def reference(hidden: Tensor, head: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    return soft_embedding_reference(hidden, linear(head, backend="torch"), embedding)
+
+
+def test_the_backends() -> None:
+    assert backends("soft_embedding") == ["cpp", "torch"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_within_the_error_budget(
+    backend: str, shape: tuple[int, int, int], randn: Draw, assert_within_budget: Check
+) -> None:
+    rows, size, vocab = shape
+    hidden, head, embedding = randn(rows, size), randn(vocab, size), randn(vocab, size, seed=1)
+    found, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    in_pytorch, _ = reference(hidden, head, embedding)
+    exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
+    assert_within_budget(found, in_pytorch, exact)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, likeliest)
+
+
+def test_what_it_means(backend: str) -> None:
+    """A sure frame is the embedding of its label; one that wavers between two is their mean."""
+    head = torch.eye(5, 8) * 60
+    embedding = torch.arange(40.0).view(5, 8)
+    hidden = torch.zeros(2, 8)
+    hidden[0, 3] = 1.0
+    hidden[1, [1, 4]] = 1.0
+    mixed, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    torch.testing.assert_close(mixed, torch.stack([embedding[3], (embedding[1] + embedding[4]) / 2]))
+    assert labels.tolist() == [3, 1], "the first of equals"
+
+
+def test_large_logits_do_not_overflow(backend: str, randn: Draw) -> None:
+    hidden, head, embedding = randn(3, 16) * 1e3, randn(40, 16), randn(40, 16, seed=1)
+    mixed, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    torch.testing.assert_close(mixed, embedding[labels])
+
+
+def test_a_row_does_not_depend_on_its_batch(isa: str, randn: Draw) -> None:
+    hidden, embedding = randn(250, 24), randn(300, 24, seed=1)
+    head = linear(randn(300, 24), backend="cpp")
+    whole, labels = soft_embedding(hidden, head, embedding, backend="cpp")
+    for start, end in [(0, 1), (95, 98), (10, 211)]:
+        mixed, some = soft_embedding(hidden[start:end], head, embedding, backend="cpp")
+        assert torch.equal(mixed, whole[start:end])
+        assert torch.equal(some, labels[start:end])
+
+
+def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
+    head = linear(randn(12, 8), backend=backend)
+    with pytest.raises(ValueError, match=r"hidden: expected \(rows, 8\), got \(2, 7\)"):
+        soft_embedding(randn(2, 7), head, randn(12, 8), backend=backend)
+    with pytest.raises(ValueError, match=r"embedding: expected torch.float32 \(12, 8\), got .* \(11, 8\)"):
+        soft_embedding(randn(2, 8), head, randn(11, 8), backend=backend)
+    with pytest.raises(ValueError, match=r"embedding: expected torch.float32 \(12, 8\), got torch.float64"):
+        soft_embedding(randn(2, 8), head, randn(12, 8).double(), backend=backend)
