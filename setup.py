@@ -1,6 +1,5 @@
 """Maps the import name `antiphon` onto the folders of this repository and builds `antiphon._C`."""
 
-import sys
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
@@ -14,8 +13,6 @@ FOLDERS = {
     "antiphon.csrc": "csrc",
 }
 CPU_SOURCES = "csrc/cpu"
-# Other compilers (Apple's clang) have no OpenMP of their own; the kernels then run on one thread.
-OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 
 
 def packages() -> list[str]:
@@ -35,8 +32,8 @@ extension = Pybind11Extension(
     depends=paths("*.h"),
     include_dirs=[CPU_SOURCES],
     cxx_std=17,
-    extra_compile_args=["-O3", *OPENMP],
-    extra_link_args=OPENMP,
+    extra_compile_args=["-O3", "-pthread"],
+    extra_link_args=["-pthread"],
 )
 
 ParallelCompile("ANTIPHON_BUILD_JOBS").install()

@@ -8,7 +8,6 @@ ahead, units are generated and read back exactly as for a trained model.
 from __future__ import annotations
 
 import json
-import platform
 import random
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from rich.table import Table
 from antiphon.bench.bandwidth import read_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.engine import Engine
+from antiphon.machine import cpu_name
 from antiphon.sched.speaking import SpeakingState
 from antiphon.types import Request, SamplingParams, Units
 
@@ -50,7 +50,7 @@ class EngineRun:
 
 
 class PacedSpeaking(SpeakingState):
-    """Asks for one more fusion entry whenever `rate` times the units read so far reaches the next whole number."""
+    """Asks for a fusion entry whenever `rate` times the units read so far reaches the next whole number."""
 
     rate = 0.6
 
@@ -61,13 +61,24 @@ class PacedSpeaking(SpeakingState):
 
 
 def bench_engine(
-    config: str, batch_sizes: list[int], *, prompt_units: int, units: int, rate: float, repeats: int, seed: int = 0
+    config: str,
+    batch_sizes: list[int],
+    *,
+    prompt_units: int,
+    units: int,
+    rate: float,
+    repeats: int,
+    seed: int = 0,
 ) -> tuple[float, list[EngineRun]]:
     """The measured bandwidth in bytes/s, and one run per batch size."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(config, Path(folder))
         engine = Engine(
-            checkpoint, load_format="dummy", dtype="float32", enable_prefix_caching=False, max_num_seqs=max(batch_sizes)
+            checkpoint,
+            load_format="dummy",
+            dtype="float32",
+            enable_prefix_caching=False,
+            max_num_seqs=max(batch_sizes),
         )
     bandwidth = read_bandwidth()
     rng = random.Random(seed)
@@ -83,9 +94,13 @@ def bench_engine(
         unit_bytes = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
         runs.append(
             EngineRun(
-                size, units * size / total, (units - 1) * size / decode, text / total, per_unit,
+                size,
+                units * size / total,
+                (units - 1) * size / decode,
+                text / total,
+                per_unit,
                 size * bandwidth / unit_bytes,
-            )  # fmt: skip
+            )
         )
     return bandwidth, runs
 
@@ -148,11 +163,21 @@ def run(
         config, sizes, prompt_units=prompt_units, units=units, rate=rate, repeats=repeats
     )
     title = (
-        f"{config}, float32, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{config}, float32, {cpu_name()}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, reads {bandwidth / 1e9:.1f} GB/s"
     )
-    table = Table(title=title, caption="decode: without the time to the first unit; the floor reads each weight once")
-    for column in ("requests", "units/s", "decode units/s", "text tokens/s", "text/unit", "floor units/s", "share"):
+    table = Table(
+        title=title, caption="decode: without the time to the first unit; the floor reads each weight once"
+    )
+    for column in (
+        "requests",
+        "units/s",
+        "decode units/s",
+        "text tokens/s",
+        "text/unit",
+        "floor units/s",
+        "share",
+    ):
         table.add_column(column, justify="right")
     for run in runs:
         table.add_row(

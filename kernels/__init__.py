@@ -1,5 +1,6 @@
 """The kernels, one op a file, usable alone. Each takes `backend=None` (chosen by device) or a name."""
 
+from antiphon.kernels.argmax import argmax
 from antiphon.kernels.ctc_collapse import CollapsedLabels, ctc_collapse
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
@@ -20,6 +21,7 @@ __all__ = [
     "FusionBatch",
     "Linear",
     "apply_rope",
+    "argmax",
     "backends",
     "ctc_collapse",
     "decoder_layers",

@@ -49,7 +49,11 @@ class DecoderLayer:
 
 class DecoderLayers(Protocol):
     def __call__(
-        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+        self,
+        x: Tensor,
+        batch: AttentionBatch,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        fusion: FusionBatch | None,
     ) -> Tensor:
         """x (tokens, hidden), consumed -> (tokens, hidden). `caches`: keys and values of each layer."""
         ...
@@ -66,7 +70,9 @@ def decoder_layers(
     if not layers:
         raise ValueError("layers: expected at least one, got none")
     norm = layers[0].input_norm
-    run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(layers, geometry, cos_sin)
+    run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(
+        layers, geometry, cos_sin
+    )
     return run
 
 
@@ -100,7 +106,11 @@ class CppDecoderLayers:
         )
 
     def __call__(
-        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+        self,
+        x: Tensor,
+        batch: AttentionBatch,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        fusion: FusionBatch | None,
     ) -> Tensor:
         _check(x, self._kept[0], caches, fusion)
         x = x.contiguous()
@@ -148,7 +158,11 @@ class TorchDecoderLayers:
         self.cos_sin = cos_sin
 
     def __call__(
-        self, x: Tensor, batch: AttentionBatch, caches: Sequence[tuple[Tensor, Tensor]], fusion: FusionBatch | None
+        self,
+        x: Tensor,
+        batch: AttentionBatch,
+        caches: Sequence[tuple[Tensor, Tensor]],
+        fusion: FusionBatch | None,
     ) -> Tensor:
         _check(x, self.layers, caches, fusion)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
@@ -169,9 +183,7 @@ class TorchDecoderLayers:
         k, v = fusion.cache[:, :, index].unflatten(-1, (heads, head_dim)).unbind(2)
         fused = x[fusion.tokens]
         q = layer.fusion_q(fused).view(-1, heads, head_dim)
-        mixed = fusion_attention(
-            q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows
-        )
+        mixed = fusion_attention(q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows)
         return x.index_copy(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
 
 

@@ -79,7 +79,13 @@ def fusion_attention(
 
 @register("fusion_attention", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _fusion_attention_cpp(
-    q: Tensor, k: Tensor, v: Tensor, num_valid: Tensor, positions: Tensor, cos_sin: Tensor, rows: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_valid: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    rows: Tensor | None,
 ) -> Tensor:
     from antiphon import _C
 
@@ -110,12 +116,20 @@ def _fusion_attention_cpp(
 
 @register("fusion_attention", "torch")
 def fusion_attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, num_valid: Tensor, positions: Tensor, cos_sin: Tensor, rows: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_valid: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    rows: Tensor | None,
 ) -> Tensor:
     if rows is not None:
         k, v = k[rows], v[rows]
     rotated = apply_rope(q, positions, cos_sin)
-    scores = torch.einsum("thd,twhd->thw", at_least_float32(rotated), at_least_float32(k)) * q.shape[2] ** -0.5
+    scores = (
+        torch.einsum("thd,twhd->thw", at_least_float32(rotated), at_least_float32(k)) * q.shape[2] ** -0.5
+    )
     empty = torch.arange(k.shape[1], device=q.device) >= num_valid[:, None]
     weights = scores.masked_fill(empty[:, None, :], float("-inf")).softmax(-1).nan_to_num(0.0)
     return torch.einsum("thw,twhd->thd", weights.to(v.dtype), v.masked_fill(empty[:, :, None, None], 0.0))
@@ -142,7 +156,8 @@ def fusion_cache_write(
     """
     if cache.dim() != 5 or cache.shape[3] != 2 or cache.shape[4] % head_dim or not cache.is_contiguous():
         raise ValueError(
-            f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), got {tuple(cache.shape)}"
+            f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), "
+            f"got {tuple(cache.shape)}"
         )
     if kv.shape != (len(slots), *cache.shape[2:]) or kv.dtype != cache.dtype:
         raise ValueError(
@@ -152,7 +167,9 @@ def fusion_cache_write(
         raise ValueError(f"cos_sin: expected contiguous (positions, {head_dim}), got {tuple(cos_sin.shape)}")
     for name, index, dtype in (("slots", slots, torch.int64), ("positions", positions, torch.int32)):
         _check_index(name, index, dtype, len(kv))
-    resolve("fusion_cache_write", backend, kv.device, kv.dtype)(kv, slots, positions, cos_sin, cache, head_dim)
+    resolve("fusion_cache_write", backend, kv.device, kv.dtype)(
+        kv, slots, positions, cos_sin, cache, head_dim
+    )
 
 
 @register("fusion_cache_write", "cpp", is_available=cpp_available, supports=cpp_float32)
@@ -192,9 +209,15 @@ def _check(
         raise ValueError(f"q: expected (tokens, heads, head_dim), head_dim even, got {tuple(q.shape)}")
     tokens, heads, head_dim = q.shape
     for name, tensor in (("k", k), ("v", v)):
-        if tensor.dim() != 4 or tensor.shape[2:] != (heads, head_dim) or (rows is None and len(tensor) != tokens):
+        if (
+            tensor.dim() != 4
+            or tensor.shape[2:] != (heads, head_dim)
+            or (rows is None and len(tensor) != tokens)
+        ):
             first = "n" if rows is not None else str(tokens)
-            raise ValueError(f"{name}: expected ({first}, window, {heads}, {head_dim}), got {tuple(tensor.shape)}")
+            raise ValueError(
+                f"{name}: expected ({first}, window, {heads}, {head_dim}), got {tuple(tensor.shape)}"
+            )
         if tensor.dtype != q.dtype:
             raise ValueError(f"{name}: expected {q.dtype} like q, got {tensor.dtype}")
     _check_index("num_valid", num_valid, torch.int32, tokens)

@@ -105,7 +105,7 @@ def pack_panels(weight: Tensor) -> Tensor:
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """x (rows, k) times `matrix` (k, n) as it lies, float32 on the CPU, independent of the batch like `linear`."""
+    """x (rows, k) times `matrix` (k, n) as it lies; float32 on the CPU, rows independent as in `linear`."""
     from antiphon import _C
 
     x, matrix = _with_dense_rows(x), _with_dense_rows(matrix)

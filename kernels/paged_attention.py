@@ -75,7 +75,12 @@ def rope_cache_write(
 
 @register("rope_cache_write", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _rope_cache_write_cpp(
-    qkv: Tensor, cos_sin: Tensor, batch: AttentionBatch, key_cache: Tensor, value_cache: Tensor, num_heads: int
+    qkv: Tensor,
+    cos_sin: Tensor,
+    batch: AttentionBatch,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
 ) -> Tensor:
     from antiphon import _C
 
@@ -101,7 +106,12 @@ def _rope_cache_write_cpp(
 
 @register("rope_cache_write", "torch")
 def rope_cache_write_reference(
-    qkv: Tensor, cos_sin: Tensor, batch: AttentionBatch, key_cache: Tensor, value_cache: Tensor, num_heads: int
+    qkv: Tensor,
+    cos_sin: Tensor,
+    batch: AttentionBatch,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
 ) -> Tensor:
     _, block_size, num_kv_heads, head_dim = key_cache.shape
     heads = [num_heads, num_kv_heads, num_kv_heads]
@@ -215,8 +225,8 @@ def _check_cache(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
         )
     if value_cache.shape != key_cache.shape or value_cache.stride() != key_cache.stride():
         raise ValueError(
-            f"value_cache: expected {tuple(key_cache.shape)} with strides {key_cache.stride()} like key_cache, "
-            f"got {tuple(value_cache.shape)} with {value_cache.stride()}"
+            f"value_cache: expected {tuple(key_cache.shape)} with strides {key_cache.stride()} "
+            f"like key_cache, got {tuple(value_cache.shape)} with {value_cache.stride()}"
         )
     for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
         if cache.dtype != like.dtype:
@@ -227,4 +237,6 @@ def _check_cache(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
 
 def _check_index(name: str, index: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if index.dtype != dtype or index.shape != shape or not index.is_contiguous():
-        raise ValueError(f"{name}: expected contiguous {dtype} {shape}, got {index.dtype} {tuple(index.shape)}")
+        raise ValueError(
+            f"{name}: expected contiguous {dtype} {shape}, got {index.dtype} {tuple(index.shape)}"
+        )

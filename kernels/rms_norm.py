@@ -14,7 +14,9 @@ __all__ = ["rms_norm", "rms_norm_reference"]
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
     """x (rows, hidden), weight (hidden) -> (rows, hidden)"""
     if x.dim() != 2 or weight.shape != x.shape[1:]:
-        raise ValueError(f"x, weight: expected (rows, n) and (n), got {tuple(x.shape)}, {tuple(weight.shape)}")
+        raise ValueError(
+            f"x, weight: expected (rows, n) and (n), got {tuple(x.shape)}, {tuple(weight.shape)}"
+        )
     if weight.dtype != x.dtype:
         raise ValueError(f"weight: expected {x.dtype} like x, got {weight.dtype}")
     out: Tensor = resolve("rms_norm", backend, x.device, x.dtype)(x, weight, eps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.kernels.argmax import argmax
 from antiphon.kernels.linear import Linear, matmul
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
@@ -21,7 +22,7 @@ ROWS_AT_A_TIME = 96  # bounds the probabilities in memory; one weight pass of th
 def soft_embedding(
     hidden: Tensor, head: Linear, embedding: Tensor, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """hidden (rows, n), head (n -> vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)"""
+    """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)"""
     if hidden.dim() != 2 or hidden.shape[1] != head.in_features:
         raise ValueError(f"hidden: expected (rows, {head.in_features}), got {tuple(hidden.shape)}")
     if embedding.shape != (head.out_features, head.in_features) or embedding.dtype != hidden.dtype:
@@ -42,7 +43,7 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
     from antiphon import _C
 
     logits = head(hidden)
-    labels = logits.argmax(-1)
+    labels = argmax(logits)
     _C.softmax(logits.data_ptr(), logits.shape[0], logits.shape[1])
     return matmul(logits, embedding), labels
 

@@ -202,5 +202,6 @@ class EngineConfig:
                 raise InvalidRequest(f"{name}: expected an integer >= {low}, got {value!r}")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InvalidRequest(
-                f"gpu_memory_utilization: expected a number above 0 and up to 1, got {self.gpu_memory_utilization!r}"
+                "gpu_memory_utilization: expected a number above 0 and up to 1, "
+                f"got {self.gpu_memory_utilization!r}"
             )

@@ -93,7 +93,8 @@ class Engine:
         self.model_config = read_config(folder, load_format=load_format)
         if self.model_config.speech_prompt != "soft":
             raise CheckpointError(
-                f"{folder / 'config.json'}: speech_prompt: expected 'soft', found {self.model_config.speech_prompt!r}"
+                f"{folder / 'config.json'}: speech_prompt: expected 'soft', "
+                f"found {self.model_config.speech_prompt!r}"
             )
         self.config = replace(
             config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
@@ -330,10 +331,11 @@ class Engine:
             "max_tokens": longest - prompt.num_text_positions,
             "max_units": longest - len(speech),
         }
-        for name, left in room.items():
+        for left in room.values():
             if left < 1:
                 raise InvalidRequest(
-                    f"the prompt has {longest - left} positions, the longest sequence (max_model_len) is {longest}"
+                    f"the prompt has {longest - left} positions, "
+                    f"the longest sequence (max_model_len) is {longest}"
                 )
         return replace(params, **{name: min(getattr(params, name), left) for name, left in room.items()})
 
@@ -345,7 +347,9 @@ class Engine:
 def _engine_config(settings: dict[str, Any]) -> EngineConfig:
     known = {field.name for field in fields(EngineConfig)}
     if unknown := sorted(set(settings) - known):
-        raise TypeError(f"Engine: expected settings among {', '.join(sorted(known))}, got {', '.join(unknown)}")
+        raise TypeError(
+            f"Engine: expected settings among {', '.join(sorted(known))}, got {', '.join(unknown)}"
+        )
     return EngineConfig(**settings)
 
 
@@ -377,7 +381,7 @@ def _open_codec(
         codec = Codec.from_pretrained(codec, device=device)
     if codec.num_units_vocab < audio_vocab_size:
         raise CheckpointError(
-            f"codec: expected at least {audio_vocab_size} units as the model has, found {codec.num_units_vocab}"
+            f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"
         )
     return codec
 
@@ -388,5 +392,7 @@ def _one_each(
     if params is None or isinstance(params, SamplingParams):
         return [params] * count
     if len(params) != count:
-        raise InvalidRequest(f"sampling_params: expected one, or one for each of {count} requests, got {len(params)}")
+        raise InvalidRequest(
+            f"sampling_params: expected one, or one for each of {count} requests, got {len(params)}"
+        )
     return params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from antiphon.errors import InvalidRequest
 
@@ -70,8 +70,8 @@ class Units:
     units: Sequence[int]
 
 
-Part: TypeAlias = Union[str, Image, Speech, Units]
-Content: TypeAlias = Union[Part, Sequence[Part]]
+Part: TypeAlias = str | Image | Speech | Units
+Content: TypeAlias = Part | Sequence[Part]
 
 
 @dataclass(frozen=True)
@@ -235,15 +235,13 @@ class Finished:
     completion: Completion
 
 
-Event: TypeAlias = Union[TranscriptDelta, TextDelta, UnitDelta, AudioDelta, Finished]
+Event: TypeAlias = TranscriptDelta | TextDelta | UnitDelta | AudioDelta | Finished
 
 
-def _check_number(
-    name: str, value: Any, low: float, high: float | None, *, above: bool = False
-) -> None:
+def _check_number(name: str, value: Any, low: float, high: float | None, *, above: bool = False) -> None:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
     ok = ok and (value > low if above else value >= low) and (high is None or value <= high)
-    if not ok or value in (float("inf"),):
+    if not ok or value == float("inf"):
         span = f"{'>' if above else '>='} {low}" + ("" if high is None else f" and <= {high}")
         raise InvalidRequest(f"SamplingParams.{name}: expected a number {span}, got {value!r}")
 

@@ -1,4 +1,4 @@
-"""Hypothesis profiles (`HYPOTHESIS_PROFILE=ci` draws the same examples every time), and one thread for all."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), and one thread for all."""
 
 from __future__ import annotations
 

@@ -84,53 +84,86 @@ static void rope_cache_write(const RopeCacheArgs& a) {
   });
 }
 
-// out[0:head_dim] = sum over keys of weight[key] * value[key], keys ascending
+// Query heads of one token that share kv heads [kv_begin, kv_end), over its sequence's first `keys`
+// positions. Blocks are walked outermost: all heads' keys of a block lie side by side in memory.
+struct Attention {
+  const float* q;  // of the first of these heads
+  PagedCache cache;
+  const int32_t* table;
+  int64_t keys, kv_begin, kv_end, group, head_dim;
+  float scale;
+  float* out;
+};
+
+static inline void prefetch_row(const float* row, int64_t size) {
+  for (int64_t i = 0; i < size; i += 16) __builtin_prefetch(row + i);
+}
+
+// scores[head][key] = q[head] . key * scale
+static void attention_scores(const Attention& a, float* scores) {
+  for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
+    const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
+    const bool more = begin + size < a.keys;
+    const float* here = a.cache.key + a.table[block] * a.cache.block_stride;
+    const float* next = more ? a.cache.key + a.table[block + 1] * a.cache.block_stride : here;
+    for (int64_t kv = a.kv_begin, head = 0; kv < a.kv_end; kv++)
+      for (int64_t g = 0; g < a.group; g++, head++) {
+        const float* q = a.q + head * a.head_dim;
+        const int64_t at = kv * a.head_dim;
+        for (int64_t i = 0; i < size; i++) {
+          if (g == 0 && more) prefetch_row(next + i * a.cache.row_stride + at, a.head_dim);
+          scores[head * a.keys + begin + i] = dot(q, here + i * a.cache.row_stride + at, a.head_dim) * a.scale;
+        }
+      }
+  }
+}
+
+// out[0:N vectors] += sum over a block's keys of weight * value, keys ascending
 template <int N>
-static inline void weigh_values(const float* weights, float inverse, const float* values,
-                                const PagedCache& cache, const int32_t* table, int64_t keys, float* out) {
-  vf acc[N] = {};
-  int64_t key = 0;
-  for (int64_t block = 0; key < keys; block++) {
-    const float* row = values + table[block] * cache.block_stride;
-    const int64_t end = key + cache.block_size < keys ? key + cache.block_size : keys;
-    for (; key < end; key++, row += cache.row_stride) {
-      const vf w = splat(weights[key]);
-      for (int i = 0; i < N; i++) acc[i] += w * load(row + i * VL);
+static inline void add_values(const float* weights, const float* values, int64_t stride, int64_t size, float* out) {
+  vf acc[N];
+  for (int i = 0; i < N; i++) acc[i] = load(out + i * VL);
+  for (int64_t key = 0; key < size; key++) {
+    const vf w = splat(weights[key]);
+    for (int i = 0; i < N; i++) acc[i] += w * load(values + key * stride + i * VL);
+  }
+  for (int i = 0; i < N; i++) store(out + i * VL, acc[i]);
+}
+
+// out[head] = sum over keys of weights[head][key] * value, keys ascending
+static void attention_values(const Attention& a, const float* weights) {
+  const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
+  std::memset(a.out, 0, sizeof(float) * num_heads * a.head_dim);
+  for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
+    const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
+    const float* here = a.cache.value + a.table[block] * a.cache.block_stride;
+    if (begin + size < a.keys) {
+      const float* next = a.cache.value + a.table[block + 1] * a.cache.block_stride + a.kv_begin * a.head_dim;
+      for (int64_t i = 0; i < size; i++)
+        prefetch_row(next + i * a.cache.row_stride, (a.kv_end - a.kv_begin) * a.head_dim);
+    }
+    for (int64_t head = 0; head < num_heads; head++) {
+      const float* w = weights + head * a.keys + begin;
+      const float* values = here + (a.kv_begin + head / a.group) * a.head_dim;
+      float* out = a.out + head * a.head_dim;
+      int64_t d = 0;
+      for (; d + 4 * VL <= a.head_dim; d += 4 * VL) add_values<4>(w, values + d, a.cache.row_stride, size, out + d);
+      for (; d + VL <= a.head_dim; d += VL) add_values<1>(w, values + d, a.cache.row_stride, size, out + d);
+      for (; d < a.head_dim; d++)
+        for (int64_t i = 0; i < size; i++) out[d] += w[i] * values[i * a.cache.row_stride + d];
     }
   }
-  for (int i = 0; i < N; i++) store(out + i * VL, acc[i] * inverse);
 }
 
-static void weigh_values_scalar(const float* weights, float inverse, const float* values,
-                                const PagedCache& cache, const int32_t* table, int64_t keys, float* out,
-                                int64_t size) {
-  for (int64_t i = 0; i < size; i++) {
-    float total = 0.0f;
-    for (int64_t key = 0; key < keys; key++)
-      total += weights[key] * values[table[key / cache.block_size] * cache.block_stride +
-                                     key % cache.block_size * cache.row_stride + i];
-    out[i] = total * inverse;
+static void attend(const Attention& a, float* scores) {
+  const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
+  attention_scores(a, scores);
+  for (int64_t head = 0; head < num_heads; head++) {
+    float* row = scores + head * a.keys;
+    const float inverse = 1.0f / exp_normalise(row, a.keys);
+    for (int64_t key = 0; key < a.keys; key++) row[key] *= inverse;
   }
-}
-
-// One query head over the first `keys` positions of its sequence.
-static void attend(const float* q, const PagedCache& cache, const int32_t* table, int64_t keys,
-                   int64_t head_offset, int64_t head_dim, float scale, float* scores, float* out) {
-  int64_t key = 0;
-  for (int64_t block = 0; key < keys; block++) {
-    const float* row = cache.key + table[block] * cache.block_stride + head_offset;
-    const int64_t end = key + cache.block_size < keys ? key + cache.block_size : keys;
-    for (; key < end; key++, row += cache.row_stride) scores[key] = dot(q, row, head_dim) * scale;
-  }
-  const float inverse = 1.0f / exp_normalise(scores, keys);
-  const float* values = cache.value + head_offset;
-  int64_t i = 0;
-  for (; i + 4 * VL <= head_dim; i += 4 * VL)
-    weigh_values<4>(scores, inverse, values + i, cache, table, keys, out + i);
-  for (; i + VL <= head_dim; i += VL)
-    weigh_values<1>(scores, inverse, values + i, cache, table, keys, out + i);
-  if (i < head_dim)
-    weigh_values_scalar(scores, inverse, values + i, cache, table, keys, out + i, head_dim - i);
+  attention_values(a, scores);
 }
 
 // The sequence that a token belongs to: the last that starts at or before it and is not empty.
@@ -145,32 +178,32 @@ static inline int64_t sequence_of(const int32_t* cu_seqlens, int64_t num_seqs, i
 }
 
 static void paged_attention(const PagedAttentionArgs& a) {
-  const int64_t group = a.num_heads / a.num_kv_heads;
+  const int64_t group = a.num_heads / a.num_kv_heads, tokens = a.cu_seqlens_q[a.num_seqs];
   int64_t longest = 0, work = 0;
   for (int64_t s = 0; s < a.num_seqs; s++) {
     longest = a.context_lens[s] > longest ? a.context_lens[s] : longest;
     work += static_cast<int64_t>(a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s]) * a.context_lens[s];
   }
-  // kv heads innermost, so that a few long sequences spread over the threads as well as many short ones
-  const int64_t tasks = a.cu_seqlens_q[a.num_seqs] * a.num_kv_heads;
-  const bool worthwhile = work * a.num_heads * a.head_dim > 65536;
+  // few tokens are shared out by kv head, or most threads would have none
+  const int64_t parts = tokens < 8 ? a.num_kv_heads : 1;
+  const int64_t tasks = tokens * parts, kv_heads = a.num_kv_heads / parts;
+  const bool worthwhile = work * a.num_heads * a.head_dim > 32768;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end) {
-    float* scores = static_cast<float*>(std::malloc(sizeof(float) * longest));
+    float* scores = static_cast<float*>(std::malloc(sizeof(float) * longest * kv_heads * group));
     for (int64_t task = begin; task < end; task++) {
-      const int64_t token = task / a.num_kv_heads, kv_head = task % a.num_kv_heads;
+      const int64_t token = task / parts, kv_begin = task % parts * kv_heads;
       const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
       const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;  // queries after this one
-      const int64_t keys = a.context_lens[seq] - behind;
-      for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-        attend(a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks, keys,
-               kv_head * a.head_dim, a.head_dim, a.scale, scores,
-               a.out + (token * a.num_heads + head) * a.head_dim);
+      const int64_t head = kv_begin * group;
+      attend({a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks,
+              a.context_lens[seq] - behind, kv_begin, kv_begin + kv_heads, group, a.head_dim, a.scale,
+              a.out + (token * a.num_heads + head) * a.head_dim},
+             scores);
     }
     std::free(scores);
   });
 }
 
-// `query`: room for head_dim numbers; `scores`: for the entries of the fullest window
 static void fusion_attention_row(const FusionArgs& a, int64_t token, float* query, float* scores) {
   const int64_t width = a.num_heads * a.head_dim;
   const int32_t table[1] = {0};
@@ -181,22 +214,21 @@ static void fusion_attention_row(const FusionArgs& a, int64_t token, float* quer
     std::memset(out, 0, sizeof(float) * width);
     return;
   }
-  // the window is a cache of one block
+  // the window is a cache of one block, and every head has keys of its own
   const PagedCache window = {const_cast<float*>(a.key) + row, const_cast<float*>(a.value) + row, 0,
                              a.entry_stride, a.num_valid[token]};
-  for (int64_t h = 0; h < a.num_heads; h++) {
-    rotate(a.q + token * width + h * a.head_dim, query, angles, a.head_dim);
-    attend(query, window, table, a.num_valid[token], h * a.head_dim, a.head_dim, a.scale, scores,
-           out + h * a.head_dim);
-  }
+  for (int64_t h = 0; h < a.num_heads; h++)
+    rotate(a.q + token * width + h * a.head_dim, query + h * a.head_dim, angles, a.head_dim);
+  attend({query, window, table, a.num_valid[token], 0, a.num_heads, 1, a.head_dim, a.scale, out}, scores);
 }
 
 static void fusion_attention(const FusionArgs& a) {
-  int64_t fullest = 0;
-  for (int64_t t = 0; t < a.num_tokens; t++) fullest = a.num_valid[t] > fullest ? a.num_valid[t] : fullest;
-  parallel_for(a.num_tokens, 1, a.num_tokens * a.num_heads * a.head_dim > 8192, [&](int64_t begin, int64_t end) {
-    float* query = static_cast<float*>(std::malloc(sizeof(float) * (a.head_dim + fullest)));
-    for (int64_t token = begin; token < end; token++) fusion_attention_row(a, token, query, query + a.head_dim);
+  const int64_t width = a.num_heads * a.head_dim;
+  int64_t window = 0;
+  for (int64_t t = 0; t < a.num_tokens; t++) window = a.num_valid[t] > window ? a.num_valid[t] : window;
+  parallel_for(a.num_tokens, 1, a.num_tokens * width > 8192, [&](int64_t begin, int64_t end) {
+    float* query = static_cast<float*>(std::malloc(sizeof(float) * (width + a.num_heads * window)));
+    for (int64_t token = begin; token < end; token++) fusion_attention_row(a, token, query, query + width);
     std::free(query);
   });
 }

@@ -1,5 +1,4 @@
 // Thin binding of the kernel table: addresses come in as integers, the Python wrappers own the checks.
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -7,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -14,13 +14,6 @@ namespace py = pybind11;
 
 namespace antiphon {
 namespace {
-
-using Address = uintptr_t;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_stride, int32_t block_size) {
   return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};
@@ -190,6 +183,15 @@ void bind_kernels(py::module_& m) {
         table.softmax(at<float>(x), rows, size);
       },
       py::arg("x"), py::arg("rows"), py::arg("size"), py::arg("isa") = "");
+
+  m.def(
+      "argmax",
+      [](Address x, Address out, int64_t rows, int64_t size, const std::string& isa) {
+        const KernelTable& table = pick(isa);
+        py::gil_scoped_release release;
+        table.argmax(at<float>(x), at<int64_t>(out), rows, size);
+      },
+      py::arg("x"), py::arg("out"), py::arg("rows"), py::arg("size"), py::arg("isa") = "");
 }
 
 }  // namespace antiphon

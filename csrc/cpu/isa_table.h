@@ -11,6 +11,7 @@ namespace ANTIPHON_ISA {
 const KernelTable table = {
     linear,         paged_attention, rope_cache_write, fusion_attention, fusion_cache_write,
     decoder_layers, rms_norm,        silu_mul,         softmax,
+    argmax,
 };
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

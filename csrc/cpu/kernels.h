@@ -113,6 +113,7 @@ struct KernelTable {
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
   void (*softmax)(float* x, int64_t rows, int64_t size);
+  void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
 };
 
 namespace plain { extern const KernelTable table; }

@@ -1,6 +1,5 @@
 // antiphon._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper in
-// kernels/<op>.py that owns checks and allocation. The wrapper imports torch before this module, so that both use
-// the one OpenMP runtime that torch has loaded.
+// kernels/<op>.py that owns checks and allocation.
 
 #include "bindings.h"
 

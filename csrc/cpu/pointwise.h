@@ -1,4 +1,4 @@
-// RMSNorm, SwiGLU's product and softmax, one row at a time.
+// RMSNorm, SwiGLU's product, softmax and argmax, one row at a time.
 #pragma once
 
 #include "attention.h"
@@ -46,6 +46,30 @@ static void softmax(float* x, int64_t rows, int64_t size) {
       const float inverse = 1.0f / exp_normalise(row, size);
       for (int64_t i = 0; i < size; i++) row[i] *= inverse;
     }
+  });
+}
+
+// The first of the largest.
+static int64_t argmax_row(const float* x, int64_t size) {
+  float top = x[0];
+  int64_t i = 0;
+  if (size >= VL) {
+    vf most = load(x);
+    for (i = VL; i + VL <= size; i += VL) {
+      const vf v = load(x + i);
+      most = select(v > most, v, most);
+    }
+    top = maximum(most);
+  }
+  for (; i < size; i++) top = x[i] > top ? x[i] : top;
+  for (i = 0; i < size; i++)
+    if (x[i] == top) return i;
+  return 0;  // all NaN
+}
+
+static void argmax(const float* x, int64_t* out, int64_t rows, int64_t size) {
+  parallel_for(rows, 1, rows * size > 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) out[r] = argmax_row(x + r * size, size);
   });
 }
 

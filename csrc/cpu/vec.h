@@ -21,16 +21,41 @@ static inline vf load(const float* p) {
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf splat(float a) { return a - vf{}; }
 
-static inline float sum(vf v) {
-  float total = 0.0f;
-  for (int i = 0; i < VL; i++) total += v[i];
-  return total;
+// Reductions by halves: the order is fixed, and each step is one shuffle and one operation.
+typedef float vf4 __attribute__((vector_size(16)));
+typedef float vf8 __attribute__((vector_size(32)));
+
+struct Add {
+  template <class V>
+  static V of(V a, V b) { return a + b; }
+};
+struct Larger {
+  template <class V>
+  static V of(V a, V b) { return a > b ? a : b; }
+};
+
+template <class Op>
+static inline float reduce(vf4 v) {
+  v = Op::of(v, vf4{v[2], v[3], v[0], v[1]});
+  v = Op::of(v, vf4{v[1], v[0], v[3], v[2]});
+  return v[0];
 }
-static inline float maximum(vf v) {
-  float top = v[0];
-  for (int i = 1; i < VL; i++) top = v[i] > top ? v[i] : top;
-  return top;
+template <class Op>
+static inline float reduce(vf8 v) {
+  vf4 half[2];
+  std::memcpy(half, &v, sizeof v);
+  return reduce<Op>(Op::of(half[0], half[1]));
 }
+#if ANTIPHON_VL == 16
+template <class Op>
+static inline float reduce(vf v) {
+  vf8 half[2];
+  std::memcpy(half, &v, sizeof v);
+  return reduce<Op>(Op::of(half[0], half[1]));
+}
+#endif
+static inline float sum(vf v) { return reduce<Add>(v); }
+static inline float maximum(vf v) { return reduce<Larger>(v); }
 static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 
 // e^x by range reduction to [-ln2/2, ln2/2] and a polynomial of degree 6 (the coefficients of Cephes'

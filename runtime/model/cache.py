@@ -9,6 +9,7 @@ from torch import Tensor
 
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
 from antiphon.errors import InvalidRequest
+from antiphon.machine import available_memory_bytes
 
 __all__ = ["PagedKVCache", "cache_config"]
 
@@ -59,7 +60,7 @@ def cache_config(
     num_blocks = min(room // one.block_bytes, useful)
     if num_blocks < 2:
         raise InvalidRequest(
-            f"kv_cache_bytes: expected room for at least 2 blocks of {one.block_bytes} bytes, got {room} bytes"
+            f"kv_cache_bytes: expected room for at least 2 blocks of {one.block_bytes} bytes, got {room}"
         )
     return replace(one, num_blocks=num_blocks)
 
@@ -68,13 +69,4 @@ def _free_bytes(engine: EngineConfig, device: torch.device) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(free - total * (1 - engine.gpu_memory_utilization))
-    return min(CPU_DEFAULT_BYTES, int(_available_memory() * CPU_MEMORY_SHARE))
-
-
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 * CPU_DEFAULT_BYTES  # not a Linux: assume a small machine
+    return min(CPU_DEFAULT_BYTES, int(available_memory_bytes() * CPU_MEMORY_SHARE))

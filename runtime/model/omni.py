@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from antiphon.config import ModelConfig
+from antiphon.kernels.argmax import argmax
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
@@ -33,7 +34,9 @@ class OmniModel:
         self.device = weights.embed_tokens.device
         self.dtype = weights.embed_tokens.dtype
         self.cos_sin = rope_table(
-            inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling), max_positions, self.device
+            inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling),
+            max_positions,
+            self.device,
         )
         self.weights = weights
         self._layer_bytes: list[int] = []
@@ -52,7 +55,7 @@ class OmniModel:
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
         """H (rows, hidden) -> frame labels int64 (rows)"""
-        return self.ctc_head(hidden).argmax(-1)
+        return argmax(self.ctc_head(hidden))
 
     def soft_embedding(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """H (rows, hidden) -> what the LLM reads (rows, hidden), and the frame labels int64 (rows)"""
@@ -70,7 +73,7 @@ class OmniModel:
         return self.lm_head(rms_norm(x, self.weights.norm, self.config.rms_norm_eps))
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
-        """Text ids (n) -> keys (not rotated) and values of all top layers, (n, layers, 2, heads * head_dim)"""
+        """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""
         kv = self.fusion_kv(self.weights.text_to_audio_proj[ids])
         return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
 

@@ -50,14 +50,18 @@ class PromptStates:
 class Runner:
     """Owns every tensor that lives as long as a request does, by row of the request."""
 
-    def __init__(self, model: OmniModel, cache: PagedKVCache, *, max_num_seqs: int, num_spare_windows: int) -> None:
+    def __init__(
+        self, model: OmniModel, cache: PagedKVCache, *, max_num_seqs: int, num_spare_windows: int
+    ) -> None:
         self.model = model
         self.cache = cache
         self.config: ModelConfig = model.config
         self.device = model.device
         self.tracer: Tracer | None = None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
-        self._unit_hidden = torch.zeros(max_num_seqs, self.config.hidden_size, dtype=model.dtype, device=self.device)
+        self._unit_hidden = torch.zeros(
+            max_num_seqs, self.config.hidden_size, dtype=model.dtype, device=self.device
+        )
         """H of each request's last unit."""
         self._prompts: dict[int, PromptStates] = {}
         self._images: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -77,7 +81,9 @@ class Runner:
         chunks = plan.chunks
         self._drop_read_prompts()
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
-        ids = np.concatenate([np.frombuffer(_speech(c).keys, dtype=np.int64)[c.start : c.end] for c in chunks])
+        ids = np.concatenate(
+            [np.frombuffer(_speech(c).keys, dtype=np.int64)[c.start : c.end] for c in chunks]
+        )
         hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
         self._trace("bottom_hidden", chunks, hidden)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from antiphon.kernels.argmax import argmax
 from antiphon.types import SamplingParams
 
 __all__ = ["pick", "uniform"]
@@ -24,12 +25,14 @@ def uniform(seed: int, position: int) -> float:
     return (_mix((state + (position + 1) * 0x9E3779B97F4A7C15) & MASK) >> 11) * 2.0**-53
 
 
-def pick(logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], positions: Sequence[int]) -> list[int]:
+def pick(
+    logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], positions: Sequence[int]
+) -> list[int]:
     """One id per row of `logits` (rows, vocab): the most likely, or sampled where temperature > 0.
 
     `positions`: how many ids each request has picked before.
     """
-    picked: list[int] = logits.argmax(-1).tolist()
+    picked: list[int] = argmax(logits).tolist()
     drawn = [i for i, p in enumerate(params) if p.temperature > 0]
     if drawn:
         points = [uniform(seeds[i], positions[i]) for i in drawn]
@@ -41,9 +44,11 @@ def pick(logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int],
 
 def _draw(logits: Tensor, params: Sequence[SamplingParams], points: Sequence[float]) -> list[int]:
     """Inverse transform over the ids in order of likelihood, cut to top-k, then to top-p."""
-    column = {"dtype": torch.float64, "device": logits.device}
-    temperature = torch.tensor([p.temperature for p in params], **column)[:, None]
-    top_p = torch.tensor([p.top_p for p in params], **column)[:, None]
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
+
+    temperature, top_p = column([p.temperature for p in params]), column([p.top_p for p in params])
     size = logits.shape[1]
     top_k = torch.tensor([p.top_k or size for p in params], device=logits.device)[:, None]
     ordered, ids = logits.double().sort(dim=-1, descending=True, stable=True)
@@ -54,7 +59,7 @@ def _draw(logits: Tensor, params: Sequence[SamplingParams], points: Sequence[flo
     before = probs.cumsum(-1) - probs
     probs = probs.masked_fill(before >= top_p, 0.0)
     reached = probs.cumsum(-1)
-    point = torch.tensor(points, **column)[:, None] * reached[:, -1:]
+    point = column(points) * reached[:, -1:]
     index = torch.searchsorted(reached, point, right=True).clamp_(max=size - 1)
     # rounding can put the point behind the last id that was kept
     last_kept = (probs > 0).sum(-1, keepdim=True) - 1

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["FusionWeights", "LayerWeights", "OmniWeights", "ProjectorWeights", "VisionLayerWeights", "VisionWeights"]
+__all__ = [
+    "FusionWeights",
+    "LayerWeights",
+    "OmniWeights",
+    "ProjectorWeights",
+    "VisionLayerWeights",
+    "VisionWeights",
+]
 
 
 @dataclass

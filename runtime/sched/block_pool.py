@@ -1,4 +1,4 @@
-"""The blocks of the paged KV cache: allocation, reference counts, and the prefix cache over their contents."""
+"""The blocks of the paged KV cache: who holds them, and the prefix cache over their contents."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class BlockPool:
             block.ref_count += 1
 
     def publish(self, block_id: int, digest: bytes, payload: Any = None) -> None:
-        """Make a full block findable. Where its contents are cached already, the first block stays the one."""
+        """Make a full block findable. Where its contents are cached already, the first block stays."""
         block = self._blocks[block_id]
         assert block.ref_count > 0, f"block {block_id} is free and cannot be published"
         if not self.enable_prefix_caching or digest in self._cached or block.digest is not None:
@@ -112,7 +112,9 @@ class BlockPool:
         for block in self._blocks:
             assert (block.ref_count == 0) == (block.block_id in self._free), f"block {block.block_id} is lost"
             if block.digest is not None:
-                assert self._cached.get(block.digest) == block.block_id, f"block {block.block_id} is miscached"
+                assert self._cached.get(block.digest) == block.block_id, (
+                    f"block {block.block_id} is miscached"
+                )
         assert len(self._cached) == sum(b.digest is not None for b in self._blocks), "stale cache entries"
 
     def _forget(self, block: Block) -> None:

@@ -77,7 +77,7 @@ class Scheduler:
             self.waiting.remove(request)
 
     def preempt(self, request: RequestState) -> None:
-        """Take back a running request's blocks. It keeps all it knows, waits first in line, and recomputes."""
+        """Take back a running request's blocks. It keeps all it knows, waits first, and recomputes."""
         self.running.remove(request)
         self._release(request)
         request.status = Status.WAITING

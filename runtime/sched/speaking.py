@@ -47,7 +47,9 @@ class SpeakingState:
         """No further text will ever be asked for."""
         if self.waits:
             return False
-        closed = self._text_input and bool(self.fusion_ids) and self.fusion_ids[-1] in (self._eot, self._blank)
+        closed = (
+            self._text_input and bool(self.fusion_ids) and self.fusion_ids[-1] in (self._eot, self._blank)
+        )
         return self.ended or closed
 
     def hear(self, label: int) -> None:

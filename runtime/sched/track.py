@@ -20,7 +20,9 @@ class Track:
     named by a digest over the chain and shared through the pool; `num_shareable` bounds them.
     """
 
-    def __init__(self, block_size: int, seed: bytes, keys: Sequence[int], num_shareable: int | None = None) -> None:
+    def __init__(
+        self, block_size: int, seed: bytes, keys: Sequence[int], num_shareable: int | None = None
+    ) -> None:
         self.block_size = block_size
         self.keys = array("q", keys)
         self.num_shareable = num_shareable
@@ -76,7 +78,9 @@ class Track:
         full = min(num_computed, self._shareable()) // self.block_size
         for i in range(self._num_published, full):
             span = slice(i * self.block_size, (i + 1) * self.block_size)
-            pool.publish(self.block_table[i], self._digest(i), payloads[span] if payloads is not None else None)
+            pool.publish(
+                self.block_table[i], self._digest(i), payloads[span] if payloads is not None else None
+            )
         self._num_published = max(self._num_published, full)
 
     def release(self, pool: BlockPool, keep_positions: int = 0) -> None:

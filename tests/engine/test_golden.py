@@ -6,13 +6,13 @@ from collections import defaultdict
 
 import pytest
 import torch
+from golden_cases import GOLDEN, Case, cases
 from safetensors.torch import load_file
 from torch import Tensor
 
 from antiphon import Engine
 from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.sched.request import RequestState
-from golden_cases import GOLDEN, Case, cases
 
 TOLERANCE = 1e-4
 
@@ -64,7 +64,9 @@ def test_ids_and_tensors_alone(engine: Engine, case: Case) -> None:
 
 def test_all_at_once(engine: Engine) -> None:
     done = engine.generate([case.request() for case in cases()])
-    assert {c.name: c.differences(d) for c, d in zip(cases(), done, strict=True)} == {c.name: [] for c in cases()}
+    assert {c.name: c.differences(d) for c, d in zip(cases(), done, strict=True)} == {
+        c.name: [] for c in cases()
+    }
     engine.check_integrity()
 
 

@@ -215,7 +215,10 @@ def test_a_typed_turn_after_a_spoken_one_keeps_the_transcript(engine: Engine) ->
 
 
 def test_sampling_does_not_depend_on_the_batch(engine: Engine) -> None:
-    params = [SamplingParams(temperature=0.9, top_p=0.95, top_k=50, seed=i, max_tokens=30, max_units=30) for i in range(4)]
+    params = [
+        SamplingParams(temperature=0.9, top_p=0.95, top_k=50, seed=i, max_tokens=30, max_units=30)
+        for i in range(4)
+    ]
     requests = [case_named(name).request() for name in ("s2s", "t2t", "s2t", "t2s")]
     together = engine.generate(requests, params)
     for request, one, done in zip(requests, params, together, strict=True):
@@ -269,7 +272,13 @@ def test_a_bad_request_fails_alone(engine: Engine, request_: Request) -> None:
 
 
 def test_bad_sampling_params_name_what_is_wrong() -> None:
-    for name, value in [("temperature", -1), ("top_p", 0), ("top_k", -1), ("max_tokens", 0), ("max_units", 1.5)]:
+    for name, value in [
+        ("temperature", -1),
+        ("top_p", 0),
+        ("top_k", -1),
+        ("max_tokens", 0),
+        ("max_units", 1.5),
+    ]:
         with pytest.raises(InvalidRequest, match=name):
             SamplingParams(**{name: value})  # type: ignore[arg-type]
 

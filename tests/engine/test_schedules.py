@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antiphon import Completion, Engine, Finished
 from antiphon.embedded import EMBEDDED_MODEL
-from golden_cases import Case, cases
 
-BLOCK_BYTES_PER_POSITION = 8 * 2 * 2 * 16 * 4  # of the packaged checkpoint: layers, k and v, heads, head_dim, float32
+BLOCK_BYTES_PER_POSITION = (
+    8 * 2 * 2 * 16 * 4
+)  # of the packaged checkpoint: layers, k and v, heads, head_dim, float32
 
 arrivals = st.lists(st.tuples(st.sampled_from(cases()), st.integers(0, 12)), min_size=1, max_size=7)
 
@@ -23,9 +25,8 @@ def run(engine: Engine, script: list[tuple[Case, int]]) -> list[tuple[Case, Comp
             named[engine.add_request(case.request())] = case
         if pending:
             pending[0] = (pending[0][0], pending[0][1] - 1)
-        for event in engine.step():
-            if isinstance(event, Finished):
-                done.append((named[event.request_id], event.completion))
+        finished = [event for event in engine.step() if isinstance(event, Finished)]
+        done += [(named[event.request_id], event.completion) for event in finished]
         engine.check_integrity()
     return done
 
@@ -73,11 +74,15 @@ def test_any_schedule_gives_the_golden_results(
 def test_preemption_happens_and_changes_nothing() -> None:
     """The property above would hold emptily if the cache were never short."""
     block_size = 4
-    engine = Engine(EMBEDDED_MODEL, block_size=block_size, kv_cache_bytes=330 * block_size * BLOCK_BYTES_PER_POSITION)
+    engine = Engine(
+        EMBEDDED_MODEL, block_size=block_size, kv_cache_bytes=330 * block_size * BLOCK_BYTES_PER_POSITION
+    )
     wanted = [case for case in cases() if "big" not in case.name]
     done = engine.generate([case.request() for case in wanted])
     assert sum(completion.metrics.num_preemptions for completion in done) > 0
-    assert {c.name: c.differences(d) for c, d in zip(wanted, done, strict=True)} == {c.name: [] for c in wanted}
+    assert {c.name: c.differences(d) for c, d in zip(wanted, done, strict=True)} == {
+        c.name: [] for c in wanted
+    }
 
 
 def test_a_hot_prefix_cache_is_used() -> None:

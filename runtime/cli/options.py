@@ -1,0 +1,100 @@
+"""Options that commands share, and the engine that they ask for."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from antiphon.engine import Engine
+
+__all__ = [
+    "BlockSize",
+    "CodecFolder",
+    "Device",
+    "Dtype",
+    "MaxTokens",
+    "MaxUnits",
+    "Modalities",
+    "ModelFolder",
+    "Seed",
+    "System",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "Voice",
+    "open_engine",
+]
+
+MODEL_PANEL = "Model"
+SAMPLING_PANEL = "Sampling"
+
+
+class Modalities(str, Enum):
+    TEXT = "text"
+    SPEECH = "speech"
+
+    @property
+    def of_request(self) -> tuple[str, ...]:
+        return ("text",) if self is Modalities.TEXT else ("text", "audio")
+
+
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="FOLDER",
+        help="Stream-Omni checkpoint; without it the small packaged one, which is untrained.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+CodecFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--codec",
+        "-c",
+        metavar="FOLDER",
+        help="CosyVoice folder, to hear and to speak with --model.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.", rich_help_panel=MODEL_PANEL)]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=MODEL_PANEL)]
+BlockSize = Annotated[
+    int,
+    typer.Option(min=1, help="Positions in a block of the KV cache.", rich_help_panel=MODEL_PANEL),
+]
+System = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="System message in place of the model's own; '' leaves it out."),
+]
+Voice = Annotated[str | None, typer.Option(metavar="NAME", help="Voice of the codec to speak with.")]
+Temperature = Annotated[
+    float, typer.Option(min=0.0, help="0 picks the most likely.", rich_help_panel=SAMPLING_PANEL)
+]
+TopP = Annotated[float, typer.Option(help="In (0, 1]; 1 keeps all.", rich_help_panel=SAMPLING_PANEL)]
+TopK = Annotated[int, typer.Option(min=0, help="0 keeps all.", rich_help_panel=SAMPLING_PANEL)]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of the sampling; the same seed, the same reply.", rich_help_panel=SAMPLING_PANEL),
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Limit on text tokens.", rich_help_panel=SAMPLING_PANEL)]
+MaxUnits = Annotated[
+    int, typer.Option(min=1, help="Limit on speech units; 25 are a second.", rich_help_panel=SAMPLING_PANEL)
+]
+
+
+def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
+    """Loads the engine, and says so where the checkpoint cannot be expected to make sense."""
+    from antiphon.engine import Engine
+
+    if codec is not None and model is None:
+        raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
+    engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
+    if engine.is_untrained:
+        typer.echo("antiphon: no --model: the packaged checkpoint is untrained and babbles", err=True)
+    return engine

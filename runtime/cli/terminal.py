@@ -1,0 +1,72 @@
+"""Events on a terminal, as they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from antiphon.types import Completion, Event, TextDelta, TranscriptDelta
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["EventPrinter", "write_wav"]
+
+HEARD = "heard"
+REPLY = "reply"
+SPEECH = "speech"
+LABEL_WIDTH = 8
+ENDINGS = {"length": " [cut off at the limit]", "abort": " [stopped]"}
+
+
+class EventPrinter:
+    """Prints one request: a line for what was heard, one for the reply, one for the speech written."""
+
+    def __init__(self) -> None:
+        self._open: str | None = None
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, TranscriptDelta):
+            self._add(HEARD, event.text)
+        elif isinstance(event, TextDelta):
+            self._add(REPLY, event.text)
+
+    def finish(self, completion: Completion, wav: Path | None) -> None:
+        """Ends the line that is open, and says what speech there is and where."""
+        if completion.finish_reason in ENDINGS:
+            self._add(REPLY, ENDINGS[completion.finish_reason])
+        if wav is not None and completion.audio is not None and completion.sample_rate_hz:
+            seconds = len(completion.audio) / completion.sample_rate_hz
+            self._add(SPEECH, f"{wav} ({seconds:.1f} s)")
+        elif completion.units:
+            self._add(SPEECH, f"{len(completion.units)} units")
+        elif wav is not None:
+            self._add(SPEECH, "none")
+        self._end_line()
+
+    def _add(self, label: str, text: str) -> None:
+        if self._open != label:
+            self._end_line()
+            typer.echo(typer.style(f"{label:<{LABEL_WIDTH}}", dim=True), nl=False)
+            self._open = label
+        typer.echo(_printable(text), nl=False)
+
+    def _end_line(self) -> None:
+        if self._open is not None:
+            typer.echo()
+            self._open = None
+
+
+def write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> None:
+    """float32 (samples,) as a 16-bit wav file. OSError, naming the path, where it cannot be written."""
+    import soundfile
+
+    with path.open("wb") as file:
+        soundfile.write(file, samples, rate_hz, subtype="PCM_16", format="WAV")
+
+
+def _printable(text: str) -> str:
+    """What a model says must not drive the terminal: no control characters but line breaks and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
