@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import typer
@@ -41,12 +42,19 @@ class EngineRun:
     """The same without the steps before the first unit."""
     text_tokens_per_s: float
     text_tokens_per_unit: float
+    bandwidth_bytes_per_s: float
+    """Measured before each repeat, since it drifts on shared machines."""
     floor_units_per_s: float
-    """If nothing but the weights of each step were read, at the measured bandwidth."""
+    """If nothing but the weights of each step were read, at that bandwidth."""
+    share_of_floor: float
+    """decode_units_per_s / floor_units_per_s, repeat by repeat."""
 
-    @property
-    def share_of_floor(self) -> float:
-        return self.decode_units_per_s / self.floor_units_per_s
+
+class _Measured(NamedTuple):
+    total_s: float
+    decode_s: float
+    """From the first unit of the last request to get one."""
+    text_tokens: int
 
 
 class PacedSpeaking(SpeakingState):
@@ -69,8 +77,8 @@ def bench_engine(
     rate: float,
     repeats: int,
     seed: int = 0,
-) -> tuple[float, list[EngineRun]]:
-    """The measured bandwidth in bytes/s, and one run per batch size."""
+) -> list[EngineRun]:
+    """One run per batch size."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(config, Path(folder))
         engine = Engine(
@@ -80,35 +88,38 @@ def bench_engine(
             enable_prefix_caching=False,
             max_num_seqs=max(batch_sizes),
         )
-    bandwidth = read_bandwidth()
     rng = random.Random(seed)
+    parts = engine.model.num_bytes_read()
     runs = []
     for size in batch_sizes:
-        # the first run warms up
-        measured = [_run(engine, size, prompt_units, units, rate, rng) for _ in range(repeats + 1)][1:]
-        total = statistics.median(m[0] for m in measured)
-        decode = statistics.median(m[1] for m in measured)
-        text = measured[0][2]
-        per_unit = text / (units * size)
-        parts = engine.model.num_bytes_read()
-        unit_bytes = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
+        _run(engine, size, prompt_units, units, rate, rng)  # warms up
+        bandwidths, measured = [], []
+        for _ in range(repeats):
+            bandwidths.append(read_bandwidth())
+            measured.append(_run(engine, size, prompt_units, units, rate, rng))
+        per_unit = measured[0].text_tokens / (units * size)
+        bytes_per_unit = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
+        rates = [(units - 1) * size / m.decode_s for m in measured]
+        floors = [size * bandwidth / bytes_per_unit for bandwidth in bandwidths]
+        total_s = statistics.median(m.total_s for m in measured)
         runs.append(
             EngineRun(
-                size,
-                units * size / total,
-                (units - 1) * size / decode,
-                text / total,
-                per_unit,
-                size * bandwidth / unit_bytes,
+                num_requests=size,
+                units_per_s=units * size / total_s,
+                decode_units_per_s=statistics.median(rates),
+                text_tokens_per_s=measured[0].text_tokens / total_s,
+                text_tokens_per_unit=per_unit,
+                bandwidth_bytes_per_s=statistics.median(bandwidths),
+                floor_units_per_s=statistics.median(floors),
+                share_of_floor=statistics.median(r / f for r, f in zip(rates, floors, strict=True)),
             )
         )
-    return bandwidth, runs
+    return runs
 
 
 def _run(
     engine: Engine, size: int, prompt_units: int, units: int, rate: float, rng: random.Random
-) -> tuple[float, float, int]:
-    """Seconds in all, seconds after the first unit of the last request to start, text tokens decoded."""
+) -> _Measured:
     audio_vocab = engine.model_config.audio_vocab_size
     params = SamplingParams(max_units=units, ignore_eos=True)
     states = []
@@ -134,7 +145,15 @@ def _run(
             first_units = time.perf_counter()
     end = time.perf_counter()
     assert first_units is not None
-    return end - start, end - first_units, sum(len(state.text_ids) for state in states)
+    text_tokens = sum(len(state.text_ids) for state in states)
+    return _Measured(end - start, end - first_units, text_tokens)
+
+
+def _sizes(batch: str) -> list[int]:
+    sizes = [int(size) if size.strip().isdigit() else 0 for size in batch.split(",")]
+    if min(sizes) < 1:
+        raise typer.BadParameter(f"expected positive numbers by commas, got {batch!r}", param_hint="--batch")
+    return sizes
 
 
 app = typer.Typer(add_completion=False)
@@ -158,24 +177,21 @@ def run(
     """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
     if threads:
         torch.set_num_threads(threads)
-    sizes = [int(size) for size in batch.split(",")]
-    bandwidth, runs = bench_engine(
-        config, sizes, prompt_units=prompt_units, units=units, rate=rate, repeats=repeats
-    )
-    title = (
-        f"{config}, float32, {cpu_name()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, reads {bandwidth / 1e9:.1f} GB/s"
-    )
+    sizes = _sizes(batch)
+    runs = bench_engine(config, sizes, prompt_units=prompt_units, units=units, rate=rate, repeats=repeats)
+    title = f"{config}, float32, {cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     table = Table(
-        title=title, caption="decode: without the time to the first unit; the floor reads each weight once"
+        title=title,
+        caption="decode: after the first unit; floor: each weight read once at the bandwidth beside it",
     )
     for column in (
         "requests",
         "units/s",
-        "decode units/s",
-        "text tokens/s",
+        "decode",
+        "text/s",
         "text/unit",
-        "floor units/s",
+        "GB/s",
+        "floor",
         "share",
     ):
         table.add_column(column, justify="right")
@@ -186,11 +202,11 @@ def run(
             f"{run.decode_units_per_s:.0f}",
             f"{run.text_tokens_per_s:.0f}",
             f"{run.text_tokens_per_unit:.2f}",
+            f"{run.bandwidth_bytes_per_s / 1e9:.1f}",
             f"{run.floor_units_per_s:.0f}",
             f"{run.share_of_floor:.0%}",
         )
     Console().print(table)
     if json_out:
-        rows = [asdict(run) | {"share_of_floor": run.share_of_floor} for run in runs]
-        record = {"title": title, "bandwidth_bytes_per_s": bandwidth, "runs": rows}
+        record = {"title": title, "command": "antiphon bench engine", "runs": [asdict(run) for run in runs]}
         Path(json_out).write_text(json.dumps(record, indent=1) + "\n")

@@ -134,6 +134,8 @@ class Engine:
         self._outputs: dict[str, OutputState] = {}
         self._voices: dict[str, str | None] = {}
         self._ids = itertools.count()
+        """Numbers of requests, for seeds."""
+        self._names = (f"request-{number}" for number in itertools.count())
         self._ended: list[Event] = []
 
     # --- requests -----------------------------------------------------------------------------
@@ -168,12 +170,16 @@ class Engine:
         """
         self._check_open()
         number = next(self._ids)
-        request_id = request.request_id if request.request_id is not None else f"request-{number}"
-        if request_id in self._outputs:
+        request_id = request.request_id
+        if request_id is None:
+            request_id = next(name for name in self._names if not self._in_use(name))
+        elif self._in_use(request_id):
             raise InvalidRequest(f"request_id: {request_id!r} is in use by a request that has not finished")
         if len(self.scheduler.waiting) >= self.config.max_num_waiting:
             raise EngineOverloaded(f"{len(self.scheduler.waiting)} requests are waiting already")
         params = sampling_params or request.sampling_params or SamplingParams()
+        if not isinstance(params, SamplingParams):
+            raise InvalidRequest(f"sampling_params: expected SamplingParams, got {type(params).__name__}")
         speaks = "audio" in request.modalities
         if speaks and params.stop:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
@@ -258,7 +264,7 @@ class Engine:
             try:
                 order.append(self.add_request(request, one))
             except InvalidRequest as error:
-                request_id = getattr(request, "request_id", None) or f"request-{next(self._ids)}"
+                request_id = getattr(request, "request_id", None) or next(self._names)
                 order.append(Completion(request_id, finish_reason="error", error=str(error)))
             except EngineOverloaded:
                 self._run(done)
@@ -338,6 +344,10 @@ class Engine:
                     f"the longest sequence (max_model_len) is {longest}"
                 )
         return replace(params, **{name: min(getattr(params, name), left) for name, left in room.items()})
+
+    def _in_use(self, request_id: str) -> bool:
+        """By a request that runs or waits, or whose `Finished` has not been told."""
+        return request_id in self._outputs or any(e.request_id == request_id for e in self._ended)
 
     def _check_open(self) -> None:
         if self._closed:

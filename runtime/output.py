@@ -42,6 +42,8 @@ class OutputState:
         self._heard = _Hearing(request, tokenizer, config.blank_token_id)
         self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
         self._num_text = 0
+        self._held_ids: list[int] = []
+        """Ids whose text is not told yet: parts of a character, or white space."""
         self._num_units = 0
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
         self._metrics = RequestMetrics(num_prompt_tokens=request.num_text_prompt)
@@ -57,10 +59,10 @@ class OutputState:
         if num_shown > self._num_text:
             new = request.text_ids[self._num_text : num_shown]
             self._num_text = num_shown
+            self._held_ids += new
             self._note_first("ttft_s", unit=False)
             if text := self._detokenizer.push(new):
-                self.text += text
-                yield TextDelta(request.request_id, text, tuple(new))
+                yield self._text_delta(text)
             if self._detokenizer.stopped and not request.finished:
                 request.finish("stop")
         if len(request.unit_ids) > self._num_units:
@@ -74,8 +76,7 @@ class OutputState:
         """The rest of the text, once the request has ended."""
         yield from self.poll()
         if rest := self._detokenizer.finish():
-            self.text += rest
-            yield TextDelta(self.request.request_id, rest)
+            yield self._text_delta(rest)
         if rest := self._heard.finish():
             self.transcript += rest
             yield TranscriptDelta(self.request.request_id, rest)
@@ -103,6 +104,11 @@ class OutputState:
             error=error,
             metrics=metrics,
         )
+
+    def _text_delta(self, text: str) -> TextDelta:
+        self.text += text
+        ids, self._held_ids = tuple(self._held_ids), []
+        return TextDelta(self.request.request_id, text, ids)
 
     def units(self) -> list[int]:
         """Unit numbers so far, without stop ids."""

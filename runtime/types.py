@@ -208,6 +208,7 @@ class TextDelta:
     request_id: str
     text: str
     token_ids: tuple[int, ...] = ()
+    """The ids picked since the last delta; the stop id, which has no text, is in none."""
 
 
 @dataclass(frozen=True)

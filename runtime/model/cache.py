@@ -26,7 +26,8 @@ class PagedKVCache:
 
     def __init__(self, config: CacheConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.config = config
-        self.storage = torch.zeros(config.num_blocks, config.block_numel, dtype=dtype, device=device)
+        # not cleared: what is not written is not read, and memory that is not touched is not taken
+        self.storage = torch.empty(config.num_blocks, config.block_numel, dtype=dtype, device=device)
         self.text = self._views(config.num_text_layers, config.text_block_size)
         self.speech = self._views(config.num_speech_layers, config.speech_block_size)
 

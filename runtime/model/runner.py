@@ -104,7 +104,9 @@ class Runner:
             return []
         logits = self.model.text_logits(x[ends])
         requests = [c.request for c in chunks if c.samples]
-        self._trace_rows("logits", [r for r in requests if not r.speaks], logits)
+        if self.tracer is not None:  # under speech, "logits" are those of the units
+            shown = [i for i, r in enumerate(requests) if not r.speaks]
+            self._trace_rows("logits", [requests[i] for i in shown], logits[shown])
         return pick(
             logits,
             [GREEDY if r.speaks else r.params for r in requests],
@@ -262,7 +264,7 @@ class Runner:
 
     def _trace_rows(self, name: str, requests: Sequence[RequestState], rows: Tensor) -> None:
         if self.tracer is not None:
-            for request, row in zip(requests, rows[: len(requests)], strict=True):
+            for request, row in zip(requests, rows, strict=True):
                 self.tracer(name, request, len(request.unit_ids if request.speaks else request.text_ids), row)
 
 

@@ -96,7 +96,7 @@ def open_image(source: Any, limits: InputLimits) -> PilImage.Image:
 
 
 def _file_bytes(source: str | os.PathLike[str], limits: InputLimits) -> bytes:
-    name = ascii(source)[:200]
+    name = ascii(os.fspath(source))[:200]
     try:
         path = Path(source)
         info = path.stat()

@@ -359,3 +359,25 @@ def test_two_hundred_mixed_requests_with_aborts_and_bad_inputs() -> None:
             assert done[request_id].finish_reason == "abort"
         else:
             assert case.differences(done[request_id]) == [], case.name
+
+
+def test_an_id_stays_in_use_until_its_end_is_told(engine: Engine) -> None:
+    engine.add_request(Request("Hi", request_id="mine"))
+    engine.abort("mine")
+    with pytest.raises(InvalidRequest, match="mine"):
+        engine.add_request(Request("Hi", request_id="mine"))
+    assert completion_of(engine.step()).request_id == "mine"
+    engine.add_request(Request("Hi", request_id="mine"))
+    engine.abort("mine")
+    engine.step()
+
+
+def test_generated_ids_leave_out_those_in_use() -> None:
+    engine = Engine(EMBEDDED_MODEL)
+    engine.add_request(Request("Hi", request_id="request-0"), SamplingParams(max_tokens=1))
+    assert engine.add_request(Request("Hi"), SamplingParams(max_tokens=1)) == "request-1"
+
+
+def test_sampling_params_of_a_wrong_type_are_named(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest, match="sampling_params"):
+        engine.add_request(Request("Hi"), {"max_tokens": 3})  # type: ignore[arg-type]

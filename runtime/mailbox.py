@@ -1,0 +1,110 @@
+"""From the engine's thread to a task of an event loop: the events of one request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+
+import numpy as np
+
+from antiphon.types import AudioDelta, Event, Finished, TextDelta, TranscriptDelta, UnitDelta
+
+__all__ = ["MAX_PENDING_EVENTS", "Mailbox", "ring"]
+
+MAX_PENDING_EVENTS = 64
+"""Events that wait for a slow reader as they were made; of more, those of a kind become one."""
+
+
+class Mailbox:
+    """Any thread puts events in, a task of `loop` gets them in order; an error may come last.
+
+    Neither the engine nor another request ever waits for a reader. What a slow one finds is merged
+    to one event a kind, so that a mailbox holds at most one reply, whose length the request's own
+    `max_tokens` and `max_units` bound, in at most `MAX_PENDING_EVENTS` pieces. Nothing is lost.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, request_id: str | None) -> None:
+        self.loop = loop
+        self.request_id = request_id
+        """None: the engine has yet to name it."""
+        self.is_over = False
+        """Nothing more is wanted. Set without a lock: the garbage collector does, inside anything."""
+        self._lock = threading.Lock()
+        self._events: deque[Event] = deque()
+        self._error: BaseException | None = None
+        self._filled = asyncio.Event()
+        self._has_rung = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Nobody reads this any more, or can."""
+        return self.is_over or self.loop.is_closed()
+
+    def put(self, events: Iterable[Event]) -> None:
+        """Add events; `ring` wakes the reader."""
+        with self._lock:
+            self._events.extend(events)
+            if len(self._events) > MAX_PENDING_EVENTS:
+                self._events = deque(_merged(self._events))
+
+    def fail(self, error: BaseException) -> None:
+        """Have `get` raise it, after the events that are here."""
+        with self._lock:
+            self._error = error
+
+    async def get(self) -> Event:
+        """The next event, once there is one."""
+        while True:
+            with self._lock:
+                if self._events:
+                    return self._events.popleft()
+                if self._error is not None:
+                    raise self._error
+                self._filled.clear()
+                self._has_rung = False
+            await self._filled.wait()
+
+    def _must_ring(self) -> bool:
+        """Whether the reader may be asleep with nobody on the way to wake it; the caller then is."""
+        with self._lock:
+            before, self._has_rung = self._has_rung, True
+        return not before
+
+    def _wake(self) -> None:
+        self._filled.set()
+
+
+def ring(mailboxes: Iterable[Mailbox]) -> None:
+    """Wake the readers of mailboxes, with one call into each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Mailbox]] = {}
+    for mailbox in mailboxes:
+        if mailbox._must_ring():
+            by_loop.setdefault(mailbox.loop, []).append(mailbox)
+    for loop, asleep in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed; `is_abandoned` tells
+            loop.call_soon_threadsafe(_wake_all, asleep)
+
+
+def _wake_all(mailboxes: Sequence[Mailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox._wake()
+
+
+def _merged(events: Sequence[Event]) -> Iterator[Event]:
+    """One event of each kind that is there, in the order in which a reply begins with them."""
+    request_id = events[0].request_id
+    if heard := [e.text for e in events if isinstance(e, TranscriptDelta)]:
+        yield TranscriptDelta(request_id, "".join(heard))
+    if text := [e for e in events if isinstance(e, TextDelta)]:
+        token_ids = chain.from_iterable(e.token_ids for e in text)
+        yield TextDelta(request_id, "".join(e.text for e in text), tuple(token_ids))
+    if units := [e.units for e in events if isinstance(e, UnitDelta)]:
+        yield UnitDelta(request_id, tuple(chain.from_iterable(units)))
+    if audio := [e for e in events if isinstance(e, AudioDelta)]:
+        samples = np.concatenate([e.samples for e in audio])
+        yield AudioDelta(request_id, samples, audio[0].sample_rate_hz)
+    yield from (e for e in events if isinstance(e, Finished))
