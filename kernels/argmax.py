@@ -24,7 +24,7 @@ def _argmax_cpp(logits: Tensor) -> Tensor:
 
     logits = logits.contiguous()
     ids = torch.empty(len(logits), dtype=torch.int64)
-    _C.argmax(logits.data_ptr(), ids.data_ptr(), *logits.shape)
+    _C.argmax(logits.data_ptr(), ids.data_ptr(), logits.shape[0], logits.shape[1])
     return ids
 
 

@@ -206,10 +206,11 @@ def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
     """Numbers from one layer's keys to the next layer's, the same for all: the caches share a storage."""
     places = [(key.data_ptr(), value.data_ptr()) for key, value in (caches[0], caches[-1])]
     between = max(1, len(caches) - 1)
-    strides = {(last - first) // between for first, last in zip(*places, strict=True)}
-    if len(strides) > 1:
+    between_keys, between_values = ((last - first) // between for first, last in zip(*places, strict=True))
+    if between_keys != between_values:
         raise ValueError("caches: expected keys and values at equal distances from layer to layer")
-    return strides.pop() // caches[0][0].element_size()
+    stride: int = between_keys // caches[0][0].element_size()
+    return stride
 
 
 def _address(weight: Linear | None) -> int:

@@ -1,8 +1,9 @@
 // y = x W^T + residual for few rows (decoding) and many (prefill), reading W once per row chunk.
 //
 // W is packed into panels of 32 output features, (panels, in, 32): one pass over a panel streams
-// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending in one
-// accumulator, whatever the number of rows, so a row's result does not depend on its batch.
+// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending, K_BLOCK
+// products in an accumulator of their own and then the blocks, which keeps its rounding error small;
+// whatever the number of rows, so a row's result does not depend on its batch.
 #pragma once
 
 #include "kernels.h"
@@ -14,16 +15,14 @@ namespace ANTIPHON_ISA {
 
 constexpr int NV = kPanel / VL;           // vectors across a panel
 constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumulators fit the registers
-constexpr int64_t K_BLOCK = 512;          // a panel's slice of 64 KiB stays in L2 across row blocks
+constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
 
-// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32]
+// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added
 template <int MR>
 static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
                  int64_t ldo, bool first) {
-  vf acc[MR][NV];
-  for (int m = 0; m < MR; m++)
-    for (int v = 0; v < NV; v++) acc[m][v] = first ? vf{} : load(out + m * ldo + v * VL);
+  vf acc[MR][NV] = {};
   for (int64_t k = 0; k < depth; k++) {
     vf weight[NV];
     for (int v = 0; v < NV; v++) weight[v] = load(w + k * ldw + v * VL);
@@ -33,7 +32,10 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
     }
   }
   for (int m = 0; m < MR; m++)
-    for (int v = 0; v < NV; v++) store(out + m * ldo + v * VL, acc[m][v]);
+    for (int v = 0; v < NV; v++) {
+      float* to = out + m * ldo + v * VL;
+      store(to, first ? acc[m][v] : load(to) + acc[m][v]);
+    }
 }
 
 template <int MR>
@@ -48,7 +50,12 @@ static void scalar_columns(const LinearArgs& a, int64_t column) {
   for (int64_t m = 0; m < a.rows; m++)
     for (int64_t n = column; n < a.out_features; n++) {
       float total = 0.0f;
-      for (int64_t k = 0; k < a.in; k++) total += a.x[m * a.ldx + k] * a.weight[k * a.ldw + n];
+      for (int64_t k = 0; k < a.in;) {
+        const int64_t end = k + K_BLOCK < a.in ? k + K_BLOCK : a.in;
+        float block = 0.0f;
+        for (; k < end; k++) block += a.x[m * a.ldx + k] * a.weight[k * a.ldw + n];
+        total += block;
+      }
       a.out[m * a.ldo + n] = total + (a.residual ? a.residual[m * a.ldo + n] : 0.0f);
     }
 }

@@ -11,7 +11,7 @@
 namespace antiphon {
 namespace {
 
-constexpr int kSpins = 3000;        // some tens of microseconds: the gap between two kernels of a step
+constexpr int kSpins = 12000;       // some hundred microseconds: the gap between two passes of a step
 constexpr int kSpinsToYield = 200;  // a caller that waits for a helper's last chunk lets others run
 
 inline void pause() {

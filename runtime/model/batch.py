@@ -38,7 +38,7 @@ def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: to
 
 
 def _decode_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
-    """One position of each: between two such steps every microsecond counts, and lists are quicker than arrays."""
+    """One position of each. Between two such steps every microsecond counts, and lists beat arrays."""
     block_size = tracks[0].block_size
     positions = [chunk.start for chunk in chunks]
     slots = [

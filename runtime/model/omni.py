@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from antiphon.config import ModelConfig
 from antiphon.kernels.argmax import argmax
@@ -50,7 +51,7 @@ class OmniModel:
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
-        x = self.bottom_layers(self.weights.audio_embed_tokens[ids], batch, caches, None)
+        x = self.bottom_layers(F.embedding(ids, self.weights.audio_embed_tokens), batch, caches, None)
         return rms_norm(x, self.weights.audio_norm, self.config.rms_norm_eps)
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class OmniModel:
         return soft_embedding(hidden, self.ctc_head, self.weights.embed_tokens)
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        return self.weights.embed_tokens[ids]
+        return F.embedding(ids, self.weights.embed_tokens)
 
     def think(self, x: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_logits`."""
@@ -74,7 +75,7 @@ class OmniModel:
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
         """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""
-        kv = self.fusion_kv(self.weights.text_to_audio_proj[ids])
+        kv = self.fusion_kv(F.embedding(ids, self.weights.text_to_audio_proj))
         return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
 
     def speak(

@@ -89,7 +89,7 @@ class Runner:
 
         if all(self._is_unit_step(chunk) for chunk in chunks):
             rows = to_device(np.array([c.request.row for c in chunks]), self.device)
-            self._unit_hidden[rows] = hidden
+            self._unit_hidden.index_copy_(0, rows, hidden)
             return [[label] for label in self.model.ctc_labels(hidden).tolist()]
         return self._read_prompts(chunks, hidden)
 
@@ -102,7 +102,7 @@ class Runner:
         ends = _sampled_rows(chunks)
         if not ends:
             return []
-        logits = self.model.text_logits(x[ends])
+        logits = self.model.text_logits(_select(x, ends))
         requests = [c.request for c in chunks if c.samples]
         if self.tracer is not None:  # under speech, "logits" are those of the units
             shown = [i for i, r in enumerate(requests) if not r.speaks]
@@ -124,7 +124,7 @@ class Runner:
         ends = _sampled_rows(chunks)
         if not ends:
             return []
-        states = self.model.speech_states(x[ends])
+        states = self.model.speech_states(_select(x, ends))
         logits = self.model.unit_head(states)
         requests = [c.request for c in chunks if c.samples]
         self._trace_rows("top_hidden", requests, states)
@@ -244,7 +244,8 @@ class Runner:
 
     def _top_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
         if not self._prompts:
-            return self._unit_hidden[to_device(np.array([c.request.row for c in chunks]), self.device)]
+            rows = to_device(np.array([c.request.row for c in chunks]), self.device)
+            return self._unit_hidden.index_select(0, rows)
         parts = []
         for chunk in chunks:
             assert chunk.request.row is not None
@@ -276,6 +277,12 @@ def _speech(chunk: Chunk) -> Track:
 def _sampled_rows(chunks: Sequence[Chunk]) -> list[int]:
     ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
     return [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.samples]
+
+
+def _select(x: Tensor, rows: list[int]) -> Tensor:
+    """Rows of x, ascending. On the CPU torch indexes (`x[rows]`) on threads of its own even for a few
+    rows, and those then spin beside the kernels' threads for milliseconds; `index_select` does not."""
+    return x if len(rows) == len(x) else x.index_select(0, torch.tensor(rows, device=x.device))
 
 
 def _text_ids(chunk: Chunk) -> np.ndarray:

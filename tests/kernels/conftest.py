@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from antiphon.kernels import registry
 
 TAKE_ISA = (
     "Decoder",
+    "argmax",
     "fusion_attention",
     "fusion_cache_write",
     "linear",
@@ -34,18 +35,6 @@ def _runs(isa: str) -> bool:
 
 
 ISAS = [isa for isa in ("avx512", "avx2", "plain") if _runs(isa)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    """These tensors are small: threads that wait for each other cost more than they give.
-
-    The C++ kernels have threads of their own, and keep them.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _use_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
@@ -70,7 +59,8 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(params=["torch", *(f"cpp-{isa}" for isa in ISAS)])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A backend's name; the C++ one comes once for each instruction set."""
-    name, _, isa = request.param.partition("-")
+    param: str = request.param
+    name, _, isa = param.partition("-")
     if name == "torch":
         _use_torch_alone(monkeypatch)
     else:

@@ -46,7 +46,8 @@ class Stack:
         generator = torch.Generator().manual_seed(heads * head_dim + hidden)
 
         def matrix(out_features: int, in_features: int) -> Tensor:
-            return torch.randn(out_features, in_features, generator=generator) / in_features**0.5
+            weight = torch.randn(out_features, in_features, generator=generator)
+            return weight / torch.tensor(in_features).sqrt()
 
         width = heads * head_dim
         layers = [
@@ -92,9 +93,7 @@ class Session:
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(sum(self.lengths))
         stack = self.stack
-        self.inputs = [
-            torch.randn(n, stack.hidden, generator=generator).to(self.dtype) for n in self.lengths
-        ]
+        self.inputs = [torch.randn(n, stack.hidden, generator=generator).to(self.dtype) for n in self.lengths]
         geometry, layers = stack.geometry, len(stack.layers)
         counts = [-(-n // self.block_size) for n in self.lengths]
         order = torch.randperm(sum(counts) + 2, generator=generator).tolist()
@@ -104,8 +103,11 @@ class Session:
         self.caches = [(self.storage[:, i, 0], self.storage[:, i, 1]) for i in range(layers)]
         # the windows of sequence s at position p are in row 7 * s + p % 7, the last entries unfilled
         width = geometry.num_heads * geometry.head_dim
-        shape = (7 * max(1, len(self.lengths)), WINDOW, layers, 2, width)
-        self.windows = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(self.dtype)
+        num_windows = 7 * max(1, len(self.lengths))
+        windows = torch.randn(
+            num_windows, WINDOW, layers, 2, width, generator=torch.Generator().manual_seed(5)
+        )
+        self.windows = windows.to(self.dtype)
         for row in range(len(self.windows)):
             self.windows[row, self.num_valid(row) :] = torch.nan
 
@@ -116,7 +118,9 @@ class Session:
         """Positions [start, end) of each sequence -> (tokens, hidden)"""
         places = [(s, p) for s, (start, end) in enumerate(spans) for p in range(start, end)]
         widest = max(map(len, self.tables), default=0)
-        slots = [self.tables[s][p // self.block_size] * self.block_size + p % self.block_size for s, p in places]
+        slots = [
+            self.tables[s][p // self.block_size] * self.block_size + p % self.block_size for s, p in places
+        ]
         ends = torch.tensor([end - start for start, end in spans]).cumsum(0).tolist()
         batch = AttentionBatch(
             positions=torch.tensor([p for _, p in places], dtype=torch.int32),
@@ -203,7 +207,9 @@ def test_what_a_layer_computes() -> None:
     for index, plain in enumerate(stack.layers):
         w = {name: weight.double() for name, weight in plain.items()}
         q, k, v = (
-            (norm(x, w["input_norm"]) @ w["qkv"].T).view(6, -1, head_dim).split([heads, kv_heads, kv_heads], 1)
+            (norm(x, w["input_norm"]) @ w["qkv"].T)
+            .view(6, -1, head_dim)
+            .split([heads, kv_heads, kv_heads], 1)
         )
         q, k = turned(q, cos, sin), turned(k, cos, sin).repeat_interleave(3, dim=1)
         scores = torch.einsum("qhd,khd->hqk", q, k) / head_dim**0.5
@@ -324,7 +330,7 @@ def test_wrong_arguments_are_named(backend: str) -> None:
             run(wrong, batch, caches, None)
     with pytest.raises(ValueError, match="caches: expected one for each of 3 layers, got 2"):
         run(x, batch, caches[:2], None)
-    with pytest.raises(ValueError, match="fusion.cache: expected 3 layers, got 2"):
+    with pytest.raises(ValueError, match=r"fusion\.cache: expected 3 layers, got 2"):
         run(x, batch, caches, replace(fusion, cache=fusion.cache[:, :, :2]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_within_the_error_budget(
     backend: str, tokens: int, window: int, heads: int, head_dim: int, assert_within_budget: Check
 ) -> None:
     windows = Windows.random(tokens, window, heads, head_dim)
-    in_pytorch = fusion_attention_reference(*windows.arguments(), None)
+    in_pytorch = partial(fusion_attention_reference, rows=None)(*windows.arguments())
     assert_within_budget(windows.attend(backend), in_pytorch, windows.exact())
 
 
@@ -159,7 +160,9 @@ def test_a_token_does_not_depend_on_its_batch(isa: str) -> None:
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 @pytest.mark.parametrize("tokens", [0, 1, 7])
-def test_cache_write(backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check) -> None:
+def test_cache_write(
+    backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check
+) -> None:
     """Keys are rotated, values copied, other entries untouched; what is written is what is attended to."""
     layers, heads, window = 3, 2, 5
     kv = randn(tokens, layers, 2, heads * head_dim)
@@ -172,11 +175,9 @@ def test_cache_write(backend: str, tokens: int, head_dim: int, randn: Draw, asse
         write(kv.to(dtype), slots, positions, table.to(dtype), cache)
         return cache
 
-    found = run(
-        lambda *args: fusion_cache_write(*args, head_dim=head_dim, backend=backend), torch.float32
-    )
-    in_pytorch = run(lambda *args: fusion_cache_write_reference(*args, head_dim), torch.float32)
-    exact = run(lambda *args: fusion_cache_write_reference(*args, head_dim), torch.float64)
+    found = run(partial(fusion_cache_write, head_dim=head_dim, backend=backend), torch.float32)
+    reference = partial(fusion_cache_write_reference, head_dim=head_dim)
+    in_pytorch, exact = run(reference, torch.float32), run(reference, torch.float64)
     assert torch.equal(found.isnan(), exact.isnan())
     assert_within_budget(found.nan_to_num(), in_pytorch.nan_to_num(), exact.nan_to_num())
     entries = found.flatten(0, 1)[slots]
@@ -229,7 +230,11 @@ def test_wrong_arguments_are_named(
         ("positions", lambda x: x.long(), r"positions: expected torch.int32 \(3,\), got torch.int64 \(3,\)"),
         ("positions", lambda x: x[:2], r"positions: expected torch.int32 \(3,\), got torch.int32 \(2,\)"),
         ("cos_sin", lambda x: x[:, :4], r"cos_sin: expected contiguous \(positions, 8\), got \(9, 4\)"),
-        ("cache", lambda x: x[:, :, :, 0], r"cache: expected contiguous \(rows, window, layers, 2, heads \* 8\)"),
+        (
+            "cache",
+            lambda x: x[:, :, :, 0],
+            r"cache: expected contiguous \(rows, window, layers, 2, heads \* 8\)",
+        ),
         ("cache", lambda x: x.transpose(0, 1), "cache: expected contiguous"),
         ("head_dim", lambda x: 6, r"cache: expected contiguous \(rows, window, layers, 2, heads \* 6\)"),
     ],

@@ -14,7 +14,7 @@ from antiphon.kernels.linear import linear_reference, matmul, pack_panels
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
 
-# (rows, in, out): panels are 32 wide, depth is cut at 512, rows at 96; the last two go parallel
+# (rows, in, out): panels are 32 wide, depth is cut at 128, rows at 96; the last three go parallel
 SHAPES = [
     (1, 1, 1),
     (0, 16, 40),
@@ -27,6 +27,7 @@ SHAPES = [
     (200, 33, 1),
     (2, 1300, 70),
     (100, 515, 97),
+    (9, 14336, 33),  # the deepest product of the released size
 ]
 
 
@@ -65,7 +66,7 @@ def test_a_row_does_not_depend_on_its_batch(isa: str, shape: tuple[int, int, int
     assert torch.equal(product(x.flip(0)), whole.flip(0))
 
 
-@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 600, 70), (110, 5, 31)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 600, 70), (110, 5, 31), (9, 5000, 40)], ids=str)
 def test_matrix_as_it_lies(
     isa: str, shape: tuple[int, int, int], randn: Draw, assert_within_budget: Check
 ) -> None:
@@ -113,7 +114,9 @@ def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
     with pytest.raises(ValueError, match="weight: expected"):
         linear(randn(3, 0), backend=backend)
     product = linear(randn(3, 4), backend=backend)
-    with pytest.raises(ValueError, match=r"x: expected torch.float32 \(rows, 4\), got torch.float32 \(2, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"x: expected torch.float32 \(rows, 4\), got torch.float32 \(2, 5\)"
+    ):
         product(randn(2, 5))
     with pytest.raises(ValueError, match=r"x: expected torch.float32 \(rows, 4\), got torch.float64"):
         product(randn(2, 4).double())
@@ -126,5 +129,5 @@ def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
 def test_other_dtypes_go_to_torch(randn: Draw) -> None:
     weight = randn(3, 4).bfloat16()
     assert linear(weight)(randn(2, 4).bfloat16()).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="backend 'cpp' does not take torch.bfloat16"):
+    with pytest.raises(ValueError, match=r"backend 'cpp' does not take torch.bfloat16"):
         linear(weight, backend="cpp")

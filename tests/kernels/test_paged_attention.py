@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -106,9 +107,7 @@ class Paged:
         written: Sequence[int] | None = None,
     ) -> Tensor:
         caches = self.caches(block_size, written)
-        return paged_attention(
-            self.queries(spans), *caches, self.batch(spans, block_size), backend=backend
-        )
+        return paged_attention(self.queries(spans), *caches, self.batch(spans, block_size), backend=backend)
 
     def exact(self, spans: Sequence[tuple[int, int]]) -> Tensor:
         """By the formula, one query after the other, in float64."""
@@ -249,11 +248,10 @@ def test_rope_cache_write(
         storage = torch.full((100, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
         return write(qkv.to(dtype, copy=True), table.to(dtype), batch, *storage.unbind(1)), storage
 
-    q, storage = run(
-        lambda *args: rope_cache_write(*args, num_heads=heads, backend=backend), torch.float32
-    )
-    q_32, storage_32 = run(lambda *args: rope_cache_write_reference(*args, heads), torch.float32)
-    q_64, storage_64 = run(lambda *args: rope_cache_write_reference(*args, heads), torch.float64)
+    q, storage = run(partial(rope_cache_write, num_heads=heads, backend=backend), torch.float32)
+    reference = partial(rope_cache_write_reference, num_heads=heads)
+    q_32, storage_32 = run(reference, torch.float32)
+    q_64, storage_64 = run(reference, torch.float64)
     assert_within_budget(q, q_32, q_64)
     assert torch.equal(storage.isnan(), storage_64.isnan()), "written, all of it and nothing else"
     assert_within_budget(storage.nan_to_num(), storage_32.nan_to_num(), storage_64.nan_to_num())
@@ -298,19 +296,23 @@ def test_wrong_arguments_of_attention_are_named(backend: str) -> None:
         paged_attention(q, keys, values, batch, backend=backend)
 
     attend()
-    with pytest.raises(ValueError, match=r"q: expected \(tokens, a multiple of 2 heads, 6\), got \(11, 3, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"q: expected \(tokens, a multiple of 2 heads, 6\), got \(11, 3, 6\)"
+    ):
         attend(q=q[:, :3])
     with pytest.raises(ValueError, match="q: expected"):
         attend(q=q[:, :, :4])
     with pytest.raises(ValueError, match="q: expected"):
         attend(q=q.flatten(1))
-    with pytest.raises(ValueError, match="key_cache: expected torch.float64 like the queries"):
+    with pytest.raises(ValueError, match=r"key_cache: expected torch.float64 like the queries"):
         attend(q=q.double())
-    with pytest.raises(ValueError, match=r"key_cache: expected \(num_blocks, block_size, num_kv_heads, head_dim\)"):
+    with pytest.raises(
+        ValueError, match=r"key_cache: expected \(num_blocks, block_size, num_kv_heads, head_dim\)"
+    ):
         attend(keys=keys[0])
-    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+    with pytest.raises(ValueError, match=r"value_cache: expected .* like key_cache"):
         attend(values=values[:, :2])
-    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+    with pytest.raises(ValueError, match=r"value_cache: expected .* like key_cache"):
         attend(values=values.contiguous())
     with pytest.raises(ValueError, match="key_cache: expected positions to be contiguous"):
         attend(keys=keys.transpose(2, 3).contiguous().transpose(2, 3),
@@ -332,10 +334,10 @@ def test_wrong_arguments_of_writing_are_named(backend: str, randn: Draw) -> None
     paged = Paged.random((5,), 4, 2, 6)
     keys, values = paged.caches(4)
     batch = paged.batch([(0, 5)], 4)
-    table = rope_table(inverse_frequencies(6, 10_000.0, None), 8)
+    qkv, table = randn(5, 48), rope_table(inverse_frequencies(6, 10_000.0, None), 8)
 
     def write(
-        qkv: Tensor = randn(5, 48), table: Tensor = table, keys: Tensor = keys, batch: AttentionBatch = batch
+        qkv: Tensor = qkv, table: Tensor = table, keys: Tensor = keys, batch: AttentionBatch = batch
     ) -> None:
         rope_cache_write(qkv, table, batch, keys, values, num_heads=4, backend=backend)
 
@@ -345,7 +347,7 @@ def test_wrong_arguments_of_writing_are_named(backend: str, randn: Draw) -> None
             write(qkv=wrong)
     with pytest.raises(ValueError, match=r"cos_sin: expected contiguous \(positions, 6\), got \(8, 3\)"):
         write(table=table[:, :3])
-    with pytest.raises(ValueError, match="value_cache: expected .* like key_cache"):
+    with pytest.raises(ValueError, match=r"value_cache: expected .* like key_cache"):
         write(keys=keys[:-1])
     with pytest.raises(ValueError, match=r"batch.slot_mapping: expected contiguous torch.int64 \(5,\)"):
         write(batch=wrong_batch(batch, slot_mapping=batch.slot_mapping.int()))

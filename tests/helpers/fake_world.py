@@ -1,205 +1,25 @@
-"""A world without a model: a fake runner on fake memory, and what one request alone would give.
+"""The scheduler with a fake runner on fake memory, which checks what must hold in every step.
 
-A position's "keys and values" are one number, a hash of everything that the real ones depend on. The
-fake runner reads them from the blocks of the request's block table, as attention would, so a block
-that was shared wrongly, lost, or overwritten too early changes every id that follows. `alone` computes
-the same from the description of the algorithm, with neither scheduler nor cache.
+The runner reads a request's states from the blocks of its block table, as attention would, so a block
+that was shared wrongly, lost, or overwritten too early shows in the ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-import pytest
+from fake_model import MODEL, WINDOW, Answer, Mind, alone, carries_speech, extend, text_inputs
 
-from antiphon.config import CacheConfig, ModelConfig
+from antiphon.config import CacheConfig
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState, Status
 from antiphon.sched.scheduler import Scheduler
 from antiphon.sched.track import Track
-from antiphon.text.chat import IMAGE_ID
-from antiphon.text.images import PreparedImage
 from antiphon.text.prompt import Prompt
-from antiphon.text.tiles import MergePlan
 from antiphon.types import SamplingParams
 
-EOT, BLANK, END_OF_TEXT = 40, 41, 42
-STOPS = frozenset({EOT, END_OF_TEXT})
-FIRST_UNIT, NUM_UNITS = 50, 12
-LAG, WINDOW = 3, 5
-OPENING = (1, 2, 3, 4)
-SPEAKING_IDS = (*OPENING, 7, 8)
-
-
-def mix(*parts: object) -> int:
-    return int.from_bytes(blake2b(repr(parts).encode(), digest_size=6).digest(), "little")
-
-
-def pick_text(state: int) -> int:
-    """Mostly one of 40 words; sometimes an end, or the blank."""
-    kind = mix("text", state) % 60
-    return (EOT, EOT, END_OF_TEXT, BLANK)[kind] if kind < 4 else mix("word", state) % 40
-
-
-def pick_unit(state: int) -> int:
-    kind = mix("unit", state) % 40
-    return (EOT, END_OF_TEXT)[kind] if kind < 2 else FIRST_UNIT + mix("which", state) % NUM_UNITS
-
-
-def read_label(state: int) -> int:
-    """Few labels, so that blanks, repeats and repeats across blanks are all frequent."""
-    return BLANK if mix("label", state) % 2 else mix("spelt", state) % 3
-
-
-def carries_speech(token: int) -> bool:
-    return token % 3 != 0 or token == EOT
-
-
-MODEL = ModelConfig(
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=2,
-    num_attention_heads=1,
-    num_key_value_heads=1,
-    head_dim=2,
-    rms_norm_eps=1e-5,
-    rope_theta=1e4,
-    rope_scaling=None,
-    max_position_embeddings=1000,
-    text_vocab_size=43,
-    vocab_size=62,
-    audio_vocab_size=NUM_UNITS,
-    num_bottom_audio_layers=1,
-    num_top_audio_layers=1,
-    vision=None,
-    blank_token_id=BLANK,
-    eot_token_id=EOT,
-    stop_token_ids=STOPS,
-    first_unit_id=FIRST_UNIT,
-    fusion_window=WINDOW,
-    fusion_lag=LAG,
-)
-
-
-def picture(name: str, side: int = 2) -> PreparedImage:
-    """A picture of side * side positions."""
-    digest = blake2b(name.encode(), digest_size=32).digest()
-    return PreparedImage(np.zeros((1, 2, 2, 3), np.uint8), MergePlan(1, side), digest)
-
-
-def make_prompt(
-    ids: Sequence[int] = (), units: Sequence[int] = (), pictures: Sequence[PreparedImage] = (), *, speaks: bool
-) -> Prompt:
-    """Opening, pictures each followed by an id, ids, units (0-based), closing."""
-    marks = [i for _ in pictures for i in (IMAGE_ID, 5)]
-    whole = (*OPENING, *marks, *ids, *(FIRST_UNIT + u for u in units), 6)
-    spoken = [i for i in whole if i != IMAGE_ID]
-    return Prompt(
-        ids=whole,
-        images=tuple(pictures),
-        unit_positions=tuple(p for p, i in enumerate(spoken) if i >= FIRST_UNIT),
-        num_last_units=len(units),
-        speaking_ids=SPEAKING_IDS if speaks and not units else None,
-    )
-
-
-# --- what a request gives, by the algorithm ---------------------------------------------------------
-
-
-@dataclass
-class Answer:
-    text_ids: list[int] = field(default_factory=list)
-    fusion_ids: list[int] = field(default_factory=list)
-    visible: list[int] = field(default_factory=list)
-    unit_ids: list[int] = field(default_factory=list)
-    prompt_labels: list[int] = field(default_factory=list)
-    finish_reason: str = "stop"
-
-
-def extend(states: list[int], tag: str, *inputs: object) -> int:
-    """One more position, which depends on all before it."""
-    states.append(mix(tag, states, *inputs))
-    return states[-1]
-
-
-def text_inputs(prompt: Prompt, heard: list[int] | None) -> list[object]:
-    """What the LLM reads at each position of the prompt; `heard` is the bottom layers' output, if it hears."""
-    inputs: list[object] = []
-    images, spoken = iter(prompt.images), 0
-    for token in prompt.ids:
-        if token == IMAGE_ID:
-            image = next(images)
-            inputs += [("picture", image.digest, i) for i in range(image.num_positions)]
-        else:
-            inputs.append(("plain", token) if heard is None else ("soft", heard[spoken]))
-            spoken += 1
-    return inputs
-
-
-def alone(prompt: Prompt, params: SamplingParams, *, speaks: bool) -> Answer:
-    """One request, start to end (Stream-Omni, arXiv 2506.13642, 3.3, with the released code's details)."""
-    answer = Answer()
-    bottom: list[int] = []
-    speech_ids = prompt.speech_ids if prompt.has_speech else (prompt.speaking_ids or ())
-    for token in speech_ids:
-        extend(bottom, "bottom", token)
-    answer.prompt_labels = [read_label(bottom[p]) for p in prompt.unit_positions]
-    thought: list[int] = []
-    for given in text_inputs(prompt, bottom if prompt.has_speech else None):
-        extend(thought, "text", given)
-
-    def think() -> int:
-        if answer.text_ids:
-            extend(thought, "text", ("plain", answer.text_ids[-1]))
-        answer.text_ids.append(pick_text(thought[-1]))
-        return answer.text_ids[-1]
-
-    if not speaks:
-        while True:
-            if think() in STOPS and not params.ignore_eos:
-                return answer
-            if len(answer.text_ids) == params.max_tokens:
-                answer.finish_reason = "length"
-                return answer
-
-    ended, last_label = False, BLANK
-
-    def think_until(num_entries: int) -> None:
-        nonlocal ended
-        while not ended and len(answer.fusion_ids) < num_entries and len(answer.text_ids) < params.max_tokens:
-            token = think()
-            if carries_speech(token):
-                answer.fusion_ids.append(token)
-            ended = token == EOT
-
-    top: list[int] = []
-    for state in bottom[:-1]:
-        extend(top, "top", state, [])
-    think_until(LAG)
-    while True:
-        answer.visible.append(len(answer.fusion_ids))
-        window = list(enumerate(answer.fusion_ids))[-WINDOW:]
-        unit = pick_unit(extend(top, "top", bottom[-1], window))
-        answer.unit_ids.append(unit)
-        if unit in STOPS and not params.ignore_eos:
-            return answer
-        if len(answer.unit_ids) == params.max_units:
-            answer.finish_reason = "length"
-            return answer
-        label = read_label(extend(bottom, "bottom", unit))
-        if label not in (BLANK, last_label):
-            last_label = label
-            said = answer.fusion_ids
-            if prompt.has_speech or not said or said[-1] not in (EOT, BLANK):
-                think_until(max(len(said) + 1, LAG))
-
-
-# --- what the scheduler and a runner make of it -------------------------------------------------------
+__all__ = ["Memory", "Step", "World"]
 
 
 class Memory:
@@ -240,6 +60,10 @@ class Step:
         return bool(self.admitted or self.bottom or self.text or self.top or self.finished)
 
 
+def _spans(plan: StackPlan) -> list[tuple[str, int, int, bool]]:
+    return [(c.request.request_id, c.start, c.end, c.samples) for c in plan.chunks]
+
+
 class World:
     """Scheduler, memory and requests; checks what must hold in every step."""
 
@@ -255,7 +79,9 @@ class World:
         text_lookahead: int = 4,
         max_fused_tokens: int = 4,
         enable_prefix_caching: bool = True,
+        mind: Mind | None = None,
     ) -> None:
+        self.mind = mind or Mind()
         self.cache = CacheConfig(num_blocks, block_size, num_text_layers, num_speech_layers, 1, 2, 4)
         self.pool = BlockPool(num_blocks, enable_prefix_caching=enable_prefix_caching)
         self.scheduler = Scheduler(
@@ -267,17 +93,18 @@ class World:
         )
         self.memory = Memory()
         self.requests: dict[str, RequestState] = {}
-        self._heard: dict[str, dict[int, int]] = {}
+        self.heard: dict[str, dict[int, int]] = {}
         """Per running request: the bottom layers' output at the positions computed since it was admitted."""
 
-    def make(self, prompt: Prompt, request_id: str = "", **params: Any) -> RequestState:
+    def make(
+        self, prompt: Prompt, *, max_tokens: int = 30, max_units: int | None = None, ignore_eos: bool = False
+    ) -> RequestState:
         """A request; it speaks if `max_units` is given."""
-        limits = {"max_tokens": 30} | params
         return RequestState(
-            request_id or f"r{len(self.requests)}",
+            f"r{len(self.requests)}",
             prompt,
-            SamplingParams(**limits),
-            speaks="max_units" in params,
+            SamplingParams(max_tokens=max_tokens, max_units=max_units or 1, ignore_eos=ignore_eos),
+            speaks=max_units is not None,
             config=MODEL,
             cache=self.cache,
             carries_speech=carries_speech,
@@ -303,11 +130,11 @@ class World:
         scheduler = self.scheduler
         admitted = scheduler.admit()
         for request in admitted:
-            self._heard[request.request_id] = {}
+            self.heard[request.request_id] = {}
         self._check()
         if (bottom := scheduler.schedule_bottom()).chunks:
             self._check_plan(bottom)
-            scheduler.complete_bottom(bottom, [self._hear(chunk) for chunk in bottom.chunks])
+            scheduler.complete_bottom(bottom, [self.hear(chunk) for chunk in bottom.chunks])
         self._check()
         waited = {r.request_id for r in scheduler.running if r.waits_for_text}
         ahead = {r.request_id: r.num_text_ahead for r in scheduler.running}
@@ -330,10 +157,9 @@ class World:
         self._check()
         return Step(
             [r.request_id for r in admitted],
-            *(
-                [(c.request.request_id, c.start, c.end, c.samples) for c in plan.chunks]
-                for plan in (bottom, text, top)
-            ),
+            _spans(bottom),
+            _spans(text),
+            _spans(top),
             [r.request_id for r in finished],
         )
 
@@ -348,7 +174,7 @@ class World:
     def check_answer(self, request: RequestState) -> None:
         """The finished request has what it would have got alone; at least its beginning, where it ran
         out of blocks with the whole cache to itself."""
-        expected = alone(request.prompt, request.params, speaks=request.speaks)
+        expected = alone(request.prompt, request.params, speaks=request.speaks, mind=self.mind)
         found = Answer(
             request.shown_text_ids,
             request.speaking.fusion_ids if request.speaking else [],
@@ -374,19 +200,19 @@ class World:
 
     # --- the runner -------------------------------------------------------------------------------
 
-    def _hear(self, chunk: Chunk) -> list[int]:
+    def hear(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.speech
         assert track is not None
         states = self.memory.read(track, "speech", "bottom", chunk.start)
         for position in range(chunk.start, chunk.end):
             state = extend(states, "bottom", track.keys[position])
             self.memory.write(track, "speech", "bottom", position, state)
-            self._heard[request.request_id][position] = state
-        return [read_label(states[p]) for p in request.unlabelled(chunk.start, chunk.end)]
+            self.heard[request.request_id][position] = state
+        return [self.mind.label(states[p]) for p in request.unlabelled(chunk.start, chunk.end)]
 
     def _think(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.text
-        heard = self._heard[request.request_id]
+        heard = self.heard[request.request_id]
         told = [heard.get(p, -1) for p in range(request.num_speech_prompt)] if request.soft else None
         inputs = text_inputs(request.prompt, told) + [("plain", token) for token in request.text_ids]
         states = self.memory.read(track, "text", "text", chunk.start)
@@ -394,7 +220,7 @@ class World:
             assert inputs[position] != ("soft", -1), f"text position {position} before it was heard"
             state = extend(states, "text", inputs[position])
             self.memory.write(track, "text", "text", position, state)
-        return [pick_text(states[-1])] if chunk.samples else []
+        return [self.mind.text(states[-1])] if chunk.samples else []
 
     def _speak(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.speech
@@ -403,10 +229,10 @@ class World:
         states = self.memory.read(track, "speech", "top", chunk.start)
         for position in range(chunk.start, chunk.end):
             said = request.speaking.fusion_ids[: request.visible_at(position)]
-            heard = self._heard[request.request_id][position]
+            heard = self.heard[request.request_id][position]
             state = extend(states, "top", heard, list(enumerate(said))[-WINDOW:])
             self.memory.write(track, "speech", "top", position, state)
-        return [pick_unit(states[-1])] if chunk.samples else []
+        return [self.mind.unit(states[-1])] if chunk.samples else []
 
     # --- what must hold ---------------------------------------------------------------------------
 
@@ -432,8 +258,3 @@ class World:
         """Beyond a request's own window there are so many spare ones."""
         fused = [c.end - max(c.start, c.request.num_speech_prompt - 1) for c in plan.chunks]
         assert sum(n for n in fused if n > 1) <= self.scheduler.max_fused_tokens
-
-
-@pytest.fixture(scope="session")
-def new_world() -> type[World]:
-    return World

@@ -1,0 +1,91 @@
+"""The C++ kernels' threads: how many there are shows in no result, nor does who calls at the same time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon import _C
+from antiphon.kernels import linear, set_num_threads
+
+Draw = Callable[..., Tensor]
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    before = _C.num_threads()
+    yield
+    set_num_threads(before)
+
+
+def test_the_number_does_not_count(randn: Draw) -> None:
+    """Up and down again: helpers that are not wanted stay out of it."""
+    product, x = linear(randn(500, 300), backend="cpp"), randn(100, 300)
+    set_num_threads(1)
+    expected = product(x)
+    for count in (2, 5, 3, 1, 4):
+        set_num_threads(count)
+        assert _C.num_threads() == count
+        for _ in range(10):
+            assert torch.equal(product(x), expected)
+
+
+def test_there_is_always_one() -> None:
+    set_num_threads(0)
+    assert _C.num_threads() == 1
+
+
+def test_callers_at_the_same_time(randn: Draw) -> None:
+    """One of them gets the helpers, the others work alone."""
+    set_num_threads(3)
+    weights = [randn(400, 200, seed=i) for i in range(4)]
+    x = randn(50, 200)
+    expected = [linear(weight, backend="cpp")(x) for weight in weights]
+    wrong: list[int] = []
+
+    def call(i: int) -> None:
+        product = linear(weights[i], backend="cpp")
+        wrong.extend(i for _ in range(100) if not torch.equal(product(x), expected[i]))
+
+    callers = [threading.Thread(target=call, args=(i,)) for i in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """Its parent's are not there any more, and must not be waited for."""
+    code = """
+import os, torch
+from antiphon.kernels import linear, set_num_threads
+set_num_threads(3)
+product, x = linear(torch.randn(400, 200), backend="cpp"), torch.randn(50, 200)
+expected = product(x)
+child = os.fork()
+same = all(torch.equal(product(x), expected) for _ in range(20))
+if child == 0:
+    os._exit(0 if same else 1)
+assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_importing_starts_no_threads() -> None:
+    code = """
+import threading, os
+import antiphon, antiphon.kernels
+from antiphon import _C
+assert threading.active_count() == 1
+before = len(os.listdir("/proc/self/task"))
+_C.rms_norm(0, 0, 0, 0, 0, 1e-5)
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
