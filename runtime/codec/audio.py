@@ -113,6 +113,8 @@ def _decode(data: bytes, name: str, limits: InputLimits) -> tuple[AudioArray, in
                 raise InvalidRequest(f"audio: expected up to {MAX_CHANNELS} channels, got {file.channels}")
             _check_duration(file.frames, rate_hz, limits)
             return _decode_blocks(file, name, rate_hz, limits), rate_hz
+    except soundfile.LibsndfileError as error:
+        raise InvalidRequest(f"audio: {name}: expected {FORMATS}: {error.error_string}") from error
     except soundfile.SoundFileError as error:
         raise InvalidRequest(f"audio: {name}: expected {FORMATS}: {error}") from error
 
