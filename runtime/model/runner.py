@@ -216,12 +216,13 @@ class Runner:
 
     def _fill_prompt(self, x: Tensor, chunk: Chunk) -> None:
         request = chunk.request
-        if request.soft:
+        first, last = request.speech_before(chunk.start), request.speech_before(chunk.end)
+        # A chunk inside a picture needs nothing that was heard: behind a cached prefix it may run before
+        # the bottom layers do.
+        if request.soft and first < last:
             assert request.row is not None
             states = self._prompts[request.row]
             assert states.soft is not None
-            first = request.speech_before(chunk.start)
-            last = request.speech_before(chunk.end)
             where = [request.text_position(p) - chunk.start for p in range(first, last)]
             x[where] = states.soft[first - states.start : last - states.start]
         for span in request.image_spans:

@@ -128,6 +128,17 @@ def test_all_at_once_in_little_memory(world: World) -> None:
     engine.check_integrity()
 
 
+def test_a_picture_behind_a_cached_prefix_does_not_wait_for_the_bottom_layers(library: Library) -> None:
+    """It looked for what they had heard, which is nothing as long as others use up their budget."""
+    world = library.world("window 1, lag 1")  # both tracks have one position a block
+    engine = world.engine(block_size=1, max_num_batched_tokens=3)
+    names = ["s2s", "s2t", "s2s picture"]
+    first, *others = [next(ask for ask in world.asks if ask.name == name) for name in names]
+    engine.generate(first.request())
+    done = engine.generate([ask.request() for ask in others])
+    assert world.differences(done, others) == {}
+
+
 @pytest.mark.usefixtures("without_extension")
 def test_without_the_extension(world: World) -> None:
     done = world.small_engine().generate([ask.request() for ask in world.asks])

@@ -229,10 +229,12 @@ class World:
             enable_prefix_caching=rng.random() < 0.5,
         )
 
-    def differences(self, done: list[Completion]) -> dict[str, list[str]]:
+    def differences(self, done: list[Completion], asks: list[Ask] | None = None) -> dict[str, list[str]]:
         """By name of the request, the fields in which a completion is not what the reference says."""
+        asks = self.asks if asks is None else asks
         found = {}
-        for ask, answer, completion in zip(self.asks, self.answers, done, strict=True):
+        for ask, completion in zip(asks, done, strict=True):
+            answer = self.answers[self.asks.index(ask)]
             unit_ids = answer.output_ids if ask.speaks else []
             expected = {
                 "transcript_ids": answer.asr_ids,
