@@ -32,8 +32,10 @@ def soft_embedding(
         )
     mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype)
     out, labels = torch.empty_like(hidden), hidden.new_empty(hidden.shape[0], dtype=torch.int64)
-    for start in range(0, hidden.shape[0], ROWS_AT_A_TIME):
-        rows = slice(start, start + ROWS_AT_A_TIME)
+    total = hidden.shape[0]
+    size = -(-total // max(1, -(-total // ROWS_AT_A_TIME)))  # even parts: 100 rows are 50 + 50, not 96 + 4
+    for start in range(0, total, max(1, size)):
+        rows = slice(start, start + size)
         out[rows], labels[rows] = mix(hidden[rows], head, embedding)
     return out, labels
 

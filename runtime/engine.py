@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 NUM_SPARE_WINDOWS = 64
+DEFAULT_MAX_TOKENS = 1024
+"""Of text-only replies."""
 
 
 class Engine:
@@ -186,7 +188,7 @@ class Engine:
         state = RequestState(
             request_id,
             prompt,
-            self._bounded(params, prompt),
+            self._bounded(params, prompt, speaks=speaks),
             speaks=speaks,
             config=self.model_config,
             cache=self.cache_config,
@@ -329,7 +331,7 @@ class Engine:
             completion = replace(completion, audio=audio, sample_rate_hz=self.codec.sample_rate_hz)
         return [*events, Finished(request.request_id, completion)]
 
-    def _bounded(self, params: SamplingParams, prompt: Prompt) -> SamplingParams:
+    def _bounded(self, params: SamplingParams, prompt: Prompt, *, speaks: bool) -> SamplingParams:
         """`params` with limits that the model's longest sequence allows."""
         longest = self.config.max_model_len
         speech = prompt.speaking_ids if prompt.speaking_ids is not None else prompt.speech_ids
@@ -343,7 +345,14 @@ class Engine:
                     f"the prompt has {longest - left} positions, "
                     f"the longest sequence (max_model_len) is {longest}"
                 )
-        return replace(params, **{name: min(getattr(params, name), left) for name, left in room.items()})
+        max_tokens = params.max_tokens
+        if max_tokens is None:
+            max_tokens = room["max_tokens"] if speaks else DEFAULT_MAX_TOKENS
+        return replace(
+            params,
+            max_tokens=min(max_tokens, room["max_tokens"]),
+            max_units=min(params.max_units, room["max_units"]),
+        )
 
     def _in_use(self, request_id: str) -> bool:
         """By a request that runs or waits, or whose `Finished` has not been told."""

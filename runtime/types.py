@@ -99,8 +99,9 @@ class SamplingParams:
     """Keep this many of the most likely ids; 0 keeps all."""
     seed: int | None = None
     """None: derived from the engine's seed and the order of the requests."""
-    max_tokens: int = 1024
-    """Limit on text tokens."""
+    max_tokens: int | None = None
+    """Limit on text tokens. None: 1024 for a text-only reply; under speech, which ends the text by itself, as
+    many as the model's longest sequence holds."""
     max_units: int = 1500
     """Limit on units, the stop id included; 25 are a second."""
     ignore_eos: bool = False
@@ -111,10 +112,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, 0.0, None)
         _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
-        for name, low in (("top_k", 0), ("max_tokens", 1), ("max_units", 1)):
-            _check_int(name, getattr(self, name), low)
-        if self.seed is not None:
-            _check_int("seed", self.seed, None)
+        for name, low in (("top_k", 0), ("max_tokens", 1), ("max_units", 1), ("seed", None)):
+            value = getattr(self, name)
+            if value is not None or name in ("top_k", "max_units"):
+                _check_int(name, value, low)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         for text in stop:
             if not isinstance(text, str) or not text:

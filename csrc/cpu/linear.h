@@ -4,6 +4,9 @@
 // memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending, K_BLOCK
 // products in an accumulator of their own and then the blocks, which keeps its rounding error small;
 // whatever the number of rows, so a row's result does not depend on its batch.
+//
+// While a slice of K_BLOCK is multiplied, the next one is on its way into L2: with more than a row or two the
+// arithmetic takes so long that the processor's own prefetcher loses track, and memory would stand idle.
 #pragma once
 
 #include "kernels.h"
@@ -16,14 +19,24 @@ namespace ANTIPHON_ISA {
 constexpr int NV = kPanel / VL;           // vectors across a panel
 constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumulators fit the registers
 constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
+constexpr int CACHE_LINE = 16;            // floats
+constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
+
+// Weights to fetch meanwhile, so many lines for each k.
+struct Prefetch {
+  const float* from;
+  int lines;
+};
 
 // out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added
 template <int MR>
 static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
-                 int64_t ldo, bool first) {
+                 int64_t ldo, bool first, Prefetch ahead) {
   vf acc[MR][NV] = {};
   for (int64_t k = 0; k < depth; k++) {
+    for (int64_t i = k * ahead.lines; i < (k + 1) * ahead.lines; i++)
+      __builtin_prefetch(ahead.from + i * CACHE_LINE, 0, 2);
     vf weight[NV];
     for (int v = 0; v < NV; v++) weight[v] = load(w + k * ldw + v * VL);
     for (int m = 0; m < MR; m++) {
@@ -40,9 +53,9 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
 
 template <int MR>
 static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth,
-                      float* out, int64_t ldo, bool first) {
-  if (rows == MR) return tile<MR>(x, ldx, w, ldw, depth, out, ldo, first);
-  if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first);
+                      float* out, int64_t ldo, bool first, Prefetch ahead) {
+  if (rows == MR) return tile<MR>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+  if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first, ahead);
 }
 
 // The last columns of an unpacked matrix whose width is no multiple of the panel.
@@ -60,7 +73,8 @@ static void scalar_columns(const LinearArgs& a, int64_t column) {
     }
 }
 
-static void linear_panel(const LinearArgs& a, int64_t panel, int64_t row0, int64_t row1) {
+// `is_last`: this thread reads no panel after this one, so nothing behind it is worth fetching.
+static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1) {
   const int64_t column = panel * kPanel;
   const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
   const float* w = a.ldw ? a.weight + column : a.weight + panel * a.in * kPanel;
@@ -68,12 +82,19 @@ static void linear_panel(const LinearArgs& a, int64_t panel, int64_t row0, int64
   float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
   for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
     const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
+    // The first two blocks of rows share the fetching of the next slice: line by line, memory is never idle.
+    const bool has_next = !a.ldw && (!is_last || k0 + 2 * K_BLOCK <= a.in);
+    Prefetch ahead = {w + (k0 + K_BLOCK) * kPanel, row1 - row0 <= MAX_MR ? LINES : LINES / 2};
+    int64_t lines_left = has_next ? K_BLOCK * LINES : 0;
     for (int64_t m = row0; m < row1;) {
       // even blocks: 16 rows are 8 + 8, not 12 + 4
       const int64_t left = row1 - m, blocks = (left + MAX_MR - 1) / MAX_MR;
       const int rows = static_cast<int>((left + blocks - 1) / blocks);
+      if (lines_left <= 0) ahead.lines = 0;
       tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * ldw, ldw, depth,
-                        buffer + (m - row0) * kPanel, kPanel, k0 == 0);
+                        buffer + (m - row0) * kPanel, kPanel, k0 == 0, ahead);
+      ahead.from += depth * ahead.lines * CACHE_LINE;
+      lines_left -= depth * ahead.lines;
       m += rows;
     }
   }
@@ -97,7 +118,7 @@ static void linear(const LinearArgs& a) {
     const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
     const int64_t grain = panels / 64 + 1;
     parallel_for(panels, grain, worthwhile, [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, row0, row1);
+      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, panel + 1 == end, row0, row1);
     });
   }
   if (a.ldw && full * kPanel < a.out_features) scalar_columns(a, full * kPanel);

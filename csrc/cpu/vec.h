@@ -55,6 +55,27 @@ static inline float reduce(vf v) {
 }
 #endif
 static inline float sum(vf v) { return reduce<Add>(v); }
+
+// The sums of four vectors, each added up in the order of `sum`, for half of its shuffles.
+static inline vf4 fold(vf4 v) { return v; }
+static inline vf4 fold(vf8 v) {
+  vf4 half[2];
+  std::memcpy(half, &v, sizeof v);
+  return half[0] + half[1];
+}
+#if ANTIPHON_VL == 16
+static inline vf4 fold(vf v) {
+  vf8 half[2];
+  std::memcpy(half, &v, sizeof v);
+  return fold(half[0] + half[1]);
+}
+#endif
+static inline vf4 sum4(vf a, vf b, vf c, vf d) {
+  const vf4 w = fold(a), x = fold(b), y = fold(c), z = fold(d);
+  const vf4 wx = vf4{w[0], w[1], x[0], x[1]} + vf4{w[2], w[3], x[2], x[3]};
+  const vf4 yz = vf4{y[0], y[1], z[0], z[1]} + vf4{y[2], y[3], z[2], z[3]};
+  return vf4{wx[0], wx[2], yz[0], yz[2]} + vf4{wx[1], wx[3], yz[1], yz[3]};
+}
 static inline float maximum(vf v) { return reduce<Larger>(v); }
 static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 

@@ -51,7 +51,7 @@ def chat(
     top_p: options.TopP = SamplingParams.top_p,
     top_k: options.TopK = SamplingParams.top_k,
     seed: options.Seed = None,
-    max_tokens: options.MaxTokens = SamplingParams.max_tokens,
+    max_tokens: options.MaxTokens = None,
     max_units: options.MaxUnits = SamplingParams.max_units,
 ) -> None:
     """Talk over several turns; /help lists what a line may be. Input may be piped."""

@@ -63,7 +63,7 @@ def generate(
     top_p: options.TopP = SamplingParams.top_p,
     top_k: options.TopK = SamplingParams.top_k,
     seed: options.Seed = None,
-    max_tokens: options.MaxTokens = SamplingParams.max_tokens,
+    max_tokens: options.MaxTokens = None,
     max_units: options.MaxUnits = SamplingParams.max_units,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Ends a text reply.", rich_help_panel="Sampling")

@@ -82,7 +82,14 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Of the sampling; the same seed, the same reply.", rich_help_panel=SAMPLING_PANEL),
 ]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Limit on text tokens.", rich_help_panel=SAMPLING_PANEL)]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Limit on text tokens; 1024 of a reply in text, no limit of its own under speech.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
 MaxUnits = Annotated[
     int, typer.Option(min=1, help="Limit on speech units; 25 are a second.", rich_help_panel=SAMPLING_PANEL)
 ]

@@ -30,16 +30,16 @@ HIGHEST_HZ = 8000.0
 
 
 def log_mel(samples: Tensor) -> Tensor:
-    """float32 (n,) at 16 kHz to (128, max(n, 201) // 160), about -1 to 1.
+    """float32 or float64 (n,) at 16 kHz to (128, max(n, 201) // 160), about -1 to 1.
 
     The floor follows the loudest value of the whole clip, so clips cannot share a padded batch.
     """
     if samples.shape[0] < MIN_SAMPLES:
         samples = torch.nn.functional.pad(samples, (0, MIN_SAMPLES - samples.shape[0]))
-    window = torch.hann_window(N_FFT, device=samples.device)
+    window = torch.hann_window(N_FFT, dtype=samples.dtype, device=samples.device)
     spectrum = torch.stft(samples, N_FFT, HOP, window=window, pad_mode="reflect", return_complex=True)
     power = spectrum[:, :-1].abs().square()
-    filters = torch.from_numpy(slaney_filters(INPUT_RATE_HZ, N_FFT, NUM_BANDS)).to(samples.device)
+    filters = torch.from_numpy(slaney_filters(INPUT_RATE_HZ, N_FFT, NUM_BANDS)).to(samples)
     log = (filters @ power).clamp(min=MIN_POWER).log10()
     return (torch.maximum(log, log.max() - DYNAMIC_RANGE) + 4) / 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -74,6 +75,7 @@ class RequestState:
         """Its row in the runner's per-request tensors, while it runs."""
         self.num_preemptions = 0
         self.num_cached_tokens: int | None = None
+        self._max_tokens = math.inf if params.max_tokens is None else params.max_tokens
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
 
@@ -163,10 +165,10 @@ class RequestState:
         if self.speaking is None:
             if token in self._stop_ids and not self.params.ignore_eos:
                 self.finish("stop")
-            elif len(self.text_ids) >= self.params.max_tokens:
+            elif len(self.text_ids) >= self._max_tokens:
                 self.finish("length")
         else:
-            self.text_ended = token == self._eot or len(self.text_ids) >= self.params.max_tokens
+            self.text_ended = token == self._eot or len(self.text_ids) >= self._max_tokens
             self.take_text()
 
     def take_text(self) -> None:

@@ -12,7 +12,14 @@ from antiphon.codec.logmel import log_mel, slaney_filters
 
 
 def test_log_mel_is_golden(golden: dict[str, Tensor], relative_error: Callable[[Any, Any], float]) -> None:
-    assert relative_error(log_mel(golden["logmel.wav16k"]), golden["logmel.feats"][0]) < 1e-6
+    """The golden values are float32 and 1.1e-5 off in the quietest bins; another processor's transform may be
+    off elsewhere, but no further."""
+    samples, expected = golden["logmel.wav16k"], golden["logmel.feats"][0]
+    exact = log_mel(samples.double())
+    budget = relative_error(expected.double(), exact)
+    assert budget < 2e-5
+    assert relative_error(log_mel(samples).double(), exact) < 2 * budget
+    assert relative_error(log_mel(samples), expected) < 3 * budget
 
 
 @pytest.mark.parametrize(

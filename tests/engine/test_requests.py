@@ -141,6 +141,18 @@ def test_a_text_limit_ends_the_text_of_speech_and_not_the_speech(engine: Engine)
     assert len(done.unit_ids) == 30 or done.finish_reason == "stop"
 
 
+def test_text_under_speech_has_no_limit_of_its_own(engine: Engine) -> None:
+    """It once ended at 1024 tokens, where the released code goes on to the end of turn."""
+    request_id = engine.add_request(case_named("s2s").request(), SamplingParams(max_units=2))
+    state = engine.scheduler.waiting[-1]
+    assert state.params.max_tokens == engine.config.max_model_len - state.num_text_prompt
+    engine.abort(request_id)
+    request_id = engine.add_request(Request("Hi"), SamplingParams())
+    assert engine.scheduler.waiting[-1].params.max_tokens == 1024
+    engine.abort(request_id)
+    engine.step()
+
+
 def test_one_token_of_text_may_leave_speech_nothing_to_say(engine: Engine) -> None:
     """The first token of this reply carries nothing: the units attend to an empty window."""
     done = engine.generate(case_named("s2s").request(), SamplingParams(max_tokens=1, max_units=6))[0]

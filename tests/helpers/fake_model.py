@@ -6,6 +6,7 @@ single wrong one changes every id that follows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -181,10 +182,11 @@ def alone(prompt: Prompt, params: SamplingParams, *, speaks: bool, mind: Mind) -
                 return answer
 
     ended, last_label = False, BLANK
+    limit = math.inf if params.max_tokens is None else params.max_tokens
 
     def think_until(num_entries: int) -> None:
         nonlocal ended
-        while not ended and len(answer.fusion_ids) < num_entries and len(answer.text_ids) < params.max_tokens:
+        while not ended and len(answer.fusion_ids) < num_entries and len(answer.text_ids) < limit:
             token = think()
             if carries_speech(token):
                 answer.fusion_ids.append(token)
