@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from antiphon.config import InputLimits
+from antiphon.config import InputLimits, StreamSchedule
 from antiphon.errors import AntiphonError, CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.types import (
     AudioDelta,
@@ -17,6 +17,7 @@ from antiphon.types import (
     Speech,
     TextDelta,
     TranscriptDelta,
+    TranscriptUpdate,
     UnitDelta,
     Units,
 )
@@ -44,8 +45,10 @@ __all__ = [
     "RequestMetrics",
     "SamplingParams",
     "Speech",
+    "StreamSchedule",
     "TextDelta",
     "TranscriptDelta",
+    "TranscriptUpdate",
     "UnitDelta",
     "Units",
 ]

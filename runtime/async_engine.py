@@ -15,6 +15,7 @@ from antiphon.engine import Engine
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox
+from antiphon.session import Session
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
 __all__ = ["AsyncEngine", "EventStream", "Health"]
@@ -28,7 +29,8 @@ class Health:
     """False: closed, or failed."""
     num_running: int
     num_waiting: int
-    """Requests that are being read or wait for their turn; `max_num_waiting` limits these."""
+    """Requests that are being read, wait for their turn, or wait for their users; `max_num_waiting` limits
+    these."""
     kv_cache_usage: float
     """Share of the KV cache's blocks that running requests hold, 0 to 1."""
     uptime_s: float
@@ -77,6 +79,13 @@ class AsyncEngine:
         """
         return EventStream(self, self._thread, request, sampling_params)
 
+    def open(self, request: Request, sampling_params: SamplingParams | None = None) -> Session:
+        """A request whose user still speaks, and which ends in `Units`: those heard so far, or none.
+
+        For `async with`; see `Session`.
+        """
+        return Session(self, self._thread, request, sampling_params)
+
     async def generate(self, request: Request, sampling_params: SamplingParams | None = None) -> Completion:
         """The request's whole result. Raises what `stream` raises; cancelling it aborts the request."""
         async for event in self.stream(request, sampling_params):
@@ -101,7 +110,7 @@ class AsyncEngine:
         return Health(
             alive=thread.is_alive,
             num_running=len(scheduler.running),
-            num_waiting=len(scheduler.waiting) + thread.num_preparing,
+            num_waiting=scheduler.num_waiting + thread.num_preparing,
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
             error=None if thread.cause is None else f"{type(thread.cause).__name__}: {thread.cause}",

@@ -8,7 +8,15 @@ from typing import Literal
 
 from antiphon.errors import InvalidRequest
 
-__all__ = ["CacheConfig", "EngineConfig", "InputLimits", "ModelConfig", "RopeScaling", "VisionConfig"]
+__all__ = [
+    "CacheConfig",
+    "EngineConfig",
+    "InputLimits",
+    "ModelConfig",
+    "RopeScaling",
+    "StreamSchedule",
+    "VisionConfig",
+]
 
 SpeechPrompt = Literal["soft", "collapsed"]
 
@@ -164,6 +172,54 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
+class StreamSchedule:
+    """Chunks grow: the first is short, so that sound comes early, later ones are longer and cheaper.
+
+    A chunk of units d .. d+c-1 is computed together with what was said before it and with the first units
+    that follow, of which it only keeps the start of a cross-fade:
+
+        | context: units and their mel | chunk: its mel is final | look-ahead |
+        d - context_units              d                         d + c        d + c + lookahead_units
+
+    Where chunks end depends on the number of a unit alone, not on when it was pushed.
+    """
+
+    first_units: int = 15
+    """Units that must be there before the first chunk is made, the look-ahead included; > lookahead_units."""
+    growth: float = 2.0
+    """Each chunk is this much longer than the one before; >= 1."""
+    max_units: int = 50
+    """Longest chunk; bounds time and memory of a step."""
+    context_units: int = 25
+    """Units before a chunk that it continues, a second by default; what it costs is computing them again."""
+    lookahead_units: int = 3
+    """Units behind a chunk that it sees, and over which it fades into the next."""
+
+    def __post_init__(self) -> None:
+        lows = {"lookahead_units": 0, "context_units": 0, "first_units": self.lookahead_units + 1}
+        lows["max_units"] = 1
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise InvalidRequest(f"StreamSchedule.{name}: expected an integer >= {low}, got {value!r}")
+        if not isinstance(self.growth, (int, float)) or not 1 <= self.growth < float("inf"):
+            raise InvalidRequest(f"StreamSchedule.growth: expected a number >= 1, got {self.growth!r}")
+
+    def chunk_units(self, index: int) -> int:
+        """Length of chunk `index`, counted from 0."""
+        first = self.first_units - self.lookahead_units
+        if first >= self.max_units:
+            return self.max_units
+        # A power of what grows would overflow for a long stream.
+        length = float(first)
+        for _ in range(index):
+            length *= self.growth
+            if length >= self.max_units or self.growth == 1:
+                break
+        return min(int(length), self.max_units)
+
+
+@dataclass(frozen=True)
 class EngineConfig:
     """How the engine serves; the arguments of `Engine` beyond the model."""
 
@@ -183,6 +239,8 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     kv_cache_bytes: int | None = None
     """None: from the memory that is left (see `runtime/model/cache.py`)."""
+    stream_schedule: StreamSchedule = StreamSchedule()
+    """When speech is made of units that are still coming."""
     seed: int = 0
     """Of requests that bring none, and of dummy weights."""
     limits: InputLimits = InputLimits()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from antiphon.config import EngineConfig
+from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec, resolve_device
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.errors import CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.kernels.threads import set_num_threads
@@ -22,15 +23,17 @@ from antiphon.model.checkpoint import read_config
 from antiphon.model.loading import load_weights, resolve_dtype
 from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
+from antiphon.open_requests import OpenRequests
 from antiphon.output import OutputState
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.processor import InputProcessor
-from antiphon.text.prompt import Prompt
+from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import AudioDelta, Completion, Event, Finished, Request, SamplingParams
+from antiphon.types import Completion, Event, Finished, Request, SamplingParams, UnitDelta
+from antiphon.vocoder import Vocoder
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 NUM_SPARE_WINDOWS = 64
-DEFAULT_MAX_TOKENS = 1024
-"""Of text-only replies."""
+VOCODER_WAIT_S = 0.02
+"""How long a step with nothing else to do waits for speech: who drives the engine may have news for it."""
 
 
 class Engine:
@@ -78,11 +81,11 @@ class Engine:
         progress: bool = True,
         **settings: Any,
     ) -> None:
-        config = _engine_config(settings)
-        _check_choice("quantization", quantization, None)
-        _check_choice("text_backend", text_backend, "native")
-        _check_choice("vocoder_backend", vocoder_backend, "torch")
-        _check_choice("speech_prompt", speech_prompt, "soft")
+        config = engine_config(settings)
+        check_choice("quantization", quantization, None)
+        check_choice("text_backend", text_backend, "native")
+        check_choice("vocoder_backend", vocoder_backend, "torch")
+        check_choice("speech_prompt", speech_prompt, "soft")
         self._closed = False
         self.is_untrained = model is None
         """The embedded model has random weights: it shows the way through, and babbles."""
@@ -90,7 +93,7 @@ class Engine:
         if model is None and codec is None:
             codec = EMBEDDED_CODEC
         self.model_name = folder.name
-        self.device = _resolve_device(device)
+        self.device = resolve_device(device)
         resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
         self.model_config = read_config(folder, load_format=load_format)
         if self.model_config.speech_prompt != "soft":
@@ -102,7 +105,7 @@ class Engine:
             config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
         )
         self.tokenizer = Tokenizer.from_pretrained(folder)
-        self.codec = _open_codec(codec, self.device, self.model_config.audio_vocab_size)
+        self.codec = open_codec(codec, self.device, self.model_config.audio_vocab_size)
         self.inputs = InputProcessor(self.model_config, self.tokenizer, self.codec, self.config.limits)
         if self.device.type == "cpu":
             set_num_threads(torch.get_num_threads())
@@ -133,22 +136,41 @@ class Engine:
             max_num_seqs=self.config.max_num_seqs,
             num_spare_windows=NUM_SPARE_WINDOWS,
         )
+        self._vocoder = Vocoder(self.codec) if self.codec is not None else None
+        if self._vocoder is not None:  # its thread must not outlive an engine that is dropped
+            weakref.finalize(self, self._vocoder.stop)
         self._outputs: dict[str, OutputState] = {}
-        self._voices: dict[str, str | None] = {}
+        self._unheard: set[str] = set()
+        """Requests that have ended and whose speech is still being made."""
         self._ids = itertools.count()
         """Numbers of requests, for seeds."""
         self._names = (f"request-{number}" for number in itertools.count())
         self._ended: list[Event] = []
+        """Events that the next step tells."""
+        self._open_requests = OpenRequests(
+            self.inputs, self.scheduler, self.runner, self._outputs, self.config.max_model_len
+        )
 
     # --- requests -----------------------------------------------------------------------------
 
-    def add_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
+    def add_request(
+        self,
+        request: Request,
+        sampling_params: SamplingParams | None = None,
+        *,
+        stream_audio: bool = True,
+    ) -> str:
         """Take a request; its events come from `step`. Returns its id.
 
+        stream_audio: speech is made in chunks while its units come; False: of all units at once when the
+        last is there, as the released code does.
         Raises InvalidRequest, EngineOverloaded (too many wait) or EngineDead; nothing else is affected.
         """
         arrived_s = time.perf_counter()
-        return self.add_prepared(request, self.prepare(request), sampling_params, arrived_s=arrived_s)
+        prompt = self.prepare(request)
+        return self.add_prepared(
+            request, prompt, sampling_params, arrived_s=arrived_s, stream_audio=stream_audio
+        )
 
     def prepare(self, request: Request) -> Prompt:
         """Read a request's files and lay out its prompt. May run in another thread than `step`."""
@@ -164,6 +186,7 @@ class Engine:
         sampling_params: SamplingParams | None = None,
         *,
         arrived_s: float | None = None,
+        stream_audio: bool = True,
     ) -> str:
         """`add_request` for a prompt that `prepare` has made.
 
@@ -177,47 +200,95 @@ class Engine:
             request_id = next(name for name in self._names if not self._in_use(name))
         elif self._in_use(request_id):
             raise InvalidRequest(f"request_id: {request_id!r} is in use by a request that has not finished")
-        if len(self.scheduler.waiting) >= self.config.max_num_waiting:
-            raise EngineOverloaded(f"{len(self.scheduler.waiting)} requests are waiting already")
+        if self.scheduler.num_waiting >= self.config.max_num_waiting:
+            raise EngineOverloaded(f"{self.scheduler.num_waiting} requests are waiting already")
         params = sampling_params or request.sampling_params or SamplingParams()
         if not isinstance(params, SamplingParams):
             raise InvalidRequest(f"sampling_params: expected SamplingParams, got {type(params).__name__}")
         speaks = "audio" in request.modalities
         if speaks and params.stop:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
+        limits = bounded(params, prompt, self.config.max_model_len, speaks=speaks)
         state = RequestState(
             request_id,
             prompt,
-            self._bounded(params, prompt, speaks=speaks),
+            params if prompt.is_open else limits,
             speaks=speaks,
             config=self.model_config,
             cache=self.cache_config,
             carries_speech=self.tokenizer.carries_speech,
             seed=params.seed if params.seed is not None else (self.config.seed << 32) + number,
         )
-        if not self.scheduler.fits(state):
+        if not self.scheduler.fits(state, num_more=len(prompt.closing)):
             raise InvalidRequest(
                 f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
                 f"does not fit the KV cache of {self.cache_config.num_blocks} blocks"
             )
-        self._outputs[request_id] = OutputState(state, self.tokenizer, self.model_config, arrived_s)
-        self._voices[request_id] = request.voice
+        if speaks and self._vocoder is not None:
+            schedule = self.config.stream_schedule if stream_audio else None
+            self._vocoder.open(request_id, request.voice, state.seed, schedule)
+        self._outputs[request_id] = OutputState(
+            state,
+            self.tokenizer,
+            self.model_config,
+            arrived_s,
+            sample_rate_hz=self.codec.sample_rate_hz if speaks and self.codec is not None else None,
+        )
         self.scheduler.add(state)
         return request_id
+
+    def open_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
+        """Take a request whose user still speaks. Returns its id.
+
+        It is written like any other and ends in `Units`, the ones that were heard so far, or `Units([])`.
+        What is known of it is computed, and nothing is picked, until `commit`; meanwhile `step` tells the
+        transcript so far as `TranscriptUpdate`. Raises what `add_request` raises.
+        """
+        return self.add_prepared(request, self.prepare_open(request), sampling_params)
+
+    def prepare_open(self, request: Request) -> OpenPrompt:
+        """`prepare` for `open_request`; `add_prepared` takes the result."""
+        self._check_open()
+        if not isinstance(request, Request):
+            raise InvalidRequest(f"request: expected a Request, got {type(request).__name__}")
+        return self.inputs.process_open(request)
+
+    def update_speech(self, request_id: str, units: Sequence[int]) -> None:
+        """Let these units, numbered from 0, be all that was heard so far of an open request.
+
+        What was computed before the first one that is new or another stays. Raises InvalidRequest for an id
+        of no open request, for units that are none, and for more than the engine can hold; the request then
+        stays as it was.
+        """
+        self._check_open()
+        self._ended += self._open_requests.update(request_id, units)
+
+    def commit(
+        self, request_id: str, units: Sequence[int] | None = None, *, committed_s: float | None = None
+    ) -> None:
+        """The user of an open request has said all: from here on it is like any other.
+
+        units: all of its speech, where that is not what `update_speech` gave last; there must be at least
+        one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
+        now. Raises what `update_speech` raises; the request then is as open as it was.
+        """
+        self._check_open()
+        self._open_requests.commit(request_id, units, committed_s)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
         output = self._outputs.get(request_id)
         if output is None:
             return False
-        if not output.request.finished:
+        if not output.request.finished or request_id in self._unheard:
             output.request.finish("abort")
             self._ended += self._finish(output)
         return True
 
     def has_unfinished(self) -> bool:
-        """Whether `step` has something to do or to tell."""
-        return bool(self._outputs or self._ended)
+        """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
+        to do."""
+        return bool(self._ended or self._unheard or (self._outputs and self.scheduler.has_work))
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -230,8 +301,9 @@ class Engine:
         self._check_open()
         events, self._ended = self._ended, []
         try:
-            for request in self.scheduler.admit():
-                self.runner.start(request)
+            if len(self._unheard) < self.config.max_num_seqs:  # or speech would pile up behind the model
+                for request in self.scheduler.admit():
+                    self.runner.start(request)
             scheduler, runner = self.scheduler, self.runner
             if (plan := scheduler.schedule_bottom()).chunks:
                 scheduler.complete_bottom(plan, runner.run_bottom(plan))
@@ -243,6 +315,7 @@ class Engine:
                 scheduler.complete_top(plan, runner.run_top(plan))
                 events += self._poll(plan)
             events += self._reap()
+            events += self._hear(may_wait=not events)
         except BaseException:
             self._closed = True  # the caches may hold anything now
             raise
@@ -255,22 +328,22 @@ class Engine:
     ) -> list[Completion]:
         """Answer all requests; completions in their order.
 
-        A request that cannot be served comes back with finish_reason "error" and the reason in
-        `error`; the others go on.
+        Speech is decoded whole, since nobody listens before the end. A request that cannot be served
+        comes back with finish_reason "error" and the reason in `error`; the others go on.
         """
         requests = [requests] if isinstance(requests, Request) else list(requests)
-        params = _one_each(sampling_params, len(requests))
+        params = one_each(sampling_params, len(requests))
         done: dict[str, Completion] = {}
         order: list[str | Completion] = []
         for request, one in zip(requests, params, strict=True):
             try:
-                order.append(self.add_request(request, one))
+                order.append(self.add_request(request, one, stream_audio=False))
             except InvalidRequest as error:
                 request_id = getattr(request, "request_id", None) or next(self._names)
                 order.append(Completion(request_id, finish_reason="error", error=str(error)))
             except EngineOverloaded:
                 self._run(done)
-                order.append(self.add_request(request, one))
+                order.append(self.add_request(request, one, stream_audio=False))
         self._run(done)
         return [item if isinstance(item, Completion) else done[item] for item in order]
 
@@ -278,6 +351,9 @@ class Engine:
         """Let go of everything. Requests that run are dropped."""
         self._closed = True
         self._outputs.clear()
+        self._unheard.clear()
+        if self._vocoder is not None:
+            self._vocoder.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
@@ -301,7 +377,14 @@ class Engine:
 
     def _poll(self, plan: StackPlan) -> Iterator[Event]:
         for chunk in plan.chunks:
-            yield from self._outputs[chunk.request.request_id].poll()
+            yield from self._told(self._outputs[chunk.request.request_id].poll())
+
+    def _told(self, events: Iterable[Event]) -> Iterator[Event]:
+        """Events on their way out; the vocoder hears of the units."""
+        for event in events:
+            if isinstance(event, UnitDelta) and self._vocoder is not None:
+                self._vocoder.push(event.request_id, event.units)
+            yield event
 
     def _reap(self) -> list[Event]:
         """Finish what has ended. Its blocks are free before its sound is made."""
@@ -313,46 +396,40 @@ class Engine:
         return events
 
     def _finish(self, output: OutputState) -> list[Event]:
-        request = output.request
+        """A request has ended: it holds no block from here on. What it says may still be in the making."""
+        request, request_id = output.request, output.request.request_id
         self.scheduler.finish(request)
-        del self._outputs[request.request_id]
-        voice = self._voices.pop(request.request_id)
-        events = list(output.close())
-        audio = None
-        if request.speaks and self.codec is not None and request.finish_reason != "abort":
-            units = output.units()
-            audio = self.codec.decode([units], voices=[voice], seeds=[request.seed])[0] if units else None
-            rate = self.codec.sample_rate_hz
-            if audio is not None:
-                output.note_audio(len(audio), rate)
-                events.append(AudioDelta(request.request_id, audio, rate))
-        completion = output.completion()
-        if self.codec is not None and request.speaks:
-            completion = replace(completion, audio=audio, sample_rate_hz=self.codec.sample_rate_hz)
-        return [*events, Finished(request.request_id, completion)]
+        events = list(self._told(output.close()))
+        if self._vocoder is not None and request.speaks:
+            if request.finish_reason not in ("abort", "error"):
+                self._vocoder.push(request_id, final=True)
+                self._unheard.add(request_id)
+                return events
+            self._vocoder.abort(request_id)
+            self._unheard.discard(request_id)
+        del self._outputs[request_id]
+        return [*events, Finished(request_id, output.completion())]
 
-    def _bounded(self, params: SamplingParams, prompt: Prompt, *, speaks: bool) -> SamplingParams:
-        """`params` with limits that the model's longest sequence allows."""
-        longest = self.config.max_model_len
-        speech = prompt.speaking_ids if prompt.speaking_ids is not None else prompt.speech_ids
-        room = {
-            "max_tokens": longest - prompt.num_text_positions,
-            "max_units": longest - len(speech),
-        }
-        for left in room.values():
-            if left < 1:
-                raise InvalidRequest(
-                    f"the prompt has {longest - left} positions, "
-                    f"the longest sequence (max_model_len) is {longest}"
-                )
-        max_tokens = params.max_tokens
-        if max_tokens is None:
-            max_tokens = room["max_tokens"] if speaks else DEFAULT_MAX_TOKENS
-        return replace(
-            params,
-            max_tokens=min(max_tokens, room["max_tokens"]),
-            max_units=min(params.max_units, room["max_units"]),
-        )
+    def _hear(self, *, may_wait: bool) -> list[Event]:
+        """What the vocoder has made; waits a moment for it where there is nothing else to do."""
+        if self._vocoder is None:
+            return []
+        waits = may_wait and self._unheard and not self.scheduler.has_work
+        events: list[Event] = []
+        for spoken in self._vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
+            output = self._outputs[spoken.request_id]
+            if len(spoken.samples):
+                events.append(output.hear(spoken.samples))
+            if spoken.error is not None:
+                output.error = spoken.error
+                output.request.finish("error")
+                self._unheard.discard(spoken.request_id)
+                events += self._finish(output)
+            elif spoken.is_last:
+                self._unheard.remove(spoken.request_id)
+                del self._outputs[spoken.request_id]
+                events.append(Finished(spoken.request_id, output.completion()))
+        return events
 
     def _in_use(self, request_id: str) -> bool:
         """By a request that runs or waits, or whose `Finished` has not been told."""
@@ -361,57 +438,3 @@ class Engine:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineDead("the engine is closed, or has failed in an earlier step")
-
-
-def _engine_config(settings: dict[str, Any]) -> EngineConfig:
-    known = {field.name for field in fields(EngineConfig)}
-    if unknown := sorted(set(settings) - known):
-        raise TypeError(
-            f"Engine: expected settings among {', '.join(sorted(known))}, got {', '.join(unknown)}"
-        )
-    return EngineConfig(**settings)
-
-
-def _check_choice(name: str, value: str | None, only: str | None) -> None:
-    if value != only:
-        raise InvalidRequest(f"{name}: expected {only!r}, the one there is, got {value!r}")
-
-
-def _resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidRequest(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("device: 'cuda' was asked for, and torch finds no GPU here")
-    return resolved
-
-
-def _open_codec(
-    codec: str | os.PathLike[str] | Codec | None, device: torch.device, audio_vocab_size: int
-) -> Codec | None:
-    from antiphon.codec import Codec
-
-    if codec is None:
-        return None
-    if not isinstance(codec, Codec):
-        codec = Codec.from_pretrained(codec, device=device)
-    if codec.num_units_vocab < audio_vocab_size:
-        raise CheckpointError(
-            f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"
-        )
-    return codec
-
-
-def _one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> Sequence[SamplingParams | None]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise InvalidRequest(
-            f"sampling_params: expected one, or one for each of {count} requests, got {len(params)}"
-        )
-    return params

@@ -7,15 +7,14 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeAlias
 
 import torch
 
+from antiphon.commands import Abort, Add, Close, Command, Leave, Revise
 from antiphon.engine import Engine
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.mailbox import Mailbox, ring
@@ -28,48 +27,6 @@ NUM_PREPARE_THREADS = 4
 """Requests that are read at a time. Few: they share the interpreter with the engine's thread."""
 
 logger = logging.getLogger("antiphon")
-
-
-# --- what the thread is told ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Add:
-    """Take a request that was prepared."""
-
-    mailbox: Mailbox
-    request: Request
-    sampling_params: SamplingParams | None
-    arrived_s: float
-    """On the clock of `time.perf_counter`."""
-    prompt: Prompt | None
-    """None: its reader had left before it was read."""
-
-
-@dataclass(frozen=True, eq=False)
-class Leave:
-    """Nobody reads the mailbox any more: abort its request."""
-
-    mailbox: Mailbox
-
-
-@dataclass(frozen=True, eq=False)
-class Abort:
-    """Abort the request of this id; `done` gets whether there was one."""
-
-    request_id: str
-    done: Future[bool]
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the thread."""
-
-
-Command: TypeAlias = Add | Leave | Abort | Close
-
-
-# --- the thread -------------------------------------------------------------------------------------
 
 
 class EngineThread:
@@ -110,11 +67,13 @@ class EngineThread:
         """Requests whose files are being read, or wait for it."""
         return len(self._preparing)
 
-    def open(self, request: Request, sampling_params: SamplingParams | None) -> Mailbox:
+    def open(
+        self, request: Request, sampling_params: SamplingParams | None, *, is_open: bool = False
+    ) -> Mailbox:
         """Have a request prepared and run; its events come to a mailbox of the running event loop.
 
-        What is found wrong with it later comes there too. Raises InvalidRequest, EngineOverloaded or
-        EngineDead.
+        What is found wrong with it later comes there too. is_open: its user still speaks, see
+        `Engine.open_request`. Raises InvalidRequest, EngineOverloaded or EngineDead.
         """
         arrived_s = time.perf_counter()
         if not isinstance(request, Request):
@@ -130,10 +89,10 @@ class EngineThread:
             if self._has_ended:
                 raise self._dead()
             # Before its files are read: the requests that are being read are what holds most memory.
-            num_waiting = len(self._preparing) + len(self.engine.scheduler.waiting)
+            num_waiting = len(self._preparing) + self.engine.scheduler.num_waiting
             if num_waiting >= self.engine.config.max_num_waiting:
                 raise EngineOverloaded(f"{num_waiting} requests are waiting already")
-            prepared = self._workers.submit(self._prepare, mailbox, request)
+            prepared = self._workers.submit(self._prepare, mailbox, request, is_open)
             self._preparing.add(mailbox)
         # Outside of the lock: the callback is called here if all is done by now.
         prepared.add_done_callback(partial(self._pass_on, mailbox, request, sampling_params, arrived_s))
@@ -154,6 +113,18 @@ class EngineThread:
                 self._inbox.put(Abort(request_id, done))
         return done
 
+    def revise(
+        self, mailbox: Mailbox, units: Sequence[int] | None, *, committed_s: float | None = None
+    ) -> Future[None]:
+        """Tell the engine what was heard so far of an open request that it has taken, see `Revise`."""
+        done: Future[None] = Future()
+        with self._lock:
+            if self._has_ended:
+                done.set_exception(self._dead())
+            else:
+                self._inbox.put(Revise(mailbox, units, done, committed_s))
+        return done
+
     def stop(self) -> None:
         """Have the thread end after its step. Takes no lock, for finalizers to call it."""
         self._inbox.put(Close())
@@ -166,8 +137,10 @@ class EngineThread:
 
     # --- in the threads that prepare ------------------------------------------------------------
 
-    def _prepare(self, mailbox: Mailbox, request: Request) -> Prompt | None:
-        return None if mailbox.is_over else self.engine.prepare(request)
+    def _prepare(self, mailbox: Mailbox, request: Request, is_open: bool) -> Prompt | None:
+        if mailbox.is_over:
+            return None
+        return self.engine.prepare_open(request) if is_open else self.engine.prepare(request)
 
     def _pass_on(
         self,
@@ -218,6 +191,8 @@ class EngineThread:
                     found = self._abort(command.request_id)
                     if command.done.set_running_or_notify_cancel():
                         command.done.set_result(found)
+                case Revise():
+                    self._revise(command)
                 case Close():
                     return False
 
@@ -234,11 +209,35 @@ class EngineThread:
                 mailbox.fail(error)
                 ring([mailbox])
             else:
-                mailbox.request_id = request_id
+                mailbox.request_id, mailbox.is_taken = request_id, True
                 self._streams[request_id] = mailbox
+                if command.prompt.is_open:
+                    ring([mailbox])
         # Last: if the engine dies of it, its stream is told like all others.
         with self._lock:
             self._preparing.discard(mailbox)
+
+    def _revise(self, command: Revise) -> None:
+        if not command.done.set_running_or_notify_cancel():
+            return
+        request_id = command.mailbox.request_id
+        try:
+            # The id may be another's by now, or its end not told yet.
+            is_here = request_id is not None and self._streams.get(request_id) is command.mailbox
+            if request_id is None or not is_here or request_id in self._aborted:
+                raise InvalidRequest("the request has ended")
+            if command.committed_s is not None:
+                self.engine.commit(request_id, command.units, committed_s=command.committed_s)
+            elif command.units is not None:
+                self.engine.update_speech(request_id, command.units)
+        except InvalidRequest as error:
+            command.done.set_exception(error)
+        except BaseException as error:
+            self.cause = error
+            command.done.set_exception(self._dead())
+            raise
+        else:
+            command.done.set_result(None)
 
     def _leave(self, mailbox: Mailbox) -> None:
         request_id = mailbox.request_id
@@ -294,6 +293,8 @@ class EngineThread:
             command = self._inbox.get()
             if isinstance(command, Abort) and command.done.set_running_or_notify_cancel():
                 command.done.set_result(False)
+            if isinstance(command, Revise) and command.done.set_running_or_notify_cancel():
+                command.done.set_exception(self._dead())
         self.engine.close()
         atexit.unregister(self.close)
 

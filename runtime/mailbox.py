@@ -11,7 +11,15 @@ from itertools import chain
 
 import numpy as np
 
-from antiphon.types import AudioDelta, Event, Finished, TextDelta, TranscriptDelta, UnitDelta
+from antiphon.types import (
+    AudioDelta,
+    Event,
+    Finished,
+    TextDelta,
+    TranscriptDelta,
+    TranscriptUpdate,
+    UnitDelta,
+)
 
 __all__ = ["MAX_PENDING_EVENTS", "Mailbox", "ring"]
 
@@ -31,6 +39,8 @@ class Mailbox:
         self.loop = loop
         self.request_id = request_id
         """None: the engine has yet to name it."""
+        self.is_taken = False
+        """The engine has taken the request."""
         self.is_over = False
         """Nothing more is wanted. Set without a lock: the garbage collector does, inside anything."""
         self._lock = threading.Lock()
@@ -57,11 +67,23 @@ class Mailbox:
             self._error = error
 
     async def get(self) -> Event:
-        """The next event, once there is one."""
+        """The next event, once there is one. One task at a time may wait here, or in `taken`."""
         while True:
             with self._lock:
                 if self._events:
                     return self._events.popleft()
+                if self._error is not None:
+                    raise self._error
+                self._filled.clear()
+                self._has_rung = False
+            await self._filled.wait()
+
+    async def taken(self) -> None:
+        """Until the engine has taken the request, or ended it; raises the error if it cannot."""
+        while True:
+            with self._lock:
+                if self.is_taken or self._events:
+                    return
                 if self._error is not None:
                     raise self._error
                 self._filled.clear()
@@ -97,6 +119,8 @@ def _wake_all(mailboxes: Sequence[Mailbox]) -> None:
 def _merged(events: Sequence[Event]) -> Iterator[Event]:
     """One event of each kind that is there, in the order in which a reply begins with them."""
     request_id = events[0].request_id
+    if updates := [e for e in events if isinstance(e, TranscriptUpdate)]:
+        yield updates[-1]
     if heard := [e.text for e in events if isinstance(e, TranscriptDelta)]:
         yield TranscriptDelta(request_id, "".join(heard))
     if text := [e for e in events if isinstance(e, TextDelta)]:

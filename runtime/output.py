@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import torch
+import numpy as np
 
 from antiphon.config import ModelConfig
-from antiphon.kernels.ctc_collapse import ctc_collapse
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
+from antiphon.transcript import Hearing, Hypothesis
 from antiphon.types import (
+    AudioDelta,
     Completion,
     Event,
     RequestMetrics,
     TextDelta,
     TranscriptDelta,
+    TranscriptUpdate,
     UnitDelta,
 )
 
@@ -33,25 +35,39 @@ class OutputState:
         tokenizer: Tokenizer,
         config: ModelConfig,
         arrived_s: float | None = None,
+        sample_rate_hz: int | None = None,
     ) -> None:
-        """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now."""
+        """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
+        sample_rate_hz: of its speech, None where none is made."""
         self.request = request
+        self.error: str | None = None
+        """Why it ended with "error"."""
+        self._sample_rate_hz = sample_rate_hz
+        self._audio: list[np.ndarray] = []
+        self._plays_until_s = 0.0
+        """When playback ends that began with the first samples and stops where there are none."""
         self.transcript = ""
         self.text = ""
         self._config = config
-        self._heard = _Hearing(request, tokenizer, config.blank_token_id)
+        self._tokenizer = tokenizer
+        self._hypothesis = Hypothesis(request, tokenizer, config.blank_token_id) if request.is_open else None
+        self._heard = Hearing(request, tokenizer, config.blank_token_id)
         self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
         self._num_text = 0
         self._held_ids: list[int] = []
         """Ids whose text is not told yet: parts of a character, or white space."""
         self._num_units = 0
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
-        self._metrics = RequestMetrics(num_prompt_tokens=request.num_text_prompt)
+        self._metrics = RequestMetrics()
         self._last_id_s = self._added_s
 
     def poll(self) -> Iterator[Event]:
         """Events for everything that became known since the last call."""
         request = self.request
+        if self._hypothesis is not None:
+            if (text := self._hypothesis.changed()) is not None:
+                yield TranscriptUpdate(request.request_id, text)
+            return
         if heard := self._heard.advance():
             self.transcript += heard
             yield TranscriptDelta(request.request_id, heard)
@@ -72,6 +88,12 @@ class OutputState:
             if units:
                 yield UnitDelta(request.request_id, tuple(units))
 
+    def commit(self, committed_s: float) -> None:
+        """The request is open no more: from here on its user waits, and the final transcript is told."""
+        self._added_s = self._last_id_s = committed_s
+        self._hypothesis = None
+        self._heard = Hearing(self.request, self._tokenizer, self._config.blank_token_id)
+
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
         yield from self.poll()
@@ -81,10 +103,11 @@ class OutputState:
             self.transcript += rest
             yield TranscriptDelta(self.request.request_id, rest)
 
-    def completion(self, error: str | None = None) -> Completion:
+    def completion(self) -> Completion:
         request = self.request
         metrics = self._metrics
         metrics.e2e_s = time.perf_counter() - self._added_s
+        metrics.num_prompt_tokens = request.num_text_prompt
         metrics.num_cached_tokens = request.num_cached_tokens or 0
         metrics.num_preemptions = request.num_preemptions
         first = metrics.ttfu_s if request.speaks else metrics.ttft_s
@@ -100,8 +123,10 @@ class OutputState:
             fusion_ids=list(request.speaking.fusion_ids) if request.speaking else [],
             units=self.units(),
             unit_ids=list(request.unit_ids),
+            audio=np.concatenate(self._audio) if self._audio else None,
+            sample_rate_hz=self._sample_rate_hz,
             finish_reason=request.finish_reason or "error",
-            error=error,
+            error=self.error,
             metrics=metrics,
         )
 
@@ -114,14 +139,21 @@ class OutputState:
         """Unit numbers so far, without stop ids."""
         return self._numbers(self.request.unit_ids)
 
-    def note_audio(self, num_samples: int, sample_rate_hz: int) -> None:
-        """Sound was made of it."""
-        now = time.perf_counter() - self._added_s
-        if self._metrics.ttfa_s is None and num_samples:
-            self._metrics.ttfa_s = now
-        self._metrics.audio_s = (self._metrics.audio_s or 0.0) + num_samples / sample_rate_hz
-        if self._metrics.audio_s:
-            self._metrics.rtf = now / self._metrics.audio_s
+    def hear(self, samples: np.ndarray) -> AudioDelta:
+        """More sound was made of it: float32 (n,), not empty."""
+        assert self._sample_rate_hz is not None, "speech comes where it was asked for"
+        self._audio.append(samples)
+        now, metrics = time.perf_counter() - self._added_s, self._metrics
+        if metrics.ttfa_s is None:
+            metrics.ttfa_s, metrics.underrun_s, metrics.audio_s = now, 0.0, 0.0
+            self._plays_until_s = now
+        assert metrics.underrun_s is not None and metrics.audio_s is not None
+        metrics.underrun_s += max(0.0, now - self._plays_until_s)
+        seconds = len(samples) / self._sample_rate_hz
+        self._plays_until_s = max(self._plays_until_s, now) + seconds
+        metrics.audio_s += seconds
+        metrics.rtf = now / metrics.audio_s
+        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
 
     def _note_first(self, name: str, *, unit: bool) -> None:
         now = time.perf_counter()
@@ -133,56 +165,3 @@ class OutputState:
     def _numbers(self, ids: list[int]) -> list[int]:
         first = self._config.first_unit_id
         return [i - first for i in ids if first <= i < first + self._config.audio_vocab_size]
-
-
-class _Hearing:
-    """The transcript, as far as the bottom layers have read the prompt's units.
-
-    `ids` collapses all units of the prompt as if joined; the text is of the last message that holds
-    speech, whose first unit has no unit before it.
-    """
-
-    def __init__(self, request: RequestState, tokenizer: Tokenizer, blank: int) -> None:
-        self.ids: list[int] = []
-        self._request = request
-        self._positions = request.prompt.unit_positions if request.prompt.has_speech else ()
-        self._first_shown = len(self._positions) - request.prompt.num_last_units
-        self._blank = blank
-        self._num_read = 0
-        self._last = -1
-        self._detokenizer = IncrementalDetokenizer(tokenizer)
-
-    def advance(self) -> str:
-        """More text of the transcript, if more units have their labels."""
-        labels: list[int] = []
-        for position in self._positions[self._num_read :]:
-            label = self._request.prompt_labels[position]
-            if label is None:
-                break
-            labels.append(label)
-        if not labels:
-            return ""
-        hidden = max(0, min(len(labels), self._first_shown - self._num_read))
-        before = self._last
-        ids = self._collapse(labels, before)
-        # joined, the first unit of the last message may repeat the label before it; alone, it may not
-        shown = labels[hidden:]
-        starts_here = hidden > 0 or self._num_read == self._first_shown
-        shown_ids = self._collapse(shown, -1 if starts_here else before) if shown else []
-        self.ids += ids
-        self._last = labels[-1]
-        self._num_read += len(labels)
-        text = self._detokenizer.push(shown_ids)
-        return text + self.finish() if self._num_read == len(self._positions) else text
-
-    def finish(self) -> str:
-        return self._detokenizer.finish()
-
-    def _collapse(self, labels: list[int], previous: int) -> list[int]:
-        ids: list[int] = ctc_collapse(
-            torch.tensor(labels, dtype=torch.int32),
-            torch.tensor([0, len(labels)], dtype=torch.int32),
-            self._blank,
-            torch.tensor([previous], dtype=torch.int32),
-        ).ids.tolist()
-        return ids

@@ -28,6 +28,7 @@ __all__ = [
     "Speech",
     "TextDelta",
     "TranscriptDelta",
+    "TranscriptUpdate",
     "UnitDelta",
     "Units",
 ]
@@ -145,7 +146,11 @@ class Request:
 
 @dataclass
 class RequestMetrics:
-    """Times in seconds from the moment the request was added; None for what did not happen."""
+    """Times in seconds from the moment the request was added; None for what did not happen.
+
+    Of a request that was opened while its user still spoke, they count from the commit: what the user
+    waits for.
+    """
 
     ttft_s: float | None = None
     """To the first text token."""
@@ -160,11 +165,13 @@ class RequestMetrics:
     audio_s: float | None = None
     """Length of the audio produced."""
     rtf: float | None = None
-    """e2e_s / audio_s."""
+    """Time to the last audio sample, by audio_s."""
+    underrun_s: float | None = None
+    """For how long in all a player that began with the first samples has had none to play."""
     num_prompt_tokens: int = 0
     """Positions of the text track's prompt, pictures included."""
     num_cached_tokens: int = 0
-    """How many of these the prefix cache held at first admission."""
+    """How many of these the prefix cache held at first admission; of an open request, of those known then."""
     num_preemptions: int = 0
 
 
@@ -197,6 +204,15 @@ class Completion:
 @dataclass(frozen=True)
 class TranscriptDelta:
     """More of what was heard; the deltas add up to the completion's transcript."""
+
+    request_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class TranscriptUpdate:
+    """What was heard so far of an open request's last message: the whole of it, in place of what the update
+    before said. After the commit, deltas tell it once more, for good."""
 
     request_id: str
     text: str
@@ -237,7 +253,7 @@ class Finished:
     completion: Completion
 
 
-Event: TypeAlias = TranscriptDelta | TextDelta | UnitDelta | AudioDelta | Finished
+Event: TypeAlias = TranscriptUpdate | TranscriptDelta | TextDelta | UnitDelta | AudioDelta | Finished
 
 
 def _check_number(name: str, value: Any, low: float, high: float | None, *, above: bool = False) -> None:

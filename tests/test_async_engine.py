@@ -8,13 +8,13 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import numpy as np
 import pytest
 from golden_cases import Case, cases
+from serving import Gate, assert_nothing_held, check_events, collect, load, run, serving
 
 from antiphon import (
     AsyncEngine,
@@ -29,9 +29,6 @@ from antiphon import (
     InvalidRequest,
     Request,
     SamplingParams,
-    TextDelta,
-    TranscriptDelta,
-    UnitDelta,
     Units,
 )
 from antiphon.async_engine import EventStream
@@ -40,97 +37,8 @@ from antiphon.engine_thread import NUM_PREPARE_THREADS, EngineThread
 from antiphon.mailbox import MAX_PENDING_EVENTS
 from antiphon.text.prompt import Prompt
 
-T = TypeVar("T")
-
 LONG = SamplingParams(max_tokens=2000, ignore_eos=True)
 SHORT = SamplingParams(max_tokens=4)
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` that fails where it would hang."""
-    return asyncio.run(asyncio.wait_for(main, timeout=300))
-
-
-def load(**settings: Any) -> Engine:
-    """The packaged model without its codec, and with a cache that is quickly made."""
-    return Engine(EMBEDDED_MODEL, device="cpu", kv_cache_bytes=32 << 20, progress=False, **settings)
-
-
-def assert_nothing_held(engine: Engine) -> None:
-    engine.check_integrity()
-    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
-    assert not engine.scheduler.running
-    assert not engine.scheduler.waiting
-
-
-class Gate:
-    """Lets calls of a method through only as told, and so makes the order of things certain."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
-        self._permits = threading.Semaphore(0)
-        self._num_allowed = 0
-        self.num_calls = 0
-        method = getattr(owner, name)
-
-        def gated(*arguments: Any) -> Any:
-            self.num_calls += 1
-            self._permits.acquire()
-            return method(*arguments)
-
-        monkeypatch.setattr(owner, name, gated)
-
-    def allow(self, count: int) -> None:
-        self._num_allowed += count
-        self._permits.release(count)
-
-    async def allow_until(self, awaited: asyncio.Future[T]) -> T:
-        """Allow one call after the other, until something has come of them."""
-        while not awaited.done():
-            if self._is_holding():
-                self.allow(1)
-            await asyncio.sleep(0)
-        return awaited.result()
-
-    async def reached(self) -> None:
-        """Wait until a call is held."""
-        while not self._is_holding():
-            await asyncio.sleep(0)
-
-    def _is_holding(self) -> bool:
-        return self.num_calls > self._num_allowed
-
-    def open(self) -> None:
-        self.allow(10_000)
-
-
-@asynccontextmanager
-async def serving(engine: Engine, *gates: Gate) -> AsyncIterator[AsyncEngine]:
-    """Opens the gates in the end, so that a test that fails does not hang."""
-    async with AsyncEngine.from_engine(engine) as served:
-        try:
-            yield served
-        finally:
-            for gate in gates:
-                gate.open()
-
-
-async def collect(stream: EventStream) -> list[Event]:
-    return [event async for event in stream]
-
-
-def check_events(events: list[Event]) -> Completion:
-    """One request's, in order, adding up to the completion, which is returned."""
-    assert isinstance(events[-1], Finished)
-    done = events[-1].completion
-    assert {event.request_id for event in events} == {done.request_id}
-    assert sum(isinstance(event, Finished) for event in events) == 1
-    assert "".join(e.text for e in events if isinstance(e, TranscriptDelta)) == done.transcript
-    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == done.text
-    assert [unit for e in events if isinstance(e, UnitDelta) for unit in e.units] == done.units
-    kinds = [type(event) for event in events]
-    if TranscriptDelta in kinds and TextDelta in kinds:
-        assert kinds.index(TranscriptDelta) < kinds.index(TextDelta)
-    return done
 
 
 # --- results --------------------------------------------------------------------------------------

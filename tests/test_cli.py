@@ -137,6 +137,7 @@ def test_a_named_checkpoint_is_used(run: Run) -> None:
         (["--text", "Hi", "--out", "x.wav", "--model", MODEL], "--codec"),
         (["--text", "Hi", "--codec", CODEC], "--model"),
         (["--text", "Hi", "--out", "nowhere/x.wav"], "nowhere"),
+        (["--text", "Hi", "--out", "x.mp3"], ".wav, .flac, .ogg"),
         (["--text", "Hi", "--top-p", "2"], "top_p: expected a number"),
         (["--text", "Hi", "--max-tokens", "none"], "--max-tokens"),
         (["--text", "Hi", "--voice", "nobody", "--modalities", "speech"], "nobody"),
@@ -153,6 +154,15 @@ def test_what_the_user_got_wrong_is_said(run: Run, arguments: list[str], message
     assert ended.out == ""
     assert message in ended.err
     assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("ending", ["flac", "ogg"])
+def test_the_files_name_decides_its_format(run: Run, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"reply.{ending}"
+    ended = run("generate", "--text", "Hello", "--out", str(file), *SHORT)
+    assert ended.status == 0
+    assert str(file) in ended.out
+    assert soundfile.info(file).format == ending.upper()
 
 
 def test_ctrl_c_ends_the_request_and_not_the_engine(engine: Engine) -> None:

@@ -7,7 +7,16 @@ import asyncio
 import numpy as np
 import pytest
 
-from antiphon import AudioDelta, Completion, Event, Finished, TextDelta, TranscriptDelta, UnitDelta
+from antiphon import (
+    AudioDelta,
+    Completion,
+    Event,
+    Finished,
+    TextDelta,
+    TranscriptDelta,
+    TranscriptUpdate,
+    UnitDelta,
+)
 from antiphon.mailbox import MAX_PENDING_EVENTS, Mailbox, ring
 
 
@@ -101,3 +110,39 @@ def test_ringing_in_a_closed_loop_is_nothing_and_the_mailbox_is_abandoned() -> N
     mailbox.put([finished()])
     ring([mailbox])
     assert mailbox.is_abandoned
+
+
+def test_of_hypotheses_the_last_one_is_kept() -> None:
+    """Each takes the place of the one before; what was said after the commit adds to none of them."""
+
+    async def main() -> None:
+        mailbox = Mailbox(asyncio.get_running_loop(), "a")
+        for i in range(100):
+            mailbox.put([TranscriptUpdate("a", f"heard {i}")])
+        mailbox.put([TranscriptDelta("a", "heard"), TranscriptDelta("a", " it all"), finished()])
+        events = await read(mailbox)
+        assert len(events) <= MAX_PENDING_EVENTS
+        kinds = [type(e) for e in events]
+        assert kinds == sorted(kinds, key=[TranscriptUpdate, TranscriptDelta, Finished].index)
+        assert [e.text for e in events if isinstance(e, TranscriptUpdate)][-1] == "heard 99"
+        assert "".join(e.text for e in events if isinstance(e, TranscriptDelta)) == "heard it all"
+
+    asyncio.run(main())
+
+
+def test_who_opens_waits_until_the_engine_has_taken_it() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        taken, ended, refused = (Mailbox(loop, "a") for _ in range(3))
+        waiting = [asyncio.create_task(mailbox.taken()) for mailbox in (taken, ended, refused)]
+        await asyncio.sleep(0)
+        taken.is_taken = True
+        ended.put([finished()])
+        refused.fail(ZeroDivisionError())
+        assert not any(task.done() for task in waiting)
+        ring([taken, ended, refused])
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in found] == [type(None), type(None), ZeroDivisionError]
+        assert isinstance(await ended.get(), Finished), "it is still there to be read"
+
+    asyncio.run(main())

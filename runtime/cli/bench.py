@@ -23,3 +23,23 @@ def engine(context: typer.Context) -> None:
     from antiphon.bench.engine import main
 
     main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def codec(context: typer.Context) -> None:
+    """Seconds of compute per second of speech, whole and streamed, beside a plain codec."""
+    from antiphon.bench.codec import main
+
+    main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def streaming(context: typer.Context) -> None:
+    """Distance of streamed speech from the whole, and the seams between its chunks."""
+    from antiphon.bench.streaming import main
+
+    main(context.args)

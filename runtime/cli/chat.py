@@ -14,7 +14,7 @@ import typer
 from antiphon.cli import options
 from antiphon.cli.generate import run
 from antiphon.cli.options import Modalities
-from antiphon.cli.terminal import EventPrinter, write_wav
+from antiphon.cli.terminal import EventPrinter
 from antiphon.config import EngineConfig
 from antiphon.errors import AntiphonError
 from antiphon.types import Image, Message, Part, Request, SamplingParams, Speech
@@ -131,7 +131,9 @@ class Conversation:
             and completion.sample_rate_hz is not None
         ):
             wav = self.out_dir / f"reply-{self.num_replies}.wav"
-            write_wav(wav, completion.audio, completion.sample_rate_hz)
+            from antiphon.codec import write_audio
+
+            write_audio(wav, completion.audio, completion.sample_rate_hz)
         printer.finish(completion, wav)
         # A conversation holds no empty messages.
         self.messages += [asked, *([Message("assistant", completion.text)] if completion.text else [])]

@@ -1,4 +1,4 @@
-"""`antiphon generate`: one request, answered on the terminal, in a wav file, or as JSON."""
+"""`antiphon generate`: one request, answered on the terminal, in a sound file, or as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 
 from antiphon.cli import options
 from antiphon.cli.options import Modalities
-from antiphon.cli.terminal import EventPrinter, write_wav
+from antiphon.cli.terminal import EventPrinter
 from antiphon.config import EngineConfig
 from antiphon.errors import AntiphonError
 from antiphon.types import Completion, Event, Finished, Image, Part, Request, SamplingParams, Speech
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate", "run"]
 
+SOUND_FILES = (".wav", ".flac", ".ogg")
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
@@ -49,7 +50,8 @@ def generate(
         typer.Option(help="What to answer with; without it speech if there is --out, else text."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="WAV", help="Where the speech goes.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Where the speech goes: .wav, .flac or .ogg."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")
@@ -69,7 +71,7 @@ def generate(
         list[str] | None, typer.Option(metavar="TEXT", help="Ends a text reply.", rich_help_panel="Sampling")
     ] = None,
 ) -> None:
-    """Answer one request: transcript and text as they come, speech into a wav file.
+    """Answer one request: transcript and text as they come, speech into a file.
 
     --audio, --image and --stop may be given several times.
     """
@@ -98,7 +100,9 @@ def generate(
     with options.open_engine(model, codec, device, dtype, block_size) as engine:
         completion = run(engine, request, None if printer is None else printer.show)
         if out is not None and completion.audio is not None and completion.sample_rate_hz is not None:
-            write_wav(out, completion.audio, completion.sample_rate_hz)
+            from antiphon.codec import write_audio
+
+            write_audio(out, completion.audio, completion.sample_rate_hz)
         if printer is not None:
             printer.finish(completion, out)
         else:
@@ -113,7 +117,7 @@ def run(engine: Engine, request: Request, show: Callable[[Event], None] | None =
     Ctrl-C aborts the request: the completion holds what there is. Raises InvalidRequest for a bad request,
     AntiphonError for one that failed on the way.
     """
-    request_id = engine.add_request(request)
+    request_id = engine.add_request(request, stream_audio=False)  # nobody listens before the file is there
     completion = None
     with _interrupts() as interrupted:
         while engine.has_unfinished():
@@ -153,9 +157,9 @@ def demo_content() -> list[Part]:
     return [Image((media / "shapes.png").read_bytes()), Speech((media / "question.wav").read_bytes())]
 
 
-def as_record(completion: Completion, wav: Path | None) -> dict[str, Any]:
-    """A completion for machines: all its fields, with the path of the wav file in place of the samples."""
-    audio = str(wav) if wav is not None and completion.audio is not None else None
+def as_record(completion: Completion, file: Path | None) -> dict[str, Any]:
+    """A completion for machines: all its fields, with the path of its file in place of the samples."""
+    audio = str(file) if file is not None and completion.audio is not None else None
     return dataclasses.asdict(dataclasses.replace(completion, audio=None)) | {"audio": audio}
 
 
@@ -164,5 +168,9 @@ def _check_out(out: Path, modalities: Modalities, model: Path | None, codec: Pat
         raise typer.BadParameter("is for speech, but --modalities is text", param_hint="--out")
     if model is not None and codec is None:
         raise typer.BadParameter("needs --codec, which makes speech of units", param_hint="--out")
+    if out.suffix.lower() not in SOUND_FILES:
+        raise typer.BadParameter(
+            f"expected a name that ends with {', '.join(SOUND_FILES)}, got {out.name}", param_hint="--out"
+        )
     if not out.absolute().parent.is_dir():
         raise typer.BadParameter(f"{out.parent} is not a folder", param_hint="--out")

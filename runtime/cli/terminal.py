@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from antiphon.types import Completion, Event, TextDelta, TranscriptDelta
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["EventPrinter", "write_wav"]
+__all__ = ["EventPrinter"]
 
 HEARD = "heard"
 REPLY = "reply"
@@ -33,16 +29,16 @@ class EventPrinter:
         elif isinstance(event, TextDelta):
             self._add(REPLY, event.text)
 
-    def finish(self, completion: Completion, wav: Path | None) -> None:
+    def finish(self, completion: Completion, file: Path | None) -> None:
         """Ends the line that is open, and says what speech there is and where."""
         if completion.finish_reason in ENDINGS:
             self._add(REPLY, ENDINGS[completion.finish_reason])
-        if wav is not None and completion.audio is not None and completion.sample_rate_hz:
+        if file is not None and completion.audio is not None and completion.sample_rate_hz:
             seconds = len(completion.audio) / completion.sample_rate_hz
-            self._add(SPEECH, f"{wav} ({seconds:.1f} s)")
+            self._add(SPEECH, f"{file} ({seconds:.1f} s)")
         elif completion.units:
             self._add(SPEECH, f"{len(completion.units)} units")
-        elif wav is not None:
+        elif file is not None:
             self._add(SPEECH, "none")
         self._end_line()
 
@@ -57,14 +53,6 @@ class EventPrinter:
         if self._open is not None:
             typer.echo()
             self._open = None
-
-
-def write_wav(path: Path, samples: np.ndarray, rate_hz: int) -> None:
-    """float32 (samples,) as a 16-bit wav file. OSError, naming the path, where it cannot be written."""
-    import soundfile
-
-    with path.open("wb") as file:
-        soundfile.write(file, samples, rate_hz, subtype="PCM_16", format="WAV")
 
 
 def _printable(text: str) -> str:

@@ -16,7 +16,7 @@ from antiphon.errors import InvalidRequest
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-__all__ = ["MAX_RATE_HZ", "check_rate", "mono_samples", "read_audio"]
+__all__ = ["MAX_RATE_HZ", "check_duration", "check_rate", "mono_samples", "read_audio"]
 
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 32
@@ -86,7 +86,7 @@ def _read_array(source: tuple[Any, ...], limits: InputLimits) -> tuple[AudioArra
         raise InvalidRequest(f"audio: expected (samples, rate_hz), got a tuple of {len(source)}")
     samples, rate_hz = as_array("audio", source[0]), check_rate(source[1])
     if samples.ndim:
-        _check_duration(samples.shape[0], rate_hz, limits)
+        check_duration(samples.shape[0], rate_hz, limits)
     return mono_samples(samples), rate_hz
 
 
@@ -111,7 +111,7 @@ def _decode(data: bytes, name: str, limits: InputLimits) -> tuple[AudioArray, in
             rate_hz = check_rate(file.samplerate)
             if file.channels > MAX_CHANNELS:
                 raise InvalidRequest(f"audio: expected up to {MAX_CHANNELS} channels, got {file.channels}")
-            _check_duration(file.frames, rate_hz, limits)
+            check_duration(file.frames, rate_hz, limits)
             return _decode_blocks(file, name, rate_hz, limits), rate_hz
     except soundfile.LibsndfileError as error:
         raise InvalidRequest(f"audio: {name}: expected {FORMATS}: {error.error_string}") from error
@@ -125,14 +125,15 @@ def _decode_blocks(file: SoundFile, name: str, rate_hz: int, limits: InputLimits
     frames = 0
     while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
         frames += len(block)
-        _check_duration(frames, rate_hz, limits)
+        check_duration(frames, rate_hz, limits)
         blocks.append(mono_samples(block))
     if not blocks:
         raise InvalidRequest(f"audio: {name}: expected at least one sample, got none")
     return np.concatenate(blocks)
 
 
-def _check_duration(frames: int, rate_hz: int, limits: InputLimits) -> None:
+def check_duration(frames: int, rate_hz: int, limits: InputLimits) -> None:
+    """Raises InvalidRequest for more audio than the limits allow."""
     if frames > limits.max_audio_s * rate_hz:
         raise InvalidRequest(
             f"audio: expected at most {limits.max_audio_s:g} s, got {frames / rate_hz:.1f} s"

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.hyperparams import MEL_BANDS
+from antiphon.codec.packed import has_onednn
+from antiphon.codec.packed_unet import PackedUNet
 from antiphon.codec.unet import UNet
 
 __all__ = ["FlowMatching", "schedule"]
@@ -39,10 +41,15 @@ class FlowMatching:
     """Integrates the estimator's velocity over the fixed schedule.
 
     Guidance runs as one batch: the conditioned rows, then the same rows with mu, speaker and prompt zero.
+    The state and its steps are float32, whatever the estimator's products are taken in.
     """
 
-    def __init__(self, estimator: UNet, cfg_rate: float, device: torch.device) -> None:
-        self.estimator = estimator
+    def __init__(
+        self, estimator: UNet, cfg_rate: float, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """dtype: of the estimator's products, float32 or bfloat16."""
+        packs = dtype != torch.float32 or has_onednn(device, dtype)
+        self.estimator = PackedUNet(estimator, dtype) if packs else estimator
         self.cfg_rate = cfg_rate
         times, self._steps = schedule()
         with torch.inference_mode():

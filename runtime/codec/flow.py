@@ -14,11 +14,16 @@ from antiphon.codec.cfm import FlowMatching
 from antiphon.codec.encoder import Encoder
 from antiphon.codec.hyperparams import MEL_BANDS, FlowParams
 from antiphon.codec.layers import frame_mask, pad_rows
-from antiphon.codec.length_regulator import LengthRegulator, interpolate, interpolate_units
+from antiphon.codec.length_regulator import (
+    LengthRegulator,
+    interpolate,
+    interpolate_span,
+    interpolate_units,
+)
 from antiphon.codec.unet import UNet
 from antiphon.errors import InvalidRequest
 
-__all__ = ["Condition", "Flow", "FlowInput", "FlowModel", "FlowOutput"]
+__all__ = ["Condition", "Flow", "FlowInput", "FlowModel", "FlowOutput", "UnitSpan"]
 
 CACHE_FRAMES = 34
 """Frames at the end of a chunk whose noise and condition the released streaming loop hands on."""
@@ -37,6 +42,16 @@ class FlowModel(nn.Module):
         self.decoder = nn.ModuleDict({"estimator": UNet(params.estimator)})
 
 
+@dataclass(frozen=True)
+class UnitSpan:
+    """Units of a stream: frames lie where their absolute number puts them, whatever is computed with them."""
+
+    first: int
+    """Number of the first unit of the context, or of the chunk where there is none"""
+    num_context: int
+    """How many units at the end of the prompt are the stream's own"""
+
+
 @dataclass(frozen=True, eq=False)
 class FlowInput:
     """One utterance. n units become M = mel_frames(n) frames behind the P frames of the prompt."""
@@ -51,6 +66,8 @@ class FlowInput:
     """(p,) int64: what is said in prompt_mel"""
     prompt_mel: Tensor | None = None
     """(80, P)"""
+    span: UnitSpan | None = None
+    """Where this stands in a stream; None: an utterance of its own"""
     cache: Tensor | None = None
     """(80, K, 2): replaces the noise (0) and the condition mu (1) of the first K frames"""
 
@@ -86,12 +103,19 @@ class Condition:
 class Flow:
     """Decodes ragged batches; each utterance comes out as it would alone."""
 
-    def __init__(self, model: FlowModel, params: FlowParams, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: FlowModel,
+        params: FlowParams,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of the estimator's products; all else is float32."""
         self.model = model
         self.params = params
         estimator = model.decoder["estimator"]
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
-        self.matching = FlowMatching(estimator, params.inference_cfg_rate, device)
+        self.matching = FlowMatching(estimator, params.inference_cfg_rate, device, dtype)
 
     @torch.inference_mode()
     def generate(self, inputs: Sequence[FlowInput]) -> list[FlowOutput]:
@@ -142,6 +166,12 @@ class Flow:
     def _stretch(self, hidden: Tensor, row: FlowInput) -> Tensor:
         """(p + n, 80) to (80, P + M): prompt and units each at their own pace."""
         n = row.units.shape[0]
+        if row.span is not None:
+            own = interpolate_span(hidden[-n - row.span.num_context :], row.span.first, self.params)
+            frames = row.prompt_frames - self.params.mel_frames(row.span.first + row.span.num_context)
+            frames += self.params.mel_frames(row.span.first)  # of the voice's prompt
+            before = hidden[: -n - row.span.num_context]
+            return torch.cat([interpolate(before, frames), own], dim=1) if frames else own
         own = interpolate_units(hidden[-n:], self.params)
         if row.prompt_units is None:
             return own

@@ -8,6 +8,7 @@ before every convolution, which is what a row alone has there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ from antiphon.codec.hyperparams import (
 )
 from antiphon.codec.layers import frame_mask, masked, pad_rows
 
+if TYPE_CHECKING:
+    from antiphon.codec.packed_trunk import PackedTrunk
+
 __all__ = ["Hift"]
 
 NUM_BINS = ISTFT_N_FFT // 2 + 1
@@ -44,7 +48,11 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.alpha[:, None]
-        return torch.addcmul(x, (x * alpha).sin_().square_(), 1 / (alpha + SNAKE_EPS))
+        return torch.addcmul(x, (x * alpha).sin_().square_(), self.inverse()[:, None])
+
+    def inverse(self) -> Tensor:
+        """1 / alpha, (channels,)"""
+        return 1 / (self.alpha + SNAKE_EPS)
 
 
 class ResBlock(nn.Module):
@@ -113,12 +121,22 @@ class Hift(nn.Module):
         self.resblocks = nn.ModuleList(ResBlock(c, kernel) for c in channels for kernel in RESBLOCK_KERNELS)
         self.conv_post = nn.Conv1d(channels[-1], 2 * NUM_BINS, 7, padding=3)
         self.f0_predictor = F0Predictor(params.cond_channels)
+        self._packed: PackedTrunk | None = None
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """From now on `trunk` computes with packed copies of the weights as they are, in `dtype`."""
+        from antiphon.codec.packed_trunk import PackedTrunk  # which is made of these modules
+
+        self._packed = PackedTrunk(self, dtype)
 
     def f0(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Pitch of each mel (80, frames_i): (frames_i,) in Hz."""
         frames = [mel.shape[1] for mel in mels]
-        mel = pad_rows(mels)
-        f0 = self.f0_predictor(mel, frame_mask(frames, mel.device))
+        # In the predictor's precision, which is float64 in a codec: the source adds pitch up over the whole
+        # utterance, and a rounding of float32 would grow to some thousandths of the waveform.
+        mel = pad_rows(mels).to(self.f0_predictor.classifier.weight.dtype)
+        mask = frame_mask(frames, mel.device)
+        f0 = self.f0_predictor(mel, None if mask is None else mask.to(mel.dtype))
         return [row[:length] for row, length in zip(f0, frames, strict=True)]
 
     def mix(self, waves: Tensor) -> Tensor:
@@ -140,6 +158,11 @@ class Hift(nn.Module):
     def trunk(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:
         """Mel (batch, 80, T) and the source's spectra (batch, 18, 64T + 1) to log-magnitude and phase
         (batch, 18, 64T + 1); `frames` of each row are valid."""
+        compute = self.plain_trunk if self._packed is None else self._packed
+        return compute(mel, source, frames)
+
+    def plain_trunk(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:
+        """`trunk` by the modules themselves, in float32."""
         x = masked(self.conv_pre(mel), frame_mask(frames, mel.device))
         lengths = list(frames)
         for i, (up, rate) in enumerate(zip(self.ups, UPSAMPLE_RATES, strict=True)):

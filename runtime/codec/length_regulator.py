@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from antiphon.codec.hyperparams import FlowParams
+from antiphon.codec.hyperparams import HOP, SAMPLE_RATE_HZ, FlowParams
 from antiphon.codec.layers import group_norm, masked
 
-__all__ = ["LengthRegulator", "interpolate_units"]
+__all__ = ["LengthRegulator", "interpolate", "interpolate_span", "interpolate_units"]
 
 EDGE_UNITS = 20
 """Units at either end that keep their own pace, so that a chunk's ends line up with the whole's."""
@@ -30,6 +30,23 @@ def interpolate_units(hidden: Tensor, params: FlowParams) -> Tensor:
         interpolate(hidden[-EDGE_UNITS:], edge),
     )
     return torch.cat(parts, dim=1)
+
+
+def interpolate_span(hidden: Tensor, first: int, params: FlowParams) -> Tensor:
+    """Units `first` .. `first + n - 1` of a stream (n, channels) to their frames (channels, frames).
+
+    Frame f samples position (f + 0.5) u - 0.5 of all units, u the units of a frame: chunks agree on where a
+    frame lies. A whole utterance has its frames within one of there (`interpolate_units`).
+    """
+    n = hidden.shape[0]
+    begin, end = params.mel_frames(first), params.mel_frames(first + n)
+    units_per_frame = params.input_frame_rate * HOP / SAMPLE_RATE_HZ
+    frame = torch.arange(begin, end, dtype=torch.float64, device=hidden.device)
+    position = ((frame + 0.5) * units_per_frame - 0.5 - first).clamp(0, n - 1)
+    left = position.long()
+    right = (left + 1).clamp(max=n - 1)
+    weight = (position - left).to(hidden.dtype)[:, None]
+    return torch.lerp(hidden[left], hidden[right], weight).mT
 
 
 def interpolate(hidden: Tensor, frames: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from antiphon.config import ModelConfig
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.omni import OmniModel
+from antiphon.model.prompt_states import PromptStates
 from antiphon.model.sampler import pick
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
@@ -30,21 +30,6 @@ Tracer = Callable[[str, RequestState, int, Tensor], None]
 
 GREEDY = SamplingParams()
 MAX_KEPT_IMAGE_POSITIONS = 1 << 15
-
-
-@dataclass
-class PromptStates:
-    """The bottom layers' output that other stacks have not read yet, of positions from `start`.
-
-    Kept while a prompt (or, after a preemption, all that is known) is computed in chunks.
-    """
-
-    request: RequestState
-    start: int
-    hidden: Tensor
-    """(positions, hidden): H, for the top layers"""
-    soft: Tensor | None
-    """(prompt positions, hidden): soft embeddings, for the LLM"""
 
 
 class Runner:
@@ -72,6 +57,14 @@ class Runner:
         assert request.row is not None
         self._windows.reset(request.row)
         self._prompts.pop(request.row, None)
+
+    @torch.inference_mode()
+    def revise(self, request: RequestState) -> None:
+        """An open request has another prompt: what was heard of it and has not been read stays."""
+        states = None if request.row is None else self._prompts.pop(request.row, None)
+        if states is not None and (kept := states.revised()) is not None:
+            assert request.row is not None
+            self._prompts[request.row] = kept
 
     # --- the passes ---------------------------------------------------------------------------
 
@@ -179,18 +172,7 @@ class Runner:
         assert request.row is not None
         states = self._prompts.get(request.row)
         if states is None:
-            width, start = self.config.hidden_size, chunk.start
-            known = request.num_speech_known - start
-            prompt = request.num_speech_prompt - start
-            # without a text track to feed (text known already), nothing reads soft embeddings
-            soft = request.soft and request.needs_text and prompt > 0
-            states = PromptStates(
-                request,
-                start,
-                self._unit_hidden.new_empty(known, width),
-                self._unit_hidden.new_empty(prompt, width) if soft else None,
-            )
-            self._prompts[request.row] = states
+            states = self._prompts[request.row] = PromptStates.of(request, chunk.start, self._unit_hidden)
         return states
 
     def _drop_read_prompts(self) -> None:

@@ -86,6 +86,11 @@ class BlockPool:
         block.digest, block.payload = digest, payload
         self._cached[digest] = block_id
 
+    def is_exclusive(self, block_id: int) -> bool:
+        """Whether its holder may write to it again: nobody else reads it, or could find it."""
+        block = self._blocks[block_id]
+        return block.ref_count == 1 and block.digest is None
+
     def free(self, block_ids: Sequence[int]) -> None:
         """Drop one reference to each block of a sequence; its last block is reused first."""
         for block_id in reversed(block_ids):

@@ -66,6 +66,8 @@ class RequestState:
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
+        self.is_open = prompt.is_open
+        """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
         self.seed = seed
@@ -75,7 +77,6 @@ class RequestState:
         """Its row in the runner's per-request tensors, while it runs."""
         self.num_preemptions = 0
         self.num_cached_tokens: int | None = None
-        self._max_tokens = math.inf if params.max_tokens is None else params.max_tokens
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
 
@@ -113,6 +114,40 @@ class RequestState:
         """CTC labels of the prompt's units, as far as they are read; None elsewhere."""
         self.unit_positions = frozenset(prompt.unit_positions) if prompt.has_speech else frozenset()
 
+    # --- an open prompt -----------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Something of what is known is not computed. An open request has none while its user is silent."""
+        if not self.is_open:
+            return not self.finished
+        assert self.speech is not None
+        # the top layers keep off the last known position until another follows: it might be the prompt's last
+        return (
+            self.speech.num_computed < len(self.speech)
+            or self.text.num_computed < len(self.text)
+            or self.top_computed < self.top_ready()
+        )
+
+    def num_same(self, prompt: Prompt) -> int:
+        """How many speech positions of another prompt, from its first, are those of this one."""
+        pairs = zip(self.speech_ids, prompt.speech_ids, strict=False)
+        shorter = min(len(self.speech_ids), len(prompt.speech_ids))
+        return next((i for i, (old, new) in enumerate(pairs) if old != new), shorter)
+
+    def set_prompt(self, prompt: Prompt) -> None:
+        """Let an open request have another prompt, whose tracks' tails have been replaced."""
+        assert self.is_open and self.speech is not None
+        labels = self.prompt_labels[: self.num_same(prompt)]
+        self.prompt, self.is_open = prompt, prompt.is_open
+        self.speech_ids = prompt.speech_ids
+        self.num_text_prompt = len(self.text)
+        self.num_speech_prompt = len(self.speech_ids)
+        self.prompt_labels = labels + [None] * (self.num_speech_prompt - len(labels))
+        self.unit_positions = frozenset(prompt.unit_positions)
+        if self.speaks:
+            self.speech.num_shareable = self.num_speech_prompt - 1
+
     # --- text ---------------------------------------------------------------------------------
 
     @property
@@ -135,6 +170,10 @@ class RequestState:
     def shown_text_ids(self) -> list[int]:
         """The text of the reply so far: of a spoken one, what speech has asked for."""
         return self.text_ids if self.speaking is None else self.text_ids[: self.speaking.num_consumed]
+
+    @property
+    def max_tokens(self) -> float:
+        return math.inf if self.params.max_tokens is None else self.params.max_tokens
 
     def text_ready(self) -> int:
         """Text positions whose inputs are there: a soft embedding needs its bottom layers."""
@@ -165,10 +204,10 @@ class RequestState:
         if self.speaking is None:
             if token in self._stop_ids and not self.params.ignore_eos:
                 self.finish("stop")
-            elif len(self.text_ids) >= self._max_tokens:
+            elif len(self.text_ids) >= self.max_tokens:
                 self.finish("length")
         else:
-            self.text_ended = token == self._eot or len(self.text_ids) >= self._max_tokens
+            self.text_ended = token == self._eot or len(self.text_ids) >= self.max_tokens
             self.take_text()
 
     def take_text(self) -> None:

@@ -7,17 +7,28 @@ decoding and recomputation after a preemption are the same thing.
 A step is three passes: the bottom layers read what was said, the LLM thinks where somebody waits for
 text, the top layers speak. Text never depends on units, so a text pass, once it has to run, takes
 along every request that has room to run ahead: text steps are few and full.
+
+An *open* request, whose user still speaks, is computed as far as it is known, but nobody waits for its
+answer: it is admitted, scheduled and served behind all others, and makes way first. One that was
+preempted with nothing to compute rests until it is told more.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
+from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState, Status
+from antiphon.sched.revision import revise
 from antiphon.sched.track import Track
+
+if TYPE_CHECKING:
+    from antiphon.text.prompt import Prompt
 
 __all__ = ["Scheduler"]
 
@@ -40,28 +51,54 @@ class Scheduler:
         self.max_fused_tokens = max_fused_tokens
         """Positions with fusion that a top pass may hold beyond one per request (after a preemption)."""
         self.waiting: deque[RequestState] = deque()
+        self.waiting_open: deque[RequestState] = deque()
+        """Open requests that were told more than they had room to compute."""
+        self.resting: list[RequestState] = []
+        """Open requests that made way when all was computed, and have been told nothing since."""
         self.running: list[RequestState] = []
         """In order of admission: the first is served first, the last is preempted first."""
         self._rows = list(range(max_num_seqs))[::-1]
 
     # --- coming and going ---------------------------------------------------------------------
 
-    def add(self, request: RequestState) -> None:
-        self.waiting.append(request)
+    @property
+    def num_waiting(self) -> int:
+        """Requests that do not run, for whatever reason."""
+        return len(self.waiting) + len(self.waiting_open) + len(self.resting)
 
-    def fits(self, request: RequestState) -> bool:
-        """Could the request's prompt, and one position more of each track, ever be held?"""
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything. What waits can always be admitted sooner or later."""
+        return bool(self.waiting or self.waiting_open) or any(r.has_work for r in self.running)
+
+    def add(self, request: RequestState) -> None:
+        (self.waiting_open if request.is_open else self.waiting).append(request)
+
+    def fits(self, request: RequestState, num_more: int = 0) -> bool:
+        """Could the request's prompt, `num_more` positions, and one more of each track, ever be held?"""
         tracks = [t for t in (request.text, request.speech) if t is not None]
-        return sum(t.blocks_missing(len(t) + 1) for t in tracks) <= self.pool.num_blocks
+        needed = sum(-(-(len(t) + num_more + 1) // t.block_size) for t in tracks)
+        return needed <= self.pool.num_blocks
+
+    def revise(self, request: RequestState, prompt: Prompt) -> None:
+        """Give an open request another prompt, which is closed if its user has said all."""
+        revise(self.pool, request, prompt)
+        if request in self.resting:
+            self.resting.remove(request)
+            self.add(request)
+        elif request in self.waiting_open and not request.is_open:
+            self.waiting_open.remove(request)
+            self.add(request)
 
     def admit(self) -> list[RequestState]:
         """Start waiting requests, oldest first, while there are rows and blocks for all they know."""
         admitted = []
-        while self.waiting and self._rows:
-            request = self.waiting[0]
-            if not self._reserve_known(request):
+        while self.waiting or self.waiting_open:
+            queue = self.waiting or self.waiting_open
+            request = queue[0]
+            if not self._make_way(request):
                 break
-            self.waiting.popleft()
+            queue.popleft()
             request.row = self._rows.pop()
             request.status = Status.RUNNING
             self.running.append(request)
@@ -73,23 +110,31 @@ class Scheduler:
         if request in self.running:
             self.running.remove(request)
             self._release(request)
-        elif request in self.waiting:
-            self.waiting.remove(request)
+            return
+        for queue in (self.waiting, self.waiting_open, self.resting):
+            if request in queue:
+                queue.remove(request)
 
     def preempt(self, request: RequestState) -> None:
         """Take back a running request's blocks. It keeps all it knows, waits first, and recomputes."""
+        has_work = request.has_work
         self.running.remove(request)
         self._release(request)
         request.status = Status.WAITING
         request.num_preemptions += 1
-        self.waiting.appendleft(request)
+        if not request.is_open:
+            self.waiting.appendleft(request)
+        elif has_work:
+            self.waiting_open.appendleft(request)
+        else:
+            self.resting.append(request)
 
     # --- the three passes ---------------------------------------------------------------------
 
     def schedule_bottom(self) -> StackPlan:
         chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
-        for request in list(self.running):
+        for request in self._in_turn():
             track = request.speech
             if track is None or request.status is not Status.RUNNING:
                 continue
@@ -104,7 +149,7 @@ class Scheduler:
         """Runs where somebody waits for text; then all who may run ahead come along."""
         chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
-        waits = [r for r in self.running if r.waits_for_text and r.text.num_computed < r.text_ready()]
+        waits = [r for r in self._in_turn() if r.waits_for_text and r.text.num_computed < r.text_ready()]
         ahead = [
             r
             for r in self.running
@@ -121,14 +166,15 @@ class Scheduler:
                     continue
             elif not track.reserve(self.pool, end):  # running ahead is worth nobody's blocks
                 continue
-            chunks.append(Chunk(request, start, end, samples=end == len(track)))
+            samples = end == len(track) and not request.is_open
+            chunks.append(Chunk(request, start, end, samples))
             budget -= end - start
         return self._plan("text", chunks)
 
     def schedule_top(self) -> StackPlan:
         chunks: list[Chunk] = []
         budget, fused_budget = self.max_num_batched_tokens, self.max_fused_tokens
-        for request in self.running:
+        for request in self._in_turn():
             start, end = request.top_computed, min(request.top_ready(), request.top_computed + budget)
             first_fused = max(start, request.num_speech_prompt - 1)
             if end - first_fused > 1:
@@ -183,58 +229,47 @@ class Scheduler:
         held = {block for table in tables for block in table}
         in_use = self.pool.num_blocks - self.pool.num_free
         assert len(held) == in_use, f"{in_use} blocks are in use, {len(held)} are in block tables"
-        for request in self.waiting:
+        for request in (*self.waiting, *self.waiting_open, *self.resting):
             for track in (request.text, request.speech):
                 assert track is None or not track.block_table, f"{request.request_id} waits and holds blocks"
 
-    # --- blocks -------------------------------------------------------------------------------
+    # --- who is served, and who makes way -----------------------------------------------------
 
-    def _reserve_known(self, request: RequestState) -> bool:
-        """Take over cached prefixes and make room for all known positions of both tracks."""
-        text, speech = request.text, request.speech
-        text_blocks: list[int] = []
-        if request.needs_text:
-            text_blocks = text.cached_prefix(self.pool, len(text) - 1)
-        speech_blocks: list[int] = []
-        if speech is not None:
-            limit = len(speech)
-            if request.soft and request.needs_text:
-                # what the text track computes needs the bottom layers' output at the same positions
-                limit = min(limit, request.speech_before(len(text_blocks) * text.block_size))
-            speech_blocks = speech.cached_prefix(self.pool, limit)
-        text.adopt(self.pool, text_blocks)
-        if speech is not None:
-            speech.adopt(self.pool, speech_blocks)
-        if not self._reserve_tracks(request):
-            self._release(request)
-            return False
-        if speech is not None:
-            request.top_computed = speech.num_computed if request.speaks else 0
-            self._recall_labels(request, speech_blocks)
-        if request.num_cached_tokens is None:
-            request.num_cached_tokens = text.num_computed
+    def _in_turn(self) -> list[RequestState]:
+        """What runs, in the order in which it is served."""
+        return sorted(self.running, key=attrgetter("is_open"))
+
+    def _next_victim(self, *, only_silent: bool = False) -> RequestState | None:
+        """Who makes way next: open requests before others, those that have nothing to compute first, and
+        of equals the one admitted last. only_silent: None where no such request runs."""
+        backwards = self.running[::-1]
+        silent = next((r for r in backwards if r.is_open and not r.has_work), None)
+        if silent is not None or only_silent:
+            return silent
+        return next((r for r in backwards if r.is_open), self.running[-1])
+
+    def _make_way(self, newcomer: RequestState) -> bool:
+        """A row for a request that waits, and blocks for all it knows; its own, if True.
+
+        For one whose user waits, all open requests make way, for another open one those that have nothing
+        to compute.
+        """
+        while not self._rows or not reserve_known(self.pool, newcomer, len(self.running)):
+            if not self.running:
+                return False
+            victim = self._next_victim(only_silent=newcomer.is_open)
+            if victim is None or not victim.is_open:
+                return False
+            self.preempt(victim)
         return True
 
-    def _reserve_tracks(self, request: RequestState) -> bool:
-        text, speech = request.text, request.speech
-        text_positions = len(text) if request.needs_text else 0
-        needed = text.blocks_missing(text_positions)
-        if speech is not None:
-            needed += speech.blocks_missing(len(speech))
-        # one block per track of each running request stays free, or it would soon preempt the newcomer
-        if self.running and needed + 2 * len(self.running) > self.pool.num_free:
-            return False
-        if speech is not None and not speech.reserve(self.pool, len(speech)):
-            return False
-        if text.reserve(self.pool, text_positions):
-            return True
-        # alone, and too long with its run-ahead: the text track gets its blocks when it is asked for text
-        return not self.running and request.speaks and request.num_preemptions > 0
+    # --- blocks -------------------------------------------------------------------------------
 
     def _make_room(self, request: RequestState, track: Track, num_positions: int) -> bool:
         """Room for a running request that must go on; others, admitted after it, make way."""
         while not track.reserve(self.pool, num_positions):
-            victim = self.running[-1]
+            victim = self._next_victim()
+            assert victim is not None
             if victim is not request:
                 self.preempt(victim)
             elif len(self.running) > 1:
@@ -258,20 +293,8 @@ class Scheduler:
         if request.speaks and not request.needs_text and request.text.block_table:
             request.text.release(self.pool)
 
-    def _recall_labels(self, request: RequestState, blocks: Sequence[int]) -> None:
-        if not request.soft:
-            return
-        for i, digest_block in enumerate(blocks):
-            assert request.speech is not None
-            labels = self.pool.block(digest_block).payload
-            start = i * request.speech.block_size
-            request.prompt_labels[start : start + len(labels)] = labels
-
     def _release(self, request: RequestState) -> None:
-        request.text.release(self.pool)
-        if request.speech is not None:
-            request.speech.release(self.pool)
-        request.top_computed = 0
+        give_back(self.pool, request)
         if request.row is not None:
             self._rows.append(request.row)
             request.row = None

@@ -91,6 +91,32 @@ class Track:
         self.num_computed = min(self.num_computed, keep_positions)
         self._num_published = min(self._num_published, keep_positions // self.block_size)
 
+    def rewind(self, pool: BlockPool, num_positions: int) -> None:
+        """Take back what was computed behind the first `num_positions`, for it to be computed otherwise.
+
+        The block that this boundary cuts is written to again. One that others read, or may find, cannot be:
+        it is given back whole, and its beginning is computed anew.
+
+            block_table   [ 0 1 2 3 | 4 5 6 7 | 8 9 . . ]    num_positions 6
+            own           [ 0 1 2 3 | 4 5 . . ]
+            shared        [ 0 1 2 3 ]
+        """
+        kept, cut = divmod(num_positions, self.block_size)
+        if cut and kept < len(self.block_table) and pool.is_exclusive(self.block_table[kept]):
+            kept += 1
+        else:
+            num_positions -= cut
+        pool.free(self.block_table[kept:])
+        del self.block_table[kept:]
+        self.num_computed = min(self.num_computed, num_positions)
+        self._num_published = min(self._num_published, num_positions // self.block_size)
+
+    def replace_tail(self, pool: BlockPool, start: int, keys: Sequence[int]) -> None:
+        """Let other positions be known from `start` on; what was computed of the old ones is taken back."""
+        self.rewind(pool, start)
+        self.keys = self.keys[:start] + array("q", keys)
+        del self._digests[start // self.block_size :]
+
     def _shareable(self) -> int:
         return len(self.keys) if self.num_shareable is None else min(self.num_shareable, len(self.keys))
 

@@ -60,7 +60,11 @@ class ChatLayout:
         for turn in turns:
             with at(turn.where):
                 ids += [*self._header(turn.role), *self._content(turn), self._eot]
-        return [*ids, *self._header("assistant"), *self._tokenizer.encode("\n\n")]
+        return [*ids, *self.closing_ids()[1:]]
+
+    def closing_ids(self) -> list[int]:
+        """What follows the content of the last message: its end, and an open assistant header."""
+        return [self._eot, *self._header("assistant"), *self._tokenizer.encode("\n\n")]
 
     def speaking_ids(self, opening: Sequence[Turn]) -> list[int]:
         """The prompt that speech starts from where the input is text: the system message, if `opening`

@@ -13,7 +13,7 @@ from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 from antiphon.types import ROLES, Content, Image, Message, Part, Request, SamplingParams, Speech, Units
 
-__all__ = ["CheckedMessage", "PlacedPart", "at", "check_request"]
+__all__ = ["CheckedMessage", "PlacedPart", "at", "check_request", "unit_numbers"]
 
 _PARTS: dict[str, tuple[type, ...]] = {
     "system": (str,),
@@ -49,9 +49,10 @@ def at(where: str) -> Iterator[None]:
         raise InvalidRequest(f"{where}: {error}") from error
 
 
-def check_request(request: Request, limits: InputLimits) -> list[CheckedMessage]:
+def check_request(request: Request, limits: InputLimits, *, is_open: bool = False) -> list[CheckedMessage]:
     """The messages of a request, of which at most the first is a system message.
 
+    is_open: the last message is still being spoken; its last part is `Units`, perhaps none yet.
     `InvalidRequest` if they make no conversation, hold what they cannot, hold nothing, or are over the
     limits.
     """
@@ -63,6 +64,7 @@ def check_request(request: Request, limits: InputLimits) -> list[CheckedMessage]
         messages = [_checked("content", "user", cast(Content, request.content))]
     else:
         messages = _conversation(request.messages, limits)
+    _check_speech([placed for message in messages for placed in message.parts], is_open=is_open)
     parts = [placed.part for message in messages for placed in message.parts]
     num_images = sum(isinstance(part, Image) for part in parts)
     if num_images > limits.max_images:
@@ -135,18 +137,30 @@ def _checked_part(role: str, placed: PlacedPart) -> PlacedPart:
             f"{placed.where}: expected content of the {role} to be {expected}, found {_kind(placed.part)}"
         )
     if isinstance(placed.part, Units):
-        return PlacedPart(placed.where, Units(_unit_numbers(placed.where, placed.part.units)))
+        return PlacedPart(placed.where, Units(unit_numbers(placed.where, placed.part.units)))
     return placed
 
 
-def _unit_numbers(where: str, units: Any) -> tuple[int, ...]:
+def _check_speech(parts: Sequence[PlacedPart], *, is_open: bool) -> None:
+    """`InvalidRequest` for speech of no units, but where it is yet to come."""
+    if is_open:
+        *parts, last = parts
+        if not isinstance(last.part, Units):
+            raise InvalidRequest(
+                f"{last.where}: expected an open request to end in Units, those heard so far or [], "
+                f"found {_kind(last.part)}"
+            )
+    for placed in parts:
+        if isinstance(placed.part, Units) and not placed.part.units:
+            raise InvalidRequest(f"{placed.where}: expected at least one unit, found none")
+
+
+def unit_numbers(where: str, units: Any) -> tuple[int, ...]:
     """Unit numbers as int, whatever kind of integers they come as."""
     if isinstance(units, np.ndarray) and units.ndim == 1 and units.dtype.kind in "iu":
         units = units.tolist()
     if not isinstance(units, Sequence) or isinstance(units, (str, bytes)):
         raise InvalidRequest(f"{where}: expected units as a list of unit numbers, found {_kind(units)}")
-    if not units:
-        raise InvalidRequest(f"{where}: expected at least one unit, found none")
     for index, unit in enumerate(units):
         if not isinstance(unit, (int, np.integer)) or isinstance(unit, bool):
             raise InvalidRequest(f"{where}.units[{index}]: expected a unit number, found {_kind(unit)}")

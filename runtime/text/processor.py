@@ -10,9 +10,9 @@ import numpy as np
 from antiphon.config import InputLimits, ModelConfig
 from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.text.chat import DEFAULT_SYSTEM, IMAGE_ID, ChatLayout, Turn
-from antiphon.text.checks import CheckedMessage, at, check_request
+from antiphon.text.checks import CheckedMessage, at, check_request, unit_numbers
 from antiphon.text.images import PreparedImage, prepare_image
-from antiphon.text.prompt import Prompt
+from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tiles import Tiler
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import Image, Request, Speech, Units
@@ -59,16 +59,8 @@ class InputProcessor:
     def process(self, request: Request) -> Prompt:
         """The prompt of one request, its files read."""
         messages = check_request(request, self._limits)
-        self._check_supported(request, messages)
-        if messages[0].role == "system":
-            opening, messages = self._turn(messages[0]), messages[1:]
-        else:
-            system = DEFAULT_SYSTEM if request.system is None else request.system
-            opening = Turn("system", (system,), where="system")
-        # An empty system message is left out, header and all.
-        openings = [opening] if any(opening.pieces) else []
-        turns = [*openings, *map(self._turn, messages)]
-        ids = self._layout.prompt_ids(turns)
+        openings, turns = self._turns(request, messages)
+        ids = self._layout.prompt_ids([*openings, *turns])
         spoken = [turn.num_units for turn in turns if turn.num_units]
         speaks_from_text = "audio" in request.modalities and not spoken
         return Prompt(
@@ -78,6 +70,41 @@ class InputProcessor:
             num_last_units=spoken[-1] if spoken else 0,
             speaking_ids=tuple(self._layout.speaking_ids(openings)) if speaks_from_text else None,
         )
+
+    def process_open(self, request: Request) -> OpenPrompt:
+        """The prompt of a request whose last part, `Units`, is what was heard so far of its last message."""
+        messages = check_request(request, self._limits, is_open=True)
+        openings, turns = self._turns(request, messages)
+        closing = self._layout.closing_ids()
+        ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
+        heard = messages[-1].parts[-1].part
+        assert isinstance(heard, Units), "a request that ends in anything else is refused"
+        return OpenPrompt(
+            ids=tuple(ids),
+            images=tuple(self._images(messages)),
+            unit_positions=self._unit_positions(ids),
+            num_last_units=turns[-1].num_units,
+            first_unit_id=self._config.first_unit_id,
+            closing=tuple(closing),
+            num_open_units=len(heard.units),
+        )
+
+    def hear(self, prompt: OpenPrompt, units: Sequence[int]) -> OpenPrompt:
+        """An open prompt with these units as all that was heard so far; `InvalidRequest` if they are none."""
+        numbers = unit_numbers("units", units)
+        self._check_units("units", numbers)
+        return prompt.with_units(numbers)
+
+    def _turns(self, request: Request, messages: Sequence[CheckedMessage]) -> tuple[list[Turn], list[Turn]]:
+        """The system message, if there is one, and the others."""
+        self._check_supported(request, messages)
+        if messages[0].role == "system":
+            opening, messages = self._turn(messages[0]), messages[1:]
+        else:
+            system = DEFAULT_SYSTEM if request.system is None else request.system
+            opening = Turn("system", (system,), where="system")
+        # An empty system message is left out, header and all.
+        return [opening] if any(opening.pieces) else [], list(map(self._turn, messages))
 
     def _check_supported(self, request: Request, messages: Sequence[CheckedMessage]) -> None:
         """`InvalidRequest` for what other checkpoints or codecs could serve, but not these."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from antiphon.text.chat import IMAGE_ID
 from antiphon.text.images import PreparedImage
 
-__all__ = ["Prompt"]
+__all__ = ["OpenPrompt", "Prompt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,14 @@ class Prompt:
     speaking_ids: tuple[int, ...] | None = None
     """What the speech track reads instead where the input is text and the output speech; else None."""
 
+    closing: tuple[int, ...] = ()
+    """What `OpenPrompt` ends in once all has been said."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its last message is still being spoken: see `OpenPrompt`."""
+        return False
+
     @property
     def has_speech(self) -> bool:
         """Whether the input is speech: whether any message holds units."""
@@ -44,3 +53,48 @@ class Prompt:
     def num_text_positions(self) -> int:
         """Positions of the text track, images included."""
         return len(self.ids) - len(self.images) + sum(image.num_positions for image in self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPrompt(Prompt):
+    """A prompt whose last message ends in speech that is still being spoken.
+
+        ids    [ what stands before it | open units ]
+        then   [ closing ]    the end of the message, and an open assistant header
+
+    It counts as speech input before the first unit is there: the model will read it as such.
+    """
+
+    first_unit_id: int = 0
+    num_open_units: int = 0
+    """The ids at the end that may still change."""
+
+    @property
+    def is_open(self) -> bool:
+        return True
+
+    @property
+    def has_speech(self) -> bool:
+        return True
+
+    def with_units(self, units: Sequence[int]) -> OpenPrompt:
+        """With these units, numbered from 0, as all that was heard so far of the open speech."""
+        num_kept = len(self.ids) - self.num_open_units
+        num_before = len(self.unit_positions) - self.num_open_units
+        start = len(self.speech_ids) - self.num_open_units
+        return replace(
+            self,
+            ids=(*self.ids[:num_kept], *(self.first_unit_id + unit for unit in units)),
+            unit_positions=(*self.unit_positions[:num_before], *range(start, start + len(units))),
+            num_last_units=self.num_last_units - self.num_open_units + len(units),
+            num_open_units=len(units),
+        )
+
+    def committed(self) -> Prompt:
+        """The whole prompt, as if it had come at once."""
+        return Prompt(
+            ids=(*self.ids, *self.closing),
+            images=self.images,
+            unit_positions=self.unit_positions,
+            num_last_units=self.num_last_units,
+        )

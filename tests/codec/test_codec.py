@@ -9,6 +9,7 @@ import torch
 
 from antiphon.codec import Codec
 from antiphon.codec.device import exact_float32
+from antiphon.codec.voices import Voice
 from antiphon.errors import InvalidRequest
 
 
@@ -40,7 +41,7 @@ def test_decode_in_padded_batches(codec: Codec, full_units: list[list[int]]) -> 
         codec.params,
         codec.flow.model,
         codec.hift,
-        {"v": torch.ones(192)},
+        {"v": Voice(torch.ones(192))},
         codec.device,
         max_batch_frames=4096,
     )
@@ -162,8 +163,8 @@ def test_bad_lists_are_refused(codec: Codec) -> None:
     ("options", "message"),
     [
         ({"backend": "tensorrt"}, "backend: expected one of torch, got 'tensorrt'"),
-        ({"dtype": "bfloat16"}, "dtype: expected one of auto, float32, got bfloat16"),
-        ({"dtype": torch.float16}, "dtype: expected one of auto, float32"),
+        ({"dtype": "float64"}, "dtype: expected one of auto, float32, bfloat16, got float64"),
+        ({"dtype": torch.float16}, "dtype: expected one of auto, float32, bfloat16, got torch.float16"),
         ({"device": "toaster"}, "device: expected auto, cpu or cuda, got 'toaster'"),
         ({"device": "meta"}, "device: expected a device of this machine"),
     ],

@@ -5,8 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from antiphon.codec.resample import resample
+from antiphon.codec.arrays import AudioArray
+from antiphon.codec.resample import StreamingResampler, resample
+from antiphon.errors import InvalidRequest
+
+RATES_HZ = [1, 8000, 11025, 15999, 16000, 22050, 24000, 44100, 48000, 96000, 191999, 192000]
+
+
+def streamed(samples: AudioArray, rate_hz: int, lengths: list[int]) -> list[AudioArray]:
+    """What comes out of pushes of these lengths, of one with the rest, and of the end."""
+    stream = StreamingResampler(rate_hz, 16000)
+    return [
+        *(stream.push(chunk) for chunk in np.split(samples, np.minimum(np.cumsum(lengths), len(samples)))),
+        stream.finish(),
+    ]
 
 
 def dense(samples: np.ndarray[Any, Any], rate_hz: int, target_hz: int) -> np.ndarray[Any, Any]:
@@ -68,3 +83,52 @@ def test_long_audio_equals_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = resample(samples, 22050, 16000)
     monkeypatch.setattr("antiphon.codec.resample.BLOCK_SAMPLES", 101)
     assert np.array_equal(resample(samples, 22050, 16000), whole)
+
+
+@given(
+    rate_hz=st.sampled_from(RATES_HZ),
+    n=st.one_of(st.integers(0, 20), st.integers(0, 2000)),
+    lengths=st.lists(st.one_of(st.integers(0, 2), st.integers(0, 1000)), max_size=20),
+)
+def test_stream_is_the_whole_bit_for_bit(rate_hz: int, n: int, lengths: list[int]) -> None:
+    samples = np.random.default_rng(n).normal(0, 0.3, n if rate_hz > 1 else n // 100).astype(np.float32)
+    found = np.concatenate(streamed(samples, rate_hz, lengths))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, resample(samples, rate_hz, 16000))
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ[1:])
+def test_stream_of_single_samples(rate_hz: int) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.3, 500).astype(np.float32)
+    outputs = streamed(samples, rate_hz, [1] * 500)
+    assert np.array_equal(np.concatenate(outputs), resample(samples, rate_hz, 16000))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 22050, 48000])
+def test_stream_lags_by_half_a_window(rate_hz: int) -> None:
+    """The first sample is there once six zero crossings of the lower rate have come, and two samples."""
+    crossing = rate_hz / min(rate_hz, 16000) / 0.99
+    needed = int(np.ceil(6 * crossing)) + 2
+    stream = StreamingResampler(rate_hz, 16000)
+    assert len(stream.push(np.ones(needed - 1, np.float32))) == 0
+    assert len(stream.push(np.ones(1, np.float32))) > 0
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 44100, 192000])
+def test_stream_keeps_a_window_only(rate_hz: int) -> None:
+    stream = StreamingResampler(rate_hz, 16000)
+    for length in (1, 100_000, 1, 0, 37):
+        stream.push(np.zeros(length, np.float32))
+        held = stream._held
+        assert held.base is None
+        assert len(held) < 14 * max(1, rate_hz / 16000) + 4
+
+
+def test_nothing_follows_the_end_of_a_stream() -> None:
+    for rate_hz in (16000, 48000):
+        stream = StreamingResampler(rate_hz, 16000)
+        stream.finish()
+        with pytest.raises(InvalidRequest, match="after the end"):
+            stream.push(np.zeros(1, np.float32))
+        with pytest.raises(InvalidRequest, match="after the end"):
+            stream.finish()

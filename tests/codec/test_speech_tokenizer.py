@@ -12,6 +12,8 @@ from antiphon.codec import Codec
 from antiphon.codec.speech_tokenizer import SpeechTokenizer
 from antiphon.errors import CheckpointError, InvalidRequest
 
+RATES_HZ = [8000, 11025, 16000, 22050, 24000, 44100, 48000]
+
 
 def constant_network(path: Path, value: int, names: tuple[str, str] = ("a", "b")) -> Path:
     """A network that answers one unit for every feature length it is told."""
@@ -42,12 +44,39 @@ def test_integers_and_stereo_give_the_same_units(codec: Codec, golden: dict[str,
     assert codec.tokenize(scaled, 16000) == codec.tokenize(scaled / np.float32(32768), 16000)
 
 
-@pytest.mark.parametrize("rate_hz", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_other_rates(codec: Codec, rate_hz: int) -> None:
     samples = np.random.default_rng(0).normal(0, 0.1, rate_hz).astype(np.float32)
     units = codec.tokenize(samples, rate_hz)
     assert len(units) == 25
     assert all(0 <= unit < codec.num_units_vocab for unit in units)
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int16", "int32", "uint8"])
+def test_every_form_at_every_rate(codec: Codec, rate_hz: int, dtype: str) -> None:
+    """Values that all of these forms hold exactly, alone and on two channels whose mean they are."""
+    steps = np.random.default_rng(0).integers(-60, 60, (rate_hz // 4, 1)) * 2
+    stereo = steps + np.random.default_rng(1).integers(-6, 6, (rate_hz // 4, 1)) * [1, -1]
+    expected = codec.tokenize((steps[:, 0] / 128).astype(np.float32), rate_hz)
+    for form in (steps[:, 0], steps, stereo):
+        values = form / 128
+        if dtype == "uint8":
+            samples = (form + 128).astype(np.uint8)
+        elif dtype.startswith("int"):
+            samples = (values * 2.0 ** (int(dtype[3:]) - 1)).astype(dtype)
+        else:
+            samples = values.astype(dtype)
+        assert codec.tokenize(samples, rate_hz) == expected
+    assert len(expected) == 7
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_silence(codec: Codec, rate_hz: int) -> None:
+    """Every unit is the same, but for those whose view ends with the clip."""
+    units = codec.tokenize(np.zeros(2 * rate_hz, np.int16), rate_hz)
+    assert len(units) == 50
+    assert len(set(units[10:-10])) == 1
 
 
 def test_long_audio_goes_in_pieces_of_30_s(codec: Codec) -> None:
@@ -57,9 +86,20 @@ def test_long_audio_goes_in_pieces_of_30_s(codec: Codec) -> None:
     assert len(pieces) == 35 * 25
 
 
-@pytest.mark.parametrize("n", [1, 100, 201])
-def test_hardly_any_audio(codec: Codec, n: int) -> None:
-    assert len(codec.tokenize(np.zeros(n, np.float32), 16000)) == 1
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+@pytest.mark.parametrize("n", [1, 2, 100, 201])
+@pytest.mark.parametrize("shape", [(), (1,), (2,)])
+def test_hardly_any_audio(codec: Codec, rate_hz: int, n: int, shape: tuple[int, ...]) -> None:
+    for value in (0.0, 0.5):
+        assert len(codec.tokenize(np.full((n, *shape), value, np.float32), rate_hz)) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [11025, 48000])
+def test_pieces_are_of_30_s_at_any_rate(codec: Codec, rate_hz: int) -> None:
+    """The last one may be a single sample: it has a unit of its own."""
+    samples = np.random.default_rng(0).normal(0, 0.1, rate_hz * 30 + 1).astype(np.float32)
+    assert len(codec.tokenize(samples[:-1], rate_hz)) == 750
+    assert len(codec.tokenize(samples, rate_hz)) == 751
 
 
 def test_bad_audio_is_refused(codec: Codec) -> None:

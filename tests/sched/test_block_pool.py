@@ -86,6 +86,19 @@ def test_a_shared_block_is_free_when_all_have_let_go() -> None:
     pool.check_integrity()
 
 
+def test_only_who_is_alone_with_a_block_may_write_to_it_again() -> None:
+    pool = BlockPool(3)
+    assert pool.allocate(1) == [0]
+    assert pool.is_exclusive(0)
+    pool.publish(0, b"a")
+    assert not pool.is_exclusive(0), "it may be found"
+    pool.acquire([0])
+    pool.reset_prefix_cache()
+    assert not pool.is_exclusive(0), "it is read by two"
+    pool.free([0])
+    assert pool.is_exclusive(0)
+
+
 def test_the_first_of_equal_contents_is_the_one() -> None:
     pool = BlockPool(2)
     assert pool.allocate(2) == [0, 1]

@@ -153,3 +153,63 @@ def test_without_prefix_caching() -> None:
     computed(pool)
     assert prefix(pool, KEYS) == []
     assert pool.num_cached == 0
+
+
+@pytest.mark.parametrize(
+    ("num_positions", "blocks", "num_computed"),
+    [(10, 3, 10), (9, 3, 9), (8, 2, 8), (7, 1, 4), (4, 1, 4), (2, 0, 0)],
+)
+def test_rewinding_keeps_off_published_blocks(num_positions: int, blocks: int, num_computed: int) -> None:
+    """Of ten positions in blocks of 4, the last two are in a block that is not full, and so its own."""
+    pool = BlockPool(5)
+    track = computed(pool)
+    track.rewind(pool, num_positions)
+    assert (track.block_table, track.num_computed) == ([0, 1, 2][:blocks], num_computed)
+    pool.check_integrity()
+    assert prefix(pool, KEYS) == [0, 1], "what was given back can still be found"
+
+
+def test_rewinding_keeps_a_part_of_a_block_of_its_own() -> None:
+    pool = BlockPool(5, enable_prefix_caching=False)
+    track = computed(pool)
+    track.rewind(pool, 6)
+    assert (track.block_table, track.num_computed) == ([0, 1], 6)
+
+
+def test_rewinding_behind_what_is_computed_gives_back_what_was_reserved() -> None:
+    pool = BlockPool(5)
+    track = Track(4, b"text", KEYS)
+    assert track.reserve(pool, 10)
+    track.num_computed = 3
+    track.rewind(pool, 6)
+    assert (track.block_table, track.num_computed) == ([0, 1], 3)
+
+
+def test_another_tail_has_other_digests() -> None:
+    """The block that the change cuts was looked up before: its name must not be that of the old keys."""
+    pool = BlockPool(9)
+    track = computed(pool)
+    other = (*KEYS[:6], 66, 77, 88)
+    track.replace_tail(pool, 6, other[6:])
+    assert tuple(track.keys) == other
+    assert track.block_table == [0]
+    assert track.reserve(pool, 9)
+    track.num_computed = 9
+    track.publish(pool, 9)
+    assert prefix(pool, KEYS) == [0, 1]
+    assert prefix(pool, other) == track.block_table[:2]
+    assert track.block_table[1] != 1
+    pool.check_integrity()
+
+
+def test_a_block_that_could_not_be_published_is_its_own() -> None:
+    """Equal contents were there first. After a change it holds others, and can be found by these."""
+    pool = BlockPool(9)
+    computed(pool)
+    track = computed(pool)
+    assert track.block_table == [3, 4, 5]
+    track.replace_tail(pool, 6, [66, 77])
+    assert (track.block_table, track.num_computed) == ([3, 4], 6)
+    track.num_computed = 8
+    track.publish(pool, 8)
+    assert prefix(pool, (*KEYS[:6], 66, 77)) == [0, 4]

@@ -12,7 +12,7 @@ from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.text.chat import DEFAULT_SYSTEM, IMAGE_ID
 from antiphon.text.processor import InputProcessor
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import Image, Message, Request, SamplingParams, Speech, Units
+from antiphon.types import Image, Message, Part, Request, SamplingParams, Speech, Units
 
 LIMITS = InputLimits(max_images=2, max_text_chars=1000, max_messages=4, max_audio_s=2.0)
 PICTURE = np.zeros((20, 30, 3), np.uint8)
@@ -261,3 +261,52 @@ def test_a_tokenizer_of_another_model(config: ModelConfig, tokenizer: Tokenizer)
 def test_an_unknown_vision_setting(config: ModelConfig, tokenizer: Tokenizer) -> None:
     with pytest.raises(CheckpointError, match="image_aspect_ratio"):
         InputProcessor(replace(config, image_aspect_ratio="highres"), tokenizer, None, LIMITS)
+
+
+# --- open requests --------------------------------------------------------------------------------
+
+
+def test_golden_prompts_that_were_open(
+    config: ModelConfig, tokenizer: Tokenizer, golden: dict[str, Any]
+) -> None:
+    """Whatever was heard on the way, the whole prompt is that of the request that came at once."""
+    processor = InputProcessor(config, tokenizer, None, InputLimits())
+    for case in golden["cases"]:
+        *before, last = case["request"].content
+        if not isinstance(last, Units):
+            continue
+        request = replace(case["request"], content=[*before, Units([7, 7])])
+        prompt = processor.process_open(request)
+        for units in ([], [1], [5] * 300, last.units):
+            prompt = processor.hear(prompt, units)
+            assert prompt.num_last_units == prompt.num_open_units == len(prompt.unit_positions) == len(units)
+        assert (prompt.is_open, prompt.has_speech) == (True, True)
+        whole, expected = prompt.committed(), processor.process(case["request"])
+        assert list(whole.ids) == case["input_ids"]
+        for name in ("unit_positions", "num_last_units", "speaking_ids", "speech_ids", "num_text_positions"):
+            assert getattr(whole, name) == getattr(expected, name), name
+        assert [i.digest for i in whole.images] == [i.digest for i in expected.images]
+        assert (whole.is_open, whole.closing) == (False, ())
+
+
+def test_what_stands_before_open_speech_stays(processor: InputProcessor, config: ModelConfig) -> None:
+    """A turn of speech before it, and text, a picture and units in its own message."""
+    turns = [Message("user", Units([1, 2])), Message("assistant", "Yes.")]
+    before: list[Part] = [Image(PICTURE), Units([3]), "and:"]
+    request = Request(messages=[*turns, Message("user", [*before, Units([])])], modalities=("text", "audio"))
+    prompt = processor.process_open(request)
+    assert (prompt.num_last_units, prompt.num_open_units, prompt.speaking_ids) == (1, 0, None)
+    prompt = processor.hear(prompt, [4, 5])
+    whole = processor.process(
+        Request(messages=[*turns, Message("user", [*before, Units([4, 5])])], modalities=("text", "audio"))
+    )
+    assert prompt.committed().ids == whole.ids
+    assert prompt.committed().unit_positions == whole.unit_positions
+    assert prompt.num_last_units == whole.num_last_units == 3
+
+
+def test_the_first_of_open_speech_is_speech(processor: InputProcessor) -> None:
+    """Before a unit is there, the LLM already reads the prompt as a spoken one."""
+    assert processor.process_open(Request(Units([]))).has_speech
+    with pytest.raises(InvalidRequest, match=r"^content: expected at least one unit, found none"):
+        processor.process(Request(Units([])))

@@ -1,0 +1,291 @@
+"""`antiphon bench codec`: seconds of compute per second of speech, whole and streamed, alone and together,
+beside a plain implementation measured in the same run."""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from antiphon.bench.codec_error import CodecError, codec_error
+from antiphon.bench.codec_flops import codec_flops
+from antiphon.bench.dummy_codec import dummy_codec, read_params
+from antiphon.bench.matrix_rate import matrix_rate
+from antiphon.bench.plain_codec import PlainCodec
+from antiphon.codec import Codec
+from antiphon.machine import cpu_name
+
+__all__ = ["CodecRun", "bench_codec", "main"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FIRST_UNITS = 15
+"""After so many the default schedule of a stream can speak."""
+
+
+@dataclass(frozen=True)
+class CodecRun:
+    """Medians over the repeats of one way to decode utterances of one length."""
+
+    way: str
+    """plain (`PlainCodec`, float32), whole (`Codec.decode`) or streamed (`Codec.stream`, unit by unit)"""
+    num_utterances: int
+    audio_s: float
+    """Of one utterance"""
+    compute_s_per_s: float
+    """Seconds of compute per second of audio, all utterances together"""
+    plain_ratio: float
+    """plain's compute_s_per_s by this one: how many times faster, repeat by repeat"""
+    flow_share: float | None
+    f0_share: float | None
+    hift_share: float | None
+    """Shares of the time; the rest is noise, source and bookkeeping"""
+    first_audio_s: float | None
+    """Until the first samples of a stream, once its first 15 units are there"""
+    flop_per_s: float | None
+    """What a whole decode needs, by the time taken; None for streams, which compute some of it twice"""
+    matrix_share: float | None
+    """flop_per_s by what a large matrix product reaches in the same precision, repeat by repeat"""
+
+
+@dataclass
+class _Clock:
+    """Where the time of a call went."""
+
+    spent_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def watching(self, codec: Codec) -> Iterator[None]:
+        parts: list[tuple[Any, str, str]] = [
+            (codec.flow, "generate", "flow"),
+            (codec.hift, "f0", "f0"),
+            (codec.hift, "forward", "hift"),
+        ]
+        for owner, name, part in parts:
+            owner.__dict__[name] = self._timed(getattr(owner, name), part)
+        try:
+            yield
+        finally:
+            for owner, name, _ in parts:
+                del owner.__dict__[name]
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args)
+            self.spent_s[part] = self.spent_s.get(part, 0) + time.perf_counter() - start
+            return result
+
+        return call
+
+
+@dataclass
+class _Taken:
+    """Measurements of one row, one entry for each repeat."""
+
+    total_s: list[float] = field(default_factory=list)
+    parts_s: list[dict[str, float]] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+
+
+def bench_codec(
+    config: str,
+    seconds: list[float],
+    batch_sizes: list[int],
+    *,
+    dtype: torch.dtype,
+    repeats: int,
+    seed: int = 0,
+) -> tuple[list[CodecRun], CodecError]:
+    """Runs for each length: plain, then whole and streamed for each number of utterances at a time; and the
+    error of the first length's utterance."""
+    params = read_params(config)
+    codec = dummy_codec(params, dtype)
+    plain = PlainCodec(codec)
+    rng = random.Random(seed)
+    runs: list[CodecRun] = []
+    error = None
+    for length in seconds:
+        num_units = max(1, round(length * codec.unit_rate_hz))
+        utterances = [
+            [rng.randrange(codec.num_units_vocab) for _ in range(num_units)] for _ in range(max(batch_sizes))
+        ]
+        error = error or codec_error(plain, utterances[0])
+        runs += _bench_length(codec, plain, utterances, batch_sizes, repeats)
+    assert error is not None, "there is at least one length"
+    return runs, error
+
+
+def _bench_length(
+    codec: Codec, plain: PlainCodec, utterances: list[list[int]], batch_sizes: list[int], repeats: int
+) -> list[CodecRun]:
+    first = utterances[0]
+    flops = codec_flops(codec.params, len(first))
+    audio_s = len(plain.decode(first)) / codec.sample_rate_hz
+    rows = [("plain", 1), *(("whole", size) for size in batch_sizes), *(("streamed", n) for n in batch_sizes)]
+    taken = {row: _Taken() for row in rows}
+    for way, size in rows[1:]:
+        _DECODERS[way](codec, utterances[:size])  # warms up
+    rates, plain_rates = [], []
+    # One of each in turn: what else the machine does then falls on all alike.
+    for _ in range(repeats):
+        rates.append(matrix_rate(codec.dtype))
+        plain_rates.append(rates[-1] if codec.dtype == torch.float32 else matrix_rate(torch.float32))
+        for (way, size), row in taken.items():
+            clock = _Clock()
+            start = time.perf_counter()
+            if way == "plain":
+                plain.decode(first)
+            else:
+                with clock.watching(codec):
+                    first_s = _DECODERS[way](codec, utterances[:size])
+                if first_s is not None:
+                    row.first_s.append(first_s)
+            row.total_s.append(time.perf_counter() - start)
+            row.parts_s.append(clock.spent_s)
+    plain_s = taken["plain", 1].total_s
+    runs = []
+    for (way, size), row in taken.items():
+        peaks = plain_rates if way == "plain" else rates
+        flop_per_s = [size * flops.total / total for total in row.total_s]
+        whole = way != "streamed"
+        runs.append(
+            CodecRun(
+                way=way,
+                num_utterances=size,
+                audio_s=audio_s,
+                compute_s_per_s=statistics.median(row.total_s) / (size * audio_s),
+                plain_ratio=_median_ratio([size * s for s in plain_s], row.total_s),
+                **{
+                    f"{part}_share": None
+                    if way == "plain"
+                    else _median_ratio([parts.get(part, 0.0) for parts in row.parts_s], row.total_s)
+                    for part in ("flow", "f0", "hift")
+                },
+                first_audio_s=statistics.median(row.first_s) if row.first_s else None,
+                flop_per_s=statistics.median(flop_per_s) if whole else None,
+                matrix_share=_median_ratio(flop_per_s, peaks) if whole else None,
+            )
+        )
+    return runs
+
+
+def _median_ratio(over: list[float], under: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def _decode_whole(codec: Codec, utterances: list[list[int]]) -> None:
+    codec.decode(utterances, seeds=list(range(len(utterances))))
+
+
+def _decode_streamed(codec: Codec, utterances: list[list[int]]) -> float | None:
+    """Units come one by one, to all streams in turn. Returns how long the samples took of the first stream
+    that had any, once the units for them were there; None where they came with the last unit."""
+    streams = [codec.stream(seed=seed) for seed in range(len(utterances))]
+    first_s = None
+    for k, column in enumerate(zip(*utterances, strict=True)):
+        final = k == len(utterances[0]) - 1
+        for stream, unit in zip(streams, column, strict=True):
+            start = time.perf_counter()
+            samples = stream.push([unit], final=final)
+            if first_s is None and len(samples) and not final:
+                first_s = time.perf_counter() - start
+    return first_s
+
+
+_DECODERS: dict[str, Callable[[Codec, list[list[int]]], float | None]] = {
+    "whole": _decode_whole,
+    "streamed": _decode_streamed,
+}
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0.0]
+    if not all(0 < number < float("inf") for number in numbers):
+        raise typer.BadParameter(f"expected positive numbers by commas, got {text!r}", param_hint=option)
+    return numbers
+
+
+app = typer.Typer(add_completion=False)
+
+
+def main(arguments: list[str]) -> None:
+    app(arguments, prog_name="antiphon bench codec")
+
+
+@app.command()
+def run(
+    config: str = typer.Option("codec_300m", help="A folder of bench/configs."),
+    seconds: str = typer.Option("1,3,10", help="Lengths of the utterances, by commas."),
+    batch: str = typer.Option("1,8", help="Utterances at a time, by commas."),
+    dtype: str = typer.Option("float32", help="float32 or bfloat16."),
+    repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
+    threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
+    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+) -> None:
+    """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"expected {' or '.join(DTYPES)}, got {dtype!r}", param_hint="--dtype")
+    if threads:
+        torch.set_num_threads(threads)
+    sizes = _numbers(batch, "--batch")
+    if any(size != int(size) for size in sizes):
+        raise typer.BadParameter(f"expected whole numbers, got {batch!r}", param_hint="--batch")
+    runs, error = bench_codec(
+        config,
+        _numbers(seconds, "--seconds"),
+        [int(size) for size in sizes],
+        dtype=DTYPES[dtype],
+        repeats=repeats,
+    )
+    title = f"{config}, {dtype}, {cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    Console().print(_table(title, runs, error))
+    if json_out:
+        record = {
+            "title": title,
+            "date": date.today().isoformat(),
+            "command": f"antiphon bench codec --dtype {dtype} --seconds {seconds} --batch {batch} "
+            f"--repeats {repeats}",
+            "error": asdict(error),
+            "runs": [asdict(run) for run in runs],
+        }
+        Path(json_out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(title: str, runs: list[CodecRun], error: CodecError) -> Table:
+    caption = (
+        "compute: seconds per second of audio; faster: than plain, which is float32; first: audio after "
+        f"{FIRST_UNITS} units; peak: of a large matrix product. Against plain: log-mel {error.mel_max:.1e} "
+        f"at most, {error.mel_mean:.1e} on average; waveform {error.wav_snr_db:.0f} dB over its error"
+    )
+    table = Table(title=title, caption=caption, padding=(0, 0))
+    names = ("audio", "way", "compute", "faster", "flow", "f0", "HiFT", "first", "GFLOP/s", "peak")
+    for name in names:
+        table.add_column(name, justify="right")
+    for run in runs:
+        shares = (run.flow_share, run.f0_share, run.hift_share)
+        table.add_row(
+            f"{run.audio_s:.1f} s",
+            run.way if run.num_utterances == 1 else f"{run.num_utterances} {run.way}",
+            f"{run.compute_s_per_s:.2f}",
+            f"{run.plain_ratio:.1f}x",
+            *("" if share is None else f"{share:.0%}" for share in shares),
+            "" if run.first_audio_s is None else f"{1000 * run.first_audio_s:.0f} ms",
+            "" if run.flop_per_s is None else f"{run.flop_per_s / 1e9:.0f}",
+            "" if run.matrix_share is None else f"{run.matrix_share:.0%}",
+        )
+    return table

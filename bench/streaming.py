@@ -1,0 +1,161 @@
+"""`antiphon bench streaming`: how far streamed speech is from the whole, and whether its seams show.
+
+A chunk sees less than the whole utterance does, so its mel differs; what that means to the ear a trained
+codec has to tell. Where chunks meet, nothing should be heard: the bend of the waveform (its second
+difference) and the step of the mel from frame to frame are compared with those elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from antiphon.codec import Codec
+from antiphon.codec.hyperparams import HOP
+from antiphon.config import StreamSchedule
+from antiphon.embedded import EMBEDDED_CODEC
+
+__all__ = ["StreamFigures", "main", "measure"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class StreamFigures:
+    """Of one schedule, over some utterances."""
+
+    context_units: int
+    lookahead_units: int
+    num_seams: int
+    log_mel_distance: float
+    """Mean |streamed - whole| of the log-mel."""
+    other_noise_distance: float
+    """The same between two wholes of other noise: the scale of the above."""
+    mel_step_at_seams: float
+    """Mean |difference| of neighbouring frames where chunks meet, by that of all frames of the whole."""
+    bend_at_seams: float
+    """Largest |second difference| of samples within 2 of a seam, by the largest elsewhere."""
+    samples_off: int
+    """Samples more or less than 256 for each frame of the whole."""
+
+
+def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule) -> StreamFigures:
+    distance, other, steps, whole_steps, bends, all_bends = [], [], [], [], [], []
+    samples_off = 0
+    for units in utterances:
+        whole = codec.mel(units)
+        mel, mel_seams = _streamed_mel(codec, units, schedule)
+        distance.append(abs(mel - whole).mean())
+        other.append(abs(codec.mel(units, seed=1) - whole).mean())
+        step = abs(np.diff(mel, axis=1)).mean(axis=0)
+        steps += [step[seam - 1] for seam in mel_seams]
+        whole_steps.append(abs(np.diff(whole, axis=1)).mean())
+        speech, seams = _streamed_speech(codec, units, schedule)
+        samples_off += abs(len(speech) - HOP * whole.shape[1])
+        bend = abs(np.diff(speech, n=2))
+        bends += [bend[max(0, seam - 3) : seam + 2].max() for seam in seams]
+        all_bends.append(bend.max())
+    return StreamFigures(
+        schedule.context_units,
+        schedule.lookahead_units,
+        len(bends),
+        float(np.mean(distance)),
+        float(np.mean(other)),
+        float(np.mean(steps) / np.mean(whole_steps)),
+        float(max(bends) / max(all_bends)),
+        samples_off,
+    )
+
+
+@torch.inference_mode()
+def _streamed_mel(codec: Codec, units: list[int], schedule: StreamSchedule) -> tuple[Array, list[int]]:
+    """(80, frames), and the frames where chunks begin."""
+    flow = codec.stream(schedule=schedule).flow
+    flow.add(units, complete=True)
+    mels = []
+    while flow.ready_units():
+        mels.append(flow.take(codec.flow.generate([flow.chunk(codec.device)])[0].mel))
+    seams = np.cumsum([mel.shape[1] for mel in mels])[:-1].tolist()
+    return torch.cat(mels, dim=1).cpu().numpy(), seams
+
+
+def _streamed_speech(codec: Codec, units: list[int], schedule: StreamSchedule) -> tuple[Array, list[int]]:
+    """(samples,), and the samples where pieces begin."""
+    stream = codec.stream(schedule=schedule)
+    pieces = [stream.push([unit]) for unit in units]
+    pieces = [piece for piece in [*pieces, stream.push(final=True)] if len(piece)]
+    return np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])[:-1].tolist()
+
+
+app = typer.Typer(add_completion=False)
+
+
+def main(arguments: list[str]) -> None:
+    app(arguments, prog_name="antiphon bench streaming")
+
+
+@app.command()
+def run(
+    codec: str = typer.Option(str(EMBEDDED_CODEC), help="A CosyVoice folder."),
+    units: int = typer.Option(250, min=2, help="Units of an utterance; 25 are a second."),
+    utterances: int = typer.Option(3, min=1, help="How many, of random units."),
+    context: str = typer.Option("0,12,25,50", help="Units of context, by commas."),
+    lookahead: str = typer.Option("0,3,6", help="Units of look-ahead, by commas."),
+    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+) -> None:
+    """Distance of streamed speech from the whole, and the seams between its chunks."""
+    loaded = Codec.from_pretrained(codec)
+    rng = random.Random(0)
+    spoken = [[rng.randrange(loaded.num_units_vocab) for _ in range(units)] for _ in range(utterances)]
+    table = Table(caption="mel step and bend: where chunks meet, by those elsewhere")
+    for column in (
+        "context",
+        "look-ahead",
+        "seams",
+        "log-mel",
+        "other noise",
+        "mel step",
+        "bend",
+        "samples off",
+    ):
+        table.add_column(column, justify="right")
+    rows = []
+    for context_units in _numbers("--context", context):
+        for lookahead_units in _numbers("--lookahead", lookahead):
+            schedule = StreamSchedule(context_units=context_units, lookahead_units=lookahead_units)
+            row = measure(loaded, spoken, schedule)
+            rows.append(row)
+            table.add_row(
+                str(row.context_units),
+                str(row.lookahead_units),
+                str(row.num_seams),
+                f"{row.log_mel_distance:.3f}",
+                f"{row.other_noise_distance:.3f}",
+                f"{row.mel_step_at_seams:.2f}",
+                f"{row.bend_at_seams:.2f}",
+                str(row.samples_off),
+            )
+    Console().print(table)
+    if json_out:
+        record = {
+            "command": "antiphon bench streaming",
+            "codec": Path(codec).name,
+            "rows": [asdict(r) for r in rows],
+        }
+        Path(json_out).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _numbers(name: str, given: str) -> list[int]:
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"expected whole numbers by commas, got {given!r}", param_hint=name)
+    return [int(part) for part in parts]

@@ -1,0 +1,105 @@
+"""Audio of one speaker as it comes, to the units heard so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from antiphon.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from antiphon.codec.listening import Heard, Listener
+
+__all__ = ["MAX_PENDING_PIECES", "AudioFeed"]
+
+MAX_PENDING_PIECES = 32
+"""Pieces of audio that wait to be heard; whoever pushes one more waits as well."""
+
+
+class AudioFeed:
+    """Audio goes in by pieces, and through a listener in a thread of its own; the units go to `tell`.
+
+    Whatever has come while a piece was heard is heard together, so that a listener that falls behind
+    catches up. Belongs to the event loop in which it was made.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        tell: Callable[[list[int]], Awaitable[None]],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        """tell: gets all units heard so far, and is waited for. fail: gets what ended the feed, if not
+        `finish` or `close`."""
+        self._listener = listener
+        self._tell = tell
+        self._fail = fail
+        self._pieces: deque[np.ndarray] = deque()
+        self._is_whole = False
+        self._units: list[int] = []
+        self._error: BaseException | None = None
+        self._changed = asyncio.Condition()
+        # Of its own: a network that takes long holds up nobody else.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="antiphon-listen")
+        self._task = asyncio.create_task(self._run())
+
+    async def push(self, samples: np.ndarray) -> None:
+        """Add samples, float32 (n,), once there is room for them. Raises what ended the feed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._pieces) < MAX_PENDING_PIECES or self._is_whole)
+            self._check()
+            if self._is_whole:
+                raise InvalidRequest("audio: the speech has ended; more cannot be heard")
+            self._pieces.append(samples)
+            self._changed.notify_all()
+
+    async def finish(self) -> list[int]:
+        """No more will come: all units, once all is heard. Raises what ended the feed."""
+        async with self._changed:
+            self._is_whole = True
+            self._changed.notify_all()
+        await asyncio.wait([self._task])
+        self._check()
+        return self._units
+
+    def close(self) -> None:
+        """Hear no more. The thread ends when it is through with what it is at."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while pieces := await self._next():
+                heard = await loop.run_in_executor(self._thread, self._hear, pieces)
+                if heard is not None:
+                    await self._tell(heard.units)
+            self._units = (await loop.run_in_executor(self._thread, self._listener.finish)).units
+        except Exception as error:  # noqa: BLE001 - whatever a codec raises, it concerns this speaker alone
+            self._error = error
+            self._fail(error)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._is_whole = True
+            async with self._changed:
+                self._changed.notify_all()  # who waits for room finds that none will come
+
+    async def _next(self) -> list[np.ndarray]:
+        """All that waits, once something does; nothing, once all was heard."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._pieces) or self._is_whole)
+            pieces = list(self._pieces)
+            self._pieces.clear()
+            self._changed.notify_all()
+        return pieces
+
+    def _hear(self, pieces: list[np.ndarray]) -> Heard | None:
+        return self._listener.push(np.concatenate(pieces))
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error

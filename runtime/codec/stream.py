@@ -1,0 +1,94 @@
+"""Speech while its units are still coming: units in, samples out, chunk by chunk.
+
+What was emitted never changes, and does not depend on how the units were pushed. In all there are 256 samples
+for each mel frame of the utterance, as many as the whole has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from antiphon.codec.arrays import AudioArray, to_numpy, unit_array
+from antiphon.codec.device import exact_float32
+from antiphon.codec.stream_flow import FlowStream
+from antiphon.codec.stream_hift import HiftStream, vocode_streams
+from antiphon.config import StreamSchedule
+from antiphon.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from antiphon.codec.codec import Codec
+    from antiphon.codec.voices import Voice
+
+__all__ = ["SpeechStream", "advance"]
+
+
+class SpeechStream:
+    """One utterance being spoken; made by `Codec.stream`. Memory does not grow with its length.
+
+    `push` decodes all chunks that are ready. Who serves many calls `add` on each, and `advance` on those that
+    are `ready`.
+    """
+
+    def __init__(self, codec: Codec, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
+        self.codec = codec
+        self.flow = FlowStream(codec.params.flow, voice, seed, schedule)
+        self.hift = HiftStream(codec.hift, seed)
+
+    def push(self, units: Any = (), final: bool = False) -> AudioArray:
+        """More units, as numbers from 0; returns the samples float32 (n,) that are certain now, perhaps none.
+
+        final: these are the last; then all samples come. Raises InvalidRequest for units out of range, and
+        for any that follow the last; the stream goes on as if these had not been pushed.
+        """
+        self.add(units, final=final)
+        pieces = []
+        while self.ready:
+            pieces += advance([self])
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def add(self, units: Any = (), *, final: bool = False) -> None:
+        """`push` without decoding."""
+        if self.flow.is_complete:
+            raise InvalidRequest("units: the stream has ended; its last units were pushed with final=True")
+        new = [] if len(units) == 0 else unit_array("units", units, self.codec.num_units_vocab).tolist()
+        self.flow.add(new, complete=final)
+
+    @property
+    def ready(self) -> bool:
+        """Whether `advance` has something to do."""
+        return self.flow.ready_units() > 0 or (self.flow.is_done and not self.hift.is_complete)
+
+    @property
+    def ready_frames(self) -> int:
+        """About how many mel frames the next chunk computes."""
+        schedule = self.flow.schedule
+        return self.codec.params.flow.mel_frames(
+            schedule.context_units + self.flow.ready_units() + schedule.lookahead_units
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Every sample is out."""
+        return self.hift.is_complete and self.hift.num_emitted == self.hift.num_frames
+
+
+@torch.inference_mode()
+def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
+    """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), perhaps none.
+
+    Where it raises, no stream has lost anything: each may be tried again by itself.
+    """
+    codec = streams[0].codec
+    with exact_float32(codec.device):
+        chunked = [stream for stream in streams if stream.flow.ready_units()]
+        chunks = [stream.flow.chunk(codec.device) for stream in chunked]
+        outputs = codec.flow.generate(chunks) if chunks else []
+        for stream, output in zip(chunked, outputs, strict=True):
+            stream.hift.add(stream.flow.take(output.mel))
+        for stream in streams:
+            stream.hift.is_complete = stream.flow.is_done
+        return [to_numpy(wave) for wave in vocode_streams(codec.hift, [stream.hift for stream in streams])]

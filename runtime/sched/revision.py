@@ -1,0 +1,35 @@
+"""An open prompt becomes another one: what was computed of both stays where they agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.request import SOFT_KEY, RequestState
+
+if TYPE_CHECKING:
+    from antiphon.text.prompt import Prompt
+
+__all__ = ["revise"]
+
+
+def revise(pool: BlockPool, request: RequestState, prompt: Prompt) -> None:
+    """Give an open request another prompt. All stacks are causal: positions before the first difference
+    stay as they are computed, those behind are forgotten.
+
+    Pictures stand before what is still being spoken, so the prompts differ in ids alone.
+    """
+    text, speech = request.text, request.speech
+    assert speech is not None
+    num_same = request.num_same(prompt)
+    tail = prompt.speech_ids[num_same:]
+    num_read = request.speech_before(text.num_computed)
+    text.replace_tail(pool, request.text_position(num_same), [token + SOFT_KEY for token in tail])
+    num_still_read = request.speech_before(text.num_computed)
+    speech.replace_tail(pool, num_same, tail)
+    if num_still_read < min(num_read, num_same):
+        # The LLM gave back a block whose beginning had not changed. Soft embeddings that it has read are
+        # not kept: it reads them again from the bottom layers.
+        speech.rewind(pool, num_still_read)
+    request.top_computed = min(request.top_computed, speech.num_computed)
+    request.set_prompt(prompt)

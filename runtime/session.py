@@ -1,0 +1,194 @@
+"""A request whose user still speaks, from a task of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from antiphon.audio_feed import AudioFeed
+from antiphon.engine_thread import EngineThread
+from antiphon.errors import InvalidRequest
+from antiphon.mailbox import Mailbox, ring
+from antiphon.types import Event, Finished, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from antiphon.async_engine import AsyncEngine
+
+__all__ = ["Session"]
+
+
+class _Left(Exception):
+    """The session was left: there is nothing more to read."""
+
+
+class Session(AsyncIterator[Event]):
+    """An open request, from `AsyncEngine.open`: speech goes in while it is spoken, events come out.
+
+        async with engine.open(Request([Image("cat.jpg"), Units([])])) as session:
+            async for samples in microphone:
+                await session.push_audio(samples, 16000)
+            await session.commit()
+            async for event in session:
+                ...
+
+    One task may read events while another pushes: `TranscriptUpdate`s until the commit, then those of any
+    other request. Entering it has the request taken by the engine; leaving it before its `Finished`
+    aborts the request. Speech comes as audio or as units, not as both.
+
+    Entering, pushing, committing and reading raise InvalidRequest for what the caller got wrong, and
+    EngineDead once the engine is closed or has failed; entering also EngineOverloaded.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        thread: EngineThread,
+        request: Request,
+        sampling_params: SamplingParams | None,
+    ) -> None:
+        self._engine = engine  # an engine that is dropped is closed: not while this is open
+        self._thread = thread
+        self._request = request
+        self._sampling_params = sampling_params
+        self._mailbox: Mailbox | None = None
+        self._feed: AudioFeed | None = None
+        self._rate_hz = 0
+        self._num_samples = 0
+        self._has_units = False
+        self._is_committed = False
+        self._has_ended = False
+
+    @property
+    def request_id(self) -> str | None:
+        """The one that its events bear; None before it is entered."""
+        return None if self._mailbox is None else self._mailbox.request_id
+
+    async def __aenter__(self) -> Session:
+        if self._mailbox is not None:
+            raise InvalidRequest("session: it can be entered once")
+        self._mailbox = self._thread.open(self._request, self._sampling_params, is_open=True)
+        try:
+            await self._mailbox.taken()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def push_audio(self, samples: Any, rate_hz: int) -> None:
+        """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
+
+        Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
+        that. What is found wrong with the audio only when it is heard ends the session.
+        """
+        # Sound libraries are loaded by the first session that brings sound.
+        from antiphon.codec.audio import check_duration, check_rate, mono_samples
+
+        mailbox = self._speaking()
+        if self._has_units:
+            raise InvalidRequest("audio: this session was given units")
+        rate_hz = check_rate(rate_hz)
+        if self._rate_hz not in (0, rate_hz):
+            raise InvalidRequest(
+                f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
+            )
+        limits = self._engine.engine.config.limits
+        mono = mono_samples(samples)
+        check_duration(self._num_samples + len(mono), rate_hz, limits)
+        if self._feed is None:
+            codec = self._engine.engine.codec
+            if codec is None:
+                raise InvalidRequest("audio: no codec is loaded to hear it with; push units")
+            listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
+            # Not bound to the session, which would then never be dropped.
+            self._feed = AudioFeed(
+                listener, partial(_tell, self._thread, mailbox), partial(_fail, self._thread, mailbox)
+            )
+            self._rate_hz = rate_hz
+        self._num_samples += len(mono)
+        # A copy: the caller may fill the same buffer again.
+        await self._feed.push(mono.copy())
+
+    async def push_units(self, units: Sequence[int]) -> None:
+        """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
+        has them. If it raises InvalidRequest, those before still stand."""
+        mailbox = self._speaking()
+        if self._feed is not None:
+            raise InvalidRequest("units: this session was given audio")
+        self._has_units = True
+        await _tell(self._thread, mailbox, units)
+
+    async def commit(self) -> None:
+        """The user has said all; from here on the reply is made, and metrics count. Returns when all audio
+        was heard and the engine knows.
+
+        If it raises InvalidRequest, a session of units stays as open as it was; one of audio ends.
+        """
+        committed_s = time.perf_counter()
+        mailbox = self._speaking()
+        units = None if self._feed is None else await self._feed.finish()
+        try:
+            await asyncio.wrap_future(self._thread.revise(mailbox, units, committed_s=committed_s))
+        except InvalidRequest as error:
+            if self._feed is not None:
+                _fail(self._thread, mailbox, error)
+            raise
+        self._is_committed = True
+
+    async def __anext__(self) -> Event:
+        if self._mailbox is None:
+            raise InvalidRequest("session: it has to be entered first, with `async with`")
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            event = await self._mailbox.get()
+        except _Left:
+            raise StopAsyncIteration from None
+        except Exception:
+            self._has_ended = True
+            raise
+        self._has_ended = isinstance(event, Finished)
+        return event
+
+    async def aclose(self) -> None:
+        """Leave. Nothing if it has ended."""
+        self._leave()
+
+    def __del__(self) -> None:
+        # No lock is taken here: this may be inside anything.
+        if self._mailbox is not None and not self._has_ended:
+            self._thread.leave(self._mailbox)
+
+    def _leave(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._mailbox is not None and not self._has_ended:
+            self._has_ended = True
+            _fail(self._thread, self._mailbox, _Left())
+
+    def _speaking(self) -> Mailbox:
+        """The mailbox of a session that may be told more."""
+        if self._mailbox is None:
+            raise InvalidRequest("session: it has to be entered first, with `async with`")
+        if self._is_committed or self._has_ended:
+            raise InvalidRequest(f"session: it {'has ended' if self._has_ended else 'is committed'}")
+        return self._mailbox
+
+
+async def _tell(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
+    await asyncio.wrap_future(thread.revise(mailbox, units))
+
+
+def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:
+    """Have the request aborted, and its reader told why."""
+    thread.leave(mailbox)
+    mailbox.fail(error)
+    ring([mailbox])

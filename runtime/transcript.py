@@ -1,0 +1,89 @@
+"""What was heard: from the CTC labels of a prompt's units to its transcript."""
+
+from __future__ import annotations
+
+import torch
+
+from antiphon.kernels.ctc_collapse import ctc_collapse
+from antiphon.sched.request import RequestState
+from antiphon.text.detokenizer import IncrementalDetokenizer
+from antiphon.text.tokenizer import Tokenizer
+
+__all__ = ["Hearing", "Hypothesis"]
+
+
+class Hearing:
+    """The transcript, as far as the bottom layers have read the prompt's units.
+
+    `ids` collapses all units of the prompt as if joined; the text is of the last message that holds
+    speech, whose first unit has no unit before it.
+    """
+
+    def __init__(self, request: RequestState, tokenizer: Tokenizer, blank: int) -> None:
+        self.ids: list[int] = []
+        self._request = request
+        self._positions = request.prompt.unit_positions if request.prompt.has_speech else ()
+        self._first_shown = len(self._positions) - request.prompt.num_last_units
+        self._blank = blank
+        self._num_read = 0
+        self._last = -1
+        self._detokenizer = IncrementalDetokenizer(tokenizer)
+
+    def advance(self) -> str:
+        """More text of the transcript, if more units have their labels."""
+        labels: list[int] = []
+        for position in self._positions[self._num_read :]:
+            label = self._request.prompt_labels[position]
+            if label is None:
+                break
+            labels.append(label)
+        if not labels:
+            return ""
+        hidden = max(0, min(len(labels), self._first_shown - self._num_read))
+        before = self._last
+        ids = self._collapse(labels, before)
+        # joined, the first unit of the last message may repeat the label before it; alone, it may not
+        shown = labels[hidden:]
+        starts_here = hidden > 0 or self._num_read == self._first_shown
+        shown_ids = self._collapse(shown, -1 if starts_here else before) if shown else []
+        self.ids += ids
+        self._last = labels[-1]
+        self._num_read += len(labels)
+        text = self._detokenizer.push(shown_ids)
+        return text + self.finish() if self._num_read == len(self._positions) else text
+
+    def finish(self) -> str:
+        return self._detokenizer.finish()
+
+    def _collapse(self, labels: list[int], previous: int) -> list[int]:
+        ids: list[int] = ctc_collapse(
+            torch.tensor(labels, dtype=torch.int32),
+            torch.tensor([0, len(labels)], dtype=torch.int32),
+            self._blank,
+            torch.tensor([previous], dtype=torch.int32),
+        ).ids.tolist()
+        return ids
+
+
+class Hypothesis:
+    """The transcript of an open request's last message, as of the units that it has now."""
+
+    def __init__(self, request: RequestState, tokenizer: Tokenizer, blank: int) -> None:
+        self._request = request
+        self._tokenizer = tokenizer
+        self._blank = blank
+        self._labels: list[int | None] = []
+        self._text = ""
+
+    def changed(self) -> str | None:
+        """The text, once all units are read, if it is another than before; each unit that is heard may
+        change any of it. None: it is not."""
+        prompt = self._request.prompt
+        first = len(prompt.unit_positions) - prompt.num_last_units
+        labels = [self._request.prompt_labels[position] for position in prompt.unit_positions[first:]]
+        if None in labels or labels == self._labels:
+            return None
+        self._labels = labels
+        hearing = Hearing(self._request, self._tokenizer, self._blank)
+        before, self._text = self._text, hearing.advance() + hearing.finish()
+        return None if self._text == before else self._text

@@ -1,0 +1,93 @@
+"""A codec in bfloat16 beside the golden one in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.codec import Codec
+from antiphon.codec.voices import Voice
+
+FULL = ("full_1", "full_3", "full_20", "full_40", "full_41", "full_90", "full_137")
+
+
+@pytest.fixture(scope="module")
+def half(folder: Path) -> Codec:
+    return Codec.from_pretrained(folder, device="cpu", dtype="bfloat16")
+
+
+def snr_db(found: Any, expected: Any) -> float:
+    """Signal to error."""
+    error = np.asarray(found, np.float64) - np.asarray(expected, np.float64)
+    return float(10 * np.log10((np.asarray(expected, np.float64) ** 2).sum() / (error**2).sum()))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_dtype(folder: Path, codec: Codec, dtype: Any) -> None:
+    assert codec.dtype == torch.float32
+    assert Codec.from_pretrained(folder, device="cpu", dtype=dtype).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_log_mel(half: Codec, golden: dict[str, Tensor], cases: dict[str, dict[str, Any]], name: str) -> None:
+    """The bounds that `Codec` states."""
+    mel = half.mel(cases[name]["units"], cases[name]["speaker"], noise=golden[f"{name}.noise"][0])
+    assert mel.dtype == np.float32
+    difference = np.abs(mel - golden[f"{name}.mel"][0].numpy())
+    assert difference.max() < 0.1
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_waveform(
+    half: Codec, golden: dict[str, Tensor], cases: dict[str, dict[str, Any]], name: str
+) -> None:
+    """Flow and vocoder in bfloat16, the golden source."""
+    mel = half.mel(cases[name]["units"], cases[name]["speaker"], noise=golden[f"{name}.noise"][0])
+    samples = half.vocode(mel, source=golden[f"{name}.source"][0, 0])
+    assert snr_db(samples, golden[f"{name}.wav"][0]) > 30
+
+
+@torch.inference_mode()
+def test_pitch_and_noise_do_not_depend_on_it(codec: Codec, half: Codec, golden: dict[str, Tensor]) -> None:
+    mel = golden["full_90.mel"][0]
+    assert torch.equal(half.hift.f0([mel])[0], codec.hift.f0([mel])[0])
+    assert torch.equal(half.flow_input([1, 2], seed=3).noise, codec.flow_input([1, 2], seed=3).noise)
+
+
+def test_batch_is_within_the_bounds_of_each_alone(half: Codec, full_units: list[list[int]]) -> None:
+    rows = [half.flow_input(units, seed=k) for k, units in enumerate(full_units)]
+    for row, output in zip(rows, half.flow.generate(rows), strict=True):
+        difference = (output.mel - half.flow.generate([row])[0].mel).abs()
+        assert difference.max() < 0.1
+        assert difference.mean() < 0.01
+
+
+def test_decode_is_vocode_of_mel(half: Codec) -> None:
+    (speech,) = half.decode([[1, 2, 3]], seeds=[5])
+    assert np.array_equal(speech, half.vocode(half.mel([1, 2, 3], seed=5), seed=5))
+
+
+def test_decode_of_many_shares_batches(half: Codec, full_units: list[list[int]]) -> None:
+    assert half.max_batch_frames == 1024
+    together = half.decode(full_units)
+    assert [len(speech) for speech in together] == [
+        256 * half.params.flow.mel_frames(len(units)) for units in full_units
+    ]
+    assert all(np.isfinite(speech).all() and speech.std() > 0 for speech in together)
+
+
+def test_packing_leaves_the_weights_alone(folder: Path) -> None:
+    """A codec in another precision can be made of the parts of one."""
+    codec = Codec.from_pretrained(folder, device="cpu")
+    before = {name: value.clone() for name, value in codec.flow.model.state_dict().items()}
+    mel, voices = codec.mel([1, 2, 3]), {"v": Voice(torch.ones(192))}
+    Codec(codec.params, codec.flow.model, codec.hift, voices, codec.device, dtype=torch.bfloat16)
+    for name, value in codec.flow.model.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, before[name])
+    assert np.array_equal(codec.mel([1, 2, 3]), mel)

@@ -1,0 +1,108 @@
+"""The fake world with requests whose users still speak.
+
+Its memory lets nobody write to a block that others read or may find, and its runner forgets what it
+heard as soon as it may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fake_model import FIRST_UNIT, make_prompt
+from fake_world import Memory, Step, World
+
+from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.request import RequestState
+from antiphon.sched.track import Track
+from antiphon.text.images import PreparedImage
+from antiphon.text.prompt import OpenPrompt, Prompt
+
+__all__ = ["GrowingWorld", "open_prompt"]
+
+
+def open_prompt(
+    ids: Sequence[int] = (), units: Sequence[int] = (), pictures: Sequence[PreparedImage] = ()
+) -> OpenPrompt:
+    """`make_prompt` before its closing, with `units` as those heard so far."""
+    whole = make_prompt(ids, units, pictures, speaks=False)
+    return OpenPrompt(
+        ids=whole.ids[:-1],
+        images=whole.images,
+        unit_positions=whole.unit_positions,
+        num_last_units=whole.num_last_units,
+        first_unit_id=FIRST_UNIT,
+        closing=whole.ids[-1:],
+        num_open_units=len(units),
+    )
+
+
+class StrictMemory(Memory):
+    def __init__(self, pool: BlockPool) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def write(self, track: Track, owner: str, stack: str, position: int, state: int) -> None:
+        block, offset = track.block_table[position // track.block_size], position % track.block_size
+        if self._pool.block(block).ref_count > 1 or self._pool.block(block).digest is not None:
+            held = self._blocks.get(block, ("", {}))
+            assert held[0] == owner and held[1].get((stack, offset)) == state, f"block {block} is others'"
+        super().write(track, owner, stack, position, state)
+
+
+class GrowingWorld(World):
+    def __init__(self, num_blocks: int, **settings: Any) -> None:
+        super().__init__(num_blocks, **settings)
+        self.memory = StrictMemory(self.pool)
+
+    @property
+    def unfinished(self) -> list[RequestState]:
+        scheduler = self.scheduler
+        return [*super().unfinished, *scheduler.waiting_open, *scheduler.resting]
+
+    def open(
+        self,
+        units: Sequence[int] = (),
+        *,
+        ids: Sequence[int] = (),
+        pictures: Sequence[PreparedImage] = (),
+        **params: Any,
+    ) -> RequestState:
+        return self.add(self.make(open_prompt(ids, units, pictures), **params))
+
+    def update(self, request: RequestState, units: Sequence[int]) -> bool:
+        """False: so many never fit, and nothing has changed."""
+        assert isinstance(request.prompt, OpenPrompt)
+        prompt = request.prompt.with_units(units)
+        num_more = len(prompt.ids) + len(prompt.closing) - len(request.prompt.ids)
+        if not self.scheduler.fits(request, num_more):
+            return False
+        self._revise(request, prompt)
+        return True
+
+    def commit(self, request: RequestState) -> None:
+        assert isinstance(request.prompt, OpenPrompt)
+        self._revise(request, request.prompt.committed())
+
+    def settle(self) -> list[Step]:
+        """Step while there is work, of which every step does some; what is left is open, and waits for its
+        user."""
+        steps = []
+        while self.scheduler.has_work:
+            steps.append(self.step())
+            assert steps[-1].did_something, "nobody is served, and nobody ever will be"
+            assert len(steps) < 5000, "this does not end"
+        assert all(request.is_open for request in self.unfinished)
+        return steps
+
+    def _revise(self, request: RequestState, prompt: Prompt) -> None:
+        self.scheduler.revise(request, prompt)
+        self.scheduler.check_integrity()
+        assert request.speech is not None
+        assert tuple(request.speech.keys) == prompt.speech_ids
+        read = request.speech_before(request.text.num_computed)
+        if request.speaks:
+            read = min(read, request.top_computed)
+        heard = self.heard.get(request.request_id, {})
+        kept = {p: state for p, state in heard.items() if read <= p < request.speech.num_computed}
+        self.heard[request.request_id] = kept
