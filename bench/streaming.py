@@ -49,7 +49,7 @@ class StreamFigures:
 
 
 def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule) -> StreamFigures:
-    distance, other, steps, whole_steps, bends, all_bends = [], [], [], [], [], []
+    distance, other, steps, whole_steps, bends, other_bends = [], [], [], [], [], []
     samples_off = 0
     for units in utterances:
         whole = codec.mel(units)
@@ -62,8 +62,11 @@ def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule)
         speech, seams = _streamed_speech(codec, units, schedule)
         samples_off += abs(len(speech) - HOP * whole.shape[1])
         bend = abs(np.diff(speech, n=2))
-        bends += [bend[max(0, seam - 3) : seam + 2].max() for seam in seams]
-        all_bends.append(bend.max())
+        near = np.zeros(len(bend), bool)
+        for seam in seams:
+            near[max(0, seam - 3) : seam + 2] = True
+            bends.append(bend[max(0, seam - 3) : seam + 2].max())
+        other_bends.append(bend[~near].max())
     return StreamFigures(
         schedule.context_units,
         schedule.lookahead_units,
@@ -71,7 +74,7 @@ def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule)
         float(np.mean(distance)),
         float(np.mean(other)),
         float(np.mean(steps) / np.mean(whole_steps)),
-        float(max(bends) / max(all_bends)),
+        float(max(bends) / max(other_bends)),
         samples_off,
     )
 
