@@ -17,7 +17,7 @@ from antiphon.types import SamplingParams
 if TYPE_CHECKING:
     from antiphon.codec import Codec
 
-__all__ = ["bounded", "check_choice", "engine_config", "one_each", "open_codec", "resolve_device"]
+__all__ = ["bounded", "check_choice", "engine_config", "one_each", "open_codec"]
 
 DEFAULT_MAX_TOKENS = 1024
 """Of text-only replies."""
@@ -35,18 +35,6 @@ def engine_config(settings: dict[str, Any]) -> EngineConfig:
 def check_choice(name: str, value: str | None, only: str | None) -> None:
     if value != only:
         raise InvalidRequest(f"{name}: expected {only!r}, the one there is, got {value!r}")
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InvalidRequest(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidRequest("device: 'cuda' was asked for, and torch finds no GPU here")
-    return resolved
 
 
 def open_codec(

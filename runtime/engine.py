@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec, resolve_device
+from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec
+from antiphon.codec.device import resolve_device
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.errors import CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.kernels.threads import set_num_threads
