@@ -301,6 +301,7 @@ class Engine:
         """
         self._check_open()
         events, self._ended = self._ended, []
+        computed = False
         try:
             if len(self._unheard) < self.config.max_num_seqs:  # or speech would pile up behind the model
                 for request in self.scheduler.admit():
@@ -309,14 +310,17 @@ class Engine:
             if (plan := scheduler.schedule_bottom()).chunks:
                 scheduler.complete_bottom(plan, runner.run_bottom(plan))
                 events += self._poll(plan)
+                computed = True
             if (plan := scheduler.schedule_text()).chunks:
                 scheduler.complete_text(plan, runner.run_text(plan))
                 events += self._poll(plan)
+                computed = True
             if (plan := scheduler.schedule_top()).chunks:
                 scheduler.complete_top(plan, runner.run_top(plan))
                 events += self._poll(plan)
+                computed = True
             events += self._reap()
-            events += self._hear(may_wait=not events)
+            events += self._hear(may_wait=not computed and not events)
         except BaseException:
             self._closed = True  # the caches may hold anything now
             raise
@@ -415,7 +419,7 @@ class Engine:
         """What the vocoder has made; waits a moment for it where there is nothing else to do."""
         if self._vocoder is None:
             return []
-        waits = may_wait and self._unheard and not self.scheduler.has_work
+        waits = may_wait and self._unheard
         events: list[Event] = []
         for spoken in self._vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
             output = self._outputs[spoken.request_id]

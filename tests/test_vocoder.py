@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from antiphon import AudioDelta, Engine, Finished, Request, SamplingParams, StreamSchedule, UnitDelta
+from antiphon import (
+    AudioDelta,
+    Engine,
+    Finished,
+    Request,
+    SamplingParams,
+    StreamSchedule,
+    UnitDelta,
+    Units,
+)
 from antiphon.codec import Codec
 from antiphon.codec.flow import FlowInput
 from antiphon.embedded import EMBEDDED_CODEC
@@ -332,11 +341,44 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
     with Engine(EMBEDDED_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
         for _ in range(5):
             engine.add_request(SPEAKS, params)
-        for _ in range(100):
+        while len(engine._unheard) < 2 or engine.scheduler.running:
             engine.step()
+        vocoder = engine._vocoder
+        assert vocoder is not None
+        poll, waits = vocoder.poll, []
+
+        def noted(timeout_s: float = 0.0) -> Any:
+            waits.append(timeout_s)
+            return poll(timeout_s)
+
+        monkeypatch.setattr(vocoder, "poll", noted)
+        for _ in range(5):
+            assert engine.step() == []
         assert len(engine.scheduler.waiting) >= 1
+        assert min(waits) > 0, "a step with nothing to compute gives the cores to the vocoder"
         gate.is_open.set()
         assert sum(isinstance(event, Finished) for event in run(engine)) == 5
+
+
+def test_a_prompt_that_grew_is_answered_with_the_same_speech(engine: Engine) -> None:
+    units, params = units_of(40, 3), SamplingParams(max_units=60, seed=5, ignore_eos=True)
+    engine.add_request(Request(Units(units), modalities=("text", "audio")), params)
+    expected = run(engine)[-1].completion
+    request_id = engine.open_request(Request(Units([]), modalities=("text", "audio")), params)
+    for heard in (units[:10], [*units[:17], 1, 2], units[:30]):
+        engine.update_speech(request_id, heard)
+        events = run(engine)
+        assert not any(isinstance(event, (UnitDelta, AudioDelta)) for event in events), (
+            "its user still speaks"
+        )
+    engine.commit(request_id, units)
+    done = run(engine)[-1].completion
+    assert (done.units, done.text, done.transcript) == (expected.units, expected.text, expected.transcript)
+    assert np.array_equal(done.audio, expected.audio)
+    engine.open_request(
+        Request(Units([]), modalities=("text", "audio")), params
+    )  # left open: no thread stays
+    engine.close()
 
 
 def test_underrun_is_what_a_listener_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
