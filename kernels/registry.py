@@ -1,8 +1,9 @@
 """Which implementations an op has, and which of them runs.
 
-Implementations are registered under a backend name, fastest first: the order of registration is the order in
-which they are tried where the caller names none. All implementations of an op take the same arguments, which
-its wrapper has checked. What an implementation needs is imported when it runs, so that registering is free.
+Implementations are registered under a backend name, fastest first: the order of registration is the order
+in which they are tried where the caller names none. Only Triton's interpreter has to be named. All
+implementations of an op take the same arguments, which its wrapper has checked. What an implementation
+needs is imported when it runs, so that registering is free.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that runs `op` on tensors of this device and dtype where the caller names none."""
     known = _of(op)
     for name, implementation in known.items():
+        if name == "triton" and device.type == "cpu":
+            continue  # its interpreter is there to test the kernels, and slow
         if implementation.supports(device, dtype) and implementation.is_available():
             return name
     raise ValueError(f"{op}: no backend takes {dtype} on {device.type}; it has {', '.join(known)}")

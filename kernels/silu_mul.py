@@ -5,7 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton,
+    register,
+    resolve,
+    triton_available,
+)
 
 __all__ = ["silu_mul", "silu_mul_reference"]
 
@@ -27,6 +34,13 @@ def _silu_mul_cpp(gate_up: Tensor) -> Tensor:
     out = gate_up.new_empty(rows, size)
     _C.silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, size)
     return out
+
+
+@register("silu_mul", "triton", is_available=triton_available, supports=on_triton)
+def _silu_mul_triton(gate_up: Tensor) -> Tensor:
+    from antiphon.kernels.triton.silu_mul import silu_mul as launch
+
+    return launch(gate_up)
 
 
 @register("silu_mul", "torch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,10 @@ from torch import Tensor
 
 from antiphon import _C
 from antiphon.kernels import registry
+
+# Without a GPU the Triton kernels run in its interpreter, which has to be chosen before triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 TAKE_ISA = (
     "Decoder",
@@ -56,16 +61,35 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return isa
 
 
-@pytest.fixture(params=["torch", *(f"cpp-{isa}" for isa in ISAS)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`backend` of test_<op>.py: each one of the op that runs here, the C++ one for each instruction set."""
+    if "backend" in metafunc.fixturenames and not _is_parametrized(metafunc, "backend"):
+        op = metafunc.definition.path.stem.removeprefix("test_")
+        names = registry.backends(op)
+        params = [f"cpp-{isa}" for isa in ISAS if "cpp" in names] + [n for n in names if n != "cpp"]
+        metafunc.parametrize("backend", params, indirect=True)
+
+
+def _is_parametrized(metafunc: pytest.Metafunc, name: str) -> bool:
+    return any(name in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+
+
+@pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backend's name; the C++ one comes once for each instruction set."""
-    param: str = request.param
-    name, _, isa = param.partition("-")
+    """A backend's name; what belongs to it is set for the length of the test."""
+    name, _, isa = request.param.partition("-")
     if name == "torch":
         _use_torch_alone(monkeypatch)
-    else:
+    elif name == "cpp":
         _use_isa(monkeypatch, isa)
-    return name
+    return str(name)
+
+
+@pytest.fixture
+def device(backend: str) -> torch.device:
+    """Where the tensors of a test belong: on the GPU for its backends, where there is one."""
+    on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 @pytest.fixture
@@ -103,6 +127,24 @@ def assert_within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
         roundings = 4 * torch.finfo(torch.float32).eps * float(exact.abs().max())
         budget = 2 * float((in_pytorch - exact).abs().max()) + roundings
         error = float((found - exact).abs().max())
+        assert error <= budget, f"largest error {error:.3g}, allowed are {budget:.3g}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_within_half_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
+    """As above in 16 bits: the largest error is at most twice that of PyTorch, and one rounding."""
+
+    def check(found: Tensor, in_pytorch: Tensor, exact: Tensor) -> None:
+        assert found.shape == exact.shape
+        assert found.dtype == in_pytorch.dtype
+        assert exact.dtype == torch.float64
+        if not exact.numel():
+            return
+        rounding = torch.finfo(found.dtype).eps * float(exact.abs().max())
+        budget = 2 * float((in_pytorch.double() - exact).abs().max()) + rounding
+        error = float((found.double() - exact).abs().max())
         assert error <= budget, f"largest error {error:.3g}, allowed are {budget:.3g}"
 
     return check

@@ -17,19 +17,35 @@ SHAPES = [(1, 1), (0, 8), (3, 7), (1, 16), (5, 33), (2, 100), (201, 250)]
 
 
 def test_the_backends() -> None:
-    assert backends("silu_mul") == ["cpp", "torch"]
+    assert backends("silu_mul") == ["cpp", "triton", "torch"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 30.0])
 def test_within_the_error_budget(
-    backend: str, shape: tuple[int, int], scale: float, randn: Draw, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    shape: tuple[int, int],
+    scale: float,
+    randn: Draw,
+    assert_within_budget: Check,
 ) -> None:
-    gate_up = randn(shape[0], 2 * shape[1]) * scale
+    gate_up = (randn(shape[0], 2 * shape[1]) * scale).to(device)
     found = silu_mul(gate_up, backend=backend)
     assert_within_budget(found, silu_mul_reference(gate_up), silu_mul_reference(gate_up.double()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_in_16_bits(
+    dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
+) -> None:
+    gate_up = randn(shape[0], 2 * shape[1]).to(dtype)
+    found = silu_mul(gate_up, backend="triton")
+    assert_within_half_budget(found, silu_mul_reference(gate_up), silu_mul_reference(gate_up.double()))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")  # Triton's interpreter
 @pytest.mark.parametrize("size", [1, 40], ids=["tail", "vectors"])
 def test_far_from_zero(backend: str, size: int) -> None:
     """The exponential neither overflows nor drags the gate's sign along."""

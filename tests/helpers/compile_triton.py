@@ -1,0 +1,91 @@
+"""Compiles what the calls of `kernel_calls` would launch, for A100 and H100; no GPU is needed.
+
+Run as a script in a process of its own, since Triton decides on import whether it interprets:
+prints the kernels' names, and {"call dtype": {"kernel sm_80": bytes of the cubin or an error}}, as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from typing import Any
+from unittest import mock
+
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from kernel_calls import CALLS, DTYPES
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+import antiphon.kernels.triton
+from antiphon.kernels import registry
+
+CAPABILITIES = (80, 90)
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
+
+
+def launched() -> list[str]:
+    """All kernels of the package; what they call among each other has no `_kernel` in its name."""
+    names = []
+    for module in pkgutil.iter_modules(antiphon.kernels.triton.__path__):
+        loaded = importlib.import_module(f"antiphon.kernels.triton.{module.name}")
+        names += [
+            f"{module.name}.{name}"
+            for name, value in vars(loaded).items()
+            if isinstance(value, JITFunction) and name.endswith("_kernel") and value.module == loaded.__name__
+        ]
+    return sorted(names)
+
+
+def compile_launch(
+    found: dict[str, object], kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+    signature, constants = {}, {}
+    bound = kernel.signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    for parameter in kernel.params:
+        value = bound.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        else:
+            signature[parameter.name] = mangle_type(value)
+    name = f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
+    for capability in CAPABILITIES:
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        try:
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+            found[f"{name} sm_{capability}"] = len(compiled.asm["cubin"])
+        except Exception as error:  # noqa: BLE001 - reported by the test, for each kernel
+            found[f"{name} sm_{capability}"] = f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    results: dict[str, dict[str, object]] = {}
+    for call_name, call in CALLS.items():
+        for dtype in DTYPES:
+            found = results[f"{call_name} {str(dtype).removeprefix('torch.')}"] = {}
+
+            def run(
+                kernel: Any, *args: Any, grid: Any, warmup: bool, found: Any = found, **kwargs: Any
+            ) -> None:
+                compile_launch(found, kernel, args, kwargs)
+
+            with (
+                mock.patch.object(JITFunction, "run", run),
+                mock.patch.object(registry, "triton_interpreted", return_value=True),
+                torch.inference_mode(),
+            ):
+                call(dtype)
+    json.dump({"kernels": launched(), "calls": results}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
