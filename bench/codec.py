@@ -22,14 +22,16 @@ from rich.table import Table
 from antiphon.bench.codec_error import CodecError, codec_error
 from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
-from antiphon.bench.matrix_rate import matrix_rate
+from antiphon.bench.matrix_rate import matrix_rate, synchronize
 from antiphon.bench.plain_codec import PlainCodec
 from antiphon.codec import Codec
+from antiphon.codec.device import resolve_device
+from antiphon.errors import InvalidRequest
 from antiphon.machine import cpu_name
 
 __all__ = ["CodecRun", "bench_codec", "main"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_UNITS = 15
 """After so many the default schedule of a stream can speak."""
 
@@ -63,6 +65,7 @@ class CodecRun:
 class _Clock:
     """Where the time of a call went."""
 
+    device: torch.device
     spent_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -82,8 +85,10 @@ class _Clock:
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
+            synchronize(self.device)
             start = time.perf_counter()
             result = function(*args)
+            synchronize(self.device)
             self.spent_s[part] = self.spent_s.get(part, 0) + time.perf_counter() - start
             return result
 
@@ -106,12 +111,14 @@ def bench_codec(
     *,
     dtype: torch.dtype,
     repeats: int,
+    device: torch.device | None = None,
+    enforce_eager: bool = False,
     seed: int = 0,
 ) -> tuple[list[CodecRun], CodecError]:
     """Runs for each length: plain, then whole and streamed for each number of utterances at a time; and the
     error of the first length's utterance."""
     params = read_params(config)
-    codec = dummy_codec(params, dtype)
+    codec = dummy_codec(params, dtype, device, enforce_eager=enforce_eager)
     plain = PlainCodec(codec)
     rng = random.Random(seed)
     runs: list[CodecRun] = []
@@ -140,10 +147,11 @@ def _bench_length(
     rates, plain_rates = [], []
     # One of each in turn: what else the machine does then falls on all alike.
     for _ in range(repeats):
-        rates.append(matrix_rate(codec.dtype))
-        plain_rates.append(rates[-1] if codec.dtype == torch.float32 else matrix_rate(torch.float32))
+        rates.append(matrix_rate(codec.dtype, codec.device))
+        in_float32 = codec.dtype == torch.float32
+        plain_rates.append(rates[-1] if in_float32 else matrix_rate(torch.float32, codec.device))
         for (way, size), row in taken.items():
-            clock = _Clock()
+            clock = _Clock(codec.device)
             start = time.perf_counter()
             if way == "plain":
                 plain.decode(first)
@@ -232,7 +240,9 @@ def run(
     config: str = typer.Option("codec_300m", help="A folder of bench/configs."),
     seconds: str = typer.Option("1,3,10", help="Lengths of the utterances, by commas."),
     batch: str = typer.Option("1,8", help="Utterances at a time, by commas."),
-    dtype: str = typer.Option("float32", help="float32 or bfloat16."),
+    dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
+    device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
+    eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
     repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
     threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
     json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
@@ -242,6 +252,10 @@ def run(
         raise typer.BadParameter(f"expected {' or '.join(DTYPES)}, got {dtype!r}", param_hint="--dtype")
     if threads:
         torch.set_num_threads(threads)
+    try:
+        place = resolve_device(device)
+    except InvalidRequest as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
     sizes = _numbers(batch, "--batch")
     if any(size != int(size) for size in sizes):
         raise typer.BadParameter(f"expected whole numbers, got {batch!r}", param_hint="--batch")
@@ -251,15 +265,20 @@ def run(
         [int(size) for size in sizes],
         dtype=DTYPES[dtype],
         repeats=repeats,
+        device=place,
+        enforce_eager=eager,
     )
-    title = f"{config}, {dtype}, {cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    machine = f"{cpu_name()}, {torch.get_num_threads()} threads"
+    if place.type == "cuda":
+        machine = torch.cuda.get_device_name(place) + (", without graphs" if eager else "")
+    title = f"{config}, {dtype}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
     if json_out:
         record = {
             "title": title,
             "date": date.today().isoformat(),
             "command": f"antiphon bench codec --dtype {dtype} --seconds {seconds} --batch {batch} "
-            f"--repeats {repeats}",
+            f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}",
             "error": asdict(error),
             "runs": [asdict(run) for run in runs],
         }

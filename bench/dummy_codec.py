@@ -15,6 +15,7 @@ from antiphon.codec.flow import FlowModel
 from antiphon.codec.hift import Hift
 from antiphon.codec.hyperparams import CodecParams, EncoderParams, EstimatorParams, FlowParams, HiftParams
 from antiphon.codec.voices import Voice
+from antiphon.cuda_graph import CudaCapture
 
 __all__ = ["dummy_codec", "read_params"]
 
@@ -32,13 +33,23 @@ def read_params(name: str) -> CodecParams:
     return CodecParams(FlowParams(**(flow | parts)), HiftParams(**sizes["hift"]))
 
 
-def dummy_codec(params: CodecParams, dtype: torch.dtype = torch.float32) -> Codec:
-    """A codec on the CPU with one voice, which sounds like nothing but neither overflows nor falls silent."""
+def dummy_codec(
+    params: CodecParams,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    *,
+    enforce_eager: bool = False,
+) -> Codec:
+    """A codec with one voice, which sounds like nothing but neither overflows nor falls silent. device:
+    None is the CPU."""
+    place = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     flow, hift = _filled(FlowModel(params.flow), generator), _filled(Hift(params.hift), generator)
     hift.f0_predictor.classifier.bias.data.fill_(PITCH_HZ)  # voiced, as most of speech is
     voice = Voice(torch.randn(params.flow.spk_embed_dim, generator=generator))
-    return Codec(params, flow, hift, {"dummy": voice}, torch.device("cpu"), dtype=dtype)
+    capture = CudaCapture(place) if place.type == "cuda" and not enforce_eager else None
+    voices = {"dummy": voice}
+    return Codec(params, flow.to(place), hift.to(place), voices, place, dtype=dtype, capture=capture)
 
 
 def _filled(module: ModuleT, generator: torch.Generator) -> ModuleT:

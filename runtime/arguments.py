@@ -38,14 +38,22 @@ def check_choice(name: str, value: str | None, only: str | None) -> None:
 
 
 def open_codec(
-    codec: str | os.PathLike[str] | Codec | None, device: torch.device, audio_vocab_size: int
+    codec: str | os.PathLike[str] | Codec | None,
+    device: torch.device,
+    dtype: str | torch.dtype,
+    audio_vocab_size: int,
+    *,
+    enforce_eager: bool,
 ) -> Codec | None:
     from antiphon.codec import Codec
 
     if codec is None:
         return None
-    if not isinstance(codec, Codec):
-        codec = Codec.from_pretrained(codec, device=device)
+    if isinstance(codec, Codec):
+        if dtype != "auto":
+            raise InvalidRequest(f"codec_dtype: expected a codec given as a folder, got one of {codec.dtype}")
+    else:
+        codec = Codec.from_pretrained(codec, device, dtype, enforce_eager=enforce_eager)
     if codec.num_units_vocab < audio_vocab_size:
         raise CheckpointError(
             f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"

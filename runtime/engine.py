@@ -57,6 +57,7 @@ class Engine:
             and speech comes in as `Units`.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16", "float16".
+        codec_dtype: of a codec given as a folder; "auto" is float32. See `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
         quantization, text_backend, vocoder_backend, speech_prompt: each has one choice so far.
@@ -74,6 +75,7 @@ class Engine:
         codec: str | os.PathLike[str] | Codec | None = None,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
+        codec_dtype: str | torch.dtype = "auto",
         quantization: str | None = None,
         load_format: Literal["auto", "dummy"] = "auto",
         text_backend: str = "native",
@@ -106,7 +108,13 @@ class Engine:
             config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
         )
         self.tokenizer = Tokenizer.from_pretrained(folder)
-        self.codec = open_codec(codec, self.device, self.model_config.audio_vocab_size)
+        self.codec = open_codec(
+            codec,
+            self.device,
+            codec_dtype,
+            self.model_config.audio_vocab_size,
+            enforce_eager=self.config.enforce_eager,
+        )
         self.inputs = InputProcessor(self.model_config, self.tokenizer, self.codec, self.config.limits)
         if self.device.type == "cpu":
             set_num_threads(torch.get_num_threads())

@@ -8,10 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from antiphon.codec.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.hyperparams import MEL_BANDS
 from antiphon.codec.packed import has_onednn
 from antiphon.codec.packed_unet import PackedUNet
 from antiphon.codec.unet import UNet
+from antiphon.cuda_graph import Capture
 
 __all__ = ["FlowMatching", "schedule"]
 
@@ -45,11 +47,19 @@ class FlowMatching:
     """
 
     def __init__(
-        self, estimator: UNet, cfg_rate: float, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        estimator: UNet,
+        cfg_rate: float,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        capture: Capture | None = None,
     ) -> None:
-        """dtype: of the estimator's products, float32 or bfloat16."""
+        """dtype: of the estimator's products. capture: records the estimator at a few sizes; None: it runs
+        kernel by kernel."""
         packs = dtype != torch.float32 or has_onednn(device, dtype)
-        self.estimator = PackedUNet(estimator, dtype) if packs else estimator
+        self.estimator: Estimator = PackedUNet(estimator, dtype) if packs else estimator
+        if capture is not None:
+            self.estimator = GraphedEstimator(self.estimator, capture)
         self.cfg_rate = cfg_rate
         times, self._steps = schedule()
         with torch.inference_mode():

@@ -29,6 +29,7 @@ from antiphon.codec.speech_tokenizer import SpeechTokenizer
 from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
+from antiphon.cuda_graph import Capture, CudaCapture
 from antiphon.errors import CheckpointError, InvalidRequest
 
 __all__ = ["Codec"]
@@ -40,26 +41,32 @@ VOICES_FILE = "spk2info.pt"
 TOKENIZER_FILE = "speech_tokenizer_v1.onnx"
 SPEAKER_FILE = "campplus.onnx"
 BACKENDS = ("torch",)
-DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 # Mel frames that `decode` puts into one batch. Batched flow and vocoder agree with single ones to 1e-5 each,
 # but the source's phase adds up the pitch, which magnifies a rounding in the mel to 1e-3 of the waveform. On
 # the CPU, where the estimator is bound by arithmetic and gains little from a batch beyond 3 s of speech, each
 # utterance therefore goes alone and equals itself bit for bit. Not so in bfloat16, which does not promise as
 # much, and in which eight utterances of 1 s take 0.6 of the time when they share the reading of the weights.
-CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024}
+CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024, torch.float16: 1024}
 CUDA_BATCH_FRAMES = 4096
 
 
 class Codec:
     """Whole utterances, alone or many. Arrays come out on the CPU as float32.
 
-    In bfloat16 the products of the flow's estimator and of the vocoder's trunk are; norms, softmax, the
-    flow's state, pitch and source stay float32 or better. On a CPU with AMX it takes half the time or less.
-    Against float32 the log-mel (natural logarithm) of the small golden codec is off by 0.06 at most and by
-    0.007 on average, and the waveform of the same source lies 33 dB above its error (40 dB with the flow's
-    error alone); tests hold 0.1, 0.01 and 30 dB. Random weights of the released size come out better: 0.01,
-    0.002 and 46 dB. Which utterances share a batch shows within the same bounds.
+    In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are; norms,
+    softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX bfloat16 takes half
+    the time or less; float16 is for GPUs. Against float32 the log-mel (natural logarithm) of the small golden
+    codec is off by 0.06 at most and by 0.007 on average in bfloat16, and the waveform of the same source lies
+    33 dB above its error (40 dB with the flow's error alone); tests hold 0.1, 0.01 and 30 dB. Random weights
+    of the released size come out better: 0.01, 0.002 and 46 dB. In float16 it is 0.007, 0.001 and 51 dB;
+    tests hold 0.02, 0.002 and 45 dB. Which utterances share a batch shows within the same bounds.
 
     On a GPU, TF32 is switched off while it computes (it costs 1e-3 of the mel) and restored after; the
     switch belongs to the process, so one thread at a time should run a codec there.
@@ -76,11 +83,13 @@ class Codec:
         max_batch_frames: int | None = None,
         speaker_encoder: SpeakerEncoder | None = None,
         dtype: torch.dtype = torch.float32,
+        capture: Capture | None = None,
     ) -> None:
         """Takes loaded parts; see `from_pretrained`. max_batch_frames: mel frames in a batch of `decode`,
-        padding included; None: by device and dtype. dtype: float32 or bfloat16. `hift` is made ready to
-        compute in it, and so serves one codec only. Packed copies of the weights take as much memory again in
-        float32, half as much in bfloat16."""
+        padding included; None: by device and dtype. dtype: float32, bfloat16 or float16. `hift` is made ready
+        to compute in it, and so serves one codec only. capture: records the flow's estimator; None: it runs
+        kernel by kernel. Packed copies of the weights take as much memory again in float32, half as much in
+        16 bits."""
         self.params = params
         self.device = device
         self.dtype = dtype
@@ -93,7 +102,7 @@ class Codec:
         self.max_batch_frames = max_batch_frames
         self._voices = VoiceTable({name: voice.to(device) for name, voice in voices.items()})
         with exact_float32(device):
-            self.flow = Flow(flow, params.flow, device, dtype)
+            self.flow = Flow(flow, params.flow, device, dtype, capture)
         if dtype != torch.float32 or has_onednn(device, dtype):
             self.hift.pack(dtype)
 
@@ -104,11 +113,14 @@ class Codec:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         backend: str = "torch",
+        *,
+        enforce_eager: bool = False,
     ) -> Codec:
         """Loads a CosyVoice folder: `cosyvoice.yaml`, `flow.pt`, `hift.pt`, `spk2info.pt`, and
         `speech_tokenizer_v1.onnx` and `campplus.onnx` where they are there.
 
-        device: "auto" is the GPU if there is one. dtype: "auto" is float32; see the class for bfloat16.
+        device: "auto" is the GPU if there is one. dtype: "auto" is float32; see the class for the others.
+        enforce_eager: on a GPU, launch the flow kernel by kernel instead of as CUDA graphs.
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
         if backend not in BACKENDS:
@@ -136,6 +148,7 @@ class Codec:
             SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if tokenizer_path.is_file() else None,
             speaker_encoder=SpeakerEncoder(speaker_path, dim) if speaker_path.is_file() else None,
             dtype=DTYPES[precision],
+            capture=CudaCapture(place) if place.type == "cuda" and not enforce_eager else None,
         )
 
     @property

@@ -21,6 +21,7 @@ from antiphon.codec.length_regulator import (
     interpolate_units,
 )
 from antiphon.codec.unet import UNet
+from antiphon.cuda_graph import Capture
 from antiphon.errors import InvalidRequest
 
 __all__ = ["Condition", "Flow", "FlowInput", "FlowModel", "FlowOutput", "UnitSpan"]
@@ -109,13 +110,14 @@ class Flow:
         params: FlowParams,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        capture: Capture | None = None,
     ) -> None:
-        """dtype: of the estimator's products; all else is float32."""
+        """dtype: of the estimator's products; all else is float32. capture: see `FlowMatching`."""
         self.model = model
         self.params = params
         estimator = model.decoder["estimator"]
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
-        self.matching = FlowMatching(estimator, params.inference_cfg_rate, device, dtype)
+        self.matching = FlowMatching(estimator, params.inference_cfg_rate, device, dtype, capture)
 
     @torch.inference_mode()
     def generate(self, inputs: Sequence[FlowInput]) -> list[FlowOutput]:

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from golden_cases import Case, cases
 from PIL import Image as PilImage
 
@@ -393,3 +394,15 @@ def test_generated_ids_leave_out_those_in_use() -> None:
 def test_sampling_params_of_a_wrong_type_are_named(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="sampling_params"):
         engine.add_request(Request("Hi"), {"max_tokens": 3})  # type: ignore[arg-type]
+
+
+def test_codec_in_another_precision() -> None:
+    with Engine(codec_dtype="bfloat16", progress=False) as engine:
+        assert engine.codec is not None
+        assert engine.codec.dtype == torch.bfloat16
+        with pytest.raises(InvalidRequest, match=r"codec_dtype: expected a codec given as a folder, got one"):
+            Engine(codec=engine.codec, codec_dtype="float16", progress=False)
+    with pytest.raises(
+        InvalidRequest, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
+    ):
+        Engine(codec_dtype="int8", progress=False)

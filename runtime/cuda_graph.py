@@ -1,0 +1,59 @@
+"""Kernels recorded once and launched as one: what is left to save where they last microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Capture", "CudaCapture"]
+
+Result = TypeVar("Result", bound="Tensor | tuple[Tensor, ...]")
+
+NUM_WARM_UPS = 2
+"""Calls before recording: libraries choose their algorithms and take their workspaces in the first ones."""
+
+
+class Capture(Protocol):
+    """Records a function of no arguments, which reads and writes the same tensors in every call.
+
+    The returned function repeats what was recorded; its result lies where the last call's lay, and lasts
+    until any function recorded by the same object is called.
+    """
+
+    def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]: ...
+
+
+class CudaCapture:
+    """CUDA graphs that share one memory pool, so that many sizes take the memory of the largest.
+
+    They must be called one after the other, on one stream. Other threads may compute on the device meanwhile,
+    also while one is recorded.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool: object | None = None
+
+    def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]:
+        current = torch.cuda.current_stream(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(NUM_WARM_UPS):
+                function()
+        current.wait_stream(side)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: the model's thread may allocate and wait, which by default would break the recording.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            result = function()
+
+        def replay() -> Result:
+            graph.replay()
+            return result
+
+        return replay

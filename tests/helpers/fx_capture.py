@@ -1,0 +1,33 @@
+"""Recording as a CUDA graph does it, on any device.
+
+Like there, what is recorded are operators on tensors: a repetition runs no Python, so what was decided while
+recording stays decided, other tensors are those of the recording, and a look at a value is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["FxCapture"]
+
+
+class FxCapture:
+    def __init__(self) -> None:
+        self.num_recorded = 0
+        self.num_replayed = 0
+
+    def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.num_recorded += 1
+        function()  # recorded after a first call, as there
+        graph = make_fx(function)()
+        result = torch.empty_like(graph())
+
+        def replay() -> Tensor:
+            self.num_replayed += 1
+            return result.copy_(graph())
+
+        return replay
