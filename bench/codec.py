@@ -254,8 +254,8 @@ def run(
         torch.set_num_threads(threads)
     try:
         place = resolve_device(device)
-    except InvalidRequest as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from error
+    except InvalidRequest as unknown:
+        raise typer.BadParameter(str(unknown), param_hint="--device") from unknown
     sizes = _numbers(batch, "--batch")
     if any(size != int(size) for size in sizes):
         raise typer.BadParameter(f"expected whole numbers, got {batch!r}", param_hint="--batch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool: object | None = None
+        self._pool: Any = None
 
     def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]:
         current = torch.cuda.current_stream(self.device)

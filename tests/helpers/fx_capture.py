@@ -7,12 +7,16 @@ recording stays decided, other tensors are those of the recording, and a look at
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["FxCapture"]
+
+Result = TypeVar("Result", bound="Tensor | tuple[Tensor, ...]")
 
 
 class FxCapture:
@@ -20,14 +24,16 @@ class FxCapture:
         self.num_recorded = 0
         self.num_replayed = 0
 
-    def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]:
         self.num_recorded += 1
         function()  # recorded after a first call, as there
         graph = make_fx(function)()
-        result = torch.empty_like(graph())
+        result: Result = tree_map(torch.empty_like, graph())
 
-        def replay() -> Tensor:
+        def replay() -> Result:
             self.num_replayed += 1
-            return result.copy_(graph())
+            for place, value in zip(tree_leaves(result), tree_leaves(graph()), strict=True):
+                place.copy_(value)
+            return result
 
         return replay
