@@ -15,7 +15,7 @@ from antiphon.codec.flow import FlowModel
 from antiphon.codec.hift import Hift
 from antiphon.codec.hyperparams import CodecParams, EncoderParams, EstimatorParams, FlowParams, HiftParams
 from antiphon.codec.voices import Voice
-from antiphon.cuda_graph import CudaCapture
+from antiphon.cuda_graph import capture_for
 
 __all__ = ["dummy_codec", "read_params"]
 
@@ -47,7 +47,7 @@ def dummy_codec(
     flow, hift = _filled(FlowModel(params.flow), generator), _filled(Hift(params.hift), generator)
     hift.f0_predictor.classifier.bias.data.fill_(PITCH_HZ)  # voiced, as most of speech is
     voice = Voice(torch.randn(params.flow.spk_embed_dim, generator=generator))
-    capture = CudaCapture(place) if place.type == "cuda" and not enforce_eager else None
+    capture = capture_for(place, enforce_eager=enforce_eager)
     voices = {"dummy": voice}
     return Codec(params, flow.to(place), hift.to(place), voices, place, dtype=dtype, capture=capture)
 

@@ -234,6 +234,7 @@ class EngineConfig:
     """Text tokens that may be decoded before speech asks for them."""
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
+    """On a GPU: launch kernels one by one, not as CUDA graphs, which take seconds to record at the start."""
     max_model_len: int = 32768
     """Longest sequence of either track; the model's own limit where that is smaller."""
     gpu_memory_utilization: float = 0.9

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Capture", "CudaCapture"]
+__all__ = ["Capture", "CudaCapture", "capture_for"]
 
 Result = TypeVar("Result", bound="Tensor | tuple[Tensor, ...]")
 
@@ -57,3 +57,8 @@ class CudaCapture:
             return result
 
         return replay
+
+
+def capture_for(device: torch.device, *, enforce_eager: bool) -> Capture | None:
+    """What records on this device; None where kernels run one by one."""
+    return CudaCapture(device) if device.type == "cuda" and not enforce_eager else None

@@ -16,6 +16,7 @@ import torch
 
 from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec
 from antiphon.codec.device import resolve_device
+from antiphon.cuda_graph import capture_for
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.errors import CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.kernels.threads import set_num_threads
@@ -144,6 +145,7 @@ class Engine:
             PagedKVCache(self.cache_config, resolved, self.device),
             max_num_seqs=self.config.max_num_seqs,
             num_spare_windows=NUM_SPARE_WINDOWS,
+            capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
         )
         self._vocoder = Vocoder(self.codec) if self.codec is not None else None
         if self._vocoder is not None:  # its thread must not outlive an engine that is dropped

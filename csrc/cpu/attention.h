@@ -176,6 +176,10 @@ static void attention_values(const Attention& a, const float* weights) {
 
 static void attend(const Attention& a, float* scores) {
   const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
+  if (a.keys <= 0) {  // a row of no request
+    std::memset(a.out, 0, sizeof(float) * num_heads * a.head_dim);
+    return;
+  }
   attention_scores(a, scores);
   for (int64_t head = 0; head < num_heads; head++) {
     float* row = scores + head * a.keys;

@@ -29,7 +29,7 @@ from antiphon.codec.speech_tokenizer import SpeechTokenizer
 from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
-from antiphon.cuda_graph import Capture, CudaCapture
+from antiphon.cuda_graph import Capture, capture_for
 from antiphon.errors import CheckpointError, InvalidRequest
 
 __all__ = ["Codec"]
@@ -148,7 +148,7 @@ class Codec:
             SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if tokenizer_path.is_file() else None,
             speaker_encoder=SpeakerEncoder(speaker_path, dim) if speaker_path.is_file() else None,
             dtype=DTYPES[precision],
-            capture=CudaCapture(place) if place.type == "cuda" and not enforce_eager else None,
+            capture=capture_for(place, enforce_eager=enforce_eager),
         )
 
     @property

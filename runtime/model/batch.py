@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,12 +46,33 @@ def _decode_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torc
         track.block_table[position // block_size] * block_size + position % block_size
         for track, position in zip(tracks, positions, strict=True)
     ]
+    if device.type != "cpu":
+        ends = [chunk.end for chunk in chunks]
+        return joined_batch(positions, slots, ends, _block_table(tracks), device)
     return AttentionBatch(
         positions=torch.tensor(positions, dtype=torch.int32, device=device),
         slot_mapping=torch.tensor(slots, dtype=torch.int64, device=device),
         cu_seqlens_q=torch.arange(len(chunks) + 1, dtype=torch.int32, device=device),
         context_lens=torch.tensor([chunk.end for chunk in chunks], dtype=torch.int32, device=device),
         block_table=torch.tensor(_block_table(tracks), dtype=torch.int32, device=device),
+    )
+
+
+def joined_batch(
+    positions: list[int], slots: list[int], ends: list[int], table: list[list[int]], device: torch.device
+) -> AttentionBatch:
+    """`_decode_batch` by one copy to the device: next to a graph, each further one would be felt."""
+    count = len(positions)
+    flat = positions + slots + ends + list(itertools.chain.from_iterable(table))
+    numbers = torch.tensor(flat, dtype=torch.int32, pin_memory=device.type == "cuda")
+    numbers = numbers.to(device, non_blocking=True)
+    places, where, lengths, blocks = numbers.split([count, count, count, len(flat) - 3 * count])
+    return AttentionBatch(
+        positions=places,
+        slot_mapping=where.long(),
+        cu_seqlens_q=torch.arange(count + 1, dtype=torch.int32, device=device),
+        context_lens=lengths,
+        block_table=blocks.view(count, -1),
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from antiphon.config import ModelConfig
+from antiphon.cuda_graph import Capture
 from antiphon.kernels.argmax import argmax
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
@@ -16,6 +17,7 @@ from antiphon.kernels.paged_attention import AttentionBatch
 from antiphon.kernels.rms_norm import rms_norm
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
+from antiphon.model.graphed_layers import GraphedLayers, decode_sizes
 from antiphon.model.weights import LayerWeights, OmniWeights
 
 __all__ = ["OmniModel"]
@@ -41,9 +43,9 @@ class OmniModel:
         )
         self.weights = weights
         self._layer_bytes: list[int] = []
-        self.bottom_layers = self._stack(weights.bottom_layers)
-        self.text_layers = self._stack(weights.layers)
-        self.top_layers = self._stack(weights.top_layers)
+        self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers)
+        self.text_layers: DecoderLayers = self._stack(weights.layers)
+        self.top_layers: DecoderLayers = self._stack(weights.top_layers)
         self.ctc_head = self._take("audio_to_text_proj")
         self.lm_head = self._take("lm_head")
         self.unit_head = self._take("audio_lm_head")
@@ -87,6 +89,35 @@ class OmniModel:
     def speech_states(self, x: Tensor) -> Tensor:
         """(rows, hidden) after the top stack's norm, what the unit head reads"""
         return rms_norm(x, self.weights.top_audio_norm, self.config.rms_norm_eps)
+
+    def record(
+        self,
+        capture: Capture,
+        text: LayerCaches,
+        speech: LayerCaches,
+        fusion_cache: Tensor,
+        *,
+        max_num_seqs: int,
+        max_positions: int,
+    ) -> None:
+        """From here on decode steps of the stacks are replayed. text, speech: the caches that every call will
+        be given; fusion_cache: that of every `FusionBatch`."""
+        num_bottom = self.config.num_bottom_audio_layers
+
+        def graphed(layers: DecoderLayers, caches: LayerCaches, fusion_cache: Tensor | None) -> GraphedLayers:
+            return GraphedLayers(
+                layers,
+                caches,
+                sizes=decode_sizes(max_num_seqs),
+                max_blocks=-(-max_positions // caches[0][0].shape[1]),
+                hidden_size=self.config.hidden_size,
+                fusion_cache=fusion_cache,
+                capture=capture,
+            )
+
+        self.text_layers = graphed(self.text_layers, text, None)
+        self.bottom_layers = graphed(self.bottom_layers, speech[:num_bottom], None)
+        self.top_layers = graphed(self.top_layers, speech[num_bottom:], fusion_cache)
 
     def num_bytes_read(self) -> dict[str, int]:
         """Bytes of weights that one step of each part reads: the floor of decoding at one row."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
+from antiphon.cuda_graph import Capture
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.omni import OmniModel
@@ -36,8 +37,15 @@ class Runner:
     """Owns every tensor that lives as long as a request does, by row of the request."""
 
     def __init__(
-        self, model: OmniModel, cache: PagedKVCache, *, max_num_seqs: int, num_spare_windows: int
+        self,
+        model: OmniModel,
+        cache: PagedKVCache,
+        *,
+        max_num_seqs: int,
+        num_spare_windows: int,
+        capture: Capture | None = None,
     ) -> None:
+        """capture: records the model's decode steps; None: they run kernel by kernel."""
         self.model = model
         self.cache = cache
         self.config: ModelConfig = model.config
@@ -50,6 +58,16 @@ class Runner:
         """H of each request's last unit."""
         self._prompts: dict[int, PromptStates] = {}
         self._images: OrderedDict[bytes, Tensor] = OrderedDict()
+        if capture is not None:
+            with torch.inference_mode():
+                model.record(
+                    capture,
+                    cache.text,
+                    cache.speech,
+                    self._windows.cache,
+                    max_num_seqs=max_num_seqs,
+                    max_positions=len(model.cos_sin),
+                )
         self._num_bottom = self.config.num_bottom_audio_layers
 
     def start(self, request: RequestState) -> None:

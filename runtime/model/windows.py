@@ -30,7 +30,7 @@ class FusionWindows:
         self._max_num_seqs = max_num_seqs
         self._num_filled = [0] * max_num_seqs
         """Per row: entries appended, counted from the request's first."""
-        self._cache = torch.zeros(
+        self.cache = torch.zeros(
             max_num_seqs + num_spare,
             self._window,
             config.num_top_audio_layers,
@@ -87,7 +87,7 @@ class FusionWindows:
             rows=to_device(np.array(rows), device),
             num_valid=to_device(np.array(valid, dtype=np.int32), device),
             positions=to_device(np.array(positions, dtype=np.int32), device),
-            cache=self._cache,
+            cache=self.cache,
         )
 
     def _append(self, ids: list[int], slots: list[int], entries: list[int]) -> None:
@@ -97,6 +97,6 @@ class FusionWindows:
             to_device(np.array(slots), device),
             to_device(np.array(entries, dtype=np.int32), device),
             self._model.cos_sin,
-            self._cache,
+            self.cache,
             head_dim=self._model.config.head_dim,
         )

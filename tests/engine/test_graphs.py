@@ -1,0 +1,68 @@
+"""Decode steps that are replayed at fixed sizes give the golden results."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from golden_cases import cases
+from plain_capture import PlainCapture
+
+from antiphon import Engine
+from antiphon.embedded import EMBEDDED_MODEL
+from antiphon.model.graphed_layers import decode_sizes
+
+
+@pytest.fixture
+def capture(monkeypatch: pytest.MonkeyPatch) -> PlainCapture:
+    """What every engine of the test records with."""
+    made = PlainCapture()
+
+    def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:
+        return None if enforce_eager else made
+
+    monkeypatch.setattr("antiphon.engine.capture_for", capture_for)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [1]), (3, [1, 2, 3]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20])]
+)
+def test_sizes(most: int, sizes: list[int]) -> None:
+    assert decode_sizes(most) == sizes
+
+
+def test_sizes_of_a_large_server() -> None:
+    sizes = decode_sizes(512)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-3:] == [448, 480, 512]
+    assert all(larger - smaller <= 32 for smaller, larger in itertools.pairwise(sizes))
+
+
+@pytest.mark.parametrize("max_num_seqs", [1, 5, 64])
+def test_golden_results(capture: PlainCapture, max_num_seqs: int) -> None:
+    """With 5, batches of 3 are padded to 4 and nothing fits exactly; the windows of requests whose text has
+    ended stay out; prompts and mixed batches run beside it."""
+    wanted = [case for case in cases() if "big" not in case.name]
+    with Engine(EMBEDDED_MODEL, max_num_seqs=max_num_seqs) as engine:
+        assert capture.num_recorded == 3 * len(decode_sizes(max_num_seqs))
+        done = engine.generate([case.request() for case in wanted])
+        engine.check_integrity()
+    assert {c.name: c.differences(d) for c, d in zip(wanted, done, strict=True)} == {
+        c.name: [] for c in wanted
+    }
+    assert capture.num_replayed > 100
+
+
+def test_enforce_eager(capture: PlainCapture) -> None:
+    with Engine(EMBEDDED_MODEL, enforce_eager=True) as engine:
+        (done,) = engine.generate(cases()[0].request())
+    assert cases()[0].differences(done) == []
+    assert capture.num_recorded == capture.num_replayed == 0
+
+
+def test_nothing_is_recorded_on_a_cpu() -> None:
+    with Engine(EMBEDDED_MODEL) as engine:
+        assert not hasattr(engine.model.text_layers, "_recordings")
