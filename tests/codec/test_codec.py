@@ -163,8 +163,8 @@ def test_bad_lists_are_refused(codec: Codec) -> None:
     ("options", "message"),
     [
         ({"backend": "tensorrt"}, "backend: expected one of torch, got 'tensorrt'"),
-        ({"dtype": "float64"}, "dtype: expected one of auto, float32, bfloat16, got float64"),
-        ({"dtype": torch.float16}, "dtype: expected one of auto, float32, bfloat16, got torch.float16"),
+        ({"dtype": "float64"}, "dtype: expected one of auto, float32, bfloat16, float16, got float64"),
+        ({"dtype": torch.int8}, "dtype: expected one of auto, float32, bfloat16, float16, got torch.int8"),
         ({"device": "toaster"}, "device: expected auto, cpu or cuda, got 'toaster'"),
         ({"device": "meta"}, "device: expected a device of this machine"),
     ],
