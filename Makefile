@@ -12,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements/lock.txt
-SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h)
+SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
 TYPES := build/types
 
 .PHONY: demo test lint format clean
@@ -37,7 +37,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist *.egg-info runtime/_C.*.so $(VENV)
+	rm -rf build dist *.egg-info runtime/_C.*.so runtime/native $(VENV)
 
 # torch goes first and by itself, so that pip takes a plain CPU build where it is offered one.
 $(VENV)/torch.stamp: requirements/lock.txt

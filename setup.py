@@ -1,5 +1,8 @@
-"""Maps the import name `antiphon` onto the folders of this repository and builds `antiphon._C`."""
+"""Maps the import name `antiphon` onto the folders of this repository and builds `antiphon._C`, and where
+nvcc is found the CUDA kernels."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
@@ -13,6 +16,9 @@ FOLDERS = {
     "antiphon.csrc": "csrc",
 }
 CPU_SOURCES = "csrc/cpu"
+CUDA_SOURCES = "csrc/cuda"
+# A100, H100, and code that later ones can compile for themselves.
+CUDA_TARGETS = ("arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]")
 
 
 def packages() -> list[str]:
@@ -24,6 +30,28 @@ def packages() -> list[str]:
 
 def paths(pattern: str) -> list[str]:
     return sorted(str(path) for path in Path(CPU_SOURCES).glob(pattern))
+
+
+class BuildKernels(build_ext):
+    """Beside the extension a library of C functions that needs neither torch nor CUDA to be loaded."""
+
+    def run(self) -> None:
+        super().run()
+        nvcc = shutil.which("nvcc")
+        if nvcc is None:
+            self.warn("nvcc was not found: built without CUDA kernels")
+            return
+        target = Path(self.get_ext_fullpath("antiphon._C")).parent / "native" / "antiphon_cuda.so"
+        target.parent.mkdir(exist_ok=True)  # apart: Python would take it for a module of the package
+        options = ["-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC"]
+        for code in CUDA_TARGETS:
+            options += ["-gencode", code]
+        sources = sorted(str(path) for path in Path(CUDA_SOURCES).glob("*.cu"))
+        built = target.with_suffix(".new")  # put in place when it is whole
+        if subprocess.run([nvcc, *options, *sources, "-o", str(built)], check=False).returncode == 0:
+            built.replace(target)
+        else:
+            self.warn("nvcc failed, see above: built without CUDA kernels")
 
 
 extension = Pybind11Extension(
@@ -41,5 +69,5 @@ setup(
     packages=packages(),
     package_dir=FOLDERS,
     ext_modules=[extension],
-    cmdclass={"build_ext": build_ext},
+    cmdclass={"build_ext": BuildKernels},
 )

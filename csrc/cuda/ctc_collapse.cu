@@ -1,0 +1,28 @@
+#include <cuda_runtime.h>
+
+namespace antiphon {
+
+// One of a block. A function of its own, so that the tests can put the block's memory elsewhere.
+template <class T>
+__device__ T& block_shared() {
+  __shared__ T shared;
+  return shared;
+}
+
+}  // namespace antiphon
+
+#include "ctc_collapse.cuh"
+
+// Returns a cudaError_t. `state` holds batch + 1 words, which are cleared here.
+extern "C" int antiphon_ctc_collapse(const int32_t* labels, const int32_t* cu_seqlens, const int32_t* prev,
+                                     int32_t* ids, int32_t* frames, int32_t* cu_out, int32_t* last,
+                                     unsigned long long* state, int32_t batch, int32_t blank, void* stream) {
+  constexpr int kThreads = 256;
+  const auto queue = static_cast<cudaStream_t>(stream);
+  const cudaError_t cleared = cudaMemsetAsync(state, 0, sizeof(*state) * (batch + 1), queue);
+  if (cleared != cudaSuccess) return cleared;
+  if (batch == 0) return cudaMemsetAsync(cu_out, 0, sizeof(*cu_out), queue);
+  antiphon::ctc_collapse_kernel<kThreads><<<batch, kThreads, 0, queue>>>(
+      {labels, cu_seqlens, prev, ids, frames, cu_out, last, state, batch, blank});
+  return cudaGetLastError();
+}

@@ -1,0 +1,34 @@
+"""The compiled kernels. The library is built where nvcc is found, and needs nothing of CUDA to be loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["FILE", "call", "has_library", "library"]
+
+FILE = "native/antiphon_cuda.so"
+
+
+def has_library() -> bool:
+    return _path().is_file()
+
+
+@cache
+def library() -> ctypes.CDLL:
+    return ctypes.CDLL(str(_path()))
+
+
+def call(function: object, *arguments: object) -> None:
+    """Calls a function of the library that returns a cudaError_t. Raises RuntimeError where that is one."""
+    code = function(*arguments)  # type: ignore[operator]
+    if code != 0:
+        raise RuntimeError(f"CUDA: a kernel could not be launched (error {code})")
+
+
+def _path() -> Path:
+    package = find_spec("antiphon")
+    assert package is not None and package.origin is not None, "antiphon is a package with a file"
+    return Path(package.origin).parent / FILE
