@@ -16,7 +16,7 @@ from antiphon.kernels.registry import cpp_available, on_cpu, register, resolve
 __all__ = ["CollapsedLabels", "ctc_collapse", "ctc_collapse_reference"]
 
 NO_LABEL = -1
-INT32 = torch.iinfo(torch.int32)
+INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 
 class CollapsedLabels(NamedTuple):
@@ -50,7 +50,7 @@ def ctc_collapse(
 
     Raises ValueError, naming the argument, for what does not fit together.
     """
-    _check(labels, cu_seqlens, blank, prev)
+    _check_kinds(labels, cu_seqlens, blank, prev)
     collapse = resolve("ctc_collapse", backend, labels.device, labels.dtype)
     collapsed: CollapsedLabels = collapse(labels, cu_seqlens, blank, prev)
     return collapsed
@@ -61,21 +61,27 @@ def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tens
     from antiphon import _C
 
     labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
+    total, batch = labels.numel(), cu_seqlens.numel() - 1
+    if batch < 0 or (prev is not None and prev.numel() != batch):
+        _check_bounds(labels, cu_seqlens, prev)
     prev = prev.contiguous() if prev is not None else None
-    ids, frames = torch.empty_like(labels), torch.empty_like(labels)
-    cu_out, last = torch.empty_like(cu_seqlens), torch.empty_like(cu_seqlens[1:])
+    ids, frames = labels.new_empty(total), labels.new_empty(total)
+    cu_out, last = labels.new_empty(batch + 1), labels.new_empty(batch)
     n = _C.ctc_collapse(
-        labels=labels.data_ptr(),
-        cu_seqlens=cu_seqlens.data_ptr(),
-        batch=last.numel(),
-        blank=blank,
-        prev=prev.data_ptr() if prev is not None else 0,
-        ids=ids.data_ptr(),
-        cu_out=cu_out.data_ptr(),
-        frames=frames.data_ptr(),
-        last=last.data_ptr(),
+        labels.data_ptr(),
+        cu_seqlens.data_ptr(),
+        prev.data_ptr() if prev is not None else 0,
+        ids.data_ptr(),
+        frames.data_ptr(),
+        cu_out.data_ptr(),
+        last.data_ptr(),
+        batch,
+        total,
+        blank,
     )
-    return CollapsedLabels(ids[:n], cu_out, frames[:n], last)
+    if n < 0:
+        _check_bounds(labels, cu_seqlens, prev)
+    return CollapsedLabels(ids.resize_(n), cu_out, frames.resize_(n), last)
 
 
 @register("ctc_collapse", "torch")
@@ -83,6 +89,7 @@ def ctc_collapse_reference(
     labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None = None
 ) -> CollapsedLabels:
     """`ctc_collapse` in plain PyTorch, on any device."""
+    _check_bounds(labels, cu_seqlens, prev)
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
     if prev is None:
         prev = torch.full_like(cu_seqlens[1:], NO_LABEL)
@@ -105,17 +112,23 @@ def ctc_collapse_reference(
     )
 
 
-def _check(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> None:
-    tensors = {"labels": labels, "cu_seqlens": cu_seqlens} | ({} if prev is None else {"prev": prev})
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
+def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> None:
+    """All that can be said without reading the tensors. A collapse of one request takes microseconds."""
+    for name, tensor in (("labels", labels), ("cu_seqlens", cu_seqlens), ("prev", prev)):
+        if isinstance(tensor, Tensor):
+            if tensor.dtype != torch.int32 or tensor.dim() != 1:
+                raise ValueError(
+                    f"{name}: expected int32 of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
+                )
+            if tensor.device != labels.device:
+                raise ValueError(f"{name}: expected on {labels.device} like labels, got {tensor.device}")
+        elif tensor is not None or name != "prev":
             raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.dtype != torch.int32 or tensor.dim() != 1:
-            raise ValueError(
-                f"{name}: expected int32 of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
-            )
-        if tensor.device != labels.device:
-            raise ValueError(f"{name}: expected on {labels.device} like labels, got {tensor.device}")
+    if not isinstance(blank, int) or isinstance(blank, bool) or not INT32_MIN <= blank <= INT32_MAX:
+        raise ValueError(f"blank: expected a 32-bit integer, got {blank!r}")
+
+
+def _check_bounds(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None:
     # The size of the result depends on the labels, so every backend waits for the device anyway.
     bounds = cu_seqlens.tolist()
     if not bounds or bounds[0] != 0 or bounds[-1] != labels.numel() or bounds != sorted(bounds):
@@ -124,8 +137,6 @@ def _check(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) 
         )
     if prev is not None and prev.numel() != len(bounds) - 1:
         raise ValueError(f"prev: expected one label for each of {len(bounds) - 1} rows, got {prev.numel()}")
-    if not isinstance(blank, int) or isinstance(blank, bool) or not INT32.min <= blank <= INT32.max:
-        raise ValueError(f"blank: expected a 32-bit integer, got {blank!r}")
 
 
 def _shorten(bounds: list[int]) -> str:

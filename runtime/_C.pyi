@@ -47,13 +47,15 @@ def best_isa() -> str: ...
 def ctc_collapse(
     labels: int,
     cu_seqlens: int,
-    batch: int,
-    blank: int,
     prev: int,
     ids: int,
-    cu_out: int,
     frames: int,
+    cu_out: int,
     last: int,
+    batch: int,
+    total: int,
+    blank: int,
+    isa: str = "",
 ) -> int: ...
 def fusion_attention(
     q: int,

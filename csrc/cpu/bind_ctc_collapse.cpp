@@ -1,5 +1,7 @@
+#include <string>
+
 #include "bindings.h"
-#include "ctc_collapse.h"
+#include "kernels.h"
 
 namespace py = pybind11;
 
@@ -8,14 +10,16 @@ namespace antiphon {
 void bind_ctc_collapse(py::module_& m) {
   m.def(
       "ctc_collapse",
-      [](Address labels, Address cu_seqlens, std::int32_t batch, std::int32_t blank, Address prev, Address ids,
-         Address cu_out, Address frames, Address last) {
-        return ctc_collapse(at<const std::int32_t>(labels), at<const std::int32_t>(cu_seqlens), batch, blank,
-                            at<const std::int32_t>(prev), at<std::int32_t>(ids), at<std::int32_t>(cu_out),
-                            at<std::int32_t>(frames), at<std::int32_t>(last));
+      [](Address labels, Address cu_seqlens, Address prev, Address ids, Address frames, Address cu_out, Address last,
+         int64_t batch, int32_t total, int32_t blank, const std::string& isa) {
+        const KernelTable& table = pick(isa);
+        py::gil_scoped_release release;
+        return table.ctc_collapse({at<const int32_t>(labels), at<const int32_t>(cu_seqlens), at<const int32_t>(prev),
+                                   at<int32_t>(ids), at<int32_t>(frames), at<int32_t>(cu_out), at<int32_t>(last),
+                                   batch, total, blank});
       },
-      py::arg("labels"), py::arg("cu_seqlens"), py::arg("batch"), py::arg("blank"), py::arg("prev"), py::arg("ids"),
-      py::arg("cu_out"), py::arg("frames"), py::arg("last"), py::call_guard<py::gil_scoped_release>());
+      py::arg("labels"), py::arg("cu_seqlens"), py::arg("prev"), py::arg("ids"), py::arg("frames"),
+      py::arg("cu_out"), py::arg("last"), py::arg("batch"), py::arg("total"), py::arg("blank"), py::arg("isa") = "");
 }
 
 }  // namespace antiphon

@@ -19,12 +19,6 @@ PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_s
   return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};
 }
 
-const KernelTable& pick(const std::string& isa) {
-  const KernelTable* table = kernels(isa.c_str());
-  if (!table) throw std::invalid_argument("isa: this machine cannot run '" + isa + "'");
-  return *table;
-}
-
 struct Decoder {
   const KernelTable& table;
   std::vector<DecoderLayer> layers;
@@ -32,6 +26,12 @@ struct Decoder {
 };
 
 }  // namespace
+
+const KernelTable& pick(const std::string& isa) {
+  const KernelTable* table = kernels(isa.c_str());
+  if (!table) throw std::invalid_argument("isa: this machine cannot run '" + isa + "'");
+  return *table;
+}
 
 void bind_kernels(py::module_& m) {
   m.def("best_isa", &best_isa, "The best instruction set of this machine: avx512, avx2 or plain.");

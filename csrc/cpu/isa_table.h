@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "ctc_collapse.h"
 #include "decoder.h"
 #include "linear.h"
 #include "pointwise.h"
@@ -11,7 +12,7 @@ namespace ANTIPHON_ISA {
 const KernelTable table = {
     linear,         paged_attention, rope_cache_write, fusion_attention, fusion_cache_write,
     decoder_layers, rms_norm,        silu_mul,         softmax,
-    argmax,
+    argmax,         ctc_collapse,
 };
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

@@ -103,6 +103,19 @@ struct DecoderArgs {
   int64_t num_fused, window;
 };
 
+// Rows of CTC labels, row r being labels[cu_seqlens[r] .. cu_seqlens[r + 1]); row r of the result is
+// ids[cu_out[r] .. cu_out[r + 1]), and frames are positions within the row.
+struct CtcCollapseArgs {
+  const int32_t* labels;      // (total)
+  const int32_t* cu_seqlens;  // (batch + 1)
+  const int32_t* prev;        // (batch): the last label of the row's earlier chunk, -1 for none; or null
+  int32_t *ids, *frames;      // room for total
+  int32_t* cu_out;            // (batch + 1)
+  int32_t* last;              // (batch)
+  int64_t batch;
+  int32_t total, blank;
+};
+
 struct KernelTable {
   void (*linear)(const LinearArgs&);
   void (*paged_attention)(const PagedAttentionArgs&);
@@ -114,6 +127,8 @@ struct KernelTable {
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
   void (*softmax)(float* x, int64_t rows, int64_t size);
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
+  // Returns how many ids it wrote; -1, and nothing written, where cu_seqlens does not rise from 0 to total.
+  int32_t (*ctc_collapse)(const CtcCollapseArgs&);
 };
 
 namespace plain { extern const KernelTable table; }

@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 TAKE_ISA = (
     "Decoder",
     "argmax",
+    "ctc_collapse",
     "fusion_attention",
     "fusion_cache_write",
     "linear",
