@@ -58,9 +58,9 @@ class CppLinear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         _check(self, x, residual, self.panels.dtype)
-        x = _with_dense_rows(x)
+        x = with_dense_rows(x)
         rows = x.shape[0]
-        out = _with_dense_rows(residual) if residual is not None else x.new_empty(rows, self.out_features)
+        out = with_dense_rows(residual) if residual is not None else x.new_empty(rows, self.out_features)
         self._linear(
             x.data_ptr(),
             self.panels.data_ptr(),
@@ -108,7 +108,7 @@ def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     """x (rows, k) times `matrix` (k, n) as it lies; float32 on the CPU, rows independent as in `linear`."""
     from antiphon import _C
 
-    x, matrix = _with_dense_rows(x), _with_dense_rows(matrix)
+    x, matrix = with_dense_rows(x), with_dense_rows(matrix)
     out = x.new_empty(x.shape[0], matrix.shape[1])
     _C.linear(
         x.data_ptr(),
@@ -137,6 +137,6 @@ def _check(weight: Linear, x: Tensor, residual: Tensor | None, dtype: torch.dtyp
         )
 
 
-def _with_dense_rows(x: Tensor) -> Tensor:
+def with_dense_rows(x: Tensor) -> Tensor:
     """The kernels take any distance between rows, but none between the numbers of a row."""
     return x if x.stride(1) == 1 else x.contiguous()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antiphon.kernels.argmax import argmax
-from antiphon.kernels.linear import Linear, matmul
+from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
@@ -44,10 +43,25 @@ def soft_embedding(
 def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     from antiphon import _C
 
-    logits = head(hidden)
-    labels = argmax(logits)
-    _C.softmax(logits.data_ptr(), logits.shape[0], logits.shape[1])
-    return matmul(logits, embedding), labels
+    if not isinstance(head, CppLinear):
+        raise ValueError(f"head: expected a product of backend 'cpp', got {type(head).__name__}")
+    hidden, embedding = with_dense_rows(hidden), with_dense_rows(embedding)
+    out = hidden.new_empty(hidden.shape[0], embedding.shape[1])
+    labels = hidden.new_empty(hidden.shape[0], dtype=torch.int64)
+    _C.soft_embedding(
+        hidden.data_ptr(),
+        head.address,
+        embedding.data_ptr(),
+        out.data_ptr(),
+        labels.data_ptr(),
+        hidden.shape[0],
+        hidden.shape[1],
+        embedding.shape[0],
+        embedding.shape[1],
+        hidden.stride(0),
+        embedding.stride(0),
+    )
+    return out, labels
 
 
 @register("soft_embedding", "torch")

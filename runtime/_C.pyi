@@ -43,6 +43,20 @@ class Decoder:
     ) -> None: ...
 
 def argmax(x: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
+def argmax_head(
+    x: int,
+    head: int,
+    subset: int,
+    ids: int,
+    logits: int,
+    rows: int,
+    in_features: int,
+    out_features: int,
+    ldx: int,
+    top_k: int,
+    subset_size: int,
+    isa: str = "",
+) -> None: ...
 def best_isa() -> str: ...
 def ctc_collapse(
     labels: int,
@@ -140,3 +154,17 @@ def rope_cache_write(
 def set_num_threads(count: int) -> None: ...
 def silu_mul(gate_up: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
 def softmax(x: int, rows: int, size: int, isa: str = "") -> None: ...
+def soft_embedding(
+    x: int,
+    head: int,
+    embedding: int,
+    out: int,
+    labels: int,
+    rows: int,
+    in_features: int,
+    vocab: int,
+    width: int,
+    ldx: int,
+    lde: int,
+    isa: str = "",
+) -> None: ...

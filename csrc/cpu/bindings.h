@@ -23,6 +23,7 @@ const KernelTable& pick(const std::string& isa);
 
 // Each in the file of its name; module.cpp calls them all.
 void bind_ctc_collapse(pybind11::module_& m);
+void bind_heads(pybind11::module_& m);
 void bind_kernels(pybind11::module_& m);
 
 }  // namespace antiphon

@@ -103,6 +103,26 @@ struct DecoderArgs {
   int64_t num_fused, window;
 };
 
+// The likeliest ids of x * head, whose logits are those of `linear` to the last bit and are not stored.
+struct ArgmaxHeadArgs {
+  const float* x;         // (rows, in), row stride ldx
+  const float* head;      // packed
+  const int64_t* subset;  // (subset_size): ids that may be picked, in any order; or null: all
+  int64_t* ids;           // (rows, top_k): likeliest first, of equals the lower
+  float* logits;          // (rows, top_k)
+  int64_t rows, in, out_features, ldx, top_k, subset_size;
+};
+
+// softmax(x * head) * embedding, without its probabilities in memory.
+struct SoftEmbeddingArgs {
+  const float* x;          // (rows, in), row stride ldx
+  const float* head;       // packed (in, vocab)
+  const float* embedding;  // (vocab, width), row stride lde
+  float* out;              // (rows, width)
+  int64_t* labels;         // (rows): the first of the likeliest
+  int64_t rows, in, vocab, width, ldx, lde;
+};
+
 // Rows of CTC labels, row r being labels[cu_seqlens[r] .. cu_seqlens[r + 1]); row r of the result is
 // ids[cu_out[r] .. cu_out[r + 1]), and frames are positions within the row.
 struct CtcCollapseArgs {
@@ -127,6 +147,8 @@ struct KernelTable {
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
   void (*softmax)(float* x, int64_t rows, int64_t size);
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
+  void (*argmax_head)(const ArgmaxHeadArgs&);
+  void (*soft_embedding)(const SoftEmbeddingArgs&);
   // Returns how many ids it wrote; -1, and nothing written, where cu_seqlens does not rise from 0 to total.
   int32_t (*ctc_collapse)(const CtcCollapseArgs&);
 };

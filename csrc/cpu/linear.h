@@ -23,10 +23,11 @@ constexpr int CACHE_LINE = 16;            // floats
 constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
 
-// Weights to fetch meanwhile, so many lines for each k.
+// Weights to fetch meanwhile: for each k so many lines, `step` floats behind those of the k before.
 struct Prefetch {
   const float* from;
   int lines;
+  int64_t step;
 };
 
 // out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added
@@ -35,8 +36,8 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
                  int64_t ldo, bool first, Prefetch ahead) {
   vf acc[MR][NV] = {};
   for (int64_t k = 0; k < depth; k++) {
-    for (int64_t i = k * ahead.lines; i < (k + 1) * ahead.lines; i++)
-      __builtin_prefetch(ahead.from + i * CACHE_LINE, 0, 2);
+    for (int i = 0; i < ahead.lines; i++)
+      __builtin_prefetch(ahead.from + k * ahead.step + i * CACHE_LINE, 0, 2);
     vf weight[NV];
     for (int v = 0; v < NV; v++) weight[v] = load(w + k * ldw + v * VL);
     for (int m = 0; m < MR; m++) {
@@ -73,23 +74,26 @@ static void scalar_columns(const LinearArgs& a, int64_t column) {
     }
 }
 
-// `is_last`: this thread reads no panel after this one, so nothing behind it is worth fetching.
-static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1) {
-  const int64_t column = panel * kPanel;
-  const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
-  const float* w = a.ldw ? a.weight + column : a.weight + panel * a.in * kPanel;
+// even blocks: 16 rows are 8 + 8, not 12 + 4
+static inline int rows_of_block(int64_t left) {
+  const int64_t blocks = (left + MAX_MR - 1) / MAX_MR;
+  return static_cast<int>((left + blocks - 1) / blocks);
+}
+
+// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `is_last`: this thread does not go on with the panel
+// behind this one, so nothing there is worth fetching.
+static void panel_sums(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1, float* buffer) {
+  const float* w = a.ldw ? a.weight + panel * kPanel : a.weight + panel * a.in * kPanel;
   const int64_t ldw = a.ldw ? a.ldw : kPanel;
-  float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
   for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
     const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
     // The first two blocks of rows share the fetching of the next slice: line by line, memory is never idle.
     const bool has_next = !a.ldw && (!is_last || k0 + 2 * K_BLOCK <= a.in);
-    Prefetch ahead = {w + (k0 + K_BLOCK) * kPanel, row1 - row0 <= MAX_MR ? LINES : LINES / 2};
+    const int lines = row1 - row0 <= MAX_MR ? LINES : LINES / 2;
+    Prefetch ahead = {w + (k0 + K_BLOCK) * kPanel, lines, lines * CACHE_LINE};
     int64_t lines_left = has_next ? K_BLOCK * LINES : 0;
     for (int64_t m = row0; m < row1;) {
-      // even blocks: 16 rows are 8 + 8, not 12 + 4
-      const int64_t left = row1 - m, blocks = (left + MAX_MR - 1) / MAX_MR;
-      const int rows = static_cast<int>((left + blocks - 1) / blocks);
+      const int rows = rows_of_block(row1 - m);
       if (lines_left <= 0) ahead.lines = 0;
       tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * ldw, ldw, depth,
                         buffer + (m - row0) * kPanel, kPanel, k0 == 0, ahead);
@@ -98,6 +102,13 @@ static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64
       m += rows;
     }
   }
+}
+
+static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1) {
+  const int64_t column = panel * kPanel;
+  const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
+  float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
+  panel_sums(a, panel, is_last, row0, row1, buffer);
   for (int64_t m = row0; m < row1; m++) {
     const float* from = buffer + (m - row0) * kPanel;
     float* to = a.out + m * a.ldo + column;

@@ -5,5 +5,6 @@
 
 PYBIND11_MODULE(_C, m) {
   antiphon::bind_ctc_collapse(m);
+  antiphon::bind_heads(m);
   antiphon::bind_kernels(m);
 }

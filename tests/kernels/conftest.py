@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 TAKE_ISA = (
     "Decoder",
     "argmax",
+    "argmax_head",
     "ctc_collapse",
     "fusion_attention",
     "fusion_cache_write",
@@ -28,6 +29,7 @@ TAKE_ISA = (
     "rms_norm",
     "rope_cache_write",
     "silu_mul",
+    "soft_embedding",
     "softmax",
 )
 

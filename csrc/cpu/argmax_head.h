@@ -1,0 +1,110 @@
+// The likeliest ids of a product with a vocabulary: each panel's logits are looked at while they are in L1.
+#pragma once
+
+#include <cstdlib>
+
+#include "linear.h"
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+
+// The likeliest seen so far of one row, best first. Ids must come in ascending order where logits are equal.
+struct Best {
+  int64_t* ids;
+  float* logits;
+  int64_t top_k;
+
+  // how many logits would have to be beaten for a place: an id of -1 is a free one
+  bool full() const { return ids[top_k - 1] >= 0; }
+  void insert(int64_t id, float logit) {
+    if (full() && !(logit > logits[top_k - 1])) return;
+    if (!(logit == logit)) logit = -__builtin_inff();  // NaN would end the order
+    int64_t at = top_k - 1;
+    for (; at > 0 && (ids[at - 1] < 0 || logit > logits[at - 1]); at--) {
+      ids[at] = ids[at - 1];
+      logits[at] = logits[at - 1];
+    }
+    ids[at] = id;
+    logits[at] = logit;
+  }
+};
+
+static inline bool any_larger(const float* panel, float than) {
+  const vf level = splat(than);
+  vi larger = {};
+  for (int v = 0; v < NV; v++) larger |= load(panel + v * VL) > level;
+  int32_t lanes[VL], any = 0;
+  std::memcpy(lanes, &larger, sizeof lanes);
+  for (int i = 0; i < VL; i++) any |= lanes[i];
+  return any != 0;
+}
+
+// The columns of `panel` that may be picked, one bit for each.
+static inline uint32_t allowed_columns(int64_t panel, int64_t out_features) {
+  const int64_t left = out_features - panel * kPanel;
+  return left >= kPanel ? ~0u : (1u << left) - 1;
+}
+
+static void argmax_head(const ArgmaxHeadArgs& a) {
+  const int64_t all = (a.out_features + kPanel - 1) / kPanel, k = a.top_k;
+  // the panels to read, ascending, and the columns of each
+  int64_t* panels = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * all));
+  uint32_t* columns = static_cast<uint32_t*>(std::calloc(all, sizeof(uint32_t)));
+  for (int64_t p = 0; p < all && !a.subset; p++) columns[p] = allowed_columns(p, a.out_features);
+  for (int64_t i = 0; i < a.subset_size && a.subset; i++)
+    columns[a.subset[i] / kPanel] |= 1u << a.subset[i] % kPanel;
+  int64_t num_panels = 0;
+  for (int64_t p = 0; p < all; p++)
+    if (columns[p]) panels[num_panels++] = p;
+
+  // Slices of the vocabulary have their own best; of these the best is the same however it was sliced.
+  const int64_t grain = num_panels / 64 + 1, slices = (num_panels + grain - 1) / grain;
+  const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK, places = slices * chunk * k;
+  int64_t* ids = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * places));
+  float* logits = static_cast<float*>(std::malloc(sizeof(float) * places));
+  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.out_features, a.ldx, 0, 0};
+  const bool worthwhile = a.in * num_panels * kPanel > 32768;
+
+  for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
+    const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
+    for (int64_t i = 0; i < places; i++) ids[i] = -1;
+    const auto best_of = [&](int64_t slice, int64_t row) {
+      const int64_t at = (slice * chunk + row - row0) * k;
+      return Best{ids + at, logits + at, k};
+    };
+    parallel_for(slices, 1, worthwhile, [&](int64_t first, int64_t last) {
+      float buffer[ROW_CHUNK * kPanel];
+      for (int64_t slice = first; slice < last; slice++) {
+        const int64_t end = (slice + 1) * grain < num_panels ? (slice + 1) * grain : num_panels;
+        for (int64_t i = slice * grain; i < end; i++) {
+          const bool has_next = i + 1 < end && panels[i + 1] == panels[i] + 1;
+          panel_sums(product, panels[i], !has_next, row0, row1, buffer);
+          for (int64_t m = row0; m < row1; m++) {
+            const float* row = buffer + (m - row0) * kPanel;
+            Best best = best_of(slice, m);
+            if (best.full() && !any_larger(row, best.logits[k - 1])) continue;
+            for (uint32_t left = columns[panels[i]]; left; left &= left - 1) {
+              const int c = __builtin_ctz(left);
+              best.insert(panels[i] * kPanel + c, row[c]);
+            }
+          }
+        }
+      }
+    });
+    for (int64_t m = row0; m < row1; m++) {
+      Best best = {a.ids + m * k, a.logits + m * k, k};
+      for (int64_t i = 0; i < k; i++) best.ids[i] = -1;
+      for (int64_t slice = 0; slice < slices; slice++) {
+        const Best part = best_of(slice, m);
+        for (int64_t i = 0; i < k && part.ids[i] >= 0; i++) best.insert(part.ids[i], part.logits[i]);
+      }
+    }
+  }
+  std::free(logits);
+  std::free(ids);
+  std::free(columns);
+  std::free(panels);
+}
+
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon
