@@ -7,7 +7,7 @@ from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fus
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.registry import backends, ops
-from antiphon.kernels.rms_norm import rms_norm
+from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
 from antiphon.kernels.silu_mul import silu_mul
 from antiphon.kernels.soft_embedding import soft_embedding
@@ -32,6 +32,7 @@ __all__ = [
     "ops",
     "paged_attention",
     "rms_norm",
+    "rms_norm_residual",
     "rope_cache_write",
     "rope_table",
     "set_num_threads",

@@ -19,7 +19,7 @@ from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
 from antiphon.kernels.linear import CppLinear, Linear
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
-from antiphon.kernels.rms_norm import rms_norm
+from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.silu_mul import silu_mul
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
@@ -150,7 +150,10 @@ class CppDecoderLayers:
 
 @register("decoder_layers", "torch")
 class TorchDecoderLayers:
-    """The reference, and the way of every device without a fused one: each op by its own best backend."""
+    """The reference, and the way of every device without a fused one: each op by its own best backend.
+
+    On a GPU nothing here waits for the device, so that the whole run can be captured in a CUDA graph.
+    """
 
     def __init__(self, layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor) -> None:
         self.layers = layers
@@ -166,15 +169,22 @@ class TorchDecoderLayers:
     ) -> Tensor:
         _check(x, self.layers, caches, fusion)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
+        normed = rms_norm(x, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             keys, values = caches[index]
-            qkv = layer.qkv(rms_norm(x, layer.input_norm, eps))
-            q = rope_cache_write(qkv, self.cos_sin, batch, keys, values, num_heads=heads)
-            x = layer.o(paged_attention(q, keys, values, batch), x)
+            q = rope_cache_write(layer.qkv(normed), self.cos_sin, batch, keys, values, num_heads=heads)
+            mixed = paged_attention(q, keys, values, batch)
             if fusion is not None and layer.fusion_q is not None:
-                x = self._fuse(x, index, layer, fusion)
-            gate_up = layer.gate_up(rms_norm(x, layer.post_norm, eps))
-            x = layer.down(silu_mul(gate_up), x)
+                x = self._fuse(layer.o(mixed, x), index, layer, fusion)
+                normed = rms_norm(x, layer.post_norm, eps)
+            else:
+                normed, x = rms_norm_residual(layer.o(mixed), x, layer.post_norm, eps)
+            gated = silu_mul(layer.gate_up(normed))
+            if index + 1 < len(self.layers):  # the sum is taken where it is normed, by the layer behind
+                following = self.layers[index + 1].input_norm
+                normed, x = rms_norm_residual(layer.down(gated), x, following, eps)
+            else:
+                x = layer.down(gated, x)
         return x
 
     def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
@@ -184,7 +194,7 @@ class TorchDecoderLayers:
         fused = x[fusion.tokens]
         q = layer.fusion_q(fused).view(-1, heads, head_dim)
         mixed = fusion_attention(q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows)
-        return x.index_copy(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
+        return x.index_copy_(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
 
 
 def _check(

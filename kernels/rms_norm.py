@@ -6,21 +6,50 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.precision import at_least_float32
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton,
+    register,
+    resolve,
+    triton_available,
+)
 
-__all__ = ["rms_norm", "rms_norm_reference"]
+__all__ = ["rms_norm", "rms_norm_reference", "rms_norm_residual", "rms_norm_residual_reference"]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
     """x (rows, hidden), weight (hidden) -> (rows, hidden)"""
+    _check(x, weight)
+    out: Tensor = resolve("rms_norm", backend, x.device, x.dtype)(x, weight, eps)
+    return out
+
+
+def rms_norm_residual(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """The norm of a layer's next part and the sum that it is taken of, in one pass over memory.
+
+    x, residual (rows, hidden), weight (hidden) -> the normed sum, and the sum x + residual; (rows, hidden)
+    """
+    _check(x, weight)
+    if residual.shape != x.shape or residual.dtype != x.dtype:
+        raise ValueError(
+            f"residual: expected {x.dtype} {tuple(x.shape)} like x, "
+            f"got {residual.dtype} {tuple(residual.shape)}"
+        )
+    norm = resolve("rms_norm_residual", backend, x.device, x.dtype)
+    out: tuple[Tensor, Tensor] = norm(x, residual, weight, eps)
+    return out
+
+
+def _check(x: Tensor, weight: Tensor) -> None:
     if x.dim() != 2 or weight.shape != x.shape[1:]:
         raise ValueError(
             f"x, weight: expected (rows, n) and (n), got {tuple(x.shape)}, {tuple(weight.shape)}"
         )
     if weight.dtype != x.dtype:
         raise ValueError(f"weight: expected {x.dtype} like x, got {weight.dtype}")
-    out: Tensor = resolve("rms_norm", backend, x.device, x.dtype)(x, weight, eps)
-    return out
 
 
 @register("rms_norm", "cpp", is_available=cpp_available, supports=cpp_float32)
@@ -33,8 +62,38 @@ def _rms_norm_cpp(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+@register("rms_norm", "triton", is_available=triton_available, supports=on_triton)
+def _rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    from antiphon.kernels.triton.rms_norm import rms_norm as launch
+
+    return launch(x, weight, eps)
+
+
 @register("rms_norm", "torch")
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = at_least_float32(x)
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)  # rounded before the product, as the released code does
+
+
+@register("rms_norm_residual", "cpp", is_available=cpp_available, supports=cpp_float32)
+def _rms_norm_residual_cpp(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    total = x + residual
+    return _rms_norm_cpp(total, weight, eps), total
+
+
+@register("rms_norm_residual", "triton", is_available=triton_available, supports=on_triton)
+def _rms_norm_residual_triton(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    from antiphon.kernels.triton.rms_norm import rms_norm_residual as launch
+
+    return launch(x, residual, weight, eps)
+
+
+@register("rms_norm_residual", "torch")
+def rms_norm_residual_reference(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    total = x + residual
+    return rms_norm_reference(total, weight, eps), total

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from antiphon.kernels import silu_mul
+from antiphon.kernels import rms_norm, rms_norm_residual, silu_mul
 
 __all__ = ["CALLS", "DTYPES"]
 
@@ -25,3 +25,15 @@ def call(function: Callable[[torch.dtype], object]) -> Callable[[torch.dtype], o
 @call
 def silu_mul_rows(dtype: torch.dtype) -> object:
     return silu_mul(torch.zeros(3, 64, dtype=dtype), backend="triton")
+
+
+@call
+def rms_norm_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(3, 64, dtype=dtype)
+    return rms_norm(x, x[0], 1e-5, backend="triton")
+
+
+@call
+def rms_norm_residual_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(3, 64, dtype=dtype)
+    return rms_norm_residual(x, x, x[0], 1e-5, backend="triton")

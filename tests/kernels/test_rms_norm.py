@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, rms_norm
-from antiphon.kernels.rms_norm import rms_norm_reference
+from antiphon.kernels import backends, rms_norm, rms_norm_residual
+from antiphon.kernels.rms_norm import rms_norm_reference, rms_norm_residual_reference
 
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
@@ -18,20 +18,37 @@ SHAPES = [(1, 1), (0, 8), (3, 7), (1, 16), (5, 33), (2, 100), (9, 512), (301, 25
 
 
 def test_the_backends() -> None:
-    assert backends("rms_norm") == ["cpp", "torch"]
+    assert backends("rms_norm") == ["cpp", "triton", "torch"]
+    assert backends("rms_norm_residual") == ["cpp", "triton", "torch"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
 def test_within_the_error_budget(
-    backend: str, shape: tuple[int, int], scale: float, randn: Draw, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    shape: tuple[int, int],
+    scale: float,
+    randn: Draw,
+    assert_within_budget: Check,
 ) -> None:
-    x, weight = randn(*shape) * scale, randn(shape[1])
+    x, weight = (randn(*shape) * scale).to(device), randn(shape[1]).to(device)
     found = rms_norm(x, weight, EPS, backend=backend)
     exact = rms_norm_reference(x.double(), weight.double(), EPS)
     assert_within_budget(found, rms_norm_reference(x, weight, EPS), exact)
     by_hand = x.double() / (x.double().pow(2).mean(1, keepdim=True) + EPS).sqrt() * weight.double()
     torch.testing.assert_close(exact, by_hand)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_in_16_bits(
+    dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
+) -> None:
+    x, weight = randn(*shape).to(dtype), randn(shape[1]).to(dtype)
+    found = rms_norm(x, weight, EPS, backend="triton")
+    exact = rms_norm_reference(x.double(), weight.double(), EPS)
+    assert_within_half_budget(found, rms_norm_reference(x, weight, EPS), exact)
 
 
 def test_a_row_of_zeros_stays_zero(backend: str) -> None:
@@ -51,12 +68,17 @@ def test_strided_input(backend: str, randn: Draw) -> None:
     torch.testing.assert_close(rms_norm(x.T.contiguous().T, weight, EPS, backend=backend), expected)
 
 
-def test_16_bits_round_before_the_weight(randn: Draw) -> None:
+# Triton's interpreter cuts float32 off to bfloat16 where a GPU rounds, so it is exact in float16 alone.
+ROUNDED = [("torch", torch.bfloat16), ("torch", torch.float16), ("triton", torch.float16)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), ROUNDED, ids=str)
+def test_16_bits_round_before_the_weight(name: str, dtype: torch.dtype, randn: Draw) -> None:
     """As the released code does: the normed row is rounded, then multiplied."""
-    x, weight = randn(3, 64).bfloat16(), randn(64).bfloat16()
+    x, weight = randn(3, 64).to(dtype), randn(64).to(dtype)
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(1, keepdim=True) + EPS)
-    assert torch.equal(rms_norm(x, weight, EPS), weight * normed.bfloat16())
+    assert torch.equal(rms_norm(x, weight, EPS, backend=name), weight * normed.to(dtype))
 
 
 def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
@@ -66,3 +88,54 @@ def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
         rms_norm(randn(3), randn(3), EPS, backend=backend)
     with pytest.raises(ValueError, match=r"weight: expected torch.float32 like x, got torch.float64"):
         rms_norm(randn(2, 3), randn(3).double(), EPS, backend=backend)
+
+
+# --- with a residual ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_residual_within_the_error_budget(
+    backend: str, device: torch.device, shape: tuple[int, int], randn: Draw, assert_within_budget: Check
+) -> None:
+    x, residual = randn(*shape).to(device), randn(*shape, seed=1).to(device)
+    weight = randn(shape[1]).to(device)
+    kept = x.clone(), residual.clone()
+    normed, total = rms_norm_residual(x, residual, weight, EPS, backend=backend)
+    assert torch.equal(total, x + residual)
+    in_pytorch, _ = rms_norm_residual_reference(x, residual, weight, EPS)
+    exact, _ = rms_norm_residual_reference(x.double(), residual.double(), weight.double(), EPS)
+    assert_within_budget(normed, in_pytorch, exact)
+    assert torch.equal(x, kept[0]) and torch.equal(residual, kept[1])
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*ROUNDED, ("triton", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_residual_in_16_bits(
+    name: str, dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
+) -> None:
+    """The sum is rounded, as an addition of its own would, and the norm is that of the rounded sum."""
+    x, residual, weight = (t.to(dtype) for t in (randn(*shape), randn(*shape, seed=1), randn(shape[1])))
+    normed, total = rms_norm_residual(x, residual, weight, EPS, backend=name)
+    rtol = 0.0 if (name, dtype) in ROUNDED else torch.finfo(dtype).eps
+    torch.testing.assert_close(total, x + residual, rtol=rtol, atol=0)
+    exact = rms_norm_reference(total.double(), weight.double(), EPS)
+    assert_within_half_budget(normed, rms_norm_reference(total, weight, EPS), exact)
+
+
+def test_residual_of_strided_input(backend: str, randn: Draw) -> None:
+    x, residual, weight = randn(4, 21).T.contiguous().T, randn(4, 50)[:, 5:26], randn(42)[::2]
+    found = rms_norm_residual(x, residual, weight, EPS, backend=backend)
+    for tensor, expected in zip(found, rms_norm_residual_reference(x, residual, weight, EPS), strict=True):
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_wrong_arguments_with_a_residual_are_named(backend: str, randn: Draw) -> None:
+    x, weight = randn(2, 3), randn(3)
+    with pytest.raises(ValueError, match=r"residual: expected .* \(2, 3\) like x, got .* \(1, 3\)"):
+        rms_norm_residual(x, randn(1, 3), weight, EPS, backend=backend)
+    with pytest.raises(ValueError, match=r"residual: expected torch.float32 .* got torch.float64"):
+        rms_norm_residual(x, x.double(), weight, EPS, backend=backend)
+    with pytest.raises(ValueError, match="x, weight: expected"):
+        rms_norm_residual(x, x, randn(4), EPS, backend=backend)
+    with pytest.raises(ValueError, match=r"weight: expected torch.float32 like x"):
+        rms_norm_residual(x, x, weight.double(), EPS, backend=backend)
