@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.precision import at_least_float32
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton,
+    register,
+    resolve,
+    triton_available,
+)
 from antiphon.kernels.rope import apply_rope, as_cos_sin
 
 __all__ = [
@@ -114,6 +121,21 @@ def _fusion_attention_cpp(
     return out
 
 
+@register("fusion_attention", "triton", is_available=triton_available, supports=on_triton)
+def _fusion_attention_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    num_valid: Tensor,
+    positions: Tensor,
+    cos_sin: Tensor,
+    rows: Tensor | None,
+) -> Tensor:
+    from antiphon.kernels.triton.fusion_attention import fusion_attention as launch
+
+    return launch(q, k, v, num_valid, positions, cos_sin, rows)
+
+
 @register("fusion_attention", "torch")
 def fusion_attention_reference(
     q: Tensor,
@@ -190,6 +212,15 @@ def _fusion_cache_write_cpp(
         num_heads=kv.shape[3] // head_dim,
         head_dim=head_dim,
     )
+
+
+@register("fusion_cache_write", "triton", is_available=triton_available, supports=on_triton)
+def _fusion_cache_write_triton(
+    kv: Tensor, slots: Tensor, positions: Tensor, cos_sin: Tensor, cache: Tensor, head_dim: int
+) -> None:
+    from antiphon.kernels.triton.fusion_attention import fusion_cache_write as launch
+
+    launch(kv, slots, positions, cos_sin, cache, head_dim)
 
 
 @register("fusion_cache_write", "torch")

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton,
+    register,
+    resolve,
+    triton_available,
+)
 from antiphon.kernels.rope import apply_rope
 
 __all__ = [
@@ -104,6 +111,20 @@ def _rope_cache_write_cpp(
     return qkv[:, : num_heads * head_dim].view(tokens, num_heads, head_dim)
 
 
+@register("rope_cache_write", "triton", is_available=triton_available, supports=on_triton)
+def _rope_cache_write_triton(
+    qkv: Tensor,
+    cos_sin: Tensor,
+    batch: AttentionBatch,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_heads: int,
+) -> Tensor:
+    from antiphon.kernels.triton.rope_cache_write import rope_cache_write as launch
+
+    return launch(qkv, cos_sin, batch, key_cache, value_cache, num_heads)
+
+
 @register("rope_cache_write", "torch")
 def rope_cache_write_reference(
     qkv: Tensor,
@@ -186,6 +207,15 @@ def _paged_attention_cpp(
         out=out.data_ptr(),
     )
     return out
+
+
+@register("paged_attention", "triton", is_available=triton_available, supports=on_triton)
+def _paged_attention_triton(
+    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+) -> Tensor:
+    from antiphon.kernels.triton.paged_attention import paged_attention as launch
+
+    return launch(q, key_cache, value_cache, batch, scale)
 
 
 @register("paged_attention", "torch")

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 import torch
 
-from antiphon.kernels import rms_norm, rms_norm_residual, silu_mul
+from antiphon.kernels import (
+    AttentionBatch,
+    fusion_attention,
+    fusion_cache_write,
+    paged_attention,
+    rms_norm,
+    rms_norm_residual,
+    rope_cache_write,
+    silu_mul,
+)
 
 __all__ = ["CALLS", "DTYPES"]
 
@@ -37,3 +46,93 @@ def rms_norm_rows(dtype: torch.dtype) -> object:
 def rms_norm_residual_rows(dtype: torch.dtype) -> object:
     x = torch.zeros(3, 64, dtype=dtype)
     return rms_norm_residual(x, x, x[0], 1e-5, backend="triton")
+
+
+def attention_batch(tokens: int, num_seqs: int, max_blocks: int) -> AttentionBatch:
+    return AttentionBatch(
+        positions=torch.zeros(tokens, dtype=torch.int32),
+        slot_mapping=torch.zeros(tokens, dtype=torch.int64),
+        cu_seqlens_q=torch.zeros(num_seqs + 1, dtype=torch.int32),
+        context_lens=torch.zeros(num_seqs, dtype=torch.int32),
+        block_table=torch.zeros(num_seqs, max_blocks, dtype=torch.int32),
+    )
+
+
+def attention(
+    dtype: torch.dtype,
+    tokens: int,
+    num_seqs: int,
+    *,
+    heads: int = 32,
+    head_dim: int = 128,
+    max_blocks: int = 8,
+) -> object:
+    """8 kv heads and blocks of 16, with the queries where `rope_cache_write` leaves them."""
+    qkv = torch.empty(tokens, (heads + 16) * head_dim, dtype=dtype)
+    q = qkv[:, : heads * head_dim].view(tokens, heads, head_dim)
+    keys, values = torch.empty(2, 2, 16, 8, head_dim, dtype=dtype)
+    batch = attention_batch(tokens, num_seqs, max_blocks)
+    return paged_attention(q, keys, values, batch, backend="triton")
+
+
+@call
+def paged_attention_decode(dtype: torch.dtype) -> object:
+    return attention(dtype, 64, 64)
+
+
+@call
+def paged_attention_decode_split(dtype: torch.dtype) -> object:
+    """64 splits, the most there are."""
+    return attention(dtype, 1, 1, max_blocks=1024)
+
+
+@call
+def paged_attention_prefill_split(dtype: torch.dtype) -> object:
+    return attention(dtype, 100, 1, max_blocks=256)
+
+
+@call
+def paged_attention_mixed(dtype: torch.dtype) -> object:
+    """Prefill and decoding in two launches."""
+    return attention(dtype, 600, 3)
+
+
+@call
+def paged_attention_wide(dtype: torch.dtype) -> object:
+    """The largest heads there may be, seven to a kv head."""
+    return attention(dtype, 600, 3, heads=56, head_dim=256)
+
+
+@call
+def rope_and_cache(dtype: torch.dtype) -> object:
+    batch = attention_batch(3, 1, 8)
+    keys, values = torch.empty(2, 2, 16, 8, 128, dtype=dtype)
+    qkv, table = torch.empty(3, 48 * 128, dtype=dtype), torch.empty(9, 128)
+    return rope_cache_write(qkv, table, batch, keys, values, num_heads=32, backend="triton")
+
+
+def windows(dtype: torch.dtype, *, by_rows: bool) -> object:
+    q, table = torch.empty(3, 32, 128, dtype=dtype), torch.empty(9, 128)
+    k, v = torch.empty(3, 5, 2, 32, 128, dtype=dtype).unbind(2)
+    num_valid = positions = torch.zeros(3, dtype=torch.int32)
+    rows = torch.zeros(3, dtype=torch.int64) if by_rows else None
+    return fusion_attention(q, k, v, num_valid, positions, table, rows=rows, backend="triton")
+
+
+@call
+def fusion_windows(dtype: torch.dtype) -> object:
+    return windows(dtype, by_rows=False)
+
+
+@call
+def fusion_windows_of_a_cache(dtype: torch.dtype) -> object:
+    return windows(dtype, by_rows=True)
+
+
+@call
+def fusion_entries(dtype: torch.dtype) -> object:
+    kv, cache = torch.empty(3, 5, 2, 4096, dtype=dtype), torch.empty(4, 5, 5, 2, 4096, dtype=dtype)
+    slots, positions = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int32)
+    table = torch.empty(9, 128)
+    fusion_cache_write(kv, slots, positions, table, cache, head_dim=128, backend="triton")
+    return cache

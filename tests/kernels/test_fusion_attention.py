@@ -70,8 +70,8 @@ class Windows:
 
 
 def test_the_backends() -> None:
-    assert backends("fusion_attention") == ["cpp", "torch"]
-    assert backends("fusion_cache_write") == ["cpp", "torch"]
+    assert backends("fusion_attention") == ["cpp", "triton", "torch"]
+    assert backends("fusion_cache_write") == ["cpp", "triton", "torch"]
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

@@ -126,8 +126,8 @@ def whole(paged: Paged) -> list[tuple[int, int]]:
 
 
 def test_the_backends() -> None:
-    assert backends("paged_attention") == ["cpp", "torch"]
-    assert backends("rope_cache_write") == ["cpp", "torch"]
+    assert backends("paged_attention") == ["cpp", "triton", "torch"]
+    assert backends("rope_cache_write") == ["cpp", "triton", "torch"]
 
 
 @pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
