@@ -122,7 +122,7 @@ def paged_attention(
 def choose_num_splits(num_programs: int, max_keys: int) -> int:
     """How many programs share a context, where there are `num_programs` without that and `max_keys` is the
     longest context that the block table has room for."""
-    wanted = triton.cdiv(PROGRAMS, num_programs)
+    wanted = -(-PROGRAMS // num_programs)
     return max(1, min(wanted, max_keys // MIN_SPLIT_KEYS, MAX_SPLITS))
 
 
