@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 
 import pytest
@@ -12,10 +11,6 @@ from torch import Tensor
 
 from antiphon import _C
 from antiphon.kernels import registry
-
-# Without a GPU the Triton kernels run in its interpreter, which has to be chosen before triton is imported.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 
 TAKE_ISA = (
     "Decoder",

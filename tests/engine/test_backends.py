@@ -1,0 +1,47 @@
+"""The golden ids come out of every backend that can run, Triton's kernels in its interpreter among them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from golden_cases import Case, cases
+
+from antiphon import Engine
+from antiphon.embedded import EMBEDDED_MODEL
+from antiphon.kernels import registry
+
+NUM_UNITS = 4
+"""A prompt and a few steps: the interpreter takes a second for each."""
+
+
+def case_named(name: str) -> Case:
+    return next(case for case in cases() if case.name == name)
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The one that every op takes which has it; the others take torch."""
+    wanted: str = request.param
+    if not any(wanted in registry.backends(op) for op in registry.ops()):
+        pytest.skip(f"{wanted} is not installed")
+
+    def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
+        return wanted if wanted in registry.backends(op) else "torch"
+
+    monkeypatch.setattr(registry, "choose", choose)
+    return wanted
+
+
+@pytest.mark.parametrize("name", ["s2s_short", "t2s"])
+def test_golden_ids(backend: str, name: str) -> None:
+    case = case_named(name)
+    with Engine(EMBEDDED_MODEL) as engine:
+        request = case.request()
+        assert request.sampling_params is not None
+        request = replace(request, sampling_params=replace(request.sampling_params, max_units=NUM_UNITS))
+        (done,) = engine.generate(request)
+    assert done.unit_ids == case.data["output_ids"][:NUM_UNITS]
+    assert done.text_ids == case.data["llm_ids"][: len(done.text_ids)]
+    assert done.transcript_ids == case.data.get("asr_ids", [])
