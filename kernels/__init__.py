@@ -1,7 +1,9 @@
 """The kernels, one op a file, usable alone. Each takes `backend=None` (chosen by device) or a name."""
 
 from antiphon.kernels.argmax import argmax
+from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.ctc_collapse import CollapsedLabels, ctc_collapse
+from antiphon.kernels.ctc_trigger import ctc_trigger
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
 from antiphon.kernels.linear import Linear, linear
@@ -9,6 +11,7 @@ from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, ro
 from antiphon.kernels.registry import backends, ops
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
+from antiphon.kernels.sample import sample
 from antiphon.kernels.silu_mul import silu_mul
 from antiphon.kernels.soft_embedding import soft_embedding
 from antiphon.kernels.threads import set_num_threads
@@ -22,8 +25,10 @@ __all__ = [
     "Linear",
     "apply_rope",
     "argmax",
+    "argmax_head",
     "backends",
     "ctc_collapse",
+    "ctc_trigger",
     "decoder_layers",
     "fusion_attention",
     "fusion_cache_write",
@@ -35,6 +40,7 @@ __all__ = [
     "rms_norm_residual",
     "rope_cache_write",
     "rope_table",
+    "sample",
     "set_num_threads",
     "silu_mul",
     "soft_embedding",

@@ -28,6 +28,7 @@ __all__ = [
     "on_cpu",
     "on_cuda",
     "on_triton",
+    "on_triton_floats",
     "ops",
     "register",
     "resolve",
@@ -161,3 +162,10 @@ def on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
 
 def on_triton(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" or triton_interpreted()
+
+
+def on_triton_floats(device: torch.device, dtype: torch.dtype) -> bool:
+    """Of products and reductions, which accumulate in float32 and so are of no use in float64."""
+    import torch
+
+    return on_triton(device, dtype) and dtype in (torch.float32, torch.bfloat16, torch.float16)

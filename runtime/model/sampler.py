@@ -1,8 +1,4 @@
-"""Picking ids from logits, each row by its own request's settings, independent of the batch.
-
-The one random number of a pick is a function of (seed, position), so a request is sampled alike
-alone, in any batch, and again after a preemption.
-"""
+"""Picking ids from logits, each row by its own request's settings: `kernels.sample` for lists."""
 
 from __future__ import annotations
 
@@ -12,17 +8,18 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.argmax import argmax
+from antiphon.kernels.sample import sample, uniform_reference
 from antiphon.types import SamplingParams
 
 __all__ = ["pick", "uniform"]
 
-MASK = (1 << 64) - 1
+MAX_TEMPERATURE = torch.finfo(torch.float32).max
+MAX_TOP_K = torch.iinfo(torch.int32).max
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) by two rounds of SplitMix64 (Steele et al. 2014) over seed and counter."""
-    state = _mix((seed & MASK) ^ 0x9E3779B97F4A7C15)
-    return (_mix((state + (position + 1) * 0x9E3779B97F4A7C15) & MASK) >> 11) * 2.0**-53
+    """The number in [0, 1) at which a request with this seed makes its pick at this position."""
+    return float(uniform_reference(torch.tensor(_int64(seed)), torch.tensor(position)))
 
 
 def pick(
@@ -32,42 +29,24 @@ def pick(
 
     `positions`: how many ids each request has picked before.
     """
-    picked: list[int] = argmax(logits).tolist()
-    drawn = [i for i, p in enumerate(params) if p.temperature > 0]
-    if drawn:
-        points = [uniform(seeds[i], positions[i]) for i in drawn]
-        sampled = _draw(logits[drawn].float(), [params[i] for i in drawn], points)
-        for i, token in zip(drawn, sampled, strict=True):
-            picked[i] = token
+    if all(p.temperature == 0 for p in params):
+        greedy: list[int] = argmax(logits).tolist()
+        return greedy
+
+    def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=logits.device)
+
+    picked: list[int] = sample(
+        logits,
+        column([min(p.temperature, MAX_TEMPERATURE) for p in params], torch.float32),
+        column([min(p.top_k, MAX_TOP_K) for p in params], torch.int32),
+        column([p.top_p for p in params], torch.float32),
+        column([_int64(seed) for seed in seeds], torch.int64),
+        column(positions, torch.int64),
+    ).tolist()
     return picked
 
 
-def _draw(logits: Tensor, params: Sequence[SamplingParams], points: Sequence[float]) -> list[int]:
-    """Inverse transform over the ids in order of likelihood, cut to top-k, then to top-p."""
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
-
-    temperature, top_p = column([p.temperature for p in params]), column([p.top_p for p in params])
-    size = logits.shape[1]
-    top_k = torch.tensor([p.top_k or size for p in params], device=logits.device)[:, None]
-    ordered, ids = logits.double().sort(dim=-1, descending=True, stable=True)
-    # the maximum is taken off first, or a tiny temperature would overflow
-    probs = ((ordered - ordered[:, :1]) / temperature).softmax(-1)
-    probs = probs.masked_fill(torch.arange(size, device=logits.device) >= top_k, 0.0)
-    probs = probs / probs.sum(-1, keepdim=True)
-    before = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(before >= top_p, 0.0)
-    reached = probs.cumsum(-1)
-    point = column(points) * reached[:, -1:]
-    index = torch.searchsorted(reached, point, right=True).clamp_(max=size - 1)
-    # rounding can put the point behind the last id that was kept
-    last_kept = (probs > 0).sum(-1, keepdim=True) - 1
-    chosen: list[int] = ids.gather(1, torch.minimum(index, last_kept)).squeeze(1).tolist()
-    return chosen
-
-
-def _mix(x: int) -> int:
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
+def _int64(seed: int) -> int:
+    """The lowest 64 bits of any integer."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)

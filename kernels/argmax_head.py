@@ -1,0 +1,87 @@
+"""The likeliest ids of a head, argmax(h W^T), without its logits in memory: reduced as they come.
+
+Greedy decoding and CTC labels need a few numbers of each row; the logits of 64 rows over 128 thousand ids are
+33 MB that would be written and read again.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from antiphon.kernels.linear import Linear
+from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.registry import register, resolve
+
+__all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
+
+
+def argmax_head(
+    hidden: Tensor,
+    head: Linear,
+    *,
+    top_k: int = 1,
+    subset: Tensor | None = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """hidden (rows, n), head (n, vocab) -> ids int64 (rows, top_k), their logits float32 (rows, top_k)
+
+    Logits descend; of equal ones the lower id comes first. In 16 bits a backend may or may not round logits
+    before it compares them, so that backends may differ where two logits round to the same number.
+    subset: int64 (m,), rows of the head's weight, each once and in any order; only they compete, and ids are
+        still the head's. Out of range is an error where it can be seen without waiting for the device.
+    A logit that is not a number has no place in the order, but ids are always of the head.
+
+    Raises ValueError, naming the argument, for what does not fit.
+    """
+    _check(hidden, head, top_k, subset)
+    pick = resolve("argmax_head", backend, hidden.device, hidden.dtype)
+    found: tuple[Tensor, Tensor] = pick(hidden, head, top_k, subset)
+    return found
+
+
+@register("argmax_head", "torch")
+def argmax_head_reference(
+    hidden: Tensor, head: Linear, top_k: int = 1, subset: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    logits = at_least_float32(head(hidden))
+    if subset is not None:
+        subset = subset.sort().values  # so that of equal logits the lower id comes first
+        logits = logits[:, subset]
+    if top_k == 1:
+        ids = logits.argmax(-1, keepdim=True)
+        found = logits.gather(1, ids)
+    else:
+        found, ids = logits.sort(dim=-1, descending=True, stable=True)
+        found, ids = found[:, :top_k].contiguous(), ids[:, :top_k].contiguous()
+    return ids if subset is None else subset[ids], found
+
+
+def plain_weight(head: Linear) -> Tensor | None:
+    """The head's weight (vocab, n) as it lies, where the head has it in this form."""
+    weight = getattr(head, "weight", None)
+    return weight if isinstance(weight, Tensor) and weight.is_floating_point() else None
+
+
+def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> None:
+    if hidden.dim() != 2 or hidden.shape[1] != head.in_features:
+        raise ValueError(f"hidden: expected (rows, {head.in_features}), got {tuple(hidden.shape)}")
+    weight = plain_weight(head)
+    if weight is not None and (weight.dtype, weight.device) != (hidden.dtype, hidden.device):
+        raise ValueError(
+            f"hidden: expected {weight.dtype} on {weight.device} like the head, "
+            f"got {hidden.dtype} on {hidden.device}"
+        )
+    competing = head.out_features
+    if subset is not None:
+        if subset.dtype != torch.int64 or subset.dim() != 1 or subset.device != hidden.device:
+            raise ValueError(
+                f"subset: expected int64 of one dimension on {hidden.device}, "
+                f"got {subset.dtype} {tuple(subset.shape)} on {subset.device}"
+            )
+        competing = len(subset)
+        outside = subset.device.type == "cpu" and ((subset < 0) | (subset >= head.out_features)).any()
+        if not competing or outside:
+            raise ValueError(f"subset: expected rows of the head, 0 to {head.out_features - 1}, at least one")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= competing:
+        raise ValueError(f"top_k: expected 1 to {competing}, as many as compete, got {top_k!r}")

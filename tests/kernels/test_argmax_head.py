@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.kernels import Linear, argmax_head, backends, linear
+
+Draw = Callable[..., Tensor]
+HeadOf = Callable[[Tensor], Linear]
+
+# (rows, hidden, vocabulary)
+SHAPES = [(0, 8, 12), (1, 1, 1), (1, 6, 33), (3, 300, 70), (8, 40, 100), (17, 24, 65), (40, 33, 300)]
+
+
+@pytest.fixture
+def head_of(backend: str) -> HeadOf:
+    """A head in the form that the backend reads."""
+    return lambda weight: linear(weight, backend="cpp" if backend == "cpp" else "torch")
+
+
+def best_by_hand(logits: Tensor, top_k: int, among: list[int]) -> list[list[int]]:
+    rows: list[list[float]] = logits.tolist()
+    return [sorted(among, key=lambda i, row=row: (-row[i], i))[:top_k] for row in rows]  # type: ignore[misc]
+
+
+def test_the_backends() -> None:
+    assert backends("argmax_head") == ["torch"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_finds_the_largest(
+    backend: str,
+    device: torch.device,
+    head_of: HeadOf,
+    shape: tuple[int, int, int],
+    randn: Draw,
+) -> None:
+    rows, size, vocab = shape
+    hidden, weight = randn(rows, size).to(device), randn(vocab, size).to(device)
+    ids, logits = argmax_head(hidden, head_of(weight), backend=backend)
+    exact = hidden.double() @ weight.double().T
+    assert ids.dtype == torch.int64
+    assert logits.dtype == torch.float32
+    assert torch.equal(ids, exact.argmax(-1, keepdim=True))
+    torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5, 64, 65])
+@pytest.mark.parametrize("rows", [1, 20])
+def test_top_k_in_order(
+    backend: str,
+    device: torch.device,
+    head_of: HeadOf,
+    top_k: int,
+    rows: int,
+    randn: Draw,
+) -> None:
+    hidden, weight = randn(rows, 40).to(device), randn(150, 40).to(device)
+    ids, logits = argmax_head(hidden, head_of(weight), top_k=top_k, backend=backend)
+    exact = hidden.double() @ weight.double().T
+    assert ids.tolist() == best_by_hand(exact, top_k, list(range(150)))
+    torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [1, 7])
+@pytest.mark.parametrize("rows", [2, 18])
+def test_of_equals_the_lower_id(
+    backend: str, device: torch.device, head_of: HeadOf, top_k: int, rows: int
+) -> None:
+    """Small integers, so that sums are exact and ties are everywhere."""
+    generator = torch.Generator().manual_seed(rows)
+    hidden = torch.randint(-1, 2, (rows, 5), generator=generator).float().to(device)
+    weight = torch.randint(-1, 2, (200, 5), generator=generator).float().to(device)
+    ids, logits = argmax_head(hidden, head_of(weight), top_k=top_k, backend=backend)
+    exact = hidden @ weight.T
+    assert ids.tolist() == best_by_hand(exact, top_k, list(range(200)))
+    assert torch.equal(logits, exact.gather(1, ids))
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("size", [3, 70])
+def test_only_the_subset_competes(
+    backend: str, device: torch.device, head_of: HeadOf, top_k: int, size: int
+) -> None:
+    """In any order; ids are the head's rows, and of equals the lower id comes first."""
+    generator = torch.Generator().manual_seed(size)
+    hidden = torch.randint(-1, 2, (5, 6), generator=generator).float().to(device)
+    weight = torch.randint(-1, 2, (100, 6), generator=generator).float().to(device)
+    subset = torch.randperm(100, generator=generator)[:size].to(device)
+    ids, logits = argmax_head(hidden, head_of(weight), top_k=top_k, subset=subset, backend=backend)
+    exact = hidden @ weight.T
+    assert ids.tolist() == best_by_hand(exact, top_k, subset.tolist())
+    assert torch.equal(logits, exact.gather(1, ids))
+
+
+def test_what_is_not_a_number_or_infinite(backend: str, device: torch.device, head_of: HeadOf) -> None:
+    """Of a row without numbers any ids come out, of the head's; the other rows are as ever."""
+    hidden = torch.tensor([[float("nan"), 0.0], [1.0, 0.0], [-torch.inf, 0.0]], device=device)
+    weight = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.5, 0.0]], device=device)
+    ids, logits = argmax_head(hidden, head_of(weight), top_k=2, backend=backend)
+    assert ((ids >= 0) & (ids < 3)).all()
+    assert ids[1].tolist() == [1, 2]
+    assert logits[1].tolist() == [2.0, 1.5]
+
+
+def test_wrong_arguments_are_named(backend: str, head_of: HeadOf, randn: Draw) -> None:
+    head = head_of(randn(12, 8))
+    with pytest.raises(ValueError, match=r"hidden: expected \(rows, 8\), got \(2, 7\)"):
+        argmax_head(randn(2, 7), head, backend=backend)
+    for top_k in (0, 13, True):
+        with pytest.raises(ValueError, match=f"top_k: expected 1 to 12, as many as compete, got {top_k}"):
+            argmax_head(randn(2, 8), head, top_k=top_k, backend=backend)
+    with pytest.raises(ValueError, match="top_k: expected 1 to 2, as many as compete, got 3"):
+        argmax_head(randn(2, 8), head, top_k=3, subset=torch.tensor([1, 2]), backend=backend)
+    with pytest.raises(ValueError, match=r"subset: expected int64 .* got torch.int32 \(1,\)"):
+        argmax_head(randn(2, 8), head, subset=torch.tensor([1], dtype=torch.int32), backend=backend)
+    for wrong in ([12], [-1], []):
+        with pytest.raises(ValueError, match="subset: expected rows of the head, 0 to 11, at least one"):
+            argmax_head(randn(2, 8), head, subset=torch.tensor(wrong, dtype=torch.int64), backend=backend)
+
+
+def test_the_dtype_of_the_head_is_named(randn: Draw) -> None:
+    head = linear(randn(12, 8).double(), backend="torch")
+    with pytest.raises(ValueError, match=r"hidden: expected torch\.float64 .* got torch\.float32"):
+        argmax_head(randn(2, 8), head)
