@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antiphon.kernels.linear import Linear
+from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
-from antiphon.kernels.registry import register, resolve
+from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
 __all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
+
+MAX_CPP_TOP_K = 64  # more are kept in order one by one no faster than they are sorted
 
 
 def argmax_head(
@@ -38,6 +40,35 @@ def argmax_head(
     pick = resolve("argmax_head", backend, hidden.device, hidden.dtype)
     found: tuple[Tensor, Tensor] = pick(hidden, head, top_k, subset)
     return found
+
+
+@register("argmax_head", "cpp", is_available=cpp_available, supports=cpp_float32)
+def _argmax_head_cpp(
+    hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Its logits are those of the head to the last bit."""
+    from antiphon import _C
+
+    if not isinstance(head, CppLinear) or top_k > MAX_CPP_TOP_K:
+        return argmax_head_reference(hidden, head, top_k, subset)
+    hidden = with_dense_rows(hidden)
+    subset = subset.contiguous() if subset is not None else None
+    rows = hidden.shape[0]
+    ids, logits = hidden.new_empty(rows, top_k, dtype=torch.int64), hidden.new_empty(rows, top_k)
+    _C.argmax_head(
+        hidden.data_ptr(),
+        head.address,
+        subset.data_ptr() if subset is not None else 0,
+        ids.data_ptr(),
+        logits.data_ptr(),
+        rows,
+        head.in_features,
+        head.out_features,
+        hidden.stride(0),
+        top_k,
+        len(subset) if subset is not None else 0,
+    )
+    return ids, logits
 
 
 @register("argmax_head", "torch")

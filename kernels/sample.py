@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.argmax import argmax
-from antiphon.kernels.registry import register, resolve
+from antiphon.kernels.linear import with_dense_rows
+from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
 __all__ = ["sample", "sample_reference", "uniform_reference"]
 
@@ -54,6 +55,26 @@ def sample(
             )
     draw = resolve("sample", backend, logits.device, logits.dtype)
     ids: Tensor = draw(logits, temperature, top_k, top_p, seeds, positions)
+    return ids
+
+
+@register("sample", "cpp", is_available=cpp_available, supports=cpp_float32)
+def _sample_cpp(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
+) -> Tensor:
+    from antiphon import _C
+
+    logits = with_dense_rows(logits)
+    settings = [t.contiguous() for t in (temperature, top_k, top_p, seeds, positions)]
+    ids = seeds.new_empty(len(logits))
+    _C.sample(
+        logits.data_ptr(),
+        *(setting.data_ptr() for setting in settings),
+        ids.data_ptr(),
+        logits.shape[0],
+        logits.shape[1],
+        logits.stride(0),
+    )
     return ids
 
 

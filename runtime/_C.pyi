@@ -151,6 +151,18 @@ def rope_cache_write(
     head_dim: int,
     isa: str = "",
 ) -> None: ...
+def sample(
+    logits: int,
+    temperature: int,
+    top_k: int,
+    top_p: int,
+    seeds: int,
+    positions: int,
+    ids: int,
+    rows: int,
+    vocab: int,
+    ldl: int,
+) -> None: ...
 def set_num_threads(count: int) -> None: ...
 def silu_mul(gate_up: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
 def softmax(x: int, rows: int, size: int, isa: str = "") -> None: ...

@@ -1,8 +1,10 @@
-// What reads a whole vocabulary: heads, soft embeddings.
+// What reads a whole vocabulary: heads, soft embeddings, sampling.
 #include <string>
 
 #include "bindings.h"
 #include "kernels.h"
+#include "sample.h"
+#include "sample.h"
 
 namespace py = pybind11;
 
@@ -34,6 +36,17 @@ void bind_heads(py::module_& m) {
       py::arg("x"), py::arg("head"), py::arg("embedding"), py::arg("out"), py::arg("labels"), py::arg("rows"),
       py::arg("in_features"), py::arg("vocab"), py::arg("width"), py::arg("ldx"), py::arg("lde"),
       py::arg("isa") = "");
+
+  m.def(
+      "sample",
+      [](Address logits, Address temperature, Address top_k, Address top_p, Address seeds, Address positions,
+         Address ids, int64_t rows, int64_t vocab, int64_t ldl) {
+        py::gil_scoped_release release;
+        sample({at<float>(logits), at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<int64_t>(seeds),
+                at<int64_t>(positions), at<int64_t>(ids), rows, vocab, ldl});
+      },
+      py::arg("logits"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seeds"),
+      py::arg("positions"), py::arg("ids"), py::arg("rows"), py::arg("vocab"), py::arg("ldl"));
 }
 
 }  // namespace antiphon

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from antiphon.config import ModelConfig
 from antiphon.cuda_graph import Capture
-from antiphon.kernels.argmax import argmax
+from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
@@ -58,7 +58,7 @@ class OmniModel:
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
         """H (rows, hidden) -> frame labels int64 (rows)"""
-        return argmax(self.ctc_head(hidden))
+        return argmax_head(hidden, self.ctc_head)[0][:, 0]
 
     def soft_embedding(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """H (rows, hidden) -> what the LLM reads (rows, hidden), and the frame labels int64 (rows)"""
@@ -68,12 +68,12 @@ class OmniModel:
         return F.embedding(ids, self.weights.embed_tokens)
 
     def think(self, x: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
-        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_logits`."""
+        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_states`."""
         return self.text_layers(x, batch, caches, None)
 
-    def text_logits(self, x: Tensor) -> Tensor:
-        """(rows, hidden) -> (rows, text_vocab)"""
-        return self.lm_head(rms_norm(x, self.weights.norm, self.config.rms_norm_eps))
+    def text_states(self, x: Tensor) -> Tensor:
+        """(rows, hidden) after the LLM's norm, what `lm_head` reads"""
+        return rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
         """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""

@@ -15,7 +15,7 @@ from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.omni import OmniModel
 from antiphon.model.prompt_states import PromptStates
-from antiphon.model.sampler import pick
+from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
 from antiphon.sched.plan import Chunk, StackPlan
@@ -113,13 +113,14 @@ class Runner:
         ends = _sampled_rows(chunks)
         if not ends:
             return []
-        logits = self.model.text_logits(_select(x, ends))
+        states = self.model.text_states(_select(x, ends))
         requests = [c.request for c in chunks if c.samples]
         if self.tracer is not None:  # under speech, "logits" are those of the units
             shown = [i for i, r in enumerate(requests) if not r.speaks]
-            self._trace_rows("logits", [requests[i] for i in shown], logits[shown])
-        return pick(
-            logits,
+            self._trace_rows("logits", [requests[i] for i in shown], self.model.lm_head(states)[shown])
+        return pick_from_head(
+            states,
+            self.model.lm_head,
             [GREEDY if r.speaks else r.params for r in requests],
             [r.seed for r in requests],
             [len(r.text_ids) for r in requests],
@@ -136,12 +137,13 @@ class Runner:
         if not ends:
             return []
         states = self.model.speech_states(_select(x, ends))
-        logits = self.model.unit_head(states)
         requests = [c.request for c in chunks if c.samples]
-        self._trace_rows("top_hidden", requests, states)
-        self._trace_rows("logits", requests, logits)
-        return pick(
-            logits,
+        if self.tracer is not None:
+            self._trace_rows("top_hidden", requests, states)
+            self._trace_rows("logits", requests, self.model.unit_head(states))
+        return pick_from_head(
+            states,
+            self.model.unit_head,
             [r.params for r in requests],
             [r.seed for r in requests],
             [len(r.unit_ids) for r in requests],

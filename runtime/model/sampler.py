@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.argmax import argmax
+from antiphon.kernels.argmax_head import argmax_head
+from antiphon.kernels.linear import Linear
 from antiphon.kernels.sample import sample, uniform_reference
 from antiphon.types import SamplingParams
 
-__all__ = ["pick", "uniform"]
+__all__ = ["pick", "pick_from_head", "uniform"]
 
 MAX_TEMPERATURE = torch.finfo(torch.float32).max
 MAX_TOP_K = torch.iinfo(torch.int32).max
+MAX_FUSED_TOP_K = 64
+"""Up to so many of the likeliest logits a head gives without the others."""
 
 
 def uniform(seed: int, position: int) -> float:
@@ -45,6 +49,36 @@ def pick(
         column(positions, torch.int64),
     ).tolist()
     return picked
+
+
+def pick_from_head(
+    states: Tensor,
+    head: Linear,
+    params: Sequence[SamplingParams],
+    seeds: Sequence[int],
+    positions: Sequence[int],
+) -> list[int]:
+    """`pick` from the logits of states (rows, hidden), which are not made where their largest will do.
+
+    It picks the same whichever way: of up to MAX_FUSED_TOP_K logits, sums are taken in order.
+    """
+    top_k = max((_num_likeliest(p) for p in params), default=1)
+    if top_k > MAX_FUSED_TOP_K:
+        return pick(head(states), params, seeds, positions)
+    ids, logits = argmax_head(states, head, top_k=min(top_k, head.out_features))
+    if top_k == 1:
+        greedy: list[int] = ids[:, 0].tolist()
+        return greedy
+    places = torch.tensor(pick(logits, params, seeds, positions), dtype=torch.int64, device=ids.device)
+    sampled: list[int] = ids.gather(1, places[:, None])[:, 0].tolist()
+    return sampled
+
+
+def _num_likeliest(params: SamplingParams) -> int:
+    """How many of the likeliest ids can be picked."""
+    if params.temperature == 0:
+        return 1
+    return params.top_k or MAX_TOP_K
 
 
 def _int64(seed: int) -> int:

@@ -27,7 +27,7 @@ def best_by_hand(logits: Tensor, top_k: int, among: list[int]) -> list[list[int]
 
 
 def test_the_backends() -> None:
-    assert backends("argmax_head") == ["torch"]
+    assert backends("argmax_head") == ["cpp", "torch"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -94,6 +94,34 @@ def test_only_the_subset_competes(
     exact = hidden @ weight.T
     assert ids.tolist() == best_by_hand(exact, top_k, subset.tolist())
     assert torch.equal(logits, exact.gather(1, ids))
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 33), (5, 300, 500), (200, 24, 1100), (97, 512, 2100)], ids=str)
+@pytest.mark.parametrize("top_k", [1, 2, 64])
+def test_the_logits_of_the_product_to_the_last_bit(
+    isa: str, shape: tuple[int, int, int], top_k: int, randn: Draw
+) -> None:
+    """Whatever the slices of the vocabulary that threads take."""
+    rows, size, vocab = shape
+    top_k = min(top_k, vocab)
+    hidden, head = randn(rows, size), linear(randn(vocab, size), backend="cpp")
+    logits, expected = head(hidden).sort(dim=-1, descending=True, stable=True)
+    ids, found = argmax_head(hidden, head, top_k=top_k, backend="cpp")
+    assert torch.equal(found, logits[:, :top_k])
+    assert torch.equal(ids, expected[:, :top_k])
+    units = torch.cat([torch.arange(vocab // 2, vocab - 1), torch.tensor([3])])
+    ids, found = argmax_head(hidden, head, subset=units, backend="cpp")
+    assert torch.equal(found, head(hidden)[:, units].amax(-1, keepdim=True))
+    assert set(ids.flatten().tolist()) <= set(units.tolist())
+
+
+def test_hidden_at_a_distance_and_another_kind_of_head(randn: Draw) -> None:
+    wide, weight = randn(5, 40), randn(70, 12)
+    expected = argmax_head(wide[:, 3:15].contiguous(), linear(weight, backend="torch"), top_k=3)
+    for hidden in (wide[:, 3:15], wide[:, 3:15].T.contiguous().T):
+        ids, logits = argmax_head(hidden, linear(weight), top_k=3)
+        assert torch.equal(ids, expected[0])
+        torch.testing.assert_close(logits, expected[1])
 
 
 def test_what_is_not_a_number_or_infinite(backend: str, device: torch.device, head_of: HeadOf) -> None:

@@ -68,7 +68,7 @@ def assert_at_the_point(logits: Tensor, settings: Settings, picked: list[int]) -
 
 
 def test_the_backends() -> None:
-    assert backends("sample") == ["torch"]
+    assert backends("sample") == ["cpp", "torch"]
 
 
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.model.sampler import pick, uniform
+from antiphon.kernels import linear
+from antiphon.model.sampler import pick, pick_from_head, uniform
 from antiphon.types import SamplingParams
 
 
@@ -143,6 +144,26 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert turned == together[::-1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("vocab", [5, 700])
+@pytest.mark.parametrize("top_ks", [[1], [3], [2, 20, 64], [5, 64, 65], [0, 7]], ids=str)
+def test_from_a_head_as_from_its_logits(top_ks: list[int], vocab: int, dtype: torch.dtype) -> None:
+    """Greedy rows, rows of few likeliest and rows that need all logits, in one batch and alone."""
+    head = linear(logits(vocab, 48, seed=1).to(dtype))
+    states = logits(60, 48).to(dtype) / 9
+    params = [
+        SamplingParams(temperature=i % 3 * 0.8, top_k=top_ks[i % len(top_ks)], top_p=(1.0, 0.8)[i % 2])
+        for i in range(60)
+    ]
+    seeds, positions = list(range(60)), list(range(100, 160))
+    found = pick_from_head(states, head, params, seeds, positions)
+    assert found == pick(head(states), params, seeds, positions)
+    for i in (1, 2, 3):
+        alone = pick_from_head(states[i : i + 1], head, [params[i]], [seeds[i]], [positions[i]])
+        if dtype == torch.float32:  # a row of 16 bits may round differently alone
+            assert alone == found[i : i + 1]
+
+
 def test_16_bit_logits() -> None:
     rows = logits(20, 50).bfloat16()
     params = [SamplingParams(temperature=1.0, top_p=0.9)] * 20
@@ -152,6 +173,7 @@ def test_16_bit_logits() -> None:
 
 def test_no_rows() -> None:
     assert pick(torch.empty(0, 5), [], [], []) == []
+    assert pick_from_head(torch.empty(0, 5), linear(torch.ones(4, 5)), [], [], []) == []
 
 
 # --- the random numbers ---------------------------------------------------------------------------

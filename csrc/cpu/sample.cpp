@@ -1,0 +1,135 @@
+// Sampling by selection: the id at a point of the distribution is found by halving, with the mass of each half, so
+// nothing is sorted but the last few. Weights and their sums are float64; of equal logits the lower id comes first.
+#include "sample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "pool.h"
+
+namespace antiphon {
+namespace {
+
+constexpr int64_t kFew = 64;  // are sorted, and their sums taken in order
+
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+// In [0, 1), by two rounds of SplitMix64 over seed and position.
+double uniform(int64_t seed, int64_t position) {
+  constexpr uint64_t golden = 0x9E3779B97F4A7C15u;
+  const uint64_t state = mix(static_cast<uint64_t>(seed) ^ golden);
+  const uint64_t bits = mix(state + (static_cast<uint64_t>(position) + 1) * golden);
+  return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+// What is not a number is as unlikely as can be, and -0 equals 0.
+float ordinary(float logit) { return logit == logit ? logit + 0.0f : -std::numeric_limits<float>::infinity(); }
+
+// Numbers that ascend as logits fall, and then as ids rise.
+uint64_t key_of(float logit, int64_t id) {
+  uint32_t bits;
+  std::memcpy(&bits, &logit, sizeof bits);
+  const uint32_t ascending = bits >> 31 ? ~bits : bits | 0x80000000u;
+  return static_cast<uint64_t>(~ascending) << 32 | static_cast<uint32_t>(id);
+}
+int64_t id_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
+
+struct Point {
+  int64_t index;  // of the ordered keys
+  double before;  // the mass before it
+};
+
+struct Row {
+  std::vector<uint64_t> keys;   // reordered as far as was needed
+  std::vector<double> weights;  // by id
+
+  double weight(int64_t index) const { return weights[id_of(keys[index])]; }
+
+  double mass(int64_t begin, int64_t end) const {
+    double total = 0;
+    for (int64_t i = begin; i < end; i++) total += weight(i);
+    return total;
+  }
+
+  // The first of the `size` likeliest whose mass and all before it is above `target`; `size` if there is none.
+  // The keys before it are those that come before it in order.
+  Point find(int64_t size, double target) {
+    int64_t begin = 0, end = size;
+    double before = 0;
+    while (end - begin > kFew) {
+      const int64_t middle = (begin + end) / 2;
+      std::nth_element(keys.begin() + begin, keys.begin() + middle, keys.begin() + end);
+      const double half = mass(begin, middle);
+      if (before + half > target) {
+        end = middle;
+      } else {
+        before += half;
+        begin = middle;
+      }
+    }
+    std::sort(keys.begin() + begin, keys.begin() + end);
+    for (; begin < end; begin++) {
+      if (before + weight(begin) > target) break;
+      before += weight(begin);
+    }
+    return {begin, before};
+  }
+};
+
+int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
+  const float* logits = a.logits + r * a.ldl;
+  float top = -std::numeric_limits<float>::infinity();
+  int64_t likeliest = 0;
+  for (int64_t i = 0; i < a.vocab; i++)
+    if (logits[i] > top) top = logits[i], likeliest = i;
+  const double temperature = a.temperature[r];
+  if (!(temperature > 0) || a.top_k[r] == 1 || std::isinf(top)) return likeliest;
+
+  row.keys.resize(a.vocab);
+  row.weights.resize(a.vocab);
+  for (int64_t i = 0; i < a.vocab; i++) {
+    const float logit = ordinary(logits[i]);
+    row.keys[i] = key_of(logit, i);
+    // the largest is taken off first, or a tiny temperature would overflow
+    row.weights[i] = std::exp((static_cast<double>(logit) - top) / temperature);
+  }
+  int64_t kept = a.vocab;
+  if (a.top_k[r] > 0 && a.top_k[r] < kept) {
+    kept = a.top_k[r];
+    std::nth_element(row.keys.begin(), row.keys.begin() + kept, row.keys.end());
+  }
+  // so that a pick among few is the same whether they came from all logits or were all there was
+  if (kept <= kFew) std::sort(row.keys.begin(), row.keys.begin() + kept);
+  const double total = row.mass(0, kept);
+  double left = total;
+  if (a.top_p[r] < 1) {
+    const double wanted = static_cast<double>(a.top_p[r]) * total;
+    const Point cut = row.find(kept, wanted);
+    const bool begun = cut.index < kept && (cut.before < wanted || cut.index == 0);
+    left = cut.before + (begun ? row.weight(cut.index) : 0);
+    kept = cut.index + begun;
+  }
+  const Point at = row.find(kept, uniform(a.seeds[r], a.positions[r]) * left);
+  int64_t index = std::min(at.index, kept - 1);
+  // rounding can put the point behind the last that may be picked
+  while (index > 0 && row.weight(index) == 0) index--;
+  return id_of(row.keys[index]);
+}
+
+}  // namespace
+
+void sample(const SampleArgs& a) {
+  parallel_for(a.rows, 1, a.rows * a.vocab > 8192, [&](int64_t begin, int64_t end) {
+    Row row;
+    for (int64_t r = begin; r < end; r++) a.ids[r] = sample_row(a, r, row);
+  });
+}
+
+}  // namespace antiphon
