@@ -71,7 +71,6 @@ class CppLinear:
             self.out_features,
             x.stride(0),
             out.stride(0),
-            0,
         )
         return out
 
@@ -96,33 +95,22 @@ def linear_reference(x: Tensor, weight: Tensor, residual: Tensor | None = None) 
 def pack_panels(weight: Tensor) -> Tensor:
     """(out, in) -> (ceil(out / 32), in, 32), zeros behind the last feature."""
     out_features, in_features = weight.shape
-    panels = weight.new_zeros(-(-out_features // PANEL), in_features, PANEL)
+    panels = weight.new_empty(-(-out_features // PANEL), in_features, PANEL)
+    _advise_huge_pages(panels)
     full = out_features // PANEL
+    panels[full:] = 0
     panels[:full] = weight[: full * PANEL].unflatten(0, (full, PANEL)).transpose(1, 2)
     if full * PANEL < out_features:
         panels[full, :, : out_features - full * PANEL] = weight[full * PANEL :].T
     return panels
 
 
-def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """x (rows, k) times `matrix` (k, n) as it lies; float32 on the CPU, rows independent as in `linear`."""
-    from antiphon import _C
+def _advise_huge_pages(unwritten: Tensor) -> None:
+    """Weights are read from end to end in each step: the processor fetches ahead only within a page."""
+    if cpp_available() and unwritten.device.type == "cpu":
+        from antiphon import _C
 
-    x, matrix = with_dense_rows(x), with_dense_rows(matrix)
-    out = x.new_empty(x.shape[0], matrix.shape[1])
-    _C.linear(
-        x.data_ptr(),
-        matrix.data_ptr(),
-        0,
-        out.data_ptr(),
-        x.shape[0],
-        matrix.shape[0],
-        matrix.shape[1],
-        x.stride(0),
-        out.stride(0),
-        matrix.stride(0),
-    )
-    return out
+        _C.advise_huge_pages(unwritten.data_ptr(), unwritten.numel() * unwritten.element_size())
 
 
 def _check(weight: Linear, x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ struct Best {
   float* logits;
   int64_t top_k;
 
-  // how many logits would have to be beaten for a place: an id of -1 is a free one
+  // an id of -1 is a free place
   bool full() const { return ids[top_k - 1] >= 0; }
   void insert(int64_t id, float logit) {
     if (full() && !(logit > logits[top_k - 1])) return;
@@ -57,12 +57,14 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
   for (int64_t p = 0; p < all; p++)
     if (columns[p]) panels[num_panels++] = p;
 
-  // Slices of the vocabulary have their own best; of these the best is the same however it was sliced.
-  const int64_t grain = num_panels / 64 + 1, slices = (num_panels + grain - 1) / grain;
+  // Slices of the vocabulary have their own best; of these the best is the same however it was sliced. Each slice
+  // fills its places anew, so where there are many, slices are few.
+  const int64_t most = k < 4 ? 64 : 4 * num_threads();
+  const int64_t grain = num_panels / most + 1, slices = (num_panels + grain - 1) / grain;
   const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK, places = slices * chunk * k;
   int64_t* ids = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * places));
   float* logits = static_cast<float*>(std::malloc(sizeof(float) * places));
-  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.out_features, a.ldx, 0, 0};
+  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.out_features, a.ldx, 0};
   const bool worthwhile = a.in * num_panels * kPanel > 32768;
 
   for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {

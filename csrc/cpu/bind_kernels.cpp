@@ -1,5 +1,6 @@
 // Thin binding of the kernel table: addresses come in as integers, the Python wrappers own the checks.
 #include <pybind11/stl.h>
+#include <sys/mman.h>
 
 #include <cmath>
 #include <stdexcept>
@@ -40,16 +41,27 @@ void bind_kernels(py::module_& m) {
   m.def("num_threads", &num_threads);
 
   m.def(
+      "advise_huge_pages",
+      [](Address begin, int64_t size) {
+        // whole huge pages within; elsewhere, and where the system has none to give, nothing changes
+        constexpr Address huge = 2 << 20;
+        const Address first = (begin + huge - 1) / huge * huge, last = (begin + size) / huge * huge;
+        if (first < last) madvise(at<void>(first), last - first, MADV_HUGEPAGE);
+      },
+      py::arg("begin"), py::arg("size"),
+      "Asks for huge pages for memory that has not been written to; a hint, which may do nothing.");
+
+  m.def(
       "linear",
       [](Address x, Address weight, Address residual, Address out, int64_t rows, int64_t in, int64_t out_features,
-         int64_t ldx, int64_t ldo, int64_t ldw, const std::string& isa) {
+         int64_t ldx, int64_t ldo, const std::string& isa) {
         const KernelTable& table = pick(isa);
         py::gil_scoped_release release;
         table.linear({at<float>(x), at<float>(weight), at<float>(residual), at<float>(out), rows, in, out_features,
-                      ldx, ldo, ldw});
+                      ldx, ldo});
       },
       py::arg("x"), py::arg("weight"), py::arg("residual"), py::arg("out"), py::arg("rows"), py::arg("in_features"),
-      py::arg("out_features"), py::arg("ldx"), py::arg("ldo"), py::arg("ldw"), py::arg("isa") = "");
+      py::arg("out_features"), py::arg("ldx"), py::arg("ldo"), py::arg("isa") = "");
 
   m.def(
       "paged_attention",
@@ -174,15 +186,6 @@ void bind_kernels(py::module_& m) {
         table.silu_mul(at<float>(gate_up), at<float>(out), rows, size);
       },
       py::arg("gate_up"), py::arg("out"), py::arg("rows"), py::arg("size"), py::arg("isa") = "");
-
-  m.def(
-      "softmax",
-      [](Address x, int64_t rows, int64_t size, const std::string& isa) {
-        const KernelTable& table = pick(isa);
-        py::gil_scoped_release release;
-        table.softmax(at<float>(x), rows, size);
-      },
-      py::arg("x"), py::arg("rows"), py::arg("size"), py::arg("isa") = "");
 
   m.def(
       "argmax",

@@ -19,12 +19,12 @@ static void decoder_fusion(const DecoderArgs& a, const DecoderLayer& layer, int6
   const int64_t width = a.num_heads * a.head_dim, n = a.num_fused;
   for (int64_t i = 0; i < n; i++)
     std::memcpy(rows + i * a.hidden, a.x + a.fusion_tokens[i] * a.hidden, sizeof(float) * a.hidden);
-  linear({rows, layer.fusion_q, nullptr, query, n, a.hidden, width, a.hidden, width, 0});
+  linear({rows, layer.fusion_q, nullptr, query, n, a.hidden, width, a.hidden, width});
   const float* key = a.fusion_cache + index * 2 * width;
   const int64_t entry = a.num_layers * 2 * width;
   fusion_attention({query, key, key + width, a.fusion_rows, a.fusion_valid, a.fusion_positions, a.cos_sin, mixed,
                     n, a.num_heads, a.head_dim, a.window * entry, entry, a.scale});
-  linear({mixed, layer.fusion_o, rows, rows, n, width, a.hidden, width, a.hidden, 0});
+  linear({mixed, layer.fusion_o, rows, rows, n, width, a.hidden, width, a.hidden});
   for (int64_t i = 0; i < n; i++)
     std::memcpy(a.x + a.fusion_tokens[i] * a.hidden, rows + i * a.hidden, sizeof(float) * a.hidden);
 }
@@ -47,19 +47,19 @@ static void decoder_layers(const DecoderArgs& a) {
     cache.value += i * a.layer_stride;
 
     rms_norm(a.x, layer.input_norm, normed, n, a.hidden, a.eps);
-    linear({normed, layer.qkv, nullptr, qkv, n, a.hidden, qkv_width, a.hidden, qkv_width, 0});
+    linear({normed, layer.qkv, nullptr, qkv, n, a.hidden, qkv_width, a.hidden, qkv_width});
     rope_cache_write({qkv, a.positions, a.cos_sin, a.slots, cache, n, a.num_heads, a.num_kv_heads, a.head_dim});
     paged_attention({qkv, cache, a.cu_seqlens_q, a.context_lens, a.block_table, mixed, a.num_seqs, a.max_blocks,
                      a.num_heads, a.num_kv_heads, a.head_dim, qkv_width, a.scale});
-    linear({mixed, layer.o, a.x, a.x, n, width, a.hidden, width, a.hidden, 0});
+    linear({mixed, layer.o, a.x, a.x, n, width, a.hidden, width, a.hidden});
 
     if (layer.fusion_q && a.num_fused) decoder_fusion(a, layer, i, normed, qkv, mixed);
 
     rms_norm(a.x, layer.post_norm, normed, n, a.hidden, a.eps);
     linear({normed, layer.gate_up, nullptr, gate_up, n, a.hidden, 2 * a.intermediate, a.hidden,
-            2 * a.intermediate, 0});
+            2 * a.intermediate});
     silu_mul(gate_up, active, n, a.intermediate);
-    linear({active, layer.down, a.x, a.x, n, a.intermediate, a.hidden, a.intermediate, a.hidden, 0});
+    linear({active, layer.down, a.x, a.x, n, a.intermediate, a.hidden, a.intermediate, a.hidden});
   }
   std::free(scratch);
 }

@@ -12,9 +12,8 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 const KernelTable table = {
-    linear,         paged_attention, rope_cache_write, fusion_attention, fusion_cache_write,
-    decoder_layers, rms_norm,        silu_mul,         softmax,
-    argmax,         argmax_head,     soft_embedding,   ctc_collapse,
+    linear,   paged_attention, rope_cache_write, fusion_attention, fusion_cache_write, decoder_layers, rms_norm,
+    silu_mul, argmax,          argmax_head,      soft_embedding,   ctc_collapse,
 };
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

@@ -24,12 +24,11 @@ struct PagedCache {
 
 struct LinearArgs {
   const float* x;         // (rows, in), row stride ldx
-  const float* weight;    // packed: (panels, in, kPanel); or (in, out) with row stride ldw
+  const float* weight;    // packed: (panels, in, kPanel)
   const float* residual;  // (rows, out) with row stride ldo, added to the product; may be out; or null
   float* out;             // (rows, out), row stride ldo
   int64_t rows, in, out_features;
   int64_t ldx, ldo;
-  int64_t ldw;  // 0: packed
 };
 
 struct PagedAttentionArgs {
@@ -145,7 +144,6 @@ struct KernelTable {
   void (*decoder_layers)(const DecoderArgs&);
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
-  void (*softmax)(float* x, int64_t rows, int64_t size);
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
   void (*argmax_head)(const ArgmaxHeadArgs&);
   void (*soft_embedding)(const SoftEmbeddingArgs&);

@@ -59,21 +59,6 @@ static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int
   if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first, ahead);
 }
 
-// The last columns of an unpacked matrix whose width is no multiple of the panel.
-static void scalar_columns(const LinearArgs& a, int64_t column) {
-  for (int64_t m = 0; m < a.rows; m++)
-    for (int64_t n = column; n < a.out_features; n++) {
-      float total = 0.0f;
-      for (int64_t k = 0; k < a.in;) {
-        const int64_t end = k + K_BLOCK < a.in ? k + K_BLOCK : a.in;
-        float block = 0.0f;
-        for (; k < end; k++) block += a.x[m * a.ldx + k] * a.weight[k * a.ldw + n];
-        total += block;
-      }
-      a.out[m * a.ldo + n] = total + (a.residual ? a.residual[m * a.ldo + n] : 0.0f);
-    }
-}
-
 // even blocks: 16 rows are 8 + 8, not 12 + 4
 static inline int rows_of_block(int64_t left) {
   const int64_t blocks = (left + MAX_MR - 1) / MAX_MR;
@@ -83,19 +68,18 @@ static inline int rows_of_block(int64_t left) {
 // buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `is_last`: this thread does not go on with the panel
 // behind this one, so nothing there is worth fetching.
 static void panel_sums(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1, float* buffer) {
-  const float* w = a.ldw ? a.weight + panel * kPanel : a.weight + panel * a.in * kPanel;
-  const int64_t ldw = a.ldw ? a.ldw : kPanel;
+  const float* w = a.weight + panel * a.in * kPanel;
   for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
     const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
     // The first two blocks of rows share the fetching of the next slice: line by line, memory is never idle.
-    const bool has_next = !a.ldw && (!is_last || k0 + 2 * K_BLOCK <= a.in);
+    const bool has_next = !is_last || k0 + 2 * K_BLOCK <= a.in;
     const int lines = row1 - row0 <= MAX_MR ? LINES : LINES / 2;
     Prefetch ahead = {w + (k0 + K_BLOCK) * kPanel, lines, lines * CACHE_LINE};
     int64_t lines_left = has_next ? K_BLOCK * LINES : 0;
     for (int64_t m = row0; m < row1;) {
       const int rows = rows_of_block(row1 - m);
       if (lines_left <= 0) ahead.lines = 0;
-      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * ldw, ldw, depth,
+      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * kPanel, kPanel, depth,
                         buffer + (m - row0) * kPanel, kPanel, k0 == 0, ahead);
       ahead.from += depth * ahead.lines * CACHE_LINE;
       lines_left -= depth * ahead.lines;
@@ -122,8 +106,7 @@ static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64
 }
 
 static void linear(const LinearArgs& a) {
-  const int64_t full = a.out_features / kPanel;
-  const int64_t panels = a.ldw ? full : (a.out_features + kPanel - 1) / kPanel;
+  const int64_t panels = (a.out_features + kPanel - 1) / kPanel;
   const bool worthwhile = a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
   for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
     const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
@@ -132,7 +115,6 @@ static void linear(const LinearArgs& a) {
       for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, panel + 1 == end, row0, row1);
     });
   }
-  if (a.ldw && full * kPanel < a.out_features) scalar_columns(a, full * kPanel);
 }
 
 }  // namespace ANTIPHON_ISA

@@ -1,4 +1,4 @@
-// RMSNorm, SwiGLU's product, softmax and argmax, one row at a time.
+// RMSNorm, SwiGLU's product and argmax, one row at a time.
 #pragma once
 
 #include "attention.h"
@@ -36,16 +36,6 @@ static void silu_mul(const float* gate_up, float* out, int64_t rows, int64_t siz
   parallel_for(rows, 2, rows * size > 16384, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++)
       silu_mul_row(gate_up + r * 2 * size, gate_up + (r * 2 + 1) * size, out + r * size, size);
-  });
-}
-
-static void softmax(float* x, int64_t rows, int64_t size) {
-  parallel_for(rows, 1, rows * size > 16384, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      float* row = x + r * size;
-      const float inverse = 1.0f / exp_normalise(row, size);
-      for (int64_t i = 0; i < size; i++) row[i] *= inverse;
-    }
   });
 }
 

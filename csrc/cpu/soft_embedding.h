@@ -73,7 +73,7 @@ static void mix_segment(const SoftEmbeddingArgs& a, const float* weights, int64_
 
 static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, int64_t row1, float* weights,
                          float* sums, SegmentRow* found) {
-  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.vocab, a.ldx, 0, 0};
+  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.vocab, a.ldx, 0};
   const int64_t depth = a.vocab - id0 < SEGMENT ? a.vocab - id0 : SEGMENT, rows = row1 - row0;
   float buffer[ROW_CHUNK * kPanel];
   for (int64_t c = 0; c < depth; c += kPanel) {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels import backends, linear
-from antiphon.kernels.linear import linear_reference, matmul, pack_panels
+from antiphon.kernels.linear import linear_reference, pack_panels
 
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
@@ -64,18 +64,6 @@ def test_a_row_does_not_depend_on_its_batch(isa: str, shape: tuple[int, int, int
         assert torch.equal(product(x[start:end]), whole[start:end])
         assert torch.equal(product(x[start:end], residual[start:end].clone()), added[start:end])
     assert torch.equal(product(x.flip(0)), whole.flip(0))
-
-
-@pytest.mark.parametrize("shape", [(1, 40, 33), (9, 600, 70), (110, 5, 31), (9, 5000, 40)], ids=str)
-def test_matrix_as_it_lies(
-    isa: str, shape: tuple[int, int, int], randn: Draw, assert_within_budget: Check
-) -> None:
-    rows, size, out = shape
-    x, matrix = randn(rows, size), randn(size, out)
-    found = matmul(x, matrix)
-    assert_within_budget(found, x @ matrix, x.double() @ matrix.double())
-    assert torch.equal(matmul(x[:1], matrix), found[:1])
-    assert torch.equal(matmul(x, matrix.T.contiguous().T), found), "columns first"
 
 
 def test_rows_at_a_distance(backend: str, randn: Draw) -> None:
