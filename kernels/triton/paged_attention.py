@@ -45,12 +45,13 @@ def paged_attention(
     group = num_heads // num_kv_heads
     padded_group = triton.next_power_of_2(group)
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    row_bytes = block_dim * q.element_size()
-    # What a multiprocessor's shared memory holds (164 KiB on an A100): the queries, and a few tiles of keys
-    # and values on their way. 16 rows is the least that tensor cores multiply.
+    # In 16 bits as large as a multiprocessor's shared memory allows (164 KiB on an A100), with the queries
+    # and a few tiles of keys and values on their way. In float32, where nothing is multiplied by tensor
+    # cores, as large as its registers allow. 16 is the least that Triton multiplies.
+    in_16_bits = q.element_size() == 2
     few = max(1, 16 // padded_group)
-    many = max(few, min(128, max(16, 32768 // row_bytes)) // padded_group)
-    block_keys = min(64, max(16, 16384 // row_bytes))
+    many = max(few, (min(128, 16384 // block_dim) if in_16_bits else 32) // padded_group)
+    block_keys = min(64, max(16, 8192 // block_dim)) if in_16_bits else 16
     if num_splits is None:
         tiles = max(min(num_seqs, tokens), triton.cdiv(tokens, many))
         num_splits = choose_num_splits(tiles * num_kv_heads, max_blocks * block_size)
@@ -91,9 +92,10 @@ def paged_attention(
             BLOCK_QUERIES=block_queries,
             BLOCK_KEYS=block_keys,
             TILE_PER_SEQ=tile_per_seq,
-            IN_16_BITS=q.element_size() == 2 and not triton.knobs.runtime.interpret,
-            num_warps=8 if rows >= 128 else 4,
-            num_stages=3 if rows < 64 else 2,
+            IN_16_BITS=in_16_bits and not triton.knobs.runtime.interpret,
+            num_warps=8 if rows >= 64 else 4,
+            # Two tiles of keys on their way where memory is what counts: the table is read a stage before.
+            num_stages=5 if rows < 64 else 3,
         )
 
     if tokens <= few or (num_seqs > 1 and tokens <= num_seqs):  # decoding

@@ -65,7 +65,7 @@ def _rope_cache_write_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """A program has some heads of one token: queries (`parts` programs), keys or values (`kv_parts` each)."""
+    """A program has a few heads of one token; `parts` have queries, `kv_parts` each keys and values."""
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_ptr = qkv_ptr + token * (num_heads + 2 * num_kv_heads) * HEAD_DIM

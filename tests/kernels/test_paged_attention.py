@@ -5,13 +5,13 @@ The caches are full of NaN but for what a sequence has written, so a read out of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from paged_sequences import Paged, whole
 from torch import Tensor
 
 from antiphon.kernels import (
@@ -29,102 +29,6 @@ Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
 
 
-@dataclass(frozen=True)
-class Paged:
-    """Sequences of given lengths with keys and values of their own, scattered over a paged cache."""
-
-    lengths: tuple[int, ...]
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    q: list[Tensor]
-    k: list[Tensor]
-    v: list[Tensor]
-
-    @staticmethod
-    def random(lengths: Sequence[int], heads: int, kv_heads: int, head_dim: int) -> Paged:
-        generator = torch.Generator().manual_seed(len(lengths) + heads + head_dim)
-
-        def draw(length: int, count: int) -> Tensor:
-            return torch.randn(length, count, head_dim, generator=generator)
-
-        return Paged(
-            tuple(lengths),
-            heads,
-            kv_heads,
-            head_dim,
-            [draw(n, heads) for n in lengths],
-            [draw(n, kv_heads) for n in lengths],
-            [draw(n, kv_heads) for n in lengths],
-        )
-
-    def tables(self, block_size: int) -> list[list[int]]:
-        """Blocks of each sequence, in no order, with unused ones between."""
-        counts = [-(-length // block_size) for length in self.lengths]
-        order = torch.randperm(2 * sum(counts) + 3, generator=torch.Generator().manual_seed(7)).tolist()
-        return [[order.pop() for _ in range(count)] for count in counts]
-
-    def batch(self, spans: Sequence[tuple[int, int]], block_size: int) -> AttentionBatch:
-        """Queries [start, end) of each sequence."""
-        tables = self.tables(block_size)
-        widest = max((len(table) for table in tables), default=0)
-        positions = [p for start, end in spans for p in range(start, end)]
-        slots = [
-            table[p // block_size] * block_size + p % block_size
-            for table, (start, end) in zip(tables, spans, strict=True)
-            for p in range(start, end)
-        ]
-        ends = torch.tensor([end - start for start, end in spans]).cumsum(0).tolist()
-        return AttentionBatch(
-            positions=torch.tensor(positions, dtype=torch.int32),
-            slot_mapping=torch.tensor(slots, dtype=torch.int64),
-            cu_seqlens_q=torch.tensor([0, *ends], dtype=torch.int32),
-            context_lens=torch.tensor([end for _, end in spans], dtype=torch.int32),
-            block_table=torch.tensor(
-                [table + [2**20] * (widest - len(table)) for table in tables], dtype=torch.int32
-            ).view(len(spans), widest),
-        )
-
-    def caches(self, block_size: int, written: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values as views of one storage, NaN but for the first `written` of each sequence."""
-        num_blocks = 2 * sum(-(-length // block_size) for length in self.lengths) + 3
-        shape = (num_blocks, 2, block_size, self.num_kv_heads, self.head_dim)
-        storage = torch.full(shape, torch.nan)
-        for i, table in enumerate(self.tables(block_size)):
-            for p in range(self.lengths[i] if written is None else written[i]):
-                storage[table[p // block_size], 0, p % block_size] = self.k[i][p]
-                storage[table[p // block_size], 1, p % block_size] = self.v[i][p]
-        return storage[:, 0], storage[:, 1]
-
-    def queries(self, spans: Sequence[tuple[int, int]]) -> Tensor:
-        return torch.cat([q[start:end] for q, (start, end) in zip(self.q, spans, strict=True)])
-
-    def attend(
-        self,
-        spans: Sequence[tuple[int, int]],
-        block_size: int,
-        backend: str,
-        written: Sequence[int] | None = None,
-    ) -> Tensor:
-        caches = self.caches(block_size, written)
-        return paged_attention(self.queries(spans), *caches, self.batch(spans, block_size), backend=backend)
-
-    def exact(self, spans: Sequence[tuple[int, int]]) -> Tensor:
-        """By the formula, one query after the other, in float64."""
-        rows = []
-        group = self.num_heads // self.num_kv_heads
-        for i, (start, end) in enumerate(spans):
-            for p in range(start, end):
-                k, v = (x[i][: p + 1].double().repeat_interleave(group, dim=1) for x in (self.k, self.v))
-                scores = torch.einsum("hd,khd->hk", self.q[i][p].double(), k) / self.head_dim**0.5
-                rows.append(torch.einsum("hk,khd->hd", scores.softmax(-1), v).flatten())
-        return torch.stack(rows) if rows else torch.empty(0, self.num_heads * self.head_dim).double()
-
-
-def whole(paged: Paged) -> list[tuple[int, int]]:
-    return [(0, length) for length in paged.lengths]
-
-
 def test_the_backends() -> None:
     assert backends("paged_attention") == ["cpp", "triton", "torch"]
     assert backends("rope_cache_write") == ["cpp", "triton", "torch"]
@@ -133,12 +37,17 @@ def test_the_backends() -> None:
 @pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 2), (5, 5)], ids=["one", "grouped", "full"])
 def test_within_the_error_budget(
-    backend: str, heads: int, kv_heads: int, head_dim: int, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    assert_within_budget: Check,
 ) -> None:
     """A prefill, a chunk behind cached positions, one decoding step and a sequence without a query."""
     paged = Paged.random((9, 37, 20, 50), heads, kv_heads, head_dim)
     spans = [(0, 9), (30, 37), (11, 11), (49, 50)]
-    found = paged.attend(spans, 4, backend)
+    found = paged.attend(spans, 4, backend, device=device).cpu()
     batch = paged.batch(spans, 4)
     keys, values = paged.caches(4)
     in_pytorch = paged_attention_reference(paged.queries(spans), keys, values, batch, head_dim**-0.5)
