@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -54,6 +54,11 @@ class Windows:
         q, k, v, table = (x.to(dtype) for x in (self.q, self.k, self.v, self.table))
         return q, k, v, self.num_valid, self.positions, table
 
+    def rounded(self, dtype: torch.dtype) -> Windows:
+        """The same in float32, of numbers that `dtype` has."""
+        q, k, v = (x.to(dtype).float() for x in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v)
+
     def attend(self, backend: str, rows: Tensor | None = None) -> Tensor:
         return fusion_attention(*self.arguments(), rows=rows, backend=backend)
 
@@ -82,6 +87,25 @@ def test_within_the_error_budget(
     windows = Windows.random(tokens, window, heads, head_dim)
     in_pytorch = partial(fusion_attention_reference, rows=None)(*windows.arguments())
     assert_within_budget(windows.attend(backend), in_pytorch, windows.exact())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+@pytest.mark.parametrize(("tokens", "window", "heads"), [(0, 5, 4), (5, 5, 3), (2, 90, 1)])
+def test_in_16_bits(
+    dtype: torch.dtype,
+    tokens: int,
+    window: int,
+    heads: int,
+    head_dim: int,
+    assert_within_half_budget: Check,
+) -> None:
+    """With the table in float32, as the model has it."""
+    windows = Windows.random(tokens, window, heads, head_dim).rounded(dtype)
+    arguments = (*windows.arguments(dtype)[:-1], windows.table)
+    found = fusion_attention(*arguments, backend="triton")
+    in_pytorch = partial(fusion_attention_reference, rows=None)(*arguments)
+    assert_within_half_budget(found, in_pytorch, windows.exact())
 
 
 def test_larger_than_any_model(backend: str) -> None:
@@ -185,6 +209,27 @@ def test_cache_write(
     for layer in range(layers):
         by_hand = apply_rope(kv[:, layer, 0].unflatten(1, (heads, head_dim)), positions, table)
         torch.testing.assert_close(entries[:, layer, 0], by_hand.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("layers", "heads", "head_dim"), [(5, 32, 128), (1, 1, 2), (2, 3, 250)])
+def test_cache_write_in_16_bits(
+    dtype: torch.dtype, layers: int, heads: int, head_dim: int, randn: Draw, assert_within_half_budget: Check
+) -> None:
+    kv = randn(2, layers, 2, heads * head_dim).to(dtype)
+    slots, positions = torch.tensor([7, 0]), torch.tensor([3, 39], dtype=torch.int32)
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40)
+
+    def run(write: Callable[..., None], dtype: torch.dtype) -> Tensor:
+        cache = torch.full((2, 5, layers, 2, heads * head_dim), torch.nan, dtype=dtype)
+        write(kv.to(dtype), slots, positions, table, cache, head_dim=head_dim)
+        return cache
+
+    found = run(partial(fusion_cache_write, backend="triton"), dtype)
+    in_pytorch, exact = (run(fusion_cache_write_reference, d) for d in (dtype, torch.float64))
+    assert torch.equal(found.isnan(), exact.isnan())
+    assert_within_half_budget(found.nan_to_num(), in_pytorch.nan_to_num(), exact.nan_to_num())
+    assert torch.equal(found.flatten(0, 1)[slots][:, :, 1], kv[:, :, 1])
 
 
 @pytest.mark.parametrize(

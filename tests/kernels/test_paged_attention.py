@@ -169,6 +169,54 @@ def test_rope_cache_write(
     torch.testing.assert_close(q, by_hand)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(6, 2, 20), (1, 1, 2), (40, 24, 128), (3, 3, 250)]
+)
+def test_rope_cache_write_in_16_bits(
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    randn: Draw,
+    assert_within_half_budget: Check,
+) -> None:
+    """In place on the queries, with the table in float32; values are copied to the last bit."""
+    tokens, block_size = 5, 3
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 50)
+    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim).to(dtype)
+    batch = AttentionBatch(
+        positions=torch.tensor([0, 49, 3, 20, 7], dtype=torch.int32),
+        slot_mapping=torch.tensor([5, -1, 0, 11, 6]),
+        cu_seqlens_q=torch.tensor([0, tokens], dtype=torch.int32),
+        context_lens=torch.tensor([50], dtype=torch.int32),
+        block_table=torch.zeros(1, 1, dtype=torch.int32),
+    )
+
+    def run(write: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        storage = torch.full((4, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
+        return write(qkv.to(dtype, copy=True), table, batch, *storage.unbind(1)), storage
+
+    q, storage = run(partial(rope_cache_write, num_heads=heads, backend="triton"), dtype)
+    reference = partial(rope_cache_write_reference, num_heads=heads)
+    (q_16, storage_16), (q_64, storage_64) = run(reference, dtype), run(reference, torch.float64)
+    assert_within_half_budget(q, q_16, q_64)
+    assert torch.equal(storage.isnan(), storage_64.isnan())
+    assert_within_half_budget(storage.nan_to_num(), storage_16.nan_to_num(), storage_64.nan_to_num())
+    assert torch.equal(storage[:, 1].nan_to_num(), storage_16[:, 1].nan_to_num())
+
+
+@pytest.mark.parametrize("name", ["cpp", "triton"])
+def test_queries_are_rotated_in_place(name: str, randn: Draw) -> None:
+    paged = Paged.random((5,), 4, 2, 6)
+    qkv, table = randn(5, 48), rope_table(inverse_frequencies(6, 10_000.0, None), 8)
+    before = qkv.clone()
+    q = rope_cache_write(qkv, table, paged.batch([(0, 5)], 4), *paged.caches(4), num_heads=4, backend=name)
+    assert q.data_ptr() == qkv.data_ptr() and q.shape == (5, 4, 6)
+    assert not torch.equal(q, before[:, :24].view(5, 4, 6))
+    assert torch.equal(qkv[:, 36:], before[:, 36:]), "values stay"
+
+
 def test_rope_does_not_depend_on_the_batch(isa: str, randn: Draw) -> None:
     table = rope_table(inverse_frequencies(40, 10_000.0, None), 300)
     qkv = randn(300, 6 * 40)
