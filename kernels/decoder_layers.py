@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
@@ -54,8 +55,13 @@ class DecoderLayers(Protocol):
         batch: AttentionBatch,
         caches: Sequence[tuple[Tensor, Tensor]],
         fusion: FusionBatch | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """x (tokens, hidden), consumed -> (tokens, hidden). `caches`: keys and values of each layer."""
+        """x (tokens, hidden), consumed -> (tokens, hidden). `caches`: keys and values of each layer.
+
+        wanted: int64 (n,), ascending: only these tokens' rows come out, (n, hidden), and the last layer does
+            no more for the others than to write their keys and values.
+        """
         ...
 
 
@@ -111,12 +117,13 @@ class CppDecoderLayers:
         batch: AttentionBatch,
         caches: Sequence[tuple[Tensor, Tensor]],
         fusion: FusionBatch | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self._kept[0], caches, fusion)
+        _check(x, self._kept[0], caches, fusion, wanted)
         x = x.contiguous()
         key, value = caches[0]
         layer_stride = _layer_stride(caches)
-        fused: tuple[int, ...] = ()
+        fused: tuple[int, ...] = (0,) * 7
         if fusion is not None:
             fused = (
                 fusion.cache.data_ptr(),
@@ -144,8 +151,10 @@ class CppDecoderLayers:
             batch.num_seqs,
             batch.block_table.shape[1],
             *fused,
+            wanted.data_ptr() if wanted is not None else 0,
+            len(wanted) if wanted is not None else 0,
         )
-        return x
+        return x if wanted is None else x[: len(wanted)]
 
 
 @register("decoder_layers", "torch")
@@ -166,8 +175,9 @@ class TorchDecoderLayers:
         batch: AttentionBatch,
         caches: Sequence[tuple[Tensor, Tensor]],
         fusion: FusionBatch | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, caches, fusion)
+        _check(x, self.layers, caches, fusion, wanted)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
         normed = rms_norm(x, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
@@ -185,7 +195,7 @@ class TorchDecoderLayers:
                 normed, x = rms_norm_residual(layer.down(gated), x, following, eps)
             else:
                 x = layer.down(gated, x)
-        return x
+        return x if wanted is None else x.index_select(0, wanted)
 
     def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
         assert layer.fusion_q is not None and layer.fusion_o is not None
@@ -202,6 +212,7 @@ def _check(
     layers: Sequence[DecoderLayer],
     caches: Sequence[tuple[Tensor, Tensor]],
     fusion: FusionBatch | None,
+    wanted: Tensor | None,
 ) -> None:
     norm = layers[0].input_norm
     if x.dim() != 2 or x.shape[1:] != norm.shape or x.dtype != norm.dtype:
@@ -210,6 +221,10 @@ def _check(
         raise ValueError(f"caches: expected one for each of {len(layers)} layers, got {len(caches)}")
     if fusion is not None and fusion.cache.shape[2] != len(layers):
         raise ValueError(f"fusion.cache: expected {len(layers)} layers, got {fusion.cache.shape[2]}")
+    if wanted is not None and (wanted.dtype != torch.int64 or wanted.dim() != 1 or len(wanted) > len(x)):
+        raise ValueError(
+            f"wanted: expected int64, at most {len(x)}, got {wanted.dtype} {tuple(wanted.shape)}"
+        )
 
 
 def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:

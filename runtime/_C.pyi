@@ -40,6 +40,8 @@ class Decoder:
         fusion_positions: int = 0,
         num_fused: int = 0,
         window: int = 0,
+        wanted: int = 0,
+        num_wanted: int = 0,
     ) -> None: ...
 
 def advise_huge_pages(begin: int, size: int) -> None: ...

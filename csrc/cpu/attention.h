@@ -201,7 +201,9 @@ static inline int64_t sequence_of(const int32_t* cu_seqlens, int64_t num_seqs, i
 }
 
 static void paged_attention(const PagedAttentionArgs& a) {
-  const int64_t group = a.num_heads / a.num_kv_heads, tokens = a.cu_seqlens_q[a.num_seqs];
+  const int64_t group = a.num_heads / a.num_kv_heads, all = a.cu_seqlens_q[a.num_seqs];
+  const int64_t tokens = a.tokens ? a.num_tokens : all;
+  if (tokens == 0) return;
   int64_t longest = 0, work = 0;
   for (int64_t s = 0; s < a.num_seqs; s++) {
     longest = a.context_lens[s] > longest ? a.context_lens[s] : longest;
@@ -210,17 +212,18 @@ static void paged_attention(const PagedAttentionArgs& a) {
   // few tokens are shared out by kv head, or most threads would have none
   const int64_t parts = tokens < 8 ? a.num_kv_heads : 1;
   const int64_t tasks = tokens * parts, kv_heads = a.num_kv_heads / parts;
-  const bool worthwhile = work * a.num_heads * a.head_dim > 32768;
+  const bool worthwhile = work / all * tokens * a.num_heads * a.head_dim > 32768;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end) {
     float* scores = static_cast<float*>(std::malloc(sizeof(float) * longest * kv_heads * group));
     for (int64_t task = begin; task < end; task++) {
-      const int64_t token = task / parts, kv_begin = task % parts * kv_heads;
+      const int64_t row = task / parts, kv_begin = task % parts * kv_heads;
+      const int64_t token = a.tokens ? a.tokens[row] : row;
       const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
       const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;  // queries after this one
       const int64_t head = kv_begin * group;
       attend({a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks,
               a.context_lens[seq] - behind, kv_begin, kv_begin + kv_heads, group, a.head_dim, a.scale,
-              a.out + (token * a.num_heads + head) * a.head_dim},
+              a.out + (row * a.num_heads + head) * a.head_dim},
              scores);
     }
     std::free(scores);

@@ -73,7 +73,7 @@ void bind_kernels(py::module_& m) {
         py::gil_scoped_release release;
         table.paged_attention({at<float>(q), paged(key, value, block_stride, row_stride, block_size),
                                at<int32_t>(cu_seqlens_q), at<int32_t>(context_lens), at<int32_t>(block_table),
-                               at<float>(out), num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq, scale});
+                               at<float>(out), num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq, scale, nullptr, 0});
       },
       py::arg("q"), py::arg("ldq"), py::arg("key"), py::arg("value"), py::arg("block_stride"), py::arg("row_stride"),
       py::arg("block_size"), py::arg("cu_seqlens_q"), py::arg("context_lens"), py::arg("block_table"),
@@ -147,7 +147,7 @@ void bind_kernels(py::module_& m) {
              Address value, int64_t block_stride, int64_t row_stride, int32_t block_size, int64_t layer_stride,
              Address cu_seqlens_q, Address context_lens, Address block_table, int64_t num_seqs, int64_t max_blocks,
              Address fusion_cache, Address fusion_tokens, Address fusion_rows, Address fusion_valid,
-             Address fusion_positions, int64_t num_fused, int64_t window) {
+             Address fusion_positions, int64_t num_fused, int64_t window, Address wanted, int64_t num_wanted) {
             DecoderArgs a = decoder.args;
             a.layers = decoder.layers.data(), a.num_layers = static_cast<int64_t>(decoder.layers.size());
             a.x = at<float>(x), a.num_tokens = num_tokens;
@@ -158,6 +158,7 @@ void bind_kernels(py::module_& m) {
             a.fusion_cache = at<float>(fusion_cache), a.fusion_tokens = at<int64_t>(fusion_tokens);
             a.fusion_rows = at<int64_t>(fusion_rows), a.fusion_valid = at<int32_t>(fusion_valid);
             a.fusion_positions = at<int32_t>(fusion_positions), a.num_fused = num_fused, a.window = window;
+            a.wanted = at<int64_t>(wanted), a.num_wanted = num_wanted;
             py::gil_scoped_release release;
             decoder.table.decoder_layers(a);
           },
@@ -166,7 +167,7 @@ void bind_kernels(py::module_& m) {
           py::arg("layer_stride"), py::arg("cu_seqlens_q"), py::arg("context_lens"), py::arg("block_table"),
           py::arg("num_seqs"), py::arg("max_blocks"), py::arg("fusion_cache") = 0, py::arg("fusion_tokens") = 0,
           py::arg("fusion_rows") = 0, py::arg("fusion_valid") = 0, py::arg("fusion_positions") = 0,
-          py::arg("num_fused") = 0, py::arg("window") = 0);
+          py::arg("num_fused") = 0, py::arg("window") = 0, py::arg("wanted") = 0, py::arg("num_wanted") = 0);
 
   m.def(
       "rms_norm",

@@ -40,6 +40,8 @@ struct PagedAttentionArgs {
   float* out;                   // (tokens, heads * head_dim)
   int64_t num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq;
   float scale;
+  const int64_t* tokens;  // (num_tokens): those to answer, one row of out each, ascending; or null: all
+  int64_t num_tokens;
 };
 
 struct RopeCacheArgs {
@@ -82,7 +84,7 @@ struct DecoderLayer {
 
 // A run of Llama layers over a ragged batch, x in place; see decoder.h.
 struct DecoderArgs {
-  float* x;  // (tokens, hidden)
+  float* x;  // (tokens, hidden); where `wanted` is given, only its first num_wanted rows are left
   const DecoderLayer* layers;
   int64_t num_layers, num_tokens, hidden, intermediate, num_heads, num_kv_heads, head_dim;
   float eps, scale;
@@ -95,11 +97,13 @@ struct DecoderArgs {
   int64_t num_seqs, max_blocks;
   // fusion, for the rows of x that receive it
   const float* fusion_cache;      // (rows, window, layers, 2, heads * head_dim)
-  const int64_t* fusion_tokens;   // (fused): rows of x
+  const int64_t* fusion_tokens;   // (fused): rows of x, ascending
   const int64_t* fusion_rows;     // (fused): rows of the cache
   const int32_t* fusion_valid;    // (fused)
   const int32_t* fusion_positions;  // (fused)
   int64_t num_fused, window;
+  const int64_t* wanted;  // (num_wanted): tokens whose result is wanted, ascending; or null: all
+  int64_t num_wanted;
 };
 
 // The likeliest ids of x * head, whose logits are those of `linear` to the last bit and are not stored.
@@ -141,7 +145,7 @@ struct KernelTable {
   void (*rope_cache_write)(const RopeCacheArgs&);
   void (*fusion_attention)(const FusionArgs&);
   void (*fusion_cache_write)(const FusionCacheArgs&);
-  void (*decoder_layers)(const DecoderArgs&);
+  void (*decoder_layers)(DecoderArgs);
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);

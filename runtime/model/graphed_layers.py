@@ -74,19 +74,25 @@ class GraphedLayers:
             self._recordings[size] = Recording(x, batch, fusion, capture(self._call(x, batch, fusion)))
 
     def __call__(
-        self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, fusion: FusionBatch | None
+        self,
+        x: Tensor,
+        batch: AttentionBatch,
+        caches: LayerCaches,
+        fusion: FusionBatch | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """See `DecoderLayers`. The result lasts until the next call."""
         count = batch.num_seqs
         if len(x) != count or count > self._sizes[-1] or batch.block_table.shape[1] > self._max_blocks:
-            return self.layers(x, batch, caches, fusion)
+            return self.layers(x, batch, caches, fusion, wanted)
         recording = self._recordings[next(size for size in self._sizes if size >= count)]
         _fill(recording, x, batch, fusion)
-        return recording.replay()[:count]
+        rows = recording.replay()[:count]
+        return rows if wanted is None else rows.index_select(0, wanted)
 
     def _call(self, x: Tensor, batch: AttentionBatch, fusion: FusionBatch | None) -> Callable[[], Tensor]:
         # A copy: some stacks compute in place, and a second call must not start from the first one's result.
-        return lambda: self.layers(x.clone(), batch, self._caches, fusion)
+        return lambda: self.layers(x.clone(), batch, self._caches, fusion, None)
 
 
 def _empty_batch(size: int, max_blocks: int, device: torch.device) -> AttentionBatch:

@@ -67,9 +67,14 @@ class OmniModel:
     def embed_text(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weights.embed_tokens)
 
-    def think(self, x: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
-        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_states`."""
-        return self.text_layers(x, batch, caches, None)
+    def think(
+        self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, wanted: Tensor | None = None
+    ) -> Tensor:
+        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_states`.
+
+        wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
+        """
+        return self.text_layers(x, batch, caches, None, wanted)
 
     def text_states(self, x: Tensor) -> Tensor:
         """(rows, hidden) after the LLM's norm, what `lm_head` reads"""
@@ -81,10 +86,18 @@ class OmniModel:
         return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
 
     def speak(
-        self, hidden: Tensor, batch: AttentionBatch, caches: LayerCaches, fusion: FusionBatch | None
+        self,
+        hidden: Tensor,
+        batch: AttentionBatch,
+        caches: LayerCaches,
+        fusion: FusionBatch | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Top layers over H (tokens, hidden), which is consumed; the final norm is in `speech_states`."""
-        return self.top_layers(hidden, batch, caches, fusion)
+        """Top layers over H (tokens, hidden), which is consumed; the final norm is in `speech_states`.
+
+        wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
+        """
+        return self.top_layers(hidden, batch, caches, fusion, wanted)
 
     def speech_states(self, x: Tensor) -> Tensor:
         """(rows, hidden) after the top stack's norm, what the unit head reads"""

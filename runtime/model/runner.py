@@ -109,12 +109,11 @@ class Runner:
         """LLM layers; one picked id for each chunk that samples."""
         chunks = plan.chunks
         batch = attention_batch(chunks, [c.request.text for c in chunks], self.device)
-        x = self.model.think(self._text_inputs(chunks), batch, self.cache.text)
-        ends = _sampled_rows(chunks)
-        if not ends:
-            return []
-        states = self.model.text_states(_select(x, ends))
+        x = self.model.think(self._text_inputs(chunks), batch, self.cache.text, self._sampled_rows(chunks))
         requests = [c.request for c in chunks if c.samples]
+        if not requests:
+            return []
+        states = self.model.text_states(x)
         if self.tracer is not None:  # under speech, "logits" are those of the units
             shown = [i for i, r in enumerate(requests) if not r.speaks]
             self._trace_rows("logits", [requests[i] for i in shown], self.model.lm_head(states)[shown])
@@ -132,12 +131,12 @@ class Runner:
         chunks = plan.chunks
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
         fusion = self._windows.prepare(chunks)
-        x = self.model.speak(self._top_inputs(chunks), batch, self.cache.speech[self._num_bottom :], fusion)
-        ends = _sampled_rows(chunks)
-        if not ends:
-            return []
-        states = self.model.speech_states(_select(x, ends))
+        caches = self.cache.speech[self._num_bottom :]
+        x = self.model.speak(self._top_inputs(chunks), batch, caches, fusion, self._sampled_rows(chunks))
         requests = [c.request for c in chunks if c.samples]
+        if not requests:
+            return []
+        states = self.model.speech_states(x)
         if self.tracer is not None:
             self._trace_rows("top_hidden", requests, states)
             self._trace_rows("logits", requests, self.model.unit_head(states))
@@ -148,6 +147,13 @@ class Runner:
             [r.seed for r in requests],
             [len(r.unit_ids) for r in requests],
         )
+
+    def _sampled_rows(self, chunks: Sequence[Chunk]) -> Tensor | None:
+        """The last row of each chunk that samples; None where that is every row."""
+        if all(chunk.samples and len(chunk) == 1 for chunk in chunks):
+            return None
+        ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
+        return to_device(ends[[chunk.samples for chunk in chunks]], self.device)
 
     # --- between the stacks -------------------------------------------------------------------
 
@@ -275,17 +281,6 @@ class Runner:
 def _speech(chunk: Chunk) -> Track:
     assert chunk.request.speech is not None
     return chunk.request.speech
-
-
-def _sampled_rows(chunks: Sequence[Chunk]) -> list[int]:
-    ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
-    return [int(end) for end, chunk in zip(ends, chunks, strict=True) if chunk.samples]
-
-
-def _select(x: Tensor, rows: list[int]) -> Tensor:
-    """Rows of x, ascending. On the CPU torch indexes (`x[rows]`) on threads of its own even for a few
-    rows, and those then spin beside the kernels' threads for milliseconds; `index_select` does not."""
-    return x if len(rows) == len(x) else x.index_select(0, torch.tensor(rows, device=x.device))
 
 
 def _text_ids(chunk: Chunk) -> np.ndarray:

@@ -110,11 +110,11 @@ class Session:
     def num_valid(self, row: int) -> int:
         return row % (WINDOW + 1)
 
-    def run(self, spans: Sequence[Span]) -> Tensor:
-        """Positions [start, end) of each sequence -> (tokens, hidden)"""
-        return self.prepared(spans)()
+    def run(self, spans: Sequence[Span], wanted: Tensor | None = None) -> Tensor:
+        """Positions [start, end) of each sequence -> (tokens, hidden), or of the wanted tokens alone"""
+        return self.prepared(spans, wanted)()
 
-    def prepared(self, spans: Sequence[Span]) -> Callable[[], Tensor]:
+    def prepared(self, spans: Sequence[Span], wanted: Tensor | None = None) -> Callable[[], Tensor]:
         """The run with its inputs made, which does nothing but call the layers."""
         places = [(s, p) for s, (start, end) in enumerate(spans) for p in range(start, end)]
         widest = max(map(len, self.tables), default=0)
@@ -135,7 +135,7 @@ class Session:
             torch.empty(0, self.stack.hidden, dtype=self.dtype)
         ])  # fmt: skip
         fusion = self.fusion(places)
-        return lambda: self.run_layers(x, batch, self.caches, fusion)
+        return lambda: self.run_layers(x, batch, self.caches, fusion, wanted)
 
     def fusion(self, places: Sequence[tuple[int, int]]) -> FusionBatch | None:
         if not self.fused:

@@ -88,6 +88,23 @@ def test_what_a_layer_computes() -> None:
     torch.testing.assert_close(found, x)
 
 
+@pytest.mark.parametrize("wanted", [[], [0], [12], [1, 4, 19, 26], list(range(8, 30))], ids=len)
+@pytest.mark.parametrize("fused", [{}, FUSED], ids=["alone", "fused"])
+@pytest.mark.parametrize("shape", [STACKS["odd"], STACKS["one-layer"]], ids=["odd", "one-layer"])
+def test_wanted_tokens_are_as_among_all(
+    backend: str, shape: tuple[int, ...], fused: dict[int, frozenset[int]], wanted: list[int]
+) -> None:
+    """And keys and values of all are written."""
+    stack = Stack.random(*shape)
+    layers = stack.build(backend)
+    whole, some = (Session(stack, layers, (13, 8, 20), fused=fused) for _ in range(2))
+    spans = [(0, 13), (0, 0), (0, 17)]
+    expected = whole.run(spans)[wanted]
+    found = some.run(spans, torch.tensor(wanted, dtype=torch.int64))
+    assert torch.equal(found, expected)
+    assert torch.equal(some.storage.nan_to_num(7), whole.storage.nan_to_num(7))
+
+
 @pytest.mark.parametrize("lengths", [(), (0,), (0, 0, 0)], ids=str)
 @pytest.mark.parametrize("fused", [{}, {0: frozenset({1})}], ids=["alone", "fused"])
 def test_no_tokens(backend: str, lengths: tuple[int, ...], fused: dict[int, frozenset[int]]) -> None:
@@ -187,6 +204,9 @@ def test_wrong_arguments_are_named(backend: str) -> None:
     for wrong in (x[:, :-1], x[0], x.double()):
         with pytest.raises(ValueError, match=r"x: expected torch.float32 \(tokens, 48\), got"):
             run(wrong, batch, caches, None)
+    for tokens in (torch.arange(4), torch.arange(2).int(), torch.zeros(1, 1).long()):
+        with pytest.raises(ValueError, match="wanted: expected int64, at most 3, got"):
+            run(x, batch, caches, None, tokens)
     with pytest.raises(ValueError, match="caches: expected one for each of 3 layers, got 2"):
         run(x, batch, caches[:2], None)
     with pytest.raises(ValueError, match=r"fusion\.cache: expected 3 layers, got 2"):
