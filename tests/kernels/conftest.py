@@ -58,6 +58,27 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return isa
 
 
+@pytest.fixture(scope="session")
+def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
+    """Calls a function once for each instruction set. New memory is poisoned: what is not written shows."""
+    new_empty = Tensor.new_empty
+
+    def poisoned(like: Tensor, *size: object, **options: object) -> Tensor:
+        fresh: Tensor = new_empty(like, *size, **options)  # type: ignore[call-overload]
+        return fresh.fill_(torch.nan if fresh.is_floating_point() else -12345)
+
+    def call(function: Callable[[], object]) -> dict[str, object]:
+        found = {}
+        for isa in ISAS:
+            with pytest.MonkeyPatch.context() as patch:
+                _use_isa(patch, isa)
+                patch.setattr(Tensor, "new_empty", poisoned)
+                found[isa] = function()
+        return found
+
+    return call
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`backend` of test_<op>.py: each one of the op that runs here, the C++ one for each instruction set."""
     if "backend" in metafunc.fixturenames and not _is_parametrized(metafunc, "backend"):
