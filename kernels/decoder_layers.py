@@ -123,7 +123,7 @@ class CppDecoderLayers:
         x = x.contiguous()
         key, value = caches[0]
         layer_stride = _layer_stride(caches)
-        fused: tuple[int, ...] = (0,) * 7
+        fused = (0, 0, 0, 0, 0, 0, 0)
         if fusion is not None:
             fused = (
                 fusion.cache.data_ptr(),

@@ -65,11 +65,16 @@ def _sample_cpp(
     from antiphon import _C
 
     logits = with_dense_rows(logits)
-    settings = [t.contiguous() for t in (temperature, top_k, top_p, seeds, positions)]
+    temperature, top_k, top_p = temperature.contiguous(), top_k.contiguous(), top_p.contiguous()
+    seeds, positions = seeds.contiguous(), positions.contiguous()
     ids = seeds.new_empty(len(logits))
     _C.sample(
         logits.data_ptr(),
-        *(setting.data_ptr() for setting in settings),
+        temperature.data_ptr(),
+        top_k.data_ptr(),
+        top_p.data_ptr(),
+        seeds.data_ptr(),
+        positions.data_ptr(),
         ids.data_ptr(),
         logits.shape[0],
         logits.shape[1],
