@@ -102,9 +102,9 @@ def test_in_16_bits(
 ) -> None:
     """With the table in float32, as the model has it."""
     windows = Windows.random(tokens, window, heads, head_dim).rounded(dtype)
-    arguments = (*windows.arguments(dtype)[:-1], windows.table)
-    found = fusion_attention(*arguments, backend="triton")
-    in_pytorch = partial(fusion_attention_reference, rows=None)(*arguments)
+    q, k, v, num_valid, positions, _ = windows.arguments(dtype)
+    found = fusion_attention(q, k, v, num_valid, positions, windows.table, backend="triton")
+    in_pytorch = fusion_attention_reference(q, k, v, num_valid, positions, windows.table, None)
     assert_within_half_budget(found, in_pytorch, windows.exact())
 
 
