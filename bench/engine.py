@@ -25,10 +25,11 @@ from antiphon.bench.bandwidth import read_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.engine import Engine
 from antiphon.machine import cpu_name
+from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
 from antiphon.types import Request, SamplingParams, Units
 
-__all__ = ["EngineRun", "bench_engine", "main"]
+__all__ = ["EngineRun", "add_paced_request", "bench_engine", "main"]
 
 
 @dataclass(frozen=True)
@@ -120,23 +121,7 @@ def bench_engine(
 def _run(
     engine: Engine, size: int, prompt_units: int, units: int, rate: float, rng: random.Random
 ) -> _Measured:
-    audio_vocab = engine.model_config.audio_vocab_size
-    params = SamplingParams(max_units=units, ignore_eos=True)
-    states = []
-    for _ in range(size):
-        prompt = Units([rng.randrange(audio_vocab) for _ in range(prompt_units)])
-        engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
-        state = engine.scheduler.waiting[-1]
-        config = engine.model_config
-        state.speaking = PacedSpeaking(
-            blank=config.blank_token_id,
-            eot=-1,
-            lag=config.fusion_lag,
-            carries_speech=lambda token: True,
-            text_input=False,
-        )
-        state.speaking.rate = rate
-        states.append(state)
+    states = [add_paced_request(engine, prompt_units, units, rate, rng) for _ in range(size)]
     start = time.perf_counter()
     first_units = None
     while engine.has_unfinished():
@@ -147,6 +132,26 @@ def _run(
     assert first_units is not None
     text_tokens = sum(len(state.text_ids) for state in states)
     return _Measured(end - start, end - first_units, text_tokens)
+
+
+def add_paced_request(
+    engine: Engine, prompt_units: int, units: int, rate: float, rng: random.Random
+) -> RequestState:
+    """A spoken prompt of random units, answered by as many units as `units` with `rate` text tokens each."""
+    config = engine.model_config
+    prompt = Units([rng.randrange(config.audio_vocab_size) for _ in range(prompt_units)])
+    params = SamplingParams(max_units=units, ignore_eos=True)
+    engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
+    state = engine.scheduler.waiting[-1]
+    state.speaking = PacedSpeaking(
+        blank=config.blank_token_id,
+        eot=-1,
+        lag=config.fusion_lag,
+        carries_speech=lambda token: True,
+        text_input=False,
+    )
+    state.speaking.rate = rate
+    return state
 
 
 def _sizes(batch: str) -> list[int]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -25,6 +26,7 @@ __all__ = [
     "cpp_available",
     "cpp_float32",
     "cuda_available",
+    "instrumented",
     "on_cpu",
     "on_cuda",
     "on_triton",
@@ -33,6 +35,7 @@ __all__ = [
     "register",
     "resolve",
     "triton_available",
+    "without",
 ]
 
 Backend = Literal["triton", "cuda", "cpp", "torch"]
@@ -112,6 +115,36 @@ def resolve(op: str, backend: str | None, device: torch.device, dtype: torch.dty
     if not implementation.supports(device, dtype):
         raise ValueError(f"{op}: backend {backend!r} does not take {dtype} on {device.type}")
     return implementation.function
+
+
+@contextmanager
+def instrumented(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """For the length of the context each op's implementations are wrap(op, implementation), where these are
+    functions; what an op has made before, like a packed weight, stays as it is. For looking on."""
+    with _restored():
+        for op, known in _IMPLEMENTATIONS.items():
+            for name, implementation in known.items():
+                if not isinstance(implementation.function, type):
+                    known[name] = replace(implementation, function=wrap(op, implementation.function))
+        yield
+
+
+@contextmanager
+def without(op: str, backend: Backend) -> Iterator[None]:
+    """For the length of the context the op has no such implementation."""
+    with _restored():
+        _of(op).pop(backend, None)
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    before = {op: dict(known) for op, known in _IMPLEMENTATIONS.items()}
+    try:
+        yield
+    finally:
+        _IMPLEMENTATIONS.clear()
+        _IMPLEMENTATIONS.update(before)
 
 
 def _of(op: str) -> dict[str, Implementation]:

@@ -78,8 +78,13 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @register("rms_norm_residual", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _rms_norm_residual_cpp(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    total = x + residual
-    return _rms_norm_cpp(total, weight, eps), total
+    from antiphon import _C
+
+    x, residual, weight = x.contiguous(), residual.contiguous(), weight.contiguous()
+    out, total = torch.empty_like(x), torch.empty_like(x)
+    places = (x.data_ptr(), residual.data_ptr(), weight.data_ptr(), out.data_ptr(), total.data_ptr())
+    _C.rms_norm_residual(*places, x.shape[0], x.shape[1], eps)
+    return out, total
 
 
 @register("rms_norm_residual", "triton", is_available=triton_available, supports=on_triton)

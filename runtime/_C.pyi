@@ -136,6 +136,17 @@ def paged_attention(
     out: int,
     isa: str = "",
 ) -> None: ...
+def rms_norm_residual(
+    x: int,
+    residual: int,
+    weight: int,
+    out: int,
+    total: int,
+    rows: int,
+    size: int,
+    eps: float,
+    isa: str = "",
+) -> None: ...
 def rms_norm(x: int, weight: int, out: int, rows: int, size: int, eps: float, isa: str = "") -> None: ...
 def rope_cache_write(
     qkv: int,

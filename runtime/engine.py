@@ -147,9 +147,9 @@ class Engine:
             num_spare_windows=NUM_SPARE_WINDOWS,
             capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
         )
-        self._vocoder = Vocoder(self.codec) if self.codec is not None else None
-        if self._vocoder is not None:  # its thread must not outlive an engine that is dropped
-            weakref.finalize(self, self._vocoder.stop)
+        self.vocoder = Vocoder(self.codec) if self.codec is not None else None
+        if self.vocoder is not None:  # its thread must not outlive an engine that is dropped
+            weakref.finalize(self, self.vocoder.stop)
         self._outputs: dict[str, OutputState] = {}
         self._unheard: set[str] = set()
         """Requests that have ended and whose speech is still being made."""
@@ -235,9 +235,9 @@ class Engine:
                 f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
                 f"does not fit the KV cache of {self.cache_config.num_blocks} blocks"
             )
-        if speaks and self._vocoder is not None:
+        if speaks and self.vocoder is not None:
             schedule = self.config.stream_schedule if stream_audio else None
-            self._vocoder.open(request_id, request.voice, state.seed, schedule)
+            self.vocoder.open(request_id, request.voice, state.seed, schedule)
         self._outputs[request_id] = OutputState(
             state,
             self.tokenizer,
@@ -367,8 +367,8 @@ class Engine:
         self._closed = True
         self._outputs.clear()
         self._unheard.clear()
-        if self._vocoder is not None:
-            self._vocoder.close()
+        if self.vocoder is not None:
+            self.vocoder.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
@@ -397,8 +397,8 @@ class Engine:
     def _told(self, events: Iterable[Event]) -> Iterator[Event]:
         """Events on their way out; the vocoder hears of the units."""
         for event in events:
-            if isinstance(event, UnitDelta) and self._vocoder is not None:
-                self._vocoder.push(event.request_id, event.units)
+            if isinstance(event, UnitDelta) and self.vocoder is not None:
+                self.vocoder.push(event.request_id, event.units)
             yield event
 
     def _reap(self) -> list[Event]:
@@ -415,23 +415,23 @@ class Engine:
         request, request_id = output.request, output.request.request_id
         self.scheduler.finish(request)
         events = list(self._told(output.close()))
-        if self._vocoder is not None and request.speaks:
+        if self.vocoder is not None and request.speaks:
             if request.finish_reason not in ("abort", "error"):
-                self._vocoder.push(request_id, final=True)
+                self.vocoder.push(request_id, final=True)
                 self._unheard.add(request_id)
                 return events
-            self._vocoder.abort(request_id)
+            self.vocoder.abort(request_id)
             self._unheard.discard(request_id)
         del self._outputs[request_id]
         return [*events, Finished(request_id, output.completion())]
 
     def _hear(self, *, may_wait: bool) -> list[Event]:
         """What the vocoder has made; waits a moment for it where there is nothing else to do."""
-        if self._vocoder is None:
+        if self.vocoder is None:
             return []
         waits = may_wait and self._unheard
         events: list[Event] = []
-        for spoken in self._vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
+        for spoken in self.vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
             output = self._outputs[spoken.request_id]
             if len(spoken.samples):
                 events.append(output.hear(spoken.samples))

@@ -172,7 +172,7 @@ class Vocoder:
                     return
                 for job in batch:
                     job.is_idle = False
-            made = self._make(batch)
+            made = self.make(batch)
             with self._lock:
                 for job, samples, error in made:
                     job.is_idle = True
@@ -198,13 +198,13 @@ class Vocoder:
             return self.codec.params.flow.mel_frames(len(job.units))
         return job.stream.ready_frames
 
-    def _make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
+    def make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
         """Samples of each, or what went wrong with it."""
         try:
             return [(job, samples, None) for job, samples in zip(jobs, self._decode(jobs), strict=True)]
         except Exception as error:
             if len(jobs) > 1:  # one of them fails all
-                return [made for job in jobs for made in self._make([job])]
+                return [made for job in jobs for made in self.make([job])]
             logger.exception("speech of %s failed", jobs[0].request_id)
             return [(jobs[0], np.zeros(0, np.float32), f"speech: {type(error).__name__}: {error}")]
 

@@ -220,7 +220,7 @@ def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
 
     engine = Engine(EMBEDDED_MODEL, codec=codec, device="cpu", progress=False)
     engine.add_request(SPEAKS)
-    vocoder = engine._vocoder
+    vocoder = engine.vocoder
     assert vocoder is not None
     thread = vocoder._thread
     assert thread is not None
@@ -259,7 +259,7 @@ def test_sound_comes_while_units_are_generated(engine: Engine) -> None:
     count = 0
     while count < 20:
         count += sum(len(event.units) for event in engine.step() if isinstance(event, UnitDelta))
-    vocoder = engine._vocoder
+    vocoder = engine.vocoder
     assert vocoder is not None
     with vocoder._news:
         assert vocoder._news.wait_for(lambda: vocoder._spoken, LONG_S)
@@ -343,7 +343,7 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
             engine.add_request(SPEAKS, params)
         while len(engine._unheard) < 2 or engine.scheduler.running:
             engine.step()
-        vocoder = engine._vocoder
+        vocoder = engine.vocoder
         assert vocoder is not None
         poll, waits = vocoder.poll, []
 

@@ -12,7 +12,7 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 const KernelTable table = {
-    linear,   paged_attention, rope_cache_write, fusion_attention, fusion_cache_write, decoder_layers, rms_norm,
+    linear,   paged_attention, rope_cache_write, fusion_attention, fusion_cache_write, decoder_layers, rms_norm, rms_norm_residual,
     silu_mul, argmax,          argmax_head,      soft_embedding,   ctc_collapse,
 };
 }  // namespace ANTIPHON_ISA

@@ -147,6 +147,8 @@ struct KernelTable {
   void (*fusion_cache_write)(const FusionCacheArgs&);
   void (*decoder_layers)(DecoderArgs);
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
+  void (*rms_norm_residual)(const float* x, const float* residual, const float* weight, float* out, float* total,
+                            int64_t rows, int64_t size, float eps);
   void (*silu_mul)(const float* gate_up, float* out, int64_t rows, int64_t size);
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
   void (*argmax_head)(const ArgmaxHeadArgs&);

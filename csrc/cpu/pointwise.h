@@ -22,6 +22,21 @@ static void rms_norm(const float* x, const float* weight, float* out, int64_t ro
   });
 }
 
+// sum = x + residual, out = its norm; sum may be x or residual
+static void rms_norm_residual(const float* x, const float* residual, const float* weight, float* out, float* total,
+                              int64_t rows, int64_t size, float eps) {
+  parallel_for(rows, 8, rows * size > 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const float *a = x + r * size, *b = residual + r * size;
+      float* to = total + r * size;
+      int64_t i = 0;
+      for (; i + VL <= size; i += VL) store(to + i, load(a + i) + load(b + i));
+      for (; i < size; i++) to[i] = a[i] + b[i];
+      rms_norm_row(to, weight, out + r * size, size, eps);
+    }
+  });
+}
+
 // out = silu(gate) * up
 static void silu_mul_row(const float* gate, const float* up, float* out, int64_t size) {
   int64_t i = 0;

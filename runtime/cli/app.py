@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from antiphon.cli import bench, chat, doctor, generate
+from antiphon.cli import bench, chat, doctor, generate, profile
 from antiphon.errors import AntiphonError, InvalidRequest
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(profile.profile)
 app.command()(doctor.doctor)
 app.add_typer(bench.app)
 

@@ -22,6 +22,7 @@ TAKE_ISA = (
     "linear",
     "paged_attention",
     "rms_norm",
+    "rms_norm_residual",
     "rope_cache_write",
     "silu_mul",
     "soft_embedding",

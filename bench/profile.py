@@ -1,0 +1,217 @@
+"""`antiphon profile`: where the time of an engine's run goes, by stage and by op."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from antiphon.bench.checkpoint import write_checkpoint
+from antiphon.bench.engine import add_paced_request
+from antiphon.bench.spans import Span, Spans, replaced
+from antiphon.engine import Engine
+from antiphon.kernels import registry
+from antiphon.kernels.decoder_layers import TorchDecoderLayers
+from antiphon.kernels.linear import CppLinear, TorchLinear
+from antiphon.machine import cpu_name
+from antiphon.model import runner as runner_module
+from antiphon.model.graphed_layers import GraphedLayers
+from antiphon.model.windows import FusionWindows
+from antiphon.output import OutputState
+from antiphon.sched.plan import StackPlan
+from antiphon.types import Finished, Request, SamplingParams, Units
+
+__all__ = ["Profile", "profile", "profiled_engine", "profiling", "table"]
+
+SCHEDULING = (
+    "admit",
+    "schedule_bottom",
+    "schedule_text",
+    "schedule_top",
+    "complete_bottom",
+    "complete_text",
+    "complete_top",
+    "finish",
+)
+TEXT_RATE = 0.6
+"""Text tokens that a unit of random weights asks for, see `bench.engine`."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    title: str
+    wall_s: float
+    num_requests: int
+    num_units: int
+    num_text_tokens: int
+    audio_s: float
+    spans: list[tuple[tuple[str, ...], Span]]
+    """By the way from the outermost span inwards, depth first"""
+
+    def as_json(self) -> dict[str, Any]:
+        """Of plain values, spans as a list of objects."""
+        fields = {name: value for name, value in vars(self).items() if name != "spans"}
+        rows = [{"path": list(path), "own_s": span.own_s} | asdict(span) for path, span in self.spans]
+        return fields | {"spans": rows}
+
+
+@contextmanager
+def profiled_engine(
+    model: str | Path | None,
+    codec: str | Path | None,
+    config: str | None,
+    *,
+    fused: bool,
+    **settings: Any,
+) -> Iterator[Engine]:
+    """An engine of a folder, of random weights (`config`: a folder of bench/configs), or the embedded one.
+
+    fused: with a stack of layers as one call where there is one; else op by op, which can be looked into and
+    takes a little longer.
+    """
+    with ExitStack() as stack:
+        if not fused:
+            stack.enter_context(registry.without("decoder_layers", "cpp"))
+        if config is not None:
+            model = write_checkpoint(config, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            settings |= {"load_format": "dummy"}
+        yield stack.enter_context(Engine(model, codec=codec, **settings))
+
+
+@contextmanager
+def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
+    """For the length of the context the engine's parts and all ops are spans. Nothing stays behind."""
+    runner, scheduler, codec = engine.runner, engine.scheduler, engine.codec
+    places: list[tuple[Any, str, str | Callable[..., str]]] = [
+        (engine, "step", "step"),
+        *((scheduler, name, "schedule") for name in SCHEDULING),
+        (runner, "run_bottom", _pass("bottom layers")),
+        (runner, "run_text", _pass("LLM")),
+        (runner, "run_top", _pass("top layers")),
+        (runner_module, "attention_batch", "batch"),
+        (runner_module, "pick_from_head", "pick"),
+        (runner_module, "image_features", "vision tower"),
+        (FusionWindows, "prepare", "fusion window"),
+        (OutputState, "poll", "output"),
+        (TorchDecoderLayers, "__call__", "layers"),
+        (GraphedLayers, "__call__", "layers"),
+        (CppLinear, "__call__", "linear"),
+        (TorchLinear, "__call__", "linear"),
+    ]
+    if engine.vocoder is not None:
+        places += [(engine.vocoder, "poll", "wait for speech"), (engine.vocoder, "make", "speech")]
+    if codec is not None:
+        places += [
+            (codec.flow, "condition", "flow's encoder"),
+            (codec.flow.matching, "integrate", "flow matching"),
+            (codec.hift, "f0", "pitch"),
+            (codec.hift, "forward", "HiFT"),
+        ]
+    with ExitStack() as stack:
+        for owner, name, label in places:
+            stack.enter_context(replaced(owner, name, spans.timed(getattr(owner, name), label)))
+        stack.enter_context(registry.instrumented(lambda op, function: spans.timed(function, op)))
+        yield
+
+
+def _pass(stack: str) -> Callable[[StackPlan], str]:
+    """A stack's pass is a span by what it does: one position of each request, or prompts among them."""
+
+    def name(plan: StackPlan) -> str:
+        return f"{stack}, {'decode' if all(len(chunk) == 1 for chunk in plan.chunks) else 'prompts'}"
+
+    return name
+
+
+def profile(
+    engine: Engine,
+    requests: list[Request] | None,
+    *,
+    num_requests: int,
+    prompt_units: int,
+    max_units: int,
+    name: str | None = None,
+    trace: Path | None = None,
+) -> Profile:
+    """One run after one that warms up. name: of the model, for the title. requests: None for spoken prompts of random units, answered by
+    max_units units each. trace: where a Chrome trace goes."""
+    _serve(engine, requests, num_requests, prompt_units, max_units)
+    spans = Spans(engine.device)
+    with ExitStack() as stack:
+        stack.enter_context(profiling(engine, spans))
+        profiler = stack.enter_context(torch.profiler.profile()) if trace is not None else None
+        start = time.perf_counter()
+        units, tokens, audio_s = _serve(engine, requests, num_requests, prompt_units, max_units)
+        wall_s = time.perf_counter() - start
+    if profiler is not None:
+        profiler.export_chrome_trace(str(trace))
+    device = cpu_name() if engine.device.type == "cpu" else torch.cuda.get_device_name(engine.device)
+    title = f"{name or engine.model_name}, {str(engine.model.dtype).removeprefix('torch.')}, {device}"
+    count = num_requests if requests is None else len(requests)
+    return Profile(title, wall_s, count, units, tokens, audio_s, spans.tree())
+
+
+def _serve(
+    engine: Engine, requests: list[Request] | None, num_requests: int, prompt_units: int, max_units: int
+) -> tuple[int, int, float]:
+    """Units, text tokens and seconds of speech that came out."""
+    rng = random.Random(0)
+    if requests is not None:
+        for request in requests:
+            engine.add_request(request)
+    else:
+        for _ in range(num_requests):
+            if engine.is_untrained or engine.codec is None:
+                add_paced_request(engine, prompt_units, max_units, TEXT_RATE, rng)
+            else:
+                prompt = Units(
+                    [rng.randrange(engine.model_config.audio_vocab_size) for _ in range(prompt_units)]
+                )
+                params = SamplingParams(max_units=max_units, ignore_eos=True)
+                engine.add_request(Request(prompt, modalities=("text", "audio")), params)
+    units = tokens = 0
+    audio_s = 0.0
+    while engine.has_unfinished():
+        for event in engine.step():
+            if isinstance(event, Finished):
+                done = event.completion
+                units, tokens = units + len(done.unit_ids), tokens + len(done.text_ids)
+                audio_s += done.metrics.audio_s or 0.0
+    return units, tokens, audio_s
+
+
+def table(found: Profile) -> Table:
+    caption = (
+        f"{found.num_requests} requests, {found.num_units} units, {found.num_text_tokens} text tokens, "
+        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the vocoder's thread "
+        "beside the engine's; own: without what stands below"
+    )
+    rows = Table(title=found.title, caption=caption, padding=(0, 1))
+    rows.add_column("part")
+    for name in ("calls", "ms", "share", "own ms", "own"):
+        rows.add_column(name, justify="right")
+    for path, span in found.spans:
+        if span.total_s < found.wall_s / 2000:
+            continue  # what nobody would look for
+        rows.add_row(
+            "  " * (len(path) - 1) + path[-1],
+            str(span.calls),
+            f"{1000 * span.total_s:.1f}",
+            f"{span.total_s / found.wall_s:.1%}",
+            f"{1000 * span.own_s:.1f}",
+            f"{span.own_s / found.wall_s:.1%}",
+        )
+    return rows
+
+
+def write_json(found: Profile, path: Path) -> None:
+    path.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")

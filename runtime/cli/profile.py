@@ -1,0 +1,95 @@
+"""`antiphon profile`: where the time of an engine's run goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from antiphon.cli import options
+from antiphon.errors import InvalidRequest
+from antiphon.types import Image, Part, Request, SamplingParams, Speech
+
+if TYPE_CHECKING:
+    from antiphon.bench.profile import Profile
+
+__all__ = ["profile"]
+
+
+def profile(
+    model: options.ModelFolder = None,
+    codec: options.CodecFolder = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Random weights of this size instead, a folder of bench/configs."),
+    ] = None,
+    num_requests: Annotated[int, typer.Option("--requests", min=1, help="How many at a time.")] = 4,
+    prompt_units: Annotated[
+        int, typer.Option(min=1, help="Length of the spoken prompts, which are random units.")
+    ] = 100,
+    max_units: Annotated[int, typer.Option(min=1, help="Units that answer each; 25 are a second.")] = 64,
+    text: Annotated[
+        str | None, typer.Option("--text", "-t", metavar="TEXT", help="Ask this instead, in writing.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Ask this instead, spoken.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="With it.")] = None,
+    fused: Annotated[
+        bool,
+        typer.Option(
+            "--fused", help="On a CPU: each stack of layers in one call, as it is when nobody looks."
+        ),
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a Chrome trace, for chrome://tracing or Perfetto."),
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Serve some requests, and show the time of each stage and op.
+
+    Parts are timed from within the process. On a GPU each waits for its kernels, which takes longer than a
+    run without; the parts are NVTX ranges there.
+    """
+    from rich.console import Console
+
+    from antiphon.bench import profile as bench
+
+    if config is not None and model is not None:
+        raise typer.BadParameter("goes without --model", param_hint="--config")
+    settings: dict[str, Any] = {"device": device, "dtype": dtype, "enable_prefix_caching": False}
+    with bench.profiled_engine(model, codec, config, fused=fused, **settings) as engine:
+        requests = _requests(num_requests, max_units, text, audio, image)
+        found: Profile = bench.profile(
+            engine,
+            requests,
+            num_requests=num_requests,
+            prompt_units=prompt_units,
+            max_units=max_units,
+            name=config,
+            trace=trace,
+        )
+    Console().print(bench.table(found))
+    if json_out is not None:
+        bench.write_json(found, json_out)
+
+
+def _requests(
+    count: int, max_units: int, text: str | None, audio: Path | None, image: Path | None
+) -> list[Request] | None:
+    """None: of random units."""
+    if text is None and audio is None:
+        if image is not None:
+            raise InvalidRequest("--image: expected --text or --audio with it, got neither")
+        return None
+    parts: list[Part] = [Image(image)] if image is not None else []
+    parts += [Speech(audio)] if audio is not None else []
+    parts += [text] if text is not None else []
+    params = SamplingParams(max_units=max_units, ignore_eos=True)
+    return [Request(parts, modalities=("text", "audio"), sampling_params=params) for _ in range(count)]
