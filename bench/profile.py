@@ -142,8 +142,11 @@ def profile(
     name: str | None = None,
     trace: Path | None = None,
 ) -> Profile:
-    """One run after one that warms up. name: of the model, for the title. requests: None for spoken prompts of random units, answered by
-    max_units units each. trace: where a Chrome trace goes."""
+    """One run after one that warms up.
+
+    requests: None for spoken prompts of random units, answered by max_units units each. name: of the model,
+    for the title. trace: where a Chrome trace goes, of the engine's thread.
+    """
     _serve(engine, requests, num_requests, prompt_units, max_units)
     spans = Spans(engine.device)
     with ExitStack() as stack:

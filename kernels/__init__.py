@@ -7,12 +7,14 @@ from antiphon.kernels.ctc_trigger import ctc_trigger
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
 from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.masked_group_norm import masked_group_norm
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.registry import backends, ops
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
 from antiphon.kernels.sample import sample
 from antiphon.kernels.silu_mul import silu_mul
+from antiphon.kernels.snake import snake
 from antiphon.kernels.soft_embedding import soft_embedding
 from antiphon.kernels.threads import set_num_threads
 
@@ -34,6 +36,7 @@ __all__ = [
     "fusion_cache_write",
     "inverse_frequencies",
     "linear",
+    "masked_group_norm",
     "ops",
     "paged_attention",
     "rms_norm",
@@ -43,5 +46,6 @@ __all__ = [
     "sample",
     "set_num_threads",
     "silu_mul",
+    "snake",
     "soft_embedding",
 ]

@@ -11,11 +11,19 @@ from torch import Tensor
 
 from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton_floats,
+    register,
+    resolve,
+    triton_available,
+)
 
 __all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
 
 MAX_CPP_TOP_K = 64  # more are kept in order one by one no faster than they are sorted
+MAX_TRITON_TOP_K = 64  # a program keeps its best in registers
 
 
 def argmax_head(
@@ -69,6 +77,18 @@ def _argmax_head_cpp(
         len(subset) if subset is not None else 0,
     )
     return ids, logits
+
+
+@register("argmax_head", "triton", is_available=triton_available, supports=on_triton_floats)
+def _argmax_head_triton(
+    hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    weight = plain_weight(head)
+    if weight is None or top_k > MAX_TRITON_TOP_K:
+        return argmax_head_reference(hidden, head, top_k, subset)
+    from antiphon.kernels.triton.argmax_head import argmax_head as launch
+
+    return launch(hidden, weight, top_k, subset)
 
 
 @register("argmax_head", "torch")

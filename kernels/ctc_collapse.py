@@ -11,7 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from antiphon.kernels.registry import cpp_available, on_cpu, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cuda_library_available,
+    on_cpu,
+    on_cuda,
+    on_triton,
+    register,
+    resolve,
+    triton_available,
+)
 
 __all__ = ["CollapsedLabels", "ctc_collapse", "ctc_collapse_reference"]
 
@@ -63,7 +72,7 @@ def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tens
     labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
     total, batch = labels.numel(), cu_seqlens.numel() - 1
     if batch < 0 or (prev is not None and prev.numel() != batch):
-        _check_bounds(labels, cu_seqlens, prev)
+        _check_bounds(labels, cu_seqlens, prev, cu_seqlens.tolist())
     prev = prev.contiguous() if prev is not None else None
     ids, frames = labels.new_empty(total), labels.new_empty(total)
     cu_out, last = labels.new_empty(batch + 1), labels.new_empty(batch)
@@ -80,8 +89,28 @@ def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tens
         blank,
     )
     if n < 0:
-        _check_bounds(labels, cu_seqlens, prev)
+        _check_bounds(labels, cu_seqlens, prev, cu_seqlens.tolist())
     return CollapsedLabels(ids.resize_(n), cu_out, frames.resize_(n), last)
+
+
+@register("ctc_collapse", "cuda", is_available=cuda_library_available, supports=on_cuda)
+def _ctc_collapse_cuda(
+    labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None
+) -> CollapsedLabels:
+    from antiphon.kernels.cuda.ctc_collapse import ctc_collapse as launch
+
+    _check_rows(labels, cu_seqlens, prev)
+    return _sized(labels, cu_seqlens, *launch(labels, cu_seqlens, blank, prev))
+
+
+@register("ctc_collapse", "triton", is_available=triton_available, supports=on_triton)
+def _ctc_collapse_triton(
+    labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None
+) -> CollapsedLabels:
+    from antiphon.kernels.triton.ctc_collapse import ctc_collapse as launch
+
+    _check_rows(labels, cu_seqlens, prev)
+    return _sized(labels, cu_seqlens, *launch(labels, cu_seqlens, blank, prev))
 
 
 @register("ctc_collapse", "torch")
@@ -89,7 +118,7 @@ def ctc_collapse_reference(
     labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None = None
 ) -> CollapsedLabels:
     """`ctc_collapse` in plain PyTorch, on any device."""
-    _check_bounds(labels, cu_seqlens, prev)
+    _check_bounds(labels, cu_seqlens, prev, cu_seqlens.tolist())
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
     if prev is None:
         prev = torch.full_like(cu_seqlens[1:], NO_LABEL)
@@ -128,9 +157,23 @@ def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | 
         raise ValueError(f"blank: expected a 32-bit integer, got {blank!r}")
 
 
-def _check_bounds(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None:
-    # The size of the result depends on the labels, so every backend waits for the device anyway.
-    bounds = cu_seqlens.tolist()
+def _check_rows(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None:
+    """What a GPU's kernel takes on trust: it keeps to the labels whatever the bounds say."""
+    if not cu_seqlens.numel() or (prev is not None and prev.numel() != cu_seqlens.numel() - 1):
+        _check_bounds(labels, cu_seqlens, prev, cu_seqlens.tolist())
+
+
+def _sized(
+    labels: Tensor, cu_seqlens: Tensor, ids: Tensor, frames: Tensor, cu_out: Tensor, last: Tensor
+) -> CollapsedLabels:
+    """Waits for the device once, for the size of the result, and looks at the bounds on this occasion."""
+    *bounds, n = torch.cat([cu_seqlens, cu_out[-1:]]).tolist()
+    _check_bounds(labels, cu_seqlens, None, bounds)
+    return CollapsedLabels(ids[:n], cu_out, frames[:n], last)
+
+
+def _check_bounds(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None, bounds: list[int]) -> None:
+    """bounds: cu_seqlens as numbers"""
     if not bounds or bounds[0] != 0 or bounds[-1] != labels.numel() or bounds != sorted(bounds):
         raise ValueError(
             f"cu_seqlens: expected to rise from 0 to the {labels.numel()} labels, got {_shorten(bounds)}"

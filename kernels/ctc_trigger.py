@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antiphon.kernels.registry import register, resolve
+from antiphon.kernels.registry import on_triton, register, resolve, triton_available
 
 __all__ = ["ctc_trigger", "ctc_trigger_reference"]
 
@@ -30,6 +30,13 @@ def ctc_trigger(
     _check(labels, last, rows, blank)
     is_new: Tensor = resolve("ctc_trigger", backend, labels.device, labels.dtype)(labels, last, rows, blank)
     return is_new
+
+
+@register("ctc_trigger", "triton", is_available=triton_available, supports=on_triton)
+def _ctc_trigger_triton(labels: Tensor, last: Tensor, rows: Tensor, blank: int) -> Tensor:
+    from antiphon.kernels.triton.ctc_trigger import ctc_trigger as launch
+
+    return launch(labels, last, rows, blank)
 
 
 @register("ctc_trigger", "torch")

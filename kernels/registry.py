@@ -26,6 +26,7 @@ __all__ = [
     "cpp_available",
     "cpp_float32",
     "cuda_available",
+    "cuda_library_available",
     "instrumented",
     "on_cpu",
     "on_cuda",
@@ -167,6 +168,14 @@ def cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@cache
+def cuda_library_available() -> bool:
+    """Are there a GPU and the kernels of `csrc/cuda/`, which are built where nvcc is?"""
+    from antiphon.kernels.cuda.library import has_library
+
+    return has_library() and cuda_available()
 
 
 def triton_interpreted() -> bool:

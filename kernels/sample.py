@@ -11,7 +11,14 @@ from torch import Tensor
 
 from antiphon.kernels.argmax import argmax
 from antiphon.kernels.linear import with_dense_rows
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton_floats,
+    register,
+    resolve,
+    triton_available,
+)
 
 __all__ = ["sample", "sample_reference", "uniform_reference"]
 
@@ -81,6 +88,15 @@ def _sample_cpp(
         logits.stride(0),
     )
     return ids
+
+
+@register("sample", "triton", is_available=triton_available, supports=on_triton_floats)
+def _sample_triton(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
+) -> Tensor:
+    from antiphon.kernels.triton.sample import sample as launch
+
+    return launch(logits, temperature, top_k, top_p, seeds, positions)
 
 
 @register("sample", "torch")

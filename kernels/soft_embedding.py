@@ -9,13 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.kernels.argmax_head import plain_weight
 from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.registry import (
+    cpp_available,
+    cpp_float32,
+    on_triton_floats,
+    register,
+    resolve,
+    triton_available,
+)
 
 __all__ = ["soft_embedding", "soft_embedding_reference"]
 
-ROWS_AT_A_TIME = 96  # bounds the probabilities in memory; one weight pass of the CPU's product
+# Bounds the probabilities in memory; one weight pass of the CPU's product, and of the tensor cores'.
+ROWS_AT_A_TIME = 96
 
 
 def soft_embedding(
@@ -62,6 +71,16 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
         embedding.stride(0),
     )
     return out, labels
+
+
+@register("soft_embedding", "triton", is_available=triton_available, supports=on_triton_floats)
+def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    weight = plain_weight(head)
+    if weight is None or weight.dtype != hidden.dtype:  # which the head itself refuses
+        return soft_embedding_reference(hidden, head, embedding)
+    from antiphon.kernels.triton.soft_embedding import soft_embedding as launch
+
+    return launch(hidden, weight, embedding)
 
 
 @register("soft_embedding", "torch")

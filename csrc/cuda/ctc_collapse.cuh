@@ -25,7 +25,7 @@ struct CtcCollapseArgs {
   int32_t* cu_out;            // (batch + 1)
   int32_t* last;              // (batch)
   unsigned long long* state;  // (batch + 1), zeros: the ticket, then what each row has published
-  int32_t batch;
+  int32_t total;
   int32_t blank;
 };
 
@@ -39,6 +39,10 @@ struct CtcCollapseShared {
   int32_t offset;
   int32_t kept_of_warp[THREADS / kWarp];
 };
+
+__device__ inline int32_t clamped(int32_t x, int32_t low, int32_t high) {
+  return x < low ? low : x > high ? high : x;
+}
 
 __device__ inline bool is_kept(const CtcCollapseArgs& a, int32_t begin, int32_t end, int32_t before_row, int32_t at) {
   if (at >= end) return false;
@@ -70,7 +74,8 @@ __global__ void ctc_collapse_kernel(CtcCollapseArgs a) {
   if (thread == 0) shared.row = static_cast<int32_t>(atomicAdd(a.state, 1ull));
   __syncthreads();
   const int32_t row = shared.row;
-  const int32_t begin = a.cu_seqlens[row], end = a.cu_seqlens[row + 1];
+  // Within the labels, whatever cu_seqlens says: the host finds out later, with the size of the result.
+  const int32_t begin = clamped(a.cu_seqlens[row], 0, a.total), end = clamped(a.cu_seqlens[row + 1], begin, a.total);
   const int32_t before_row = a.prev ? a.prev[row] : kNoLabel;
 
   int32_t own = 0;
@@ -96,7 +101,7 @@ __global__ void ctc_collapse_kernel(CtcCollapseArgs a) {
       if (w < warp) here += shared.kept_of_warp[w];
       offset += shared.kept_of_warp[w];
     }
-    if (kept) {
+    if (kept && here < a.total) {  // rows that overlap keep more than there are labels
       a.ids[here] = a.labels[at];
       a.frames[here] = at - begin;
     }

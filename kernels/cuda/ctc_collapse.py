@@ -1,4 +1,4 @@
-"""`csrc/cuda/ctc_collapse.cu`: one launch; then the host waits for the size of the result."""
+"""`csrc/cuda/ctc_collapse.cu`: one launch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from antiphon.kernels.cuda.library import call, library
 __all__ = ["ctc_collapse"]
 
 ARGUMENTS: list[type[ctypes._SimpleCData[Any]]] = [ctypes.c_void_p] * 8
-ARGUMENTS += [ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
+ARGUMENTS += [ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p]
 
 
 def ctc_collapse(
@@ -23,7 +23,10 @@ def ctc_collapse(
     prev: Tensor | None,
     functions: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ids, cu_out, frames and last, as in the op. functions: another library than the packaged one."""
+    """ids and frames, as long as the labels, of which the first cu_out[-1] are written; cu_out and last.
+
+    functions: another library than the packaged one.
+    """
     labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
     prev = None if prev is None else prev.contiguous()
     ids, frames = torch.empty_like(labels), torch.empty_like(labels)
@@ -34,6 +37,5 @@ def ctc_collapse(
     tensors = (labels, cu_seqlens, prev, ids, frames, cu_out, last, state)
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     stream = torch.cuda.current_stream(labels.device).cuda_stream if labels.is_cuda else 0
-    call(collapse, *addresses, len(last), blank, stream)
-    n = int(cu_out[-1])
-    return ids[:n], cu_out, frames[:n], last
+    call(collapse, *addresses, len(last), len(labels), blank, stream)
+    return ids, frames, cu_out, last

@@ -27,6 +27,7 @@ from antiphon.codec.hyperparams import (
     HiftParams,
 )
 from antiphon.codec.layers import frame_mask, masked, pad_rows
+from antiphon.kernels.snake import SNAKE_EPS, snake
 
 if TYPE_CHECKING:
     from antiphon.codec.packed_trunk import PackedTrunk
@@ -36,7 +37,6 @@ __all__ = ["Hift"]
 NUM_BINS = ISTFT_N_FFT // 2 + 1
 F0_CONVS = 5
 MAX_MAGNITUDE = 100.0
-SNAKE_EPS = 1e-9
 
 
 class Snake(nn.Module):
@@ -47,8 +47,7 @@ class Snake(nn.Module):
         self.alpha = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        alpha = self.alpha[:, None]
-        return torch.addcmul(x, (x * alpha).sin_().square_(), self.inverse()[:, None])
+        return snake(x, self.alpha)
 
     def inverse(self) -> Tensor:
         """1 / alpha, (channels,)"""

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from antiphon.kernels.masked_group_norm import group_norm_reference
+
 __all__ = ["attend", "frame_mask", "group_norm", "masked", "pad_rows", "split_heads"]
 
 
@@ -39,17 +41,7 @@ def pad_rows(rows: Sequence[Tensor]) -> Tensor:
 
 def group_norm(x: Tensor, norm: nn.GroupNorm, mask: Tensor | None) -> Tensor:
     """Group normalisation of `x` (batch, channels, frames), mean and biased variance over valid frames."""
-    if mask is None:
-        return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    batch, channels, frames = x.shape
-    grouped = x.view(batch, norm.num_groups, channels // norm.num_groups, frames)
-    valid = mask[:, None]
-    count = valid.sum(dim=(2, 3), keepdim=True) * (channels // norm.num_groups)
-    mean = (grouped * valid).sum(dim=(2, 3), keepdim=True) / count
-    centred = grouped - mean
-    variance = (centred * valid).square().sum(dim=(2, 3), keepdim=True) / count
-    normed = (centred * torch.rsqrt(variance + norm.eps)).view(batch, channels, frames)
-    return torch.addcmul(norm.bias[:, None], normed, norm.weight[:, None])
+    return group_norm_reference(x, norm.weight, norm.bias, norm.num_groups, norm.eps, mask)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.hyperparams import EstimatorParams
-from antiphon.codec.layers import attend, group_norm, masked
+from antiphon.codec.layers import attend, masked
+from antiphon.kernels.masked_group_norm import masked_group_norm
 
 __all__ = ["UNet"]
 
@@ -36,7 +37,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         conv, norm = self.block
         assert isinstance(norm, nn.GroupNorm), "block.1 is built as a GroupNorm"
-        return masked(F.mish(group_norm(conv(masked(x, mask)), norm, mask)), mask)
+        h = conv(masked(x, mask))
+        return masked_group_norm(h, norm.weight, norm.bias, norm.num_groups, norm.eps, mask)
 
 
 class ResNet(nn.Module):

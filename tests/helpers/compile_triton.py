@@ -28,7 +28,7 @@ import antiphon.kernels.triton
 from antiphon.kernels import registry
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}
-"""For each architecture that is compiled for, the shared memory that one program may use."""
+"""What one program may take of a multiprocessor's shared memory, by compute capability."""
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
@@ -49,24 +49,28 @@ def compile_launch(
     found: dict[str, object], kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
-    signature, constants = {}, {}
+    signature, constants, attrs = {}, {}, {}
     bound = kernel.signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    for parameter in kernel.params:
+    for i, parameter in enumerate(kernel.params):
         value = bound.arguments[parameter.name]
-        # As at a launch: what is None or 1 is a constant.
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         else:
             signature[parameter.name] = mangle_type(value)
+            # As a launch says of them, and of 1 above; without it loads are neither wide nor in a pipeline.
+            if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+                attrs[(i,)] = [["tt.divisibility", 16]]
     name = f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
-    for capability, limit in SHARED_BYTES.items():
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    for capability, shared_bytes in SHARED_BYTES.items():
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
         try:
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-            shared = compiled.metadata.shared
-            assert shared <= limit, f"{shared} bytes of shared memory, and there are {limit}"
-            found[f"{name} sm_{capability}"] = len(compiled.asm["cubin"])
+            found[f"{name} sm_{capability}"] = (
+                len(compiled.asm["cubin"])
+                if compiled.metadata.shared <= shared_bytes
+                else f"takes {compiled.metadata.shared} bytes of shared memory, of {shared_bytes}"
+            )
         except Exception as error:  # noqa: BLE001 - reported by the test, for each kernel
             found[f"{name} sm_{capability}"] = f"{type(error).__name__}: {error}"
 

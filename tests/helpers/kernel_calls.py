@@ -8,13 +8,21 @@ import torch
 
 from antiphon.kernels import (
     AttentionBatch,
+    argmax_head,
+    ctc_collapse,
+    ctc_trigger,
     fusion_attention,
     fusion_cache_write,
+    linear,
+    masked_group_norm,
     paged_attention,
     rms_norm,
     rms_norm_residual,
     rope_cache_write,
+    sample,
     silu_mul,
+    snake,
+    soft_embedding,
 )
 
 __all__ = ["CALLS", "DTYPES"]
@@ -29,6 +37,96 @@ CALLS: dict[str, Callable[[torch.dtype], object]] = {}
 def call(function: Callable[[torch.dtype], object]) -> Callable[[torch.dtype], object]:
     CALLS[function.__name__] = function
     return function
+
+
+def _argmax_head(dtype: torch.dtype, rows: int, size: int, top_k: int, with_subset: bool) -> object:
+    head = linear(torch.zeros(200, size, dtype=dtype), backend="torch")
+    subset = torch.arange(0, 200, 2) if with_subset else None
+    return argmax_head(
+        torch.zeros(rows, size, dtype=dtype), head, top_k=top_k, subset=subset, backend="triton"
+    )
+
+
+@call
+def argmax_head_of_one_row(dtype: torch.dtype) -> object:
+    return _argmax_head(dtype, 1, 1024, 1, with_subset=False)
+
+
+@call
+def argmax_head_of_one_odd_row(dtype: torch.dtype) -> object:
+    return _argmax_head(dtype, 1, 100, 5, with_subset=True)
+
+
+@call
+def argmax_head_of_few_rows(dtype: torch.dtype) -> object:
+    return _argmax_head(dtype, 8, 1024, 1, with_subset=True)
+
+
+@call
+def argmax_head_of_many_rows(dtype: torch.dtype) -> object:
+    return _argmax_head(dtype, 70, 1024, 64, with_subset=False)
+
+
+@call
+def argmax_head_of_odd_rows(dtype: torch.dtype) -> object:
+    return _argmax_head(dtype, 40, 100, 1, with_subset=False)
+
+
+@call
+def ctc_collapse_rows(dtype: torch.dtype) -> object:
+    labels, cu_seqlens = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 2, 6], dtype=torch.int32)
+    return ctc_collapse(labels, cu_seqlens, 3, labels[:2], backend="triton")
+
+
+@call
+def ctc_collapse_first_rows(dtype: torch.dtype) -> object:
+    labels, cu_seqlens = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 2, 6], dtype=torch.int32)
+    return ctc_collapse(labels, cu_seqlens, 3, backend="triton")
+
+
+@call
+def ctc_trigger_of_int64(dtype: torch.dtype) -> object:
+    labels = torch.zeros(3, dtype=torch.int64)
+    return ctc_trigger(labels, torch.zeros(9, dtype=torch.int32), labels, 3, backend="triton")
+
+
+@call
+def ctc_trigger_of_int32(dtype: torch.dtype) -> object:
+    labels = torch.zeros(3, dtype=torch.int32)
+    return ctc_trigger(labels, labels, labels.long(), 3, backend="triton")
+
+
+def _masked_group_norm(dtype: torch.dtype, with_mask: bool) -> object:
+    x = torch.zeros(2, 24, 50, dtype=dtype)
+    mask = torch.ones(2, 1, 50, dtype=dtype) if with_mask else None
+    return masked_group_norm(x, x[0, :, 0], x[0, :, 0], 8, 1e-5, mask, backend="triton")
+
+
+@call
+def masked_group_norm_of_padded_rows(dtype: torch.dtype) -> object:
+    return _masked_group_norm(dtype, with_mask=True)
+
+
+@call
+def masked_group_norm_of_full_rows(dtype: torch.dtype) -> object:
+    return _masked_group_norm(dtype, with_mask=False)
+
+
+def _sample(dtype: torch.dtype, vocab: int) -> object:
+    ones = torch.ones(2, dtype=torch.float32)
+    return sample(
+        torch.zeros(2, vocab, dtype=dtype), ones, ones.int(), ones, ones.long(), ones.long(), backend="triton"
+    )
+
+
+@call
+def sample_of_few_ids(dtype: torch.dtype) -> object:
+    return _sample(dtype, 100)
+
+
+@call
+def sample_of_many_ids(dtype: torch.dtype) -> object:
+    return _sample(dtype, 20_000)
 
 
 @call
@@ -136,3 +234,30 @@ def fusion_entries(dtype: torch.dtype) -> object:
     table = torch.empty(9, 128)
     fusion_cache_write(kv, slots, positions, table, cache, head_dim=128, backend="triton")
     return cache
+
+
+def _soft_embedding(dtype: torch.dtype, rows: int, size: int) -> object:
+    weight = torch.zeros(200, size, dtype=dtype)
+    hidden = torch.zeros(rows, size, dtype=dtype)
+    return soft_embedding(hidden, linear(weight, backend="torch"), weight, backend="triton")
+
+
+@call
+def soft_embedding_of_few_rows(dtype: torch.dtype) -> object:
+    return _soft_embedding(dtype, 3, 1024)
+
+
+@call
+def soft_embedding_of_many_rows(dtype: torch.dtype) -> object:
+    return _soft_embedding(dtype, 96, 1024)
+
+
+@call
+def soft_embedding_of_odd_rows(dtype: torch.dtype) -> object:
+    return _soft_embedding(dtype, 40, 100)
+
+
+@call
+def snake_of_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(2, 5, 70, dtype=dtype)
+    return snake(x, x[0, :, 0], backend="triton")

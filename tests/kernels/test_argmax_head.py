@@ -27,9 +27,10 @@ def best_by_hand(logits: Tensor, top_k: int, among: list[int]) -> list[list[int]
 
 
 def test_the_backends() -> None:
-    assert backends("argmax_head") == ["cpp", "torch"]
+    assert backends("argmax_head") == ["cpp", "triton", "torch"]
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_finds_the_largest(
     backend: str,
@@ -48,6 +49,7 @@ def test_finds_the_largest(
     torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("top_k", [1, 2, 5, 64, 65])
 @pytest.mark.parametrize("rows", [1, 20])
 def test_top_k_in_order(
@@ -122,6 +124,36 @@ def test_hidden_at_a_distance_and_another_kind_of_head(randn: Draw) -> None:
         ids, logits = argmax_head(hidden, linear(weight), top_k=3)
         assert torch.equal(ids, expected[0])
         torch.testing.assert_close(logits, expected[1])
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("top_k", [1, 2, 20])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, top_k: int, rows: int, randn: Draw) -> None:
+    """As for large vocabularies and many of the best, where a part's best go through several tiles."""
+    monkeypatch.setattr("antiphon.kernels.triton.argmax_head.MAX_CANDIDATES", 3 * top_k)
+    hidden, weight = randn(rows, 16), randn(500, 16)
+    ids, _ = argmax_head(hidden, linear(weight, backend="torch"), top_k=top_k, backend="triton")
+    assert ids.tolist() == best_by_hand(hidden.double() @ weight.double().T, top_k, list(range(500)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 9, 70])
+def test_in_16_bits(dtype: torch.dtype, rows: int, randn: Draw) -> None:
+    """The logits of 16-bit numbers are float32: what differs by less than its 16 bits is told apart."""
+    hidden, weight = randn(rows, 90).to(dtype), randn(130, 90).to(dtype)
+    ids, logits = argmax_head(hidden, linear(weight, backend="torch"), top_k=3, backend="triton")
+    exact = hidden.double() @ weight.double().T
+    assert ids.tolist() == best_by_hand(exact, 3, list(range(130)))
+    torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_strided_input(backend: str, device: torch.device, head_of: HeadOf, randn: Draw) -> None:
+    weight = randn(30, 12).to(device)
+    wide = randn(4, 26).to(device)
+    for hidden in (wide[:, 5:17], wide[:, ::2][:, :12], wide[1:2, 3:15]):
+        ids, _ = argmax_head(hidden, head_of(weight), backend=backend)
+        assert torch.equal(ids, (hidden.double() @ weight.double().T).argmax(-1, keepdim=True))
 
 
 def test_what_is_not_a_number_or_infinite(backend: str, device: torch.device, head_of: HeadOf) -> None:

@@ -48,6 +48,11 @@ def unpacked(collapsed: CollapsedLabels) -> list[list[tuple[int, int]]]:
     return [pairs[start:end] for start, end in pairwise(bounds)]
 
 
+def test_the_backends() -> None:
+    assert backends("ctc_collapse") == ["cpp", "triton", "torch"]
+
+
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_collapse_means(backend: str) -> None:
     a, b = 7, 9
@@ -92,6 +97,7 @@ def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.Data
     assert heard == unpacked(ctc_collapse(*ragged(rows), BLANK, backend=backend))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(1, 1), (257, 391), (3, 40_000)], ids=str)
 def test_large_batches_equal_the_reference(backend: str, shape: tuple[int, int]) -> None:
@@ -115,6 +121,22 @@ def test_strided_input(backend: str) -> None:
     prev = int32([1, 8])[::2]
     assert not labels.is_contiguous()
     assert ctc_collapse(labels, int32([0, 4]), BLANK, prev, backend=backend).ids.tolist() == [2]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "bounds",
+    [[0, 3], [1, 2], [0, 1], [0, 3, 1, 2], [-5, 2], [0, -(2**31), 2**31 - 1, 2], [0, 2, 0, 2, 0, 2], []],
+)
+def test_wrong_bounds_are_named(backend: str, bounds: list[int]) -> None:
+    with pytest.raises(ValueError, match="cu_seqlens: expected to rise from 0 to the 2 labels"):
+        ctc_collapse(int32([1, 2]), int32(bounds), BLANK, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_rows(backend: str) -> None:
+    collapsed = ctc_collapse(int32([]), int32([0]), BLANK, backend=backend)
+    assert [tensor.tolist() for tensor in collapsed] == [[], [0], [], []]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +163,7 @@ def test_strided_input(backend: str) -> None:
         ),
         ({"blank": 2**31}, "blank: expected a 32-bit integer, got 2147483648"),
         ({"blank": True}, "blank: expected a 32-bit integer, got True"),
-        ({"backend": "tpu"}, "backend: expected one of cpp, torch, got 'tpu'"),
+        ({"backend": "tpu"}, "backend: expected one of cpp, cuda, triton, torch, got 'tpu'"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:

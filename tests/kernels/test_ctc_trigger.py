@@ -18,7 +18,7 @@ def int32(values: list[int]) -> Tensor:
 
 
 def test_the_backends() -> None:
-    assert backends("ctc_trigger") == ["torch"]
+    assert backends("ctc_trigger") == ["triton", "torch"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -66,6 +66,7 @@ def test_padding_changes_nothing(backend: str) -> None:
     assert last.tolist() == [5, 2]
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [0, 1, 2000])
 def test_many_requests(backend: str, count: int) -> None:

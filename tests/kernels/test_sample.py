@@ -68,21 +68,22 @@ def assert_at_the_point(logits: Tensor, settings: Settings, picked: list[int]) -
 
 
 def test_the_backends() -> None:
-    assert backends("sample") == ["cpp", "torch"]
+    assert backends("sample") == ["cpp", "triton", "torch"]
 
 
-@pytest.mark.parametrize("temperature", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.2, 3.0])
 @pytest.mark.parametrize(
     ("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.8), (40, 0.5), (7, 1e-9), (999, 0.0)]
 )
 def test_the_point_is_in_the_interval(
     backend: str, device: torch.device, temperature: float, top_k: int, top_p: float, randn: Draw
 ) -> None:
-    logits = randn(16, 300) * 3
-    settings = same(16, temperature, top_k, top_p)
+    logits = randn(5, 300) * 3
+    settings = same(5, temperature, top_k, top_p)
     assert_at_the_point(logits, settings, pick(logits, settings, backend, device))
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 1), (2, 33), (3, 9000)], ids=str)
 def test_odd_shapes_and_rows_of_all_kinds(
     backend: str, device: torch.device, shape: tuple[int, int], randn: Draw
@@ -112,22 +113,22 @@ def test_in_16_bits(backend: str, device: torch.device, dtype: torch.dtype, rand
     """Logits that are rounded to few numbers: ties are everywhere."""
     if backend == "cpp":
         pytest.skip("takes float32")
-    logits = (randn(30, 500) * 2).to(dtype)
-    settings = same(30, 1.0, 100, 0.7)
+    logits = (randn(10, 500) * 2).to(dtype)
+    settings = same(10, 1.0, 100, 0.7)
     assert_at_the_point(logits.float(), settings, pick(logits, settings, backend, device))
 
 
 def test_of_equals_the_lower_ids(backend: str, device: torch.device) -> None:
     """Top-k and top-p cut through equals: of ten alike four are left, and each is picked in its turn."""
-    logits = torch.full((400, 10), 2.0)
+    logits = torch.full((30, 10), 2.0)
     logits[:, 6:] = -0.0
     logits[:, 8] = 0.0  # equal to -0.0
-    cut = same(400, 1.0, top_k=4)
+    cut = same(30, 1.0, top_k=4)
     points = uniform_reference(torch.tensor(cut.seeds), torch.tensor(cut.positions))
     assert pick(logits, cut, backend, device) == (points * 4).long().tolist()
-    alike = torch.zeros(400, 10)
+    alike = torch.zeros(30, 10)
     alike[:, 3] = -0.0
-    cut = same(400, 1.0, top_p=0.35)
+    cut = same(30, 1.0, top_p=0.35)
     assert pick(alike, cut, backend, device) == (points * 4).long().tolist()
 
 
@@ -138,21 +139,21 @@ def test_greedy_is_the_first_of_the_largest(backend: str, device: torch.device) 
 
 
 def test_impossible_ids_are_never_picked(backend: str, device: torch.device) -> None:
-    logits = torch.full((100, 6), -torch.inf)
+    logits = torch.full((30, 6), -torch.inf)
     logits[:, [2, 4]] = 1.0
-    assert set(pick(logits, same(100, 5.0), backend, device)) == {2, 4}
+    assert set(pick(logits, same(30, 5.0), backend, device)) == {2, 4}
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 3e38])
 def test_extreme_temperatures(backend: str, device: torch.device, temperature: float, randn: Draw) -> None:
-    logits = randn(40, 90) * 10
+    logits = randn(12, 90) * 10
     logits[:, 5] = -torch.inf
-    settings = same(40, temperature)
+    settings = same(12, temperature)
     picked = pick(logits, settings, backend, device)
     if temperature < 1:
         assert picked == logits.argmax(-1).tolist()
     else:
-        assert len(set(picked)) > 20, "nearly even"
+        assert len(set(picked)) > 8, "nearly even"
 
 
 def test_what_is_not_a_number(backend: str, device: torch.device) -> None:

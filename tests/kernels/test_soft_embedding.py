@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, linear, soft_embedding
+from antiphon.kernels import Linear, backends, linear, soft_embedding
 from antiphon.kernels.soft_embedding import soft_embedding_reference
 
 Draw = Callable[..., Tensor]
@@ -20,17 +20,23 @@ def reference(hidden: Tensor, head: Tensor, embedding: Tensor) -> tuple[Tensor, 
     return soft_embedding_reference(hidden, linear(head, backend="torch"), embedding)
 
 
+def head_for(backend: str, weight: Tensor) -> Linear:
+    """A head in the form that the backend reads."""
+    return linear(weight, backend="cpp" if backend == "cpp" else "torch")
+
+
 def test_the_backends() -> None:
-    assert backends("soft_embedding") == ["cpp", "torch"]
+    assert backends("soft_embedding") == ["cpp", "triton", "torch"]
 
 
+@pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_within_the_error_budget(
     backend: str, shape: tuple[int, int, int], randn: Draw, assert_within_budget: Check
 ) -> None:
     rows, size, vocab = shape
     hidden, head, embedding = randn(rows, size), randn(vocab, size), randn(vocab, size, seed=1)
-    found, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    found, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
     in_pytorch, _ = reference(hidden, head, embedding)
     exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
     assert_within_budget(found, in_pytorch, exact)
@@ -45,15 +51,63 @@ def test_what_it_means(backend: str) -> None:
     hidden = torch.zeros(2, 8)
     hidden[0, 3] = 1.0
     hidden[1, [1, 4]] = 1.0
-    mixed, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    mixed, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
     torch.testing.assert_close(mixed, torch.stack([embedding[3], (embedding[1] + embedding[4]) / 2]))
     assert labels.tolist() == [3, 1], "the first of equals"
 
 
 def test_large_logits_do_not_overflow(backend: str, randn: Draw) -> None:
     hidden, head, embedding = randn(3, 16) * 1e3, randn(40, 16), randn(40, 16, seed=1)
-    mixed, labels = soft_embedding(hidden, linear(head, backend=backend), embedding, backend=backend)
+    mixed, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
     torch.testing.assert_close(mixed, embedding[labels])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 130, 300)], ids=str)
+def test_in_16_bits(
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    randn: Draw,
+    assert_within_half_budget: Check,
+) -> None:
+    rows, size, vocab = shape
+    hidden, head = randn(rows, size).to(dtype), randn(vocab, size).to(dtype)
+    embedding = randn(vocab, size, seed=1).to(dtype)
+    found, labels = soft_embedding(hidden, head_for("triton", head), embedding, backend="triton")
+    in_pytorch, _ = reference(hidden, head, embedding)
+    exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
+    assert_within_half_budget(found, in_pytorch, exact)
+    assert torch.equal(labels, likeliest), "whatever the logits round to in 16 bits"
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("wanted", [1, 2, 7])
+def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, wanted: int, randn: Draw) -> None:
+    """As for large vocabularies, where each part of the ids is many tiles, the last one fewer."""
+    monkeypatch.setattr("antiphon.kernels.triton.soft_embedding.WANTED_PROGRAMS", wanted)
+    hidden, head, embedding = randn(3, 16), randn(500, 16), randn(500, 16, seed=1)
+    found, _ = soft_embedding(hidden, head_for("triton", head), embedding, backend="triton")
+    torch.testing.assert_close(found, reference(hidden, head, embedding)[0])
+
+
+def test_impossible_ids_weigh_nothing(backend: str, device: torch.device, randn: Draw) -> None:
+    """A stretch of ids without any likelihood, longer than a tile of the kernels, and the rest."""
+    head, embedding = torch.zeros(200, 4), randn(200, 4)
+    head[:150, 0] = -torch.inf
+    hidden = torch.tensor([[1.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]])
+    tensors = [x.to(device) for x in (hidden, head, embedding)]
+    mixed, labels = soft_embedding(tensors[0], head_for(backend, tensors[1]), tensors[2], backend=backend)
+    torch.testing.assert_close(mixed.cpu(), embedding[150:].mean(0).expand(2, -1))
+    assert labels.tolist() == [150, 150]
+
+
+def test_strided_input(backend: str, device: torch.device, randn: Draw) -> None:
+    wide, head = randn(6, 30).to(device), randn(40, 13).to(device)
+    embedding = randn(40, 26, seed=1).to(device)[:, 13:]
+    expected, _ = reference(wide[:, 3:16], head, embedding)
+    for hidden in (wide[:, 3:16], wide[:, 3:16].T.contiguous().T):
+        mixed, _ = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
+        torch.testing.assert_close(mixed, expected)
 
 
 def test_a_row_does_not_depend_on_its_batch(isa: str, randn: Draw) -> None:
@@ -67,7 +121,7 @@ def test_a_row_does_not_depend_on_its_batch(isa: str, randn: Draw) -> None:
 
 
 def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
-    head = linear(randn(12, 8), backend=backend)
+    head = head_for(backend, randn(12, 8))
     with pytest.raises(ValueError, match=r"hidden: expected \(rows, 8\), got \(2, 7\)"):
         soft_embedding(randn(2, 7), head, randn(12, 8), backend=backend)
     with pytest.raises(ValueError, match=r"embedding: expected torch.float32 \(12, 8\), got .* \(11, 8\)"):

@@ -1,0 +1,88 @@
+"""mish(GroupNorm(x)) over the valid frames of a ragged batch (Wu and He 2018; Misra 2019), zero elsewhere.
+
+A padded row comes out as it would alone: its statistics are those of its own frames.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from antiphon.kernels.registry import on_triton_floats, register, resolve, triton_available
+
+__all__ = ["group_norm_reference", "masked_group_norm", "masked_group_norm_reference"]
+
+
+def masked_group_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    num_groups: int,
+    eps: float,
+    mask: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """x (batch, channels, frames), weight and bias (channels) -> mish(norm(x) * weight + bias) * mask
+
+    Mean and biased variance of a row's group of channels, over its valid frames.
+    mask: (batch, 1, frames) in x's dtype, 1 on valid frames and 0 on padding; None: all are valid. A row
+        without valid frames has no mean.
+
+    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
+    """
+    if x.dim() != 3 or num_groups < 1 or x.shape[1] % num_groups:
+        raise ValueError(
+            f"x: expected (batch, channels, frames), channels in {num_groups} groups, got {tuple(x.shape)}"
+        )
+    batch, channels, frames = x.shape
+    others: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "weight": (weight, (channels,)),
+        "bias": (bias, (channels,)),
+    }
+    if mask is not None:
+        others["mask"] = (mask, (batch, 1, frames))
+    for name, (tensor, shape) in others.items():
+        if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
+            raise ValueError(
+                f"{name}: expected {x.dtype} {shape} on {x.device}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+            )
+    norm = resolve("masked_group_norm", backend, x.device, x.dtype)
+    out: Tensor = norm(x, weight, bias, num_groups, eps, mask)
+    return out
+
+
+@register("masked_group_norm", "triton", is_available=triton_available, supports=on_triton_floats)
+def _masked_group_norm_triton(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None
+) -> Tensor:
+    from antiphon.kernels.triton.masked_group_norm import masked_group_norm as launch
+
+    return launch(x, weight, bias, num_groups, eps, mask)
+
+
+@register("masked_group_norm", "torch")
+def masked_group_norm_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None = None
+) -> Tensor:
+    out = F.mish(group_norm_reference(x, weight, bias, num_groups, eps, mask))
+    return out if mask is None else out * mask
+
+
+def group_norm_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None = None
+) -> Tensor:
+    """The norm alone; padding comes out as whatever it is."""
+    if mask is None:
+        return F.group_norm(x, num_groups, weight, bias, eps)
+    batch, channels, frames = x.shape
+    grouped = x.view(batch, num_groups, channels // num_groups, frames)
+    valid = mask[:, None]
+    count = valid.sum(dim=(2, 3), keepdim=True) * (channels // num_groups)
+    mean = (grouped * valid).sum(dim=(2, 3), keepdim=True) / count
+    centred = grouped - mean
+    variance = (centred * valid).square().sum(dim=(2, 3), keepdim=True) / count
+    normed = (centred * torch.rsqrt(variance + eps)).view(batch, channels, frames)
+    return torch.addcmul(bias[:, None], normed, weight[:, None])

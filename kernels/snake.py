@@ -1,0 +1,42 @@
+"""Snake: x + sin(alpha x)^2 / alpha, alpha per channel (arXiv 2006.08195). Keeps zero at zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from antiphon.kernels.registry import on_triton_floats, register, resolve, triton_available
+
+__all__ = ["SNAKE_EPS", "snake", "snake_reference"]
+
+SNAKE_EPS = 1e-9
+"""Added to alpha where it divides."""
+
+
+def snake(x: Tensor, alpha: Tensor, *, backend: str | None = None) -> Tensor:
+    """x (batch, channels, frames), alpha (channels) in x's dtype -> the same shape
+
+    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
+    """
+    if x.dim() != 3:
+        raise ValueError(f"x: expected (batch, channels, frames), got {tuple(x.shape)}")
+    if alpha.shape != x.shape[1:2] or alpha.dtype != x.dtype or alpha.device != x.device:
+        raise ValueError(
+            f"alpha: expected {x.dtype} ({x.shape[1]},) on {x.device}, "
+            f"got {alpha.dtype} {tuple(alpha.shape)} on {alpha.device}"
+        )
+    out: Tensor = resolve("snake", backend, x.device, x.dtype)(x, alpha)
+    return out
+
+
+@register("snake", "triton", is_available=triton_available, supports=on_triton_floats)
+def _snake_triton(x: Tensor, alpha: Tensor) -> Tensor:
+    from antiphon.kernels.triton.snake import snake as launch
+
+    return launch(x, alpha)
+
+
+@register("snake", "torch")
+def snake_reference(x: Tensor, alpha: Tensor) -> Tensor:
+    inverse = 1 / (alpha + SNAKE_EPS)
+    return torch.addcmul(x, (x * alpha[:, None]).sin_().square_(), inverse[:, None])

@@ -1,0 +1,225 @@
+"""softmax(H W^T) E in four passes; W and E are read once.
+
+A program's accumulator cannot be as wide as the embedding (4096) and as high as the batch, so that the
+second product is cut into slices of columns, and each slice needs the probabilities of all ids. To compute
+logits anew for each of 16 to 32 slices would multiply the reads of W; so they are written, as weights
+exp(logit - m) in E's dtype with m the maximum over a tile of ids. In 16 bits, for 96 rows and 128,256 ids,
+that is 24.6 MB each way besides 2.1 GB of W and E: 2.3 %. The slices of one part of the ids run side by side
+and find the weights in the L2 cache. For more rows the ratio would be worse, but the wrapper gives no more at
+a time.
+
+    1. each tile of ids: weights, their maximum, their sum, the key of the likeliest id
+    2. each row: what brings each tile's weights to the common maximum and sum; the label
+    3. each part of the ids, slice of columns: partial sums of E
+    4. the sum of the parts
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from antiphon.kernels.triton.head import INTERPRETED, LEAST_KEY, key_position, sort_key, tile_logits
+
+__all__ = ["soft_embedding"]
+
+TILE = 64  # ids that share a maximum
+WANTED_PROGRAMS = 512  # of the third pass: two or three for each of 108 to 132 multiprocessors, twice
+BLOCK = 1024
+
+
+def soft_embedding(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    hidden, weight, embedding = (
+        x if x.stride(1) == 1 else x.contiguous() for x in (hidden, weight, embedding)
+    )
+    (rows, size), vocab = hidden.shape, len(weight)
+    out = hidden.new_empty(rows, size)
+    labels = hidden.new_empty(rows, dtype=torch.int64)
+    if not rows:
+        return out, labels
+    is_half = hidden.element_size() == 2
+    block_m = min(max(triton.next_power_of_2(rows), 16), 64)
+    block_k = (256 if block_m <= 32 else 128) // hidden.element_size()
+    row_blocks, tiles = triton.cdiv(rows, block_m), triton.cdiv(vocab, TILE)
+    weights = hidden.new_empty(rows, tiles * TILE)
+    maxima, sums, factors = hidden.new_empty(3, rows, tiles, dtype=torch.float32)
+    keys = hidden.new_empty(rows, tiles, dtype=torch.int64)
+    _weights_kernel[(row_blocks, tiles)](
+        hidden,
+        weight,
+        weights,
+        maxima,
+        sums,
+        keys,
+        rows,
+        size,
+        vocab,
+        hidden.stride(0),
+        weight.stride(0),
+        BLOCK_M=block_m,
+        BLOCK_N=TILE,
+        BLOCK_K=block_k,
+        EVEN_K=size % block_k == 0,
+        INTERPRETED=INTERPRETED,
+        num_warps=4,
+        num_stages=4 if is_half else 3,
+    )
+    _factors_kernel[(rows,)](
+        maxima, sums, keys, factors, labels, tiles, BLOCK=triton.next_power_of_2(tiles), num_warps=8
+    )
+
+    # Up to 128 rows in one program: E passes through the multiprocessors once.
+    block_m = min(max(triton.next_power_of_2(rows), 16), 128)
+    block_n = 256 if block_m <= 32 and is_half else 128
+    row_blocks, slices = triton.cdiv(rows, block_m), triton.cdiv(size, block_n)
+    tiles_per_part = triton.cdiv(tiles, max(1, WANTED_PROGRAMS // (row_blocks * slices)))
+    parts = triton.cdiv(tiles, tiles_per_part)
+    partial = hidden.new_empty(parts, rows, size, dtype=torch.float32)
+    _mix_kernel[(row_blocks * slices, parts)](
+        weights,
+        factors,
+        embedding,
+        partial,
+        rows,
+        size,
+        vocab,
+        tiles,
+        embedding.stride(0),
+        tiles_per_part,
+        slices,
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        TILE=TILE,
+        EVEN_N=size % block_n == 0,
+        INTERPRETED=INTERPRETED,
+        num_warps=8 if block_m == 128 else 4,
+        num_stages=3 if is_half else 2,
+    )
+    _sum_kernel[(triton.cdiv(out.numel(), BLOCK),)](partial, out, out.numel(), parts, BLOCK=BLOCK)
+    return out, labels
+
+
+@triton.jit
+def _weights_kernel(
+    hidden_ptr,
+    weight_ptr,
+    out_ptr,
+    max_ptr,
+    sum_ptr,
+    key_ptr,
+    rows,
+    size,
+    vocab,
+    stride_hidden_row,
+    stride_weight_row,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """For each row, over one tile of ids: max = max(logits), out = exp(logits - max), sum(out), and the key
+    of the likeliest. Behind the vocabulary out is 0."""
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    tile = tl.program_id(1)
+    token = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    logits = tile_logits(
+        hidden_ptr,
+        weight_ptr,
+        tl.minimum(row, rows - 1).to(tl.int64),
+        tl.minimum(token, vocab - 1).to(tl.int64),
+        size,
+        stride_hidden_row,
+        stride_weight_row,
+        BLOCK_K,
+        EVEN_K,
+        False,
+        INTERPRETED,
+    )
+    inside = token[None, :] < vocab
+    keys = tl.where(inside, sort_key(logits, token[None, :]), LEAST_KEY)
+    logits = tl.where(inside, logits, float("-inf"))
+    largest = tl.max(logits, 1)
+    # A tile that is impossible as a whole weighs nothing, and is no difference of infinities.
+    base = tl.where(largest == float("-inf"), 0.0, largest)
+    weights = tl.exp(logits - base[:, None])
+
+    row = row.to(tl.int64)
+    at = row * tl.num_programs(1) + tile
+    tl.store(max_ptr + at, largest, mask=row < rows)
+    tl.store(sum_ptr + at, tl.sum(weights, 1), mask=row < rows)
+    tl.store(key_ptr + at, tl.max(keys, 1), mask=row < rows)
+    out_ptr += row[:, None] * (tl.num_programs(1) * BLOCK_N) + token[None, :]
+    # Rounded here once, as the reference rounds its probabilities; factors and sums stay float32.
+    tl.store(out_ptr, weights.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
+
+
+@triton.jit
+def _factors_kernel(max_ptr, sum_ptr, key_ptr, factor_ptr, label_ptr, tiles, BLOCK: tl.constexpr):
+    """factor[row, tile] = exp(max[tile] - m) / sum(sums exp(max - m)), m = max(max); label[row]"""
+    row = tl.program_id(0).to(tl.int64)
+    tile = tl.arange(0, BLOCK)
+    at, inside = row * tiles + tile, tile < tiles
+    maxima = tl.load(max_ptr + at, mask=inside, other=float("-inf"))
+    sums = tl.load(sum_ptr + at, mask=inside, other=0.0)
+    factors = tl.exp(maxima - tl.max(maxima, 0))
+    tl.store(factor_ptr + at, factors / tl.sum(factors * sums, 0), mask=inside)
+    keys = tl.load(key_ptr + at, mask=inside, other=LEAST_KEY)
+    tl.store(label_ptr + row, key_position(tl.max(keys, 0)))
+
+
+@triton.jit
+def _mix_kernel(
+    weights_ptr,
+    factor_ptr,
+    embedding_ptr,
+    partial_ptr,
+    rows,
+    size,
+    vocab,
+    tiles,
+    stride_embedding_row,
+    tiles_per_part,
+    slices,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    TILE: tl.constexpr,
+    EVEN_N: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+):
+    """partial[part] = sum of factor[:, tile] (weights[:, tile] E[tile]) over the part's tiles of ids"""
+    # Slices next to each other read the same weights.
+    row = tl.program_id(0) // slices * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tl.program_id(0) % slices * BLOCK_N + tl.arange(0, BLOCK_N)
+    part = tl.program_id(1)
+    row_inside = tl.minimum(row, rows - 1).to(tl.int64)
+    weights_ptr += row_inside[:, None] * (tiles * TILE)
+    factor_ptr += row_inside * tiles
+    sums = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    for tile in range(part * tiles_per_part, tl.minimum((part + 1) * tiles_per_part, tiles)):
+        token = tile * TILE + tl.arange(0, TILE)
+        weights = tl.load(weights_ptr + token[None, :])
+        e_ptr = embedding_ptr + tl.minimum(token, vocab - 1).to(tl.int64)[:, None] * stride_embedding_row
+        if EVEN_N:
+            e = tl.load(e_ptr + column[None, :])
+        else:
+            e = tl.load(e_ptr + column[None, :], mask=column[None, :] < size, other=0.0)
+        if INTERPRETED:
+            weights, e = weights.to(tl.float32), e.to(tl.float32)
+        mixed = tl.dot(weights, e, input_precision="ieee")
+        sums += tl.load(factor_ptr + tile)[:, None] * mixed
+    partial_ptr += (part.to(tl.int64) * rows + row[:, None]) * size + column[None, :]
+    tl.store(partial_ptr, sums, mask=(row[:, None] < rows) & (column[None, :] < size))
+
+
+@triton.jit
+def _sum_kernel(partial_ptr, out_ptr, count, parts, BLOCK: tl.constexpr):
+    """out = the sum of the parts"""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for _ in range(parts):
+        total += tl.load(partial_ptr + i, mask=i < count, other=0.0)
+        partial_ptr += count
+    tl.store(out_ptr + i, total.to(out_ptr.dtype.element_ty), mask=i < count)

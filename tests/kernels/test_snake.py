@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from antiphon.kernels import backends, snake
+from antiphon.kernels.snake import SNAKE_EPS, snake_reference
+
+Draw = Callable[..., Tensor]
+Check = Callable[[Tensor, Tensor, Tensor], None]
+
+SHAPES = [(1, 1, 1), (0, 3, 5), (2, 3, 0), (2, 7, 33), (3, 5, 1100)]
+
+
+def test_the_backends() -> None:
+    assert backends("snake") == ["triton", "torch"]
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_within_the_error_budget(
+    backend: str,
+    device: torch.device,
+    shape: tuple[int, int, int],
+    scale: float,
+    randn: Draw,
+    assert_within_budget: Check,
+) -> None:
+    x, alpha = (randn(*shape) * scale).to(device), (randn(shape[1]).abs() + 0.1).to(device)
+    found = snake(x, alpha, backend=backend)
+    assert_within_budget(found, snake_reference(x, alpha), snake_reference(x.double(), alpha.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_in_16_bits(
+    dtype: torch.dtype, shape: tuple[int, int, int], randn: Draw, assert_within_half_budget: Check
+) -> None:
+    x, alpha = randn(*shape).to(dtype), (randn(shape[1]).abs() + 0.1).to(dtype)
+    found = snake(x, alpha, backend="triton")
+    assert_within_half_budget(found, snake_reference(x, alpha), snake_reference(x.double(), alpha.double()))
+
+
+def test_what_it_means(backend: str, device: torch.device) -> None:
+    x = torch.tensor([[[0.0, 1.0, -2.0], [0.0, 0.5, -0.5]]], device=device)
+    alpha = torch.tensor([0.5, 0.0], device=device)  # where alpha is 0, nothing is added
+    found = snake(x, alpha, backend=backend)
+    first = x[0, 0] + torch.sin(0.5 * x[0, 0]) ** 2 / (0.5 + SNAKE_EPS)
+    torch.testing.assert_close(found, torch.stack([first, x[0, 1]])[None])
+
+
+def test_strided_input(backend: str, device: torch.device, randn: Draw) -> None:
+    x, alpha = randn(2, 5, 40).to(device), randn(10).abs().to(device)[::2] + 0.1
+    expected = snake_reference(x, alpha.contiguous())
+    torch.testing.assert_close(snake(x.mT.contiguous().mT, alpha, backend=backend), expected)
+
+
+def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
+    with pytest.raises(ValueError, match=r"x: expected \(batch, channels, frames\), got \(3, 4\)"):
+        snake(randn(3, 4), randn(3), backend=backend)
+    with pytest.raises(ValueError, match=r"alpha: expected torch.float32 \(3,\) on cpu, got .* \(4,\)"):
+        snake(randn(1, 3, 4), randn(4), backend=backend)
+    with pytest.raises(ValueError, match=r"alpha: expected torch.float32 \(3,\) on cpu, got torch.float64"):
+        snake(randn(1, 3, 4), randn(3).double(), backend=backend)
