@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.kernels.huge_pages import advise_huge_pages
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
 __all__ = ["Linear", "linear", "linear_reference", "pack_panels"]
@@ -96,21 +97,13 @@ def pack_panels(weight: Tensor) -> Tensor:
     """(out, in) -> (ceil(out / 32), in, 32), zeros behind the last feature."""
     out_features, in_features = weight.shape
     panels = weight.new_empty(-(-out_features // PANEL), in_features, PANEL)
-    _advise_huge_pages(panels)
+    advise_huge_pages(panels)
     full = out_features // PANEL
     panels[full:] = 0
     panels[:full] = weight[: full * PANEL].unflatten(0, (full, PANEL)).transpose(1, 2)
     if full * PANEL < out_features:
         panels[full, :, : out_features - full * PANEL] = weight[full * PANEL :].T
     return panels
-
-
-def _advise_huge_pages(unwritten: Tensor) -> None:
-    """Weights are read from end to end in each step: the processor fetches ahead only within a page."""
-    if cpp_available() and unwritten.device.type == "cpu":
-        from antiphon import _C
-
-        _C.advise_huge_pages(unwritten.data_ptr(), unwritten.numel() * unwritten.element_size())
 
 
 def _check(weight: Linear, x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> None:

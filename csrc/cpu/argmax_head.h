@@ -59,7 +59,7 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
 
   // Slices of the vocabulary have their own best; of these the best is the same however it was sliced. Each slice
   // fills its places anew, so where there are many, slices are few.
-  const int64_t most = k < 4 ? 64 : 4 * num_threads();
+  const int64_t most = (k < 4 ? 8 : 4) * num_threads();
   const int64_t grain = num_panels / most + 1, slices = (num_panels + grain - 1) / grain;
   const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK, places = slices * chunk * k;
   int64_t* ids = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * places));

@@ -111,38 +111,58 @@ struct Attention {
   float* out;
 };
 
-static inline void prefetch_row(const float* row, int64_t size) {
-  for (int64_t i = 0; i < size; i += 16) __builtin_prefetch(row + i);
+// Rows of the block behind the one at hand, on their way into L2 meanwhile. Each head brings its share of the rows
+// that its group will read: evenly, since all at once they would fill the line buffers and stop the arithmetic.
+struct NextRows {
+  const float* from;  // null: there is none
+  int64_t stride, size;
+
+  void fetch(int64_t row) const {
+    if (!from) return;
+    for (int64_t i = 0; i < size; i += 16) __builtin_prefetch(from + row * stride + i, 0, 2);
+  }
+};
+
+static inline const float* block_of(const Attention& a, const float* cache, int64_t block) {
+  return cache + a.table[block] * a.cache.block_stride + a.kv_begin * a.head_dim;
+}
+
+// What head number `head` fetches, given the first number of the next block's rows
+static inline NextRows share_of(const Attention& a, const float* next, int64_t head) {
+  const int64_t size = (a.head_dim + a.group - 1) / a.group;
+  return {next ? next + head / a.group * a.head_dim + head % a.group * size : nullptr, a.cache.row_stride, size};
 }
 
 // scores[head][key] = q[head] . key * scale
 static void attention_scores(const Attention& a, float* scores) {
+  const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
   for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
     const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
-    const bool more = begin + size < a.keys;
-    const float* here = a.cache.key + a.table[block] * a.cache.block_stride;
-    const float* next = more ? a.cache.key + a.table[block + 1] * a.cache.block_stride : here;
-    for (int64_t kv = a.kv_begin, head = 0; kv < a.kv_end; kv++)
-      for (int64_t g = 0; g < a.group; g++, head++) {
-        const float* q = a.q + head * a.head_dim;
-        const int64_t at = kv * a.head_dim;
-        float* to = scores + head * a.keys + begin;
-        if (g == 0 && more)
-          for (int64_t i = 0; i < size; i++) prefetch_row(next + i * a.cache.row_stride + at, a.head_dim);
-        int64_t i = 0;
-        for (; i + 4 <= size; i += 4)
-          dot4(q, here + i * a.cache.row_stride + at, a.cache.row_stride, a.head_dim, a.scale, to + i);
-        for (; i < size; i++) to[i] = dot(q, here + i * a.cache.row_stride + at, a.head_dim) * a.scale;
+    const float* here = block_of(a, a.cache.key, block);
+    // behind the last keys come the first values
+    const float* next = begin + size < a.keys ? block_of(a, a.cache.key, block + 1) : block_of(a, a.cache.value, 0);
+    for (int64_t head = 0; head < num_heads; head++) {
+      const float *q = a.q + head * a.head_dim, *keys = here + head / a.group * a.head_dim;
+      const NextRows ahead = share_of(a, next, head);
+      float* to = scores + head * a.keys + begin;
+      int64_t i = 0;
+      for (; i + 4 <= size; i += 4) {
+        for (int row = 0; row < 4; row++) ahead.fetch(i + row);
+        dot4(q, keys + i * a.cache.row_stride, a.cache.row_stride, a.head_dim, a.scale, to + i);
       }
+      for (; i < size; i++) to[i] = dot(q, keys + i * a.cache.row_stride, a.head_dim) * a.scale;
+    }
   }
 }
 
 // out[0:N vectors] += sum over a block's keys of weight * value, keys ascending
 template <int N>
-static inline void add_values(const float* weights, const float* values, int64_t stride, int64_t size, float* out) {
+static inline void add_values(const float* weights, const float* values, int64_t stride, int64_t size, float* out,
+                              const NextRows& ahead) {
   vf acc[N];
   for (int i = 0; i < N; i++) acc[i] = load(out + i * VL);
   for (int64_t key = 0; key < size; key++) {
+    ahead.fetch(key);
     const vf w = splat(weights[key]);
     for (int i = 0; i < N; i++) acc[i] += w * load(values + key * stride + i * VL);
   }
@@ -155,19 +175,21 @@ static void attention_values(const Attention& a, const float* weights) {
   std::memset(a.out, 0, sizeof(float) * num_heads * a.head_dim);
   for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
     const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
-    const float* here = a.cache.value + a.table[block] * a.cache.block_stride;
-    if (begin + size < a.keys) {
-      const float* next = a.cache.value + a.table[block + 1] * a.cache.block_stride + a.kv_begin * a.head_dim;
-      for (int64_t i = 0; i < size; i++)
-        prefetch_row(next + i * a.cache.row_stride, (a.kv_end - a.kv_begin) * a.head_dim);
-    }
+    const float* here = block_of(a, a.cache.value, block);
+    const float* next = begin + size < a.keys ? block_of(a, a.cache.value, block + 1) : nullptr;
     for (int64_t head = 0; head < num_heads; head++) {
-      const float* w = weights + head * a.keys + begin;
-      const float* values = here + (a.kv_begin + head / a.group) * a.head_dim;
+      const float *w = weights + head * a.keys + begin, *values = here + head / a.group * a.head_dim;
       float* out = a.out + head * a.head_dim;
+      NextRows ahead = share_of(a, next, head);
       int64_t d = 0;
-      for (; d + 4 * VL <= a.head_dim; d += 4 * VL) add_values<4>(w, values + d, a.cache.row_stride, size, out + d);
-      for (; d + VL <= a.head_dim; d += VL) add_values<1>(w, values + d, a.cache.row_stride, size, out + d);
+      for (; d + 4 * VL <= a.head_dim; d += 4 * VL) {
+        add_values<4>(w, values + d, a.cache.row_stride, size, out + d, ahead);
+        ahead.from = nullptr;
+      }
+      for (; d + VL <= a.head_dim; d += VL) {
+        add_values<1>(w, values + d, a.cache.row_stride, size, out + d, ahead);
+        ahead.from = nullptr;
+      }
       for (; d < a.head_dim; d++)
         for (int64_t i = 0; i < size; i++) out[d] += w[i] * values[i * a.cache.row_stride + d];
     }

@@ -110,7 +110,8 @@ static void linear(const LinearArgs& a) {
   const bool worthwhile = a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
   for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
     const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
-    const int64_t grain = panels / 64 + 1;
+    // neighbours in one piece, as long as threads can share: the first slice of a piece is not fetched ahead
+    const int64_t grain = panels / (8 * num_threads()) + 1;
     parallel_for(panels, grain, worthwhile, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, panel + 1 == end, row0, row1);
     });

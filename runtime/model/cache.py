@@ -9,6 +9,7 @@ from torch import Tensor
 
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
 from antiphon.errors import InvalidRequest
+from antiphon.kernels.huge_pages import advise_huge_pages
 from antiphon.machine import available_memory_bytes
 
 __all__ = ["PagedKVCache", "cache_config"]
@@ -28,6 +29,7 @@ class PagedKVCache:
         self.config = config
         # not cleared: what is not written is not read, and memory that is not touched is not taken
         self.storage = torch.empty(config.num_blocks, config.block_numel, dtype=dtype, device=device)
+        advise_huge_pages(self.storage)
         self.text = self._views(config.num_text_layers, config.text_block_size)
         self.speech = self._views(config.num_speech_layers, config.speech_block_size)
 
