@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +22,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from antiphon.bench.bandwidth import read_bandwidth
+from antiphon.bench.bandwidth import memory_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
+from antiphon.bench.options import (
+    device_name,
+    dtype_name,
+    read_config,
+    read_counts,
+    read_device,
+    read_dtype,
+)
 from antiphon.engine import Engine
-from antiphon.machine import cpu_name
 from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
 from antiphon.types import Request, SamplingParams, Units
@@ -77,6 +85,9 @@ def bench_engine(
     units: int,
     rate: float,
     repeats: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    enforce_eager: bool = False,
     seed: int = 0,
 ) -> list[EngineRun]:
     """One run per batch size."""
@@ -85,7 +96,9 @@ def bench_engine(
         engine = Engine(
             checkpoint,
             load_format="dummy",
-            dtype="float32",
+            device=device,
+            dtype=dtype,
+            enforce_eager=enforce_eager,
             enable_prefix_caching=False,
             max_num_seqs=max(batch_sizes),
         )
@@ -96,7 +109,7 @@ def bench_engine(
         _run(engine, size, prompt_units, units, rate, rng)  # warms up
         bandwidths, measured = [], []
         for _ in range(repeats):
-            bandwidths.append(read_bandwidth())
+            bandwidths.append(memory_bandwidth(device))
             measured.append(_run(engine, size, prompt_units, units, rate, rng))
         per_unit = measured[0].text_tokens / (units * size)
         bytes_per_unit = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
@@ -154,13 +167,6 @@ def add_paced_request(
     return state
 
 
-def _sizes(batch: str) -> list[int]:
-    sizes = [int(size) if size.strip().isdigit() else 0 for size in batch.split(",")]
-    if min(sizes) < 1:
-        raise typer.BadParameter(f"expected positive numbers by commas, got {batch!r}", param_hint="--batch")
-    return sizes
-
-
 app = typer.Typer(add_completion=False)
 
 
@@ -170,21 +176,37 @@ def main(arguments: list[str]) -> None:
 
 @app.command()
 def run(
-    config: str = typer.Option("97m", help="A folder of bench/configs."),
+    config: str = typer.Option(
+        "auto", help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."
+    ),
     batch: str = typer.Option("1,4,16", help="Requests at a time, by commas."),
     prompt_units: int = typer.Option(100, help="Units of the spoken prompt."),
     units: int = typer.Option(128, help="Units generated per request."),
     rate: float = typer.Option(0.6, help="Text tokens that a unit asks for."),
     repeats: int = typer.Option(5, help="Runs of each size; the median counts."),
+    device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
+    dtype: str = typer.Option("auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a name."),
+    eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
     threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
     json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
 ) -> None:
     """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
     if threads:
         torch.set_num_threads(threads)
-    sizes = _sizes(batch)
-    runs = bench_engine(config, sizes, prompt_units=prompt_units, units=units, rate=rate, repeats=repeats)
-    title = f"{config}, float32, {cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    place = read_device(device)
+    kind, config = read_dtype(dtype, place), read_config(config, place)
+    runs = bench_engine(
+        config,
+        read_counts(batch, "--batch"),
+        prompt_units=prompt_units,
+        units=units,
+        rate=rate,
+        repeats=repeats,
+        device=place,
+        dtype=kind,
+        enforce_eager=eager,
+    )
+    title = f"{config}, {dtype_name(kind)}, {device_name(place)}, torch {torch.__version__}"
     table = Table(
         title=title,
         caption="decode: after the first unit; floor: each weight read once at the bandwidth beside it",
@@ -213,5 +235,11 @@ def run(
         )
     Console().print(table)
     if json_out:
-        record = {"title": title, "command": "antiphon bench engine", "runs": [asdict(run) for run in runs]}
-        Path(json_out).write_text(json.dumps(record, indent=1) + "\n")
+        command = (
+            f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
+            f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
+            f"--dtype {dtype_name(kind)}{' --enforce-eager' if eager else ''}"
+        )
+        record = {"title": title, "date": date.today().isoformat(), "command": command}
+        text = json.dumps(record | {"runs": [asdict(run) for run in runs]}, indent=1)
+        Path(json_out).write_text(text + "\n", encoding="utf-8")

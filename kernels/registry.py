@@ -35,6 +35,7 @@ __all__ = [
     "ops",
     "register",
     "resolve",
+    "takes",
     "triton_available",
     "without",
 ]
@@ -86,6 +87,11 @@ def ops() -> list[str]:
 def backends(op: str) -> list[str]:
     """The backends of `op` that can run on this machine, in the order in which they are tried."""
     return [name for name, implementation in _of(op).items() if implementation.is_available()]
+
+
+def takes(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Does this backend of `op` take tensors of this device and dtype?"""
+    return _of(op)[backend].supports(device, dtype)
 
 
 def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:

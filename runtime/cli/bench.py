@@ -43,3 +43,23 @@ def streaming(context: typer.Context) -> None:
     from antiphon.bench.streaming import main
 
     main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def kernels(context: typer.Context) -> None:
+    """Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch."""
+    from antiphon.bench.kernel_bench import main
+
+    main(context.args)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def speech(context: typer.Context) -> None:
+    """Spoken questions and answers from end to end: time to the first sound, and speech per second."""
+    from antiphon.bench.speech import main
+
+    main(context.args)

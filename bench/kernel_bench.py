@@ -1,0 +1,131 @@
+"""`antiphon bench kernels`: each op at the shapes of serving, against its floor and plain PyTorch."""
+
+from __future__ import annotations
+
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from antiphon.bench.kernel_report import Conditions, check_plot, plot_roofline, table, write_csv, write_json
+from antiphon.bench.kernel_runs import KernelRun, bench_op, measure_peaks
+from antiphon.bench.kernels.case import Setting
+from antiphon.bench.options import device_name, dtype_name, read_config, read_device, read_dtype
+from antiphon.bench.sizes import read_sizes
+from antiphon.kernels import ops
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False)
+
+
+def main(arguments: list[str]) -> None:
+    app(arguments, prog_name="antiphon bench kernels")
+
+
+@app.command()
+def run(
+    op: Annotated[str, typer.Option(help="Only these ops, by commas.")] = "",
+    config: Annotated[
+        str,
+        typer.Option(help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."),
+    ] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU) or a name.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 15,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the first shape of each op, three turns.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of the reference.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")] = 0,
+    csv_out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write CSV.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw a roofline plot, .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Time of each op and backend, share of what the device can do, and ratio to plain PyTorch.
+
+    Bytes and operations are counted from the shapes: each input read and each output written once. They are
+    held against the bandwidth and the matrix rate measured at the beginning.
+    """
+    names = _ops(op)
+    place = read_device(device)
+    config = read_config(config, place)
+    setting = Setting(read_sizes(config), read_dtype(dtype, place), place)
+    _check_outputs(csv_out, json_out, plot)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    peaks = measure_peaks(setting)
+    runs: list[KernelRun] = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=len(names))
+        for name in names:
+            progress.update(task, description=name)
+            runs += bench_op(
+                name,
+                setting,
+                peaks,
+                repeats=3 if quick else repeats,
+                num_shapes=1 if quick else None,
+                compiled=compiled,
+            )
+            progress.advance(task)
+    conditions = _conditions(setting, names if op else [], config, repeats, quick, compiled)
+    title = f"{config}, {dtype_name(setting.dtype)}, {conditions.device}, torch {conditions.torch}"
+    Console().print(table(runs, peaks, title))
+    if json_out:
+        write_json(runs, peaks, conditions, json_out)
+    if csv_out:
+        write_csv(runs, peaks, conditions, csv_out)
+    if plot:
+        plot_roofline(runs, peaks, title, plot)
+
+
+def _check_outputs(csv_out: Path | None, json_out: Path | None, plot: Path | None) -> None:
+    """Before the minutes that it takes to have something to write."""
+    for hint, path in (("--csv", csv_out), ("--json", json_out), ("--plot", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=hint)
+    if plot is not None:
+        try:
+            check_plot(plot)
+        except (ImportError, ValueError) as wrong:
+            raise typer.BadParameter(str(wrong), param_hint="--plot") from wrong
+
+
+def _ops(names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",")] if names else ops()
+    for name in chosen:
+        if name not in ops():
+            raise typer.BadParameter(f"expected some of {', '.join(ops())}, got {name!r}", param_hint="--op")
+    return chosen
+
+
+def _conditions(
+    setting: Setting, names: list[str], config: str, repeats: int, quick: bool, compiled: bool
+) -> Conditions:
+    options = [
+        f"--op {','.join(names)}" if names else "",
+        f"--config {config}",
+        f"--dtype {dtype_name(setting.dtype)}",
+        f"--device {setting.device.type}",
+        "--quick" if quick else f"--repeats {repeats}",
+        "--compile" if compiled else "",
+    ]
+    return Conditions(
+        device=device_name(setting.device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        antiphon=version("antiphon"),
+        date=date.today().isoformat(),
+        command=" ".join(["antiphon bench kernels", *filter(None, options)]),
+    )

@@ -1,0 +1,60 @@
+"""What a benchmark of an op says of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from antiphon.bench.sizes import Sizes
+
+__all__ = ["Case", "Cases", "Setting"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and on what the cases of a run are computed."""
+
+    sizes: Sizes
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def randn(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*shape, device=self.device).mul_(scale).to(self.dtype)
+
+    def randint(self, low: int, high: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.randint(low, high, shape, device=self.device, dtype=dtype)
+
+    def arange(self, *bounds: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.arange(*bounds, device=self.device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Case:
+    shape: str
+    """As a reader would write it, like "16 x 4096" """
+    num_bytes: int
+    """That must be read and written at least, each once"""
+    num_ops: int
+    """Multiplications and additions of matrix products; 0 where there are none to speak of"""
+    inputs: Callable[[str], tuple[Any, ...]]
+    """Makes inputs for a backend"""
+    call: Callable[..., object]
+    """call(*inputs, backend=name)"""
+    reference: Callable[..., object] | None = None
+    """reference(*inputs of the backend torch): what torch.compile is given"""
+    others: Mapping[str, Callable[..., object]] = field(default_factory=dict)
+    """Other ways to compute it, by name: way(*inputs of the backend torch)"""
+    waits: bool = False
+    """It waits for the device, for the size of its result"""
+
+
+Cases = Callable[[Setting], Iterator[Case]]
+"""What each file of this folder has as `cases`"""

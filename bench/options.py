@@ -1,0 +1,61 @@
+"""What the options of several benchmarks say, and the errors of those that say nothing."""
+
+from __future__ import annotations
+
+import torch
+import typer
+
+from antiphon.bench.sizes import model_configs
+from antiphon.codec.device import resolve_device
+from antiphon.errors import InvalidRequest
+from antiphon.machine import cpu_name
+
+__all__ = ["device_name", "dtype_name", "read_config", "read_counts", "read_device", "read_dtype"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def read_device(name: str) -> torch.device:
+    """auto is a GPU if there is one."""
+    try:
+        return resolve_device(name)
+    except InvalidRequest as unknown:
+        raise typer.BadParameter(str(unknown), param_hint="--device") from unknown
+
+
+def read_dtype(name: str, device: torch.device, hint: str = "--dtype") -> torch.dtype:
+    """auto is float32 on a CPU and bfloat16 on a GPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise typer.BadParameter(f"expected auto, {', '.join(DTYPES)}, got {name!r}", param_hint=hint)
+    return DTYPES[name]
+
+
+def read_config(name: str, device: torch.device) -> str:
+    """auto is the released size on a GPU, and one that fits everywhere on a CPU."""
+    if name == "auto":
+        return "8b" if device.type == "cuda" else "97m"
+    if name not in model_configs():
+        known = ", ".join(["auto", *model_configs()])
+        raise typer.BadParameter(f"expected one of {known}, got {name!r}", param_hint="--config")
+    return name
+
+
+def read_counts(numbers: str, hint: str) -> list[int]:
+    """Positive numbers by commas."""
+    counts = [int(number) if number.strip().isdigit() else 0 for number in numbers.split(",")]
+    if min(counts) < 1:
+        raise typer.BadParameter(f"expected positive numbers by commas, got {numbers!r}", param_hint=hint)
+    return counts
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def device_name(device: torch.device) -> str:
+    """For titles and records of what was measured"""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,52 @@
+"""`antiphon bench speech` and `bench engine` on the smallest of everything."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from antiphon import Engine
+from antiphon.bench import engine as engine_bench
+from antiphon.bench import speech as speech_bench
+from antiphon.bench.speech import bench_speech
+
+
+def test_all_that_is_picked_is_spoken() -> None:
+    with Engine() as engine:
+        run_top = engine.runner.run_top
+        [run] = bench_speech(engine, [2], prompt_units=20, units=30, rate=0.5, repeats=1)
+        assert engine.runner.run_top == run_top
+        rate_hz = 25
+    assert run.num_requests == 2
+    seconds = 2 * 30 / run.units_per_s
+    assert run.audio_s_per_s * seconds == pytest.approx(2 * 30 / rate_hz, rel=0.02)
+    assert 0 < run.recognition_s < run.first_audio_s <= run.last_first_audio_s < seconds
+
+
+@pytest.mark.parametrize(
+    ("app", "arguments", "message"),
+    [
+        (speech_bench.app, ["--config", "x"], "expected one of auto, 8b, 97m, got 'x'"),
+        (speech_bench.app, ["--batch", "1,0"], "expected positive numbers by commas, got '1,0'"),
+        (speech_bench.app, ["--codec-dtype", "int8"], "--codec-dtype: expected auto, float32"),
+        (engine_bench.app, ["--batch", "x"], "expected positive numbers by commas, got 'x'"),
+        (engine_bench.app, ["--dtype", "double"], "--dtype: expected auto, float32"),
+    ],
+)
+def test_wrong_options_are_named(app: object, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})  # type: ignore[arg-type]
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_the_released_size_is_the_default_on_a_gpu() -> None:
+    from antiphon.bench.options import read_config, read_dtype
+
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [read_config("auto", cpu), read_config("auto", cuda), read_config("97m", cuda)] == [
+        "97m",
+        "8b",
+        "97m",
+    ]
+    assert [read_dtype("auto", cpu), read_dtype("auto", cuda)] == [torch.float32, torch.bfloat16]
