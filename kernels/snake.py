@@ -13,8 +13,12 @@ SNAKE_EPS = 1e-9
 """Added to alpha where it divides."""
 
 
-def snake(x: Tensor, alpha: Tensor, *, backend: str | None = None) -> Tensor:
+def snake(
+    x: Tensor, alpha: Tensor, *, out_dtype: torch.dtype | None = None, backend: str | None = None
+) -> Tensor:
     """x (batch, channels, frames), alpha (channels) in x's dtype -> the same shape
+
+    out_dtype: what the result is rounded to; None is x's dtype
 
     Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
     """
@@ -25,18 +29,18 @@ def snake(x: Tensor, alpha: Tensor, *, backend: str | None = None) -> Tensor:
             f"alpha: expected {x.dtype} ({x.shape[1]},) on {x.device}, "
             f"got {alpha.dtype} {tuple(alpha.shape)} on {alpha.device}"
         )
-    out: Tensor = resolve("snake", backend, x.device, x.dtype)(x, alpha)
+    out: Tensor = resolve("snake", backend, x.device, x.dtype)(x, alpha, out_dtype or x.dtype)
     return out
 
 
 @register("snake", "triton", is_available=triton_available, supports=on_triton_floats)
-def _snake_triton(x: Tensor, alpha: Tensor) -> Tensor:
+def _snake_triton(x: Tensor, alpha: Tensor, out_dtype: torch.dtype) -> Tensor:
     from antiphon.kernels.triton.snake import snake as launch
 
-    return launch(x, alpha)
+    return launch(x, alpha, out_dtype)
 
 
 @register("snake", "torch")
-def snake_reference(x: Tensor, alpha: Tensor) -> Tensor:
+def snake_reference(x: Tensor, alpha: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
     inverse = 1 / (alpha + SNAKE_EPS)
-    return torch.addcmul(x, (x * alpha[:, None]).sin_().square_(), inverse[:, None])
+    return torch.addcmul(x, (x * alpha[:, None]).sin_().square_(), inverse[:, None]).to(out_dtype or x.dtype)

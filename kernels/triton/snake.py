@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -10,27 +11,63 @@ from antiphon.kernels.snake import SNAKE_EPS
 
 __all__ = ["snake"]
 
-BLOCK = 1024
+TILE = 1024
 
 
-def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    x, alpha = x.contiguous(), alpha.contiguous()
+def snake(x: Tensor, alpha: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """A tile is long in the direction in which x lies in memory: frames, or channels side by side."""
     batch, channels, frames = x.shape
-    out = x.new_empty(x.shape)
-    if out.numel():
-        grid = (batch * channels, triton.cdiv(frames, BLOCK))
-        _snake_kernel[grid](x, alpha, out, channels, frames, EPS=SNAKE_EPS, BLOCK=BLOCK)
+    out = torch.empty_like(x, dtype=out_dtype)
+    if not out.numel():
+        return out
+    if x.stride(1) == 1 and channels > 1:
+        block_c = min(triton.next_power_of_2(channels), TILE)
+        block_t = min(triton.next_power_of_2(frames), TILE // block_c)
+    else:
+        block_t = min(triton.next_power_of_2(frames), TILE)
+        block_c = min(triton.next_power_of_2(channels), TILE // block_t)
+    grid = (triton.cdiv(frames, block_t), triton.cdiv(channels, block_c), batch)
+    _snake_kernel[grid](
+        x,
+        alpha.contiguous(),
+        out,
+        channels,
+        frames,
+        *x.stride(),
+        *out.stride(),
+        EPS=SNAKE_EPS,
+        BLOCK_C=block_c,
+        BLOCK_T=block_t,
+    )
     return out
 
 
 @triton.jit
-def _snake_kernel(x_ptr, alpha_ptr, out_ptr, channels, frames, EPS: tl.constexpr, BLOCK: tl.constexpr):
+def _snake_kernel(
+    x_ptr,
+    alpha_ptr,
+    out_ptr,
+    channels,
+    frames,
+    stride_x_row,
+    stride_x_channel,
+    stride_x_frame,
+    stride_out_row,
+    stride_out_channel,
+    stride_out_frame,
+    EPS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
     """out[row, channel] = x + sin(alpha[channel] x)^2 / (alpha[channel] + EPS)"""
-    row = tl.program_id(0).to(tl.int64)
-    frame = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = frame < frames
-    alpha = tl.load(alpha_ptr + row % channels).to(tl.float32)
-    x = tl.load(x_ptr + row * frames + frame, mask=inside, other=0.0).to(tl.float32)
+    row = tl.program_id(2).to(tl.int64)
+    frame = (tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)).to(tl.int64)[None, :]
+    channel = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)[:, None]
+    inside = (channel < channels) & (frame < frames)
+    alpha = tl.load(alpha_ptr + channel, mask=channel < channels, other=0.0).to(tl.float32)
+    at = row * stride_x_row + channel * stride_x_channel + frame * stride_x_frame
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     sine = tl.sin(alpha * x)
     y = x + sine * sine * (1.0 / (alpha + EPS))
-    tl.store(out_ptr + row * frames + frame, y.to(out_ptr.dtype.element_ty), mask=inside)
+    to = row * stride_out_row + channel * stride_out_channel + frame * stride_out_frame
+    tl.store(out_ptr + to, y.to(out_ptr.dtype.element_ty), mask=inside)

@@ -27,7 +27,7 @@ from antiphon.codec.hyperparams import (
     HiftParams,
 )
 from antiphon.codec.layers import frame_mask, masked, pad_rows
-from antiphon.kernels.snake import SNAKE_EPS, snake
+from antiphon.kernels.snake import snake
 
 if TYPE_CHECKING:
     from antiphon.codec.packed_trunk import PackedTrunk
@@ -48,10 +48,6 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return snake(x, self.alpha)
-
-    def inverse(self) -> Tensor:
-        """1 / alpha, (channels,)"""
-        return 1 / (self.alpha + SNAKE_EPS)
 
 
 class ResBlock(nn.Module):

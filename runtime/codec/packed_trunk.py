@@ -16,6 +16,7 @@ from antiphon.codec.hift import Hift, ResBlock, Snake
 from antiphon.codec.hyperparams import RESBLOCK_KERNELS, UPSAMPLE_RATES
 from antiphon.codec.layers import frame_mask
 from antiphon.codec.packed import PackedConv
+from antiphon.kernels.snake import snake
 
 __all__ = ["PackedTrunk"]
 
@@ -102,10 +103,10 @@ class PackedSnake:
 
     def __init__(self, snake: Snake, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self.alpha, self.inverse = snake.alpha, snake.inverse()
+        self.alpha = snake.alpha
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.addcmul(x, (x * self.alpha).sin_().square_(), self.inverse).to(self.dtype)
+        return snake(x.mT, self.alpha, out_dtype=self.dtype).mT
 
 
 def mask_of(lengths: Sequence[int], device: torch.device) -> Tensor | None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from antiphon.codec.layers import group_norm
 from antiphon.codec.packed import PackedConv, PackedLinear
 from antiphon.codec.unet import Block, Resample, ResNet, Stage, Transformer, UNet
+from antiphon.kernels import registry
+from antiphon.kernels.masked_group_norm import masked_group_norm
 
 __all__ = ["PackedUNet", "mish"]
 
@@ -68,9 +70,15 @@ class PackedBlock:
         assert isinstance(conv, nn.Conv1d) and isinstance(norm, nn.GroupNorm), "a block is built of these"
         self.conv = PackedConv(conv, dtype, onednn=onednn)
         self.norm = norm
+        # On a GPU one kernel is norm, Mish and mask; on a CPU PyTorch's norm and our Mish are faster.
+        self.is_fused = registry.choose("masked_group_norm", norm.weight.device, torch.float32) == "triton"
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         h = self.conv(masked(x, mask)).float()
+        if self.is_fused:
+            weight, bias = self.norm.weight, self.norm.bias
+            valid = None if mask is None else mask.mT
+            return masked_group_norm(h.mT, weight, bias, self.norm.num_groups, self.norm.eps, valid).mT
         if mask is None:
             norm = self.norm
             # Four dimensions, for which PyTorch has a norm of channels that lie side by side.

@@ -17,6 +17,7 @@ from antiphon.codec.packed import PackedConv, PackedLinear, has_onednn
 from antiphon.codec.packed_trunk import PackedTrunk
 from antiphon.codec.packed_unet import PackedUNet, mish
 from antiphon.codec.unet import UNet
+from antiphon.kernels import registry
 
 CPU = torch.device("cpu")
 Measure = Callable[[Any, Any], float]
@@ -102,6 +103,45 @@ def test_trunk_equals_plain(
     found = PackedTrunk(hift, torch.float32, onednn=onednn)(mel, spectra, lengths)
     plain = hift.plain_trunk(mel, spectra, lengths)
     for row, expected, length in zip(found, plain, lengths, strict=True):
+        valid = slice(64 * length + 1)
+        torch.testing.assert_close(row[:, valid], expected[:, valid], rtol=0, atol=5e-6)
+
+
+@pytest.fixture
+def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms and activations by the kernels that a GPU has, in Triton's interpreter."""
+    choose = registry.choose
+
+    def choose_triton(op: str, device: torch.device, dtype: torch.dtype) -> str:
+        return "triton" if op in ("masked_group_norm", "snake") else choose(op, device, dtype)
+
+    monkeypatch.setattr(registry, "choose", choose_triton)
+
+
+@pytest.mark.usefixtures("on_triton")
+@pytest.mark.parametrize("lengths", [(13,), (1, 2, 3)], ids=str)
+@torch.inference_mode()
+def test_networks_with_the_kernels_of_a_gpu(
+    odd_flow_params: FlowParams,
+    odd_hift_params: HiftParams,
+    randomized: Randomized,
+    monkeypatch: pytest.MonkeyPatch,
+    lengths: tuple[int, ...],
+) -> None:
+    unet, hift = randomized(UNet(odd_flow_params.estimator)), randomized(Hift(odd_hift_params))
+    x = pad_rows([random(320, length) for length in lengths])
+    time_bias, mask = unet.time_bias(torch.tensor([0.3]))[0], frame_mask(lengths, CPU)
+    mel = pad_rows([random(80, length) for length in lengths])
+    spectra = pad_rows([source_spectrum(0.1 * random(256 * length)) for length in lengths])
+    packed_unet, packed_trunk = (
+        PackedUNet(unet, torch.float32, onednn=False),
+        PackedTrunk(hift, torch.float32, onednn=False),
+    )
+    assert packed_unet.final_block.is_fused
+    velocity, waves = packed_unet(x, time_bias, mask), packed_trunk(mel, spectra, lengths)
+    monkeypatch.undo()
+    torch.testing.assert_close(velocity, unet(x, time_bias, mask), rtol=0, atol=5e-6)
+    for row, expected, length in zip(waves, hift.plain_trunk(mel, spectra, lengths), lengths, strict=True):
         valid = slice(64 * length + 1)
         torch.testing.assert_close(row[:, valid], expected[:, valid], rtol=0, atol=5e-6)
 

@@ -258,6 +258,12 @@ def soft_embedding_of_odd_rows(dtype: torch.dtype) -> object:
 
 
 @call
+def snake_of_channels_side_by_side(dtype: torch.dtype) -> object:
+    x = torch.zeros(2, 70, 5, dtype=dtype)
+    return snake(x.mT, x[0, 0], out_dtype=torch.bfloat16, backend="triton")
+
+
+@call
 def snake_of_rows(dtype: torch.dtype) -> object:
     x = torch.zeros(2, 5, 70, dtype=dtype)
     return snake(x, x[0, :, 0], backend="triton")

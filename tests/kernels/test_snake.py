@@ -53,10 +53,34 @@ def test_what_it_means(backend: str, device: torch.device) -> None:
     torch.testing.assert_close(found, torch.stack([first, x[0, 1]])[None])
 
 
-def test_strided_input(backend: str, device: torch.device, randn: Draw) -> None:
-    x, alpha = randn(2, 5, 40).to(device), randn(10).abs().to(device)[::2] + 0.1
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("shape", [(2, 5, 40), (1, 130, 9), (2, 1, 7), (1, 3, 1)], ids=str)
+def test_channels_side_by_side(
+    backend: str, device: torch.device, shape: tuple[int, int, int], randn: Draw
+) -> None:
+    """The layout comes out as it went in."""
+    x, alpha = randn(*shape).to(device), randn(2 * shape[1]).abs().to(device)[::2] + 0.1
     expected = snake_reference(x, alpha.contiguous())
-    torch.testing.assert_close(snake(x.mT.contiguous().mT, alpha, backend=backend), expected)
+    found = snake(x.mT.contiguous().mT, alpha, backend=backend)
+    torch.testing.assert_close(found, expected)
+    assert found.mT.is_contiguous()
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+def test_a_view_with_gaps(backend: str, device: torch.device, randn: Draw) -> None:
+    x, alpha = randn(3, 10, 40).to(device)[:, ::2, 3:30], randn(5).abs().to(device) + 0.1
+    torch.testing.assert_close(snake(x, alpha, backend=backend), snake_reference(x.contiguous(), alpha))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_result_is_rounded_once(
+    backend: str, device: torch.device, dtype: torch.dtype, randn: Draw
+) -> None:
+    x, alpha = randn(2, 5, 40).to(device), (randn(5).abs() + 0.1).to(device)
+    found = snake(x, alpha, out_dtype=dtype, backend=backend)
+    assert found.dtype == dtype
+    exact = snake_reference(x.double(), alpha.double())
+    assert ((found - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
 
 
 def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
