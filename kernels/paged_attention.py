@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.kernels.flash_attention import (
+    PromptKeys,
+    flash_attn_available,
+    on_flash_attn,
+    prompt_attention,
+)
 from antiphon.kernels.registry import (
     cpp_available,
     cpp_float32,
@@ -45,6 +51,8 @@ class AttentionBatch:
     """int32 (seqs): keys of each sequence, this batch's included"""
     block_table: Tensor
     """int32 (seqs, max_blocks)"""
+    prompt_keys: PromptKeys | None = None
+    """Where there are prompts on a GPU, for backends that want keys side by side"""
 
     @property
     def num_seqs(self) -> int:
@@ -207,6 +215,16 @@ def _paged_attention_cpp(
         out=out.data_ptr(),
     )
     return out
+
+
+@register("paged_attention", "flash-attn", is_available=flash_attn_available, supports=on_flash_attn)
+def _paged_attention_flash(
+    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+) -> Tensor:
+    """Of prompts; decoding goes on as it would without."""
+    if batch.prompt_keys is None:
+        return _paged_attention_triton(q, key_cache, value_cache, batch, scale)
+    return prompt_attention(q, key_cache, value_cache, batch.cu_seqlens_q, batch.prompt_keys, scale)
 
 
 @register("paged_attention", "triton", is_available=triton_available, supports=on_triton)

@@ -40,7 +40,7 @@ __all__ = [
     "without",
 ]
 
-Backend = Literal["triton", "cuda", "cpp", "torch"]
+Backend = Literal["flash-attn", "triton", "cuda", "cpp", "torch"]
 Supports: TypeAlias = "Callable[[torch.device, torch.dtype], bool]"
 Function = TypeVar("Function", bound=Callable[..., Any])
 

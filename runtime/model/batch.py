@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antiphon.kernels.flash_attention import PromptKeys
 from antiphon.kernels.paged_attention import AttentionBatch
 from antiphon.sched.plan import Chunk
 from antiphon.sched.track import Track
 
-__all__ = ["attention_batch", "to_device"]
+__all__ = ["attention_batch", "prompt_keys", "to_device"]
 
 
 def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
@@ -22,7 +23,7 @@ def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: to
     if all(len(chunk) == 1 for chunk in chunks):
         return _decode_batch(chunks, tracks, device)
     block_size = tracks[0].block_size
-    lengths = [len(chunk) for chunk in chunks]
+    lengths, ends = [len(chunk) for chunk in chunks], [chunk.end for chunk in chunks]
     table = np.array(_block_table(tracks), dtype=np.int32)
     positions = np.concatenate([np.arange(chunk.start, chunk.end) for chunk in chunks])
     sequence = np.repeat(np.arange(len(chunks)), lengths)
@@ -33,8 +34,23 @@ def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: to
         positions=to_device(positions.astype(np.int32), device),
         slot_mapping=to_device(blocks * block_size + positions % block_size, device),
         cu_seqlens_q=to_device(starts, device),
-        context_lens=to_device(np.array([chunk.end for chunk in chunks], dtype=np.int32), device),
+        context_lens=to_device(np.array(ends, dtype=np.int32), device),
         block_table=to_device(table, device),
+        prompt_keys=prompt_keys(table, lengths, ends, block_size, device) if device.type == "cuda" else None,
+    )
+
+
+def prompt_keys(
+    table: NDArray[np.int32], lengths: list[int], ends: list[int], block_size: int, device: torch.device
+) -> PromptKeys:
+    """Where all keys up to each sequence's end lie. lengths: of the queries, which are the last of these"""
+    positions = np.concatenate([np.arange(end) for end in ends])
+    blocks = table[np.repeat(np.arange(len(ends)), ends), positions // block_size].astype(np.int64)
+    return PromptKeys(
+        slots=to_device(blocks * block_size + positions % block_size, device),
+        cu_seqlens=to_device(np.cumsum([0, *ends], dtype=np.int32), device),
+        max_seqlen_q=max(lengths),
+        max_seqlen_k=max(ends),
     )
 
 

@@ -14,7 +14,8 @@ __all__ = ["Paged", "moved", "whole"]
 
 
 def moved(batch: AttentionBatch, device: torch.device | str) -> AttentionBatch:
-    return AttentionBatch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return replace(batch, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)})
 
 
 @dataclass(frozen=True)

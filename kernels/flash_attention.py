@@ -1,0 +1,61 @@
+"""Prompts by the package flash-attn where it is installed (Dao 2023, arXiv 2307.08691); NVIDIA GPUs, 16 bits.
+
+Its paged interface wants blocks of 256 positions, and ours are small, so that prompts can share them. So the
+keys of a batch are gathered first: a copy of a few megabytes a layer beside the many products of a prompt.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from antiphon.kernels.registry import cuda_available
+
+__all__ = ["PromptKeys", "flash_attn_available", "on_flash_attn", "prompt_attention"]
+
+
+@dataclass(frozen=True)
+class PromptKeys:
+    """All keys of a batch's sequences, one sequence after the other. Sizes are known without the device."""
+
+    slots: Tensor
+    """int64 (keys): block * block_size + offset"""
+    cu_seqlens: Tensor
+    """int32 (seqs + 1)"""
+    max_seqlen_q: int
+    max_seqlen_k: int
+
+
+@cache
+def flash_attn_available() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None and cuda_available()
+
+
+def on_flash_attn(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def prompt_attention(
+    q: Tensor, key_cache: Tensor, value_cache: Tensor, cu_seqlens_q: Tensor, keys: PromptKeys, scale: float
+) -> Tensor:
+    """`paged_attention`: q (tokens, heads, head_dim) -> (tokens, heads * head_dim)"""
+    from flash_attn import flash_attn_varlen_func
+
+    block_size = key_cache.shape[1]
+    where = (keys.slots // block_size, keys.slots % block_size)
+    out: Tensor = flash_attn_varlen_func(
+        q,
+        key_cache[where],
+        value_cache[where],
+        cu_seqlens_q,
+        keys.cu_seqlens,
+        keys.max_seqlen_q,
+        keys.max_seqlen_k,
+        softmax_scale=scale,
+        causal=True,  # of the last queries: those that are cached already are not among them
+    )
+    return out.flatten(1)
