@@ -1,11 +1,9 @@
-// Attention over a paged cache (ragged prefill and decode alike), over a fusion window, and the
-// rotary embedding that comes before both.
+// Attention of one query over its keys, which lie in blocks of a paged cache or in one block of a window.
 #pragma once
 
-#include <cstdlib>
+#include <cstring>
 
 #include "kernels.h"
-#include "pool.h"
 #include "vec.h"
 
 namespace antiphon {
@@ -59,45 +57,6 @@ static inline float exp_normalise(float* x, int64_t size) {
   float total = sum(acc);
   for (; i < size; i++) total += x[i] = sexp(x[i] - top);
   return total;
-}
-
-// dst = src rotated by the angles of one position (rotate-half form); dst may be src
-static inline void rotate(const float* src, float* dst, const float* cos_sin, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
-  const float *cosine = cos_sin, *sine = cos_sin + half;
-  int64_t i = 0;
-  for (; i + VL <= half; i += VL) {
-    const vf a = load(src + i), b = load(src + half + i), c = load(cosine + i), s = load(sine + i);
-    store(dst + i, a * c - b * s);
-    store(dst + half + i, b * c + a * s);
-  }
-  for (; i < half; i++) {
-    const float a = src[i], b = src[half + i];
-    dst[i] = a * cosine[i] - b * sine[i];
-    dst[half + i] = b * cosine[i] + a * sine[i];
-  }
-}
-
-static void rope_cache_write_row(const RopeCacheArgs& a, int64_t token) {
-  const float* angles = a.cos_sin + static_cast<int64_t>(a.positions[token]) * a.head_dim;
-  float* row = a.qkv + token * (a.num_heads + 2 * a.num_kv_heads) * a.head_dim;
-  for (int64_t h = 0; h < a.num_heads; h++)
-    rotate(row + h * a.head_dim, row + h * a.head_dim, angles, a.head_dim);
-  const int64_t slot = a.slots[token];
-  if (slot < 0) return;
-  const int64_t at =
-      slot / a.cache.block_size * a.cache.block_stride + slot % a.cache.block_size * a.cache.row_stride;
-  const float* key = row + a.num_heads * a.head_dim;
-  for (int64_t h = 0; h < a.num_kv_heads; h++)
-    rotate(key + h * a.head_dim, a.cache.key + at + h * a.head_dim, angles, a.head_dim);
-  std::memcpy(a.cache.value + at, key + a.num_kv_heads * a.head_dim,
-              sizeof(float) * a.num_kv_heads * a.head_dim);
-}
-
-static void rope_cache_write(const RopeCacheArgs& a) {
-  parallel_for(a.num_tokens, 8, a.num_tokens * a.num_heads * a.head_dim > 65536, [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin; token < end; token++) rope_cache_write_row(a, token);
-  });
 }
 
 // Query heads of one token that share kv heads [kv_begin, kv_end), over its sequence's first `keys`
@@ -209,89 +168,6 @@ static void attend(const Attention& a, float* scores) {
     for (int64_t key = 0; key < a.keys; key++) row[key] *= inverse;
   }
   attention_values(a, scores);
-}
-
-// The sequence that a token belongs to: the last that starts at or before it and is not empty.
-static inline int64_t sequence_of(const int32_t* cu_seqlens, int64_t num_seqs, int64_t token) {
-  int64_t found = 0;
-  for (int64_t low = 0, high = num_seqs; low < high;) {
-    const int64_t middle = (low + high) / 2;
-    if (cu_seqlens[middle] <= token) found = middle, low = middle + 1;
-    else high = middle;
-  }
-  return found;
-}
-
-static void paged_attention(const PagedAttentionArgs& a) {
-  const int64_t group = a.num_heads / a.num_kv_heads, all = a.cu_seqlens_q[a.num_seqs];
-  const int64_t tokens = a.tokens ? a.num_tokens : all;
-  if (tokens == 0) return;
-  int64_t longest = 0, work = 0;
-  for (int64_t s = 0; s < a.num_seqs; s++) {
-    longest = a.context_lens[s] > longest ? a.context_lens[s] : longest;
-    work += static_cast<int64_t>(a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s]) * a.context_lens[s];
-  }
-  // few tokens are shared out by kv head, or most threads would have none
-  const int64_t parts = tokens < 8 ? a.num_kv_heads : 1;
-  const int64_t tasks = tokens * parts, kv_heads = a.num_kv_heads / parts;
-  const bool worthwhile = work / all * tokens * a.num_heads * a.head_dim > 32768;
-  parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end) {
-    float* scores = static_cast<float*>(std::malloc(sizeof(float) * longest * kv_heads * group));
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t row = task / parts, kv_begin = task % parts * kv_heads;
-      const int64_t token = a.tokens ? a.tokens[row] : row;
-      const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
-      const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;  // queries after this one
-      const int64_t head = kv_begin * group;
-      attend({a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks,
-              a.context_lens[seq] - behind, kv_begin, kv_begin + kv_heads, group, a.head_dim, a.scale,
-              a.out + (row * a.num_heads + head) * a.head_dim},
-             scores);
-    }
-    std::free(scores);
-  });
-}
-
-static void fusion_attention_row(const FusionArgs& a, int64_t token, float* query, float* scores) {
-  const int64_t width = a.num_heads * a.head_dim;
-  const int32_t table[1] = {0};
-  const float* angles = a.cos_sin + static_cast<int64_t>(a.positions[token]) * a.head_dim;
-  const int64_t row = (a.rows ? a.rows[token] : token) * a.row_stride;
-  float* out = a.out + token * width;
-  if (a.num_valid[token] == 0) {  // nothing to say yet: no text, no contribution
-    std::memset(out, 0, sizeof(float) * width);
-    return;
-  }
-  // the window is a cache of one block, and every head has keys of its own
-  const PagedCache window = {const_cast<float*>(a.key) + row, const_cast<float*>(a.value) + row, 0,
-                             a.entry_stride, a.num_valid[token]};
-  for (int64_t h = 0; h < a.num_heads; h++)
-    rotate(a.q + token * width + h * a.head_dim, query + h * a.head_dim, angles, a.head_dim);
-  attend({query, window, table, a.num_valid[token], 0, a.num_heads, 1, a.head_dim, a.scale, out}, scores);
-}
-
-static void fusion_attention(const FusionArgs& a) {
-  const int64_t width = a.num_heads * a.head_dim;
-  int64_t window = 0;
-  for (int64_t t = 0; t < a.num_tokens; t++) window = a.num_valid[t] > window ? a.num_valid[t] : window;
-  parallel_for(a.num_tokens, 1, a.num_tokens * width > 8192, [&](int64_t begin, int64_t end) {
-    float* query = static_cast<float*>(std::malloc(sizeof(float) * (width + a.num_heads * window)));
-    for (int64_t token = begin; token < end; token++) fusion_attention_row(a, token, query, query + width);
-    std::free(query);
-  });
-}
-
-static void fusion_cache_write(const FusionCacheArgs& a) {
-  const int64_t width = a.num_heads * a.head_dim, row = a.num_layers * 2 * width;
-  for (int64_t t = 0; t < a.num_tokens; t++) {
-    const float* angles = a.cos_sin + static_cast<int64_t>(a.positions[t]) * a.head_dim;
-    for (int64_t layer = 0; layer < a.num_layers; layer++) {
-      const float* from = a.kv + t * row + layer * 2 * width;
-      float* to = a.cache + a.slots[t] * row + layer * 2 * width;
-      for (int64_t h = 0; h < a.num_heads; h++) rotate(from + h * a.head_dim, to + h * a.head_dim, angles, a.head_dim);
-      std::memcpy(to + width, from + width, sizeof(float) * width);
-    }
-  }
 }
 
 }  // namespace ANTIPHON_ISA

@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <vector>
 
-#include "attention.h"
+#include "fusion_attention.h"
 #include "linear.h"
+#include "paged_attention.h"
 #include "pointwise.h"
+#include "rope.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {

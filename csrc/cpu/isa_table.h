@@ -2,11 +2,13 @@
 #pragma once
 
 #include "argmax_head.h"
-#include "attention.h"
 #include "ctc_collapse.h"
 #include "decoder.h"
+#include "fusion_attention.h"
 #include "linear.h"
+#include "paged_attention.h"
 #include "pointwise.h"
+#include "rope.h"
 #include "soft_embedding.h"
 
 namespace antiphon {

@@ -14,8 +14,9 @@ __all__ = ["Paged", "moved", "whole"]
 
 
 def moved(batch: AttentionBatch, device: torch.device | str) -> AttentionBatch:
-    tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return replace(batch, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)})
+    places = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    tensors = {name: x.to(device) for name, x in places.items() if isinstance(x, Tensor)}
+    return AttentionBatch(**tensors)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def test_prompts(
     q, caches = paged.queries(spans).to(dtype), paged.caches(block_size, dtype=dtype)
     scale = paged.head_dim**-0.5
     found = _paged_attention_flash(q, *caches, replace(batch, prompt_keys=keys), scale)
-    exact = paged_attention_reference(q.double(), *(cache.double() for cache in caches), batch, scale)
+    keys64, values64 = caches[0].double(), caches[1].double()
+    exact = paged_attention_reference(q.double(), keys64, values64, batch, scale)
     assert_within_half_budget(found, paged_attention_reference(q, *caches, batch, scale), exact)
 
 
@@ -84,7 +85,8 @@ def test_decoding_goes_on_in_triton(assert_within_half_budget: Check) -> None:
     spans = [(4, 5), (32, 33)]
     q, caches = paged.queries(spans).half(), paged.caches(16, dtype=torch.float16)
     batch, scale = paged.batch(spans, 16), paged.head_dim**-0.5
-    exact = paged_attention_reference(q.double(), *(cache.double() for cache in caches), batch, scale)
+    keys64, values64 = caches[0].double(), caches[1].double()
+    exact = paged_attention_reference(q.double(), keys64, values64, batch, scale)
     found = _paged_attention_flash(q, *caches, batch, scale)
     assert_within_half_budget(found, paged_attention_reference(q, *caches, batch, scale), exact)
 
