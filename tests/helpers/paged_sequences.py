@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ __all__ = ["Paged", "moved", "whole"]
 
 
 def moved(batch: AttentionBatch, device: torch.device | str) -> AttentionBatch:
-    places = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    tensors = {name: x.to(device) for name, x in places.items() if isinstance(x, Tensor)}
-    return AttentionBatch(**tensors)
+    """Of a batch without prompt keys"""
+    places: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return AttentionBatch(**{name: x.to(device) for name, x in places.items() if x is not None})
 
 
 @dataclass(frozen=True)
