@@ -6,6 +6,7 @@ keys of a batch are gathered first: a copy of a few megabytes a layer beside the
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
@@ -43,11 +44,10 @@ def prompt_attention(
     q: Tensor, key_cache: Tensor, value_cache: Tensor, cu_seqlens_q: Tensor, keys: PromptKeys, scale: float
 ) -> Tensor:
     """`paged_attention`: q (tokens, heads, head_dim) -> (tokens, heads * head_dim)"""
-    from flash_attn import flash_attn_varlen_func
-
+    flash_attn = importlib.import_module("flash_attn")
     block_size = key_cache.shape[1]
     where = (keys.slots // block_size, keys.slots % block_size)
-    out: Tensor = flash_attn_varlen_func(
+    out: Tensor = flash_attn.flash_attn_varlen_func(
         q,
         key_cache[where],
         value_cache[where],
