@@ -1,0 +1,64 @@
+"""Makes the embedded model, stage by stage: `python recipes/tiny/make.py run STAGE`, or `list`, or `all`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from stages import Run, Stage, all_stages
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+Work = Annotated[Path, typer.Option(help="Folder for everything that is generated.")]
+Seed = Annotated[int, typer.Option(help="Seed of data and training.")]
+Threads = Annotated[int, typer.Option(help="Threads that training may use.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of a training, instead of the stage's own number.")]
+
+DEFAULT_WORK = Path("build/tiny")
+
+
+@app.command("list")
+def list_stages() -> None:
+    """Show all stages, in the order in which they are run."""
+    for stage in all_stages().values():
+        print(f"{stage.name:<16} {stage.about}")
+
+
+@app.command()
+def run(
+    names: list[str],
+    work: Work = DEFAULT_WORK,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    steps: Steps = None,
+) -> None:
+    """Run the named stages. A stage that was interrupted goes on from its last checkpoint."""
+    stages = all_stages()
+    for name in names:
+        if name not in stages:
+            raise typer.BadParameter(f"expected one of {', '.join(stages)}, found {name!r}")
+    for name in names:
+        _run(stages[name], Run(work, seed, threads, steps))
+
+
+@app.command("all")
+def run_all(work: Work = DEFAULT_WORK, seed: Seed = 0, threads: Threads = 1) -> None:
+    """Run every stage."""
+    for stage in all_stages().values():
+        _run(stage, Run(work, seed, threads))
+
+
+def _run(stage: Stage, arguments: Run) -> None:
+    import torch
+
+    torch.set_num_threads(arguments.num_threads)
+    start = time.perf_counter()
+    print(f"== {stage.name}: {stage.about}", flush=True)
+    stage.run(arguments)
+    print(f"== {stage.name}: done in {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,32 @@
+"""From a training's state to a checkpoint folder in the released layout."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from omni.geometry import Geometry
+from omni.model import Omni
+from omni.parts import PARTS, load_parts
+
+__all__ = ["export"]
+
+
+def export(
+    sources: Mapping[str, Path], skeleton: Path, folder: Path, geometry: Geometry, text_vocab: int
+) -> int:
+    """Write a checkpoint folder; returns its number of parameters. sources: each part's `state.pt`."""
+    model = Omni(geometry, text_vocab)
+    for part in PARTS:
+        load_parts(model, sources[part], [part])
+    shutil.copytree(skeleton, folder, dirs_exist_ok=True)
+    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name}: not finite in float16")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return sum(tensor.numel() for tensor in tensors.values())

@@ -1,0 +1,185 @@
+"""The LLM learns to answer spoken questions, while typed ones go on.
+
+It reads a spoken prompt through the bottom layers, as soft text embeddings, one position per unit, most of
+them blank. The bottom layers stay as they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from stages import Run
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from training import Schedule, Training
+from world.exchange import Sample
+from world.samples import draw_sample, draw_samples
+
+from antiphon.model.checkpoint import read_config
+from antiphon.text.tokenizer import Tokenizer
+from omni.conversations import IGNORED, Layout
+from omni.geometry import GEOMETRY
+from omni.language_training import Answering
+from omni.parts import load_parts
+from omni.spoken import SpokenRow, Utterance, Utterances, read_utterances, track_batch
+
+__all__ = ["Listening", "SpokenSample", "spoken_sample", "spoken_tests", "train_listening"]
+
+NUM_STEPS = 4000
+PEAK = 6e-4
+SPOKEN_ROWS = 24
+NUM_TESTED = 200
+NUM_TRIES = 40
+NUM_DRAWN = 4000
+
+
+@dataclass(frozen=True)
+class SpokenSample:
+    sample: Sample
+    questions: list[Utterance]
+    """One for each turn."""
+
+
+class Listening(Answering):
+    learns_to_hear = False
+    """Whether answering trains the bottom layers too."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, rows=10, picture_rows=5)
+        self.prefix = torch.tensor(self.layout.prefix())
+        self.first_unit = self.config.first_unit_id
+
+    def spoken_losses(self, spoken: Sequence[SpokenSample], rng: random.Random) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits, targets, _ = self.spoken_logits(spoken, rng)
+        return {"spoken": F.cross_entropy(logits.float(), targets)}
+
+    def spoken_logits(
+        self, spoken: Sequence[SpokenSample], rng: random.Random | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits where the assistant speaks, the ids it should say, and (row, whether in the last answer)."""
+        omni, num_patches = self.omni, GEOMETRY.side**2
+        rows, answers, marks = zip(*(self._track(one) for one in spoken), strict=True)
+        batch = track_batch(rows, len(self.prefix), self.first_unit)
+        at = omni.rows(batch.positions, batch.mask, len(self.prefix))
+        with torch.set_grad_enabled(self.learns_to_hear and torch.is_grad_enabled()):
+            prefix, hidden = omni.hear(self.prefix, batch.ids, at)
+        prefix, soft = omni.soft_embedding(prefix), omni.soft_embedding(hidden)
+        scenes = [one.sample.scene for one in spoken if one.sample.scene is not None]
+        seen = iter(omni.see(self.pictures.tiles(scenes, rng))[1]) if scenes else iter(())
+        parts, targets, places = [], [], []
+        for r, (one, answer, mark) in enumerate(zip(spoken, answers, marks, strict=True)):
+            picture = [next(seen)] if one.sample.scene is not None else []
+            said = omni.model.embed_tokens(torch.tensor(answer[:-1]))
+            parts.append(torch.cat([*picture, soft[r, : len(mark)], said]))
+            lead = [IGNORED] * (num_patches * len(picture))
+            # The first id of the answer is said where the prompt ends.
+            targets.append(torch.tensor([*lead, *mark[:-1], *answer]))
+            places.append(len(lead) + len(mark) - 1)
+        x = pad_sequence(parts, batch_first=True)
+        wanted_ids = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+        length, start = x.shape[1], len(self.prefix)
+        mask = torch.ones(length, start + length, dtype=torch.bool).tril(start).expand(len(x), -1, -1)
+        positions = (start + torch.arange(length)).expand(len(x), -1)
+        x = omni.think(prefix, x, omni.rows(positions, mask, start))
+        wanted = wanted_ids >= 0
+        row, place = wanted.nonzero(as_tuple=True)
+        in_last = place >= torch.tensor(places)[row]
+        return omni.lm_head(x[wanted]), wanted_ids[wanted], torch.stack([row, in_last.long()])
+
+    def _track(self, one: SpokenSample) -> tuple[SpokenRow, list[int], list[int]]:
+        """The prompt in the speech track, the last answer, and what is to be said at each of the prompt's
+        positions (the answers of earlier turns)."""
+        layout, sample = self.layout, one.sample
+        closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
+        row, marks = SpokenRow([layout.encode("\n")] if sample.scene else []), [IGNORED] * bool(sample.scene)
+        for i, (turn, said) in enumerate(zip(sample.turns, one.questions, strict=True)):
+            row.pieces += [said, closing]
+            marks += [IGNORED] * (len(said.units) + len(closing))
+            answer = [*layout.encode(turn.answer), layout.eot]
+            if i == len(sample.turns) - 1:
+                return row, answer, marks
+            opening = [*layout.header["user"], *layout.break_ids]
+            row.pieces.append([*answer, *opening])
+            # what follows a position is said there
+            marks[-1:] = [*answer, IGNORED]
+            marks += [IGNORED] * len(opening)
+        raise AssertionError("a conversation has at least one turn")
+
+    def num_heard(self, spoken: Sequence[SpokenSample]) -> int:
+        """Of how many the last answer is right to the last id."""
+        right = 0
+        for start in range(0, len(spoken), SPOKEN_ROWS):
+            part = spoken[start : start + SPOKEN_ROWS]
+            logits, targets, (row, in_last) = self.spoken_logits(part, None)
+            wrong = (logits.argmax(-1) != targets) & (in_last > 0)
+            right += len(part) - len(row[wrong].unique())
+        return right
+
+
+def spoken_sample(
+    rng: random.Random, by_text: dict[str, list[Utterance]], draw: Callable[[], Sample]
+) -> SpokenSample | None:
+    """A conversation of which all questions have been spoken."""
+    for _ in range(NUM_TRIES):
+        sample = draw()
+        if all(turn.question in by_text for turn in sample.turns):
+            return SpokenSample(sample, [rng.choice(by_text[turn.question]) for turn in sample.turns])
+    return None
+
+
+def train_listening(run: Run) -> None:
+    torch.manual_seed(run.seed)
+    model = Listening(run)
+    language = run.folder("language") / "state.pt"
+    load_parts(model.omni, language, ("seeing", "thinking"))
+    load_parts(model.omni, run.folder("hearing") / "state.pt", ("hearing",))
+    utterances = Utterances(run.work, model.layout)
+    tested = spoken_tests(run)
+    schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=200)
+    training = Training(model, run.folder("listening"), schedule, seed=run.seed, save_every=500)
+    typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
+
+    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+        spoken = []
+        while len(spoken) < SPOKEN_ROWS:
+            one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
+            if one is not None:
+                spoken.append(one)
+        return {**model.losses(step, rng), **model.spoken_losses(spoken, rng)}
+
+    def evaluate() -> dict[str, float]:
+        counts = model.num_right(typed_tests)
+        shown = {"held-out typed %": 100 * sum(right for right, _ in counts.values()) / len(typed_tests)}
+        for name, spoken in tested.items():
+            if spoken:
+                shown[f"held-out spoken, {name} %"] = 100 * model.num_heard(spoken) / len(spoken)
+        return shown
+
+    training.run(losses, evaluate)
+
+
+def spoken_tests(run: Run, limit: int = NUM_TESTED) -> dict[str, list[SpokenSample]]:
+    """Held-out questions, each with a picture that training has not seen, in the voices of the tests."""
+    folder = run.folder("skeleton")
+    layout = Layout(
+        Tokenizer.from_pretrained(folder), read_config(folder, load_format="dummy"), GEOMETRY.side**2
+    )
+    tests = {}
+    for name in ("test_heart", "test_slt", "test_rms", "test_joe"):
+        by_text: dict[str, list[Utterance]] = {}
+        for said in read_utterances(run.work, name, layout):
+            by_text.setdefault(said.text, []).append(said)
+        rng = random.Random(f"{name} {run.seed}")
+        found: dict[str, SpokenSample] = {}
+        for _ in range(NUM_DRAWN):
+            sample = draw_sample(rng, "held_out", max_turns=1)
+            question = sample.turns[0].question
+            if question in by_text and question not in found:
+                found[question] = SpokenSample(sample, [by_text[question][0]])
+        tests[name] = list(found.values())[:limit]
+    return tests

@@ -1,0 +1,118 @@
+"""The stages of the checkpoint: tower, language."""
+
+from __future__ import annotations
+
+from stages import Run, stage
+
+from omni.geometry import GEOMETRY
+
+__all__: list[str] = []
+
+
+@stage("skeleton", "tokenizer and settings of the checkpoint folder")
+def skeleton(run: Run) -> None:
+    from omni.files import write_skeleton
+
+    write_skeleton(run.folder("skeleton"), GEOMETRY)
+
+
+@stage("tower", "the vision tower learns to read shapes off pictures")
+def tower(run: Run) -> None:
+    from omni.tower_training import train_tower
+
+    train_tower(run)
+
+
+@stage("projector", "the projector learns to say what the tower sees in the LLM's words")
+def projector(run: Run) -> None:
+    from omni.projector_training import train_projector
+
+    train_projector(run)
+
+
+@stage("language", "tower, projector and LLM learn to answer typed questions")
+def language(run: Run) -> None:
+    from omni.language_training import train_language
+
+    train_language(run)
+
+
+@stage("export-typed", "the checkpoint folder as far as it can see and read: its speech layers are untrained")
+def export_typed(run: Run) -> None:
+    from antiphon.model.checkpoint import read_config
+    from omni.export import export
+    from omni.parts import PARTS
+
+    skeleton = run.folder("skeleton")
+    text_vocab = read_config(skeleton, load_format="dummy").text_vocab_size
+    state = run.folder("language") / "state.pt"
+    n = export(dict.fromkeys(PARTS, state), skeleton, run.folder("typed"), GEOMETRY, text_vocab)
+    print(f"{n / 1e6:.2f} million parameters, of them {_num_seeing(run) / 1e6:.2f} in tower and projector")
+
+
+@stage("evaluate-typed", "held-out typed questions, asked through the runtime")
+def evaluate_typed_questions(run: Run) -> None:
+    from omni.evaluation import evaluate_typed
+
+    evaluate_typed(run.folder("typed"), run.folder("reports") / "typed.json")
+
+
+def _num_seeing(run: Run) -> int:
+    from safetensors import safe_open
+
+    with safe_open(run.folder("typed") / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if "vision" in name or "mm_projector" in name]  # noqa: SIM118
+        return sum(file.get_tensor(name).numel() for name in names)
+
+
+@stage("hearing", "the bottom layers learn to read units by CTC")
+def hearing(run: Run) -> None:
+    from omni.hearing_training import train_hearing
+
+    train_hearing(run)
+
+
+@stage("listening", "the LLM learns to answer spoken questions")
+def listening(run: Run) -> None:
+    from omni.listening_training import train_listening
+
+    train_listening(run)
+
+
+@stage("speaking", "the top layers learn to say a text in units")
+def speaking(run: Run) -> None:
+    from omni.speaking_training import train_speaking
+
+    train_speaking(run)
+
+
+@stage("together", "all parts learn together")
+def together(run: Run) -> None:
+    from omni.together_training import train_together
+
+    train_together(run)
+
+
+@stage("export", "the checkpoint folder, of the last stage that trained each part")
+def export_all(run: Run) -> None:
+    from antiphon.model.checkpoint import read_config
+    from omni.export import export
+    from omni.parts import PARTS
+
+    skeleton = run.folder("skeleton")
+    text_vocab = read_config(skeleton, load_format="dummy").text_vocab_size
+    together = run.work / "together" / "state.pt"
+    last = {"seeing": "listening", "thinking": "listening", "hearing": "hearing", "speaking": "speaking"}
+    sources = {part: together if together.is_file() else run.work / last[part] / "state.pt" for part in PARTS}
+    n = export(sources, skeleton, run.folder("stream_omni"), GEOMETRY, text_vocab)
+    print(f"{n / 1e6:.2f} million parameters")
+
+
+@stage("evaluate", "held-out questions, typed and spoken, asked through the runtime; replies as heard")
+def evaluate_all(run: Run) -> None:
+    from omni.evaluation import evaluate_typed
+    from omni.spoken_evaluation import evaluate_spoken
+
+    folder, reports = run.folder("stream_omni"), run.folder("reports")
+    evaluate_typed(folder, reports / "typed.json")
+    evaluate_spoken(run, folder, reports / "spoken.json")

@@ -1,0 +1,88 @@
+"""All parts learn together: typed and spoken questions, units that are read, and text that is said."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from stages import Run
+from torch import Tensor, nn
+from training import Schedule, Training
+from world.samples import draw_sample, draw_samples
+
+from omni.hearing_training import word_errors
+from omni.listening_training import Listening, spoken_sample, spoken_tests
+from omni.parts import PARTS, load_parts, train_only
+from omni.speaking_training import Speaking
+from omni.spoken import Utterances, read_utterances
+
+__all__ = ["train_together"]
+
+NUM_STEPS = 1500
+PEAK = 3e-4
+SPOKEN_ROWS = 12
+HEARD_ROWS = 16
+SAID_ROWS = 16
+NUM_TESTED = 100
+
+
+class Together(nn.Module):
+    """One model, and what turns utterances into each of its tasks."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        listening, speaking = Listening(run), Speaking(run)
+        speaking.omni = listening.omni
+        listening.learns_to_hear = speaking.learns_to_hear = True
+        self.omni, self.reader = listening.omni, listening.reader
+        # No modules of this one: the weights are in its state once.
+        self.tasks = (listening, speaking)
+        train_only(self.omni, PARTS)
+
+    def train(self, mode: bool = True) -> Together:
+        for task in self.tasks:
+            task.train(mode)
+        return super().train(mode)
+
+
+def train_together(run: Run) -> None:
+    torch.manual_seed(run.seed)
+    model = Together(run)
+    listening, speaking = model.tasks
+    load_parts(model.omni, run.folder("listening") / "state.pt", ("seeing", "thinking"))
+    load_parts(model.omni, run.folder("hearing") / "state.pt", ("hearing",))
+    load_parts(model.omni, run.folder("speaking") / "state.pt", ("speaking",))
+    utterances = Utterances(run.work, listening.layout)
+    spoken_to = spoken_tests(run, NUM_TESTED)
+    heard = {name: read_utterances(run.work, name, listening.layout)[:NUM_TESTED] for name in spoken_to}
+    typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
+    schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=100)
+    training = Training(model, run.folder("together"), schedule, seed=run.seed, save_every=250)
+
+    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+        spoken = []
+        while len(spoken) < SPOKEN_ROWS:
+            one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
+            if one is not None:
+                spoken.append(one)
+        said = [rng.choice(utterances.own) for _ in range(SAID_ROWS)]
+        return {
+            **listening.losses(step, rng),
+            **listening.spoken_losses(spoken, rng),
+            **speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS)),
+            **speaking.speak_losses(speaking.draw_spoken(said, utterances.heard, rng), rng),
+        }
+
+    def evaluate() -> dict[str, float]:
+        counts = listening.num_right(typed_tests)
+        shown = {"held-out typed %": 100 * sum(right for right, _ in counts.values()) / len(typed_tests)}
+        for name, part in heard.items():
+            shown[f"{name} misheard %"] = word_errors(
+                [said.text for said in part], speaking.transcripts(part)
+            )
+            if spoken_to[name]:
+                right = listening.num_heard(spoken_to[name])
+                shown[f"{name} answered %"] = 100 * right / len(spoken_to[name])
+        return shown
+
+    training.run(losses, evaluate)

@@ -1,0 +1,52 @@
+"""The recipe's commands, and the stages that its documents speak of."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny"
+STAGES = {"skeleton", "tower", "language", "units", "flow", "vocoder", "codec"}
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RECIPE / "make.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def stages() -> set[str]:
+    listed = make("list")
+    assert listed.returncode == 0, listed.stderr
+    return {line.split()[0] for line in listed.stdout.splitlines()}
+
+
+def test_documents_name_stages_that_are_there() -> None:
+    there = stages()
+    assert there >= STAGES
+    for document in (RECIPE / "README.md", RECIPE / "speech" / "README.md"):
+        text = document.read_text(encoding="utf-8")
+        rows = re.findall(r"^\| (`[\w-]+`(?:, `[\w-]+`)*) \| .* \| .* \|$", text, re.MULTILINE)
+        named = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
+        commands = re.findall(r"make\.py run ((?:[\w-]+ )*[\w-]+)", text)
+        named |= {name for command in commands for name in command.split()}
+        sets_of_voices = {"heart", "disguised", "slt", "rms", "awb", "kal", "kal16", "slt_hts", "kal_diphone"}
+        missing = named - there - sets_of_voices - {"espeak", "test_ked", "test_joe"}
+        assert not missing, document
+
+
+def test_the_first_stage_runs(tmp_path: Path) -> None:
+    done = make("run", "skeleton", "--work", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "skeleton" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["tongue", "all"])
+def test_an_unknown_stage_is_named(name: str, tmp_path: Path) -> None:
+    done = make("run", name, "--work", str(tmp_path))
+    assert done.returncode == 2
+    assert repr(name) in done.stderr
+    assert "skeleton" in done.stderr

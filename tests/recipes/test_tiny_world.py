@@ -1,0 +1,118 @@
+"""The world that the embedded model is trained on: splits, answers, words."""
+
+from __future__ import annotations
+
+import importlib
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from antiphon.text.tokenizer import Tokenizer
+
+samples: Any = importlib.import_module("world.samples")
+looking: Any = importlib.import_module("world.looking")
+scene_module: Any = importlib.import_module("world.scene")
+split: Any = importlib.import_module("world.split")
+words: Any = importlib.import_module("world.words")
+picture: Any = importlib.import_module("world.picture")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    importlib.import_module("omni.tokenizer").write_tokenizer(folder, num_units=8)
+    return Tokenizer.from_pretrained(folder)
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    assert samples.draw_samples(50, "train", 3) == samples.draw_samples(50, "train", 3)
+    assert samples.draw_samples(50, "train", 3) != samples.draw_samples(50, "train", 4)
+
+
+def test_training_sees_no_question_and_no_picture_that_is_held_out() -> None:
+    train = samples.draw_samples(4000, "train", 0)
+    asked = {turn.question for sample in train for turn in sample.turns if not turn.fixed}
+    shown = {sample.scene.key for sample in train if sample.scene}
+    for sample in samples.draw_samples(400, "held_out", 0):
+        last = sample.turns[-1]
+        assert last.fixed or last.question not in asked
+        assert sample.scene is None or sample.scene.key not in shown
+
+
+def test_training_says_no_answer_that_is_held_out_unless_it_is_listed() -> None:
+    for sample in samples.draw_samples(2000, "train", 1):
+        for turn in sample.turns:
+            assert turn.closed or not split.is_held_out(turn.answer)
+
+
+def test_sentences_of_the_splits_are_different() -> None:
+    train = {sentence.text for sentence in samples.draw_sentences(3000, "train", 0)}
+    held_out = {sentence.text for sentence in samples.draw_sentences(300, "held_out", 0)}
+    assert len(train) == 3000
+    assert len(held_out) == 300
+    assert not train & held_out
+
+
+@given(st.integers(0, 2**32))
+def test_counts_are_right(seed: int) -> None:
+    rng = random.Random(seed)
+    scene = scene_module.draw_scene(rng)
+    turn = looking.count(rng, scene)
+    group = re.fullmatch(r"(?:How many|Count the) (.*?)(?: are.*| do.*| can.*)?[.?]", turn.question)
+    assert group is not None
+    wanted = group[1].split()
+    singular = {words.plural(kind): kind for kind in words.KINDS} | {"shapes": None}
+    found = [
+        shape
+        for shape in scene.shapes
+        if singular[wanted[-1]] in (None, shape.kind)
+        and all(word in (shape.colour, shape.size) for word in wanted[:-1])
+    ]
+    said = turn.answer.split()[2]
+    assert words.NUMBERS[len(found)] == said.replace("no", "zero")
+
+
+@given(st.integers(0, 2**32))
+def test_shapes_lie_in_the_picture_apart_and_where_they_are_said_to_be(seed: int) -> None:
+    scene = scene_module.draw_scene(random.Random(seed))
+    side = min(scene.width, scene.height)
+    for i, shape in enumerate(scene.shapes):
+        x, y, radius = shape.x * scene.width, shape.y * scene.height, shape.radius * side
+        assert radius <= x <= scene.width - radius
+        assert radius <= y <= scene.height - radius
+        assert (int(shape.y * 3), int(shape.x * 3)) == (shape.row, shape.column)
+        for other in scene.shapes[:i]:
+            dx, dy = x - other.x * scene.width, y - other.y * scene.height
+            assert (dx * dx + dy * dy) ** 0.5 > radius + other.radius * side
+
+
+def test_a_picture_shows_its_colours() -> None:
+    rng = random.Random(0)
+    for _ in range(40):
+        scene = scene_module.draw_scene(rng)
+        image = picture.draw_picture(scene)
+        for shape in scene.shapes:
+            found = image.getpixel((int(shape.x * image.width), int(shape.y * image.height)))
+            usual = picture.RGB[shape.colour]
+            assert all(abs(a - b) <= picture.SHADE + 1 for a, b in zip(found, usual, strict=True))
+
+
+def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
+    for part in ("train", "held_out"):
+        for sample in samples.draw_samples(500, part, 5):
+            for turn in sample.turns:
+                for text in (turn.question, turn.answer):
+                    spoken = [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+                    assert "".join(spoken) == text
+                    assert len(spoken) == len(re.findall(r"[\w']+|[.?]", text))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_other_text_is_spelled(tokenizer: Tokenizer, text: str) -> None:
+    if "<Audio_" not in text:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
