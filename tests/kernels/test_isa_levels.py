@@ -8,11 +8,27 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paged_sequences import Paged
 from torch import Tensor
 
-from antiphon.kernels import argmax, argmax_head, ctc_collapse, linear, rms_norm, silu_mul, soft_embedding
+from antiphon.kernels import (
+    argmax,
+    argmax_head,
+    ctc_collapse,
+    fusion_attention,
+    inverse_frequencies,
+    linear,
+    paged_attention,
+    rms_norm,
+    rope_cache_write,
+    rope_table,
+    silu_mul,
+    soft_embedding,
+)
 from antiphon.kernels.ctc_collapse import ctc_collapse_reference
+from antiphon.kernels.fusion_attention import fusion_attention_reference
 from antiphon.kernels.linear import linear_reference
+from antiphon.kernels.paged_attention import paged_attention_reference, rope_cache_write_reference
 from antiphon.kernels.rms_norm import rms_norm_reference
 from antiphon.kernels.silu_mul import silu_mul_reference
 from antiphon.kernels.soft_embedding import soft_embedding_reference
@@ -140,3 +156,60 @@ def test_ctc_collapse(
         with_each_isa(lambda: ctc_collapse(labels, cu_seqlens, 0, given_prev, backend="cpp")),
         ctc_collapse_reference(labels, cu_seqlens, 0, given_prev),
     )
+
+
+@given(data=st.data(), block_size=st.sampled_from([1, 4, 16]), groups=st.integers(1, 3), seed=seeds)
+def test_attention_over_the_cache(
+    with_each_isa: EachIsa, data: st.DataObject, block_size: int, groups: int, seed: int
+) -> None:
+    """Prompts, of which four queries go together, parts of them, and single queries among them."""
+    lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    head_dim, kv_heads = data.draw(st.sampled_from([2, 8, 20, 64, 72])), data.draw(st.integers(1, 2))
+    starts = [data.draw(st.integers(0, length - 1)) for length in lengths]
+    spans = list(zip(starts, lengths, strict=True))
+    paged = Paged.random(lengths, groups * kv_heads, kv_heads, head_dim)
+    q, batch = paged.queries(spans), paged.batch(spans, block_size)
+    keys, values = paged.caches(block_size)
+    scale = head_dim**-0.5
+    exact = paged_attention_reference(q.double(), keys.double(), values.double(), batch, scale)
+    in_pytorch = paged_attention_reference(q, keys, values, batch, scale)
+    for found in with_each_isa(lambda: paged_attention(q, keys, values, batch, backend="cpp")).values():
+        assert_near(found, in_pytorch, exact)
+
+
+@given(data=st.data(), tokens=st.integers(1, 9), seed=seeds)
+def test_rotation_and_fusion(
+    with_each_isa: EachIsa, randn: Draw, data: st.DataObject, tokens: int, seed: int
+) -> None:
+    heads, head_dim = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([2, 8, 20, 64, 72]))
+    table = rope_table(inverse_frequencies(head_dim, 10000.0, None), 40)
+    paged = Paged.random([tokens], heads, heads, head_dim)
+    qkv, batch = randn(tokens, 3 * heads * head_dim, seed=seed), paged.batch([(0, tokens)], 4)
+
+    def rotate() -> tuple[Tensor, Tensor]:
+        keys, values = (cache.zero_() for cache in paged.caches(4))
+        q = rope_cache_write(qkv.clone(), table, batch, keys, values, num_heads=heads, backend="cpp")
+        return q, keys
+
+    def rotate_in(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        keys, values = (cache.to(dtype).zero_() for cache in paged.caches(4))
+        q = rope_cache_write_reference(qkv.to(dtype), table.to(dtype), batch, keys, values, heads)
+        return q, keys
+
+    for found in with_each_isa(rotate).values():
+        for own, right, exact in zip(found, rotate_in(torch.float32), rotate_in(torch.float64), strict=True):
+            assert_near(own, right, exact)
+
+    window = 5
+    q = randn(tokens, heads, head_dim, seed=seed)
+    k, v = (randn(tokens, window, heads, head_dim, seed=seed + n) for n in (1, 2))
+    counts = data.draw(st.lists(st.integers(0, window), min_size=tokens, max_size=tokens))
+    valid = torch.tensor(counts, dtype=torch.int32)
+    places = torch.arange(tokens, dtype=torch.int32)
+    exact = fusion_attention_reference(
+        q.double(), k.double(), v.double(), valid, places, table.double(), None
+    )
+    in_pytorch = fusion_attention_reference(q, k, v, valid, places, table, None)
+    fused = with_each_isa(lambda: fusion_attention(q, k, v, valid, places, table, backend="cpp"))
+    for found in fused.values():
+        assert_near(found, in_pytorch, exact)

@@ -1,8 +1,9 @@
 """The projector learns to say what the tower sees in the LLM's own words.
 
-A patch that holds the centre of a shape is to look like the sum of the embeddings of the words for it (size,
-colour, kind and place), any other like one token that is used for nothing else. Without it the LLM finds out
-late which few positions of a picture are worth looking at: it learns what colours there are, but not whose.
+A patch that holds the centre of a shape is to look like the sum of the embeddings of the words for it (its
+size, colour, kind and place), any other like one token that is used for nothing else. Whether the LLM gains
+by it is not shown: after 500 steps of "language" 38 % of held-out picture questions were right with it and
+40 % without, in runs that also differed in their share of pictures.
 """
 
 from __future__ import annotations

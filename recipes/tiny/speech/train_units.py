@@ -19,7 +19,7 @@ from speech.unit_encoder import UnitEncoder, UnitReader, UnitTelling, quantize
 
 __all__ = ["UnitTraining", "phone_errors", "train"]
 
-NUM_STEPS = 3600
+NUM_STEPS = 6000
 PEAK_RATE = 1.5e-3
 FRAME_WEIGHT = 0.5
 """Of the loss by moments at the end of training; it begins at 1, since it leads CTC off its plateau."""

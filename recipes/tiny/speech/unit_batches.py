@@ -22,6 +22,8 @@ SHARES = {
 }  # fmt: skip
 """How much of a batch comes from which set."""
 BATCH_SECONDS = 56.0
+QUIET_SHARE = 0.3
+"""Of utterances that come without room and noise, though by another throat and microphone."""
 NEAR = 0.05
 """How far, as a part of a set ordered by length, a draw may lie from the length that is wanted."""
 SUBFRAMES_PER_SECOND = 50
@@ -85,7 +87,9 @@ class UnitBatches:
                 pairs.append(row)
                 continue
             clip, own = moved_in_time(clip, own, numbers)
-            heard.append(log_mel(through_a_room(clip.samples, others, numbers), self._filters, numbers))
+            is_quiet = numbers.random() < QUIET_SHARE
+            samples = clip.samples if is_quiet else through_a_room(clip.samples, others, numbers)
+            heard.append(log_mel(samples, self._filters, numbers))
             ends.append(clip.ends_s)
             if own is not None:
                 plain.append(log_mel(own, self._filters))
