@@ -23,15 +23,12 @@ from antiphon.bench.codec_error import CodecError, codec_error
 from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.matrix_rate import matrix_rate, synchronize
+from antiphon.bench.options import device_name, dtype_name, read_counts, read_device, read_dtype
 from antiphon.bench.plain_codec import PlainCodec
 from antiphon.codec import Codec
-from antiphon.codec.device import resolve_device
-from antiphon.errors import InvalidRequest
-from antiphon.machine import cpu_name
 
 __all__ = ["CodecRun", "bench_codec", "main"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_UNITS = 15
 """After so many the default schedule of a stream can speak."""
 
@@ -240,7 +237,7 @@ def run(
     config: str = typer.Option("codec_300m", help="A folder of bench/configs."),
     seconds: str = typer.Option("1,3,10", help="Lengths of the utterances, by commas."),
     batch: str = typer.Option("1,8", help="Utterances at a time, by commas."),
-    dtype: str = typer.Option("float32", help="float32, bfloat16 or float16."),
+    dtype: str = typer.Option("float32", help="float32, bfloat16, float16, or auto (bfloat16 on a GPU)."),
     device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
     eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
     repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
@@ -248,36 +245,27 @@ def run(
     json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
 ) -> None:
     """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
-    if dtype not in DTYPES:
-        raise typer.BadParameter(f"expected {' or '.join(DTYPES)}, got {dtype!r}", param_hint="--dtype")
     if threads:
         torch.set_num_threads(threads)
-    try:
-        place = resolve_device(device)
-    except InvalidRequest as unknown:
-        raise typer.BadParameter(str(unknown), param_hint="--device") from unknown
-    sizes = _numbers(batch, "--batch")
-    if any(size != int(size) for size in sizes):
-        raise typer.BadParameter(f"expected whole numbers, got {batch!r}", param_hint="--batch")
+    place = read_device(device)
+    kind = read_dtype(dtype, place)
     runs, error = bench_codec(
         config,
         _numbers(seconds, "--seconds"),
-        [int(size) for size in sizes],
-        dtype=DTYPES[dtype],
+        read_counts(batch, "--batch"),
+        dtype=kind,
         repeats=repeats,
         device=place,
         enforce_eager=eager,
     )
-    machine = f"{cpu_name()}, {torch.get_num_threads()} threads"
-    if place.type == "cuda":
-        machine = torch.cuda.get_device_name(place) + (", without graphs" if eager else "")
-    title = f"{config}, {dtype}, {machine}, torch {torch.__version__}"
+    machine = device_name(place) + (", without graphs" if eager and place.type == "cuda" else "")
+    title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
     if json_out:
         record = {
             "title": title,
             "date": date.today().isoformat(),
-            "command": f"antiphon bench codec --dtype {dtype} --seconds {seconds} --batch {batch} "
+            "command": f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
             f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}",
             "error": asdict(error),
             "runs": [asdict(run) for run in runs],

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from antiphon.bench.kernels.case import Case, Setting
+from antiphon.bench.kernels.case import Case, Setting, weight_backend
 from antiphon.kernels import argmax_head, linear
 
 __all__ = ["cases"]
@@ -19,7 +19,7 @@ def cases(setting: Setting) -> Iterator[Case]:
 
         def inputs(backend: str, rows: int = rows) -> tuple[Any, ...]:
             weight = setting.randn(vocab, hidden, scale=hidden**-0.5)
-            return setting.randn(rows, hidden), linear(weight, backend=_of_head(backend))
+            return setting.randn(rows, hidden), linear(weight, backend=weight_backend(backend))
 
         def call(x: Tensor, head: Any, *, backend: str, top_k: int = top_k) -> object:
             return argmax_head(x, head, top_k=top_k, backend=backend)
@@ -35,8 +35,3 @@ def cases(setting: Setting) -> Iterator[Case]:
             call=call,
             reference=reference,
         )
-
-
-def _of_head(backend: str) -> str:
-    """The backend of the weight that a backend of the op takes."""
-    return backend if backend == "cpp" else "torch"

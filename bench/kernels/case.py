@@ -11,7 +11,7 @@ from torch import Tensor
 
 from antiphon.bench.sizes import Sizes
 
-__all__ = ["Case", "Cases", "Setting"]
+__all__ = ["Case", "Cases", "Setting", "weight_backend"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,8 @@ class Case:
 
 Cases = Callable[[Setting], Iterator[Case]]
 """What each file of this folder has as `cases`"""
+
+
+def weight_backend(backend: str) -> str:
+    """The backend of the weights that a backend of an op takes: only C++ packs them."""
+    return backend if backend == "cpp" else "torch"

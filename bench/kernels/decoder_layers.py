@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from antiphon.bench.kernels.batches import attention_batch, cos_sin, kv_cache
-from antiphon.bench.kernels.case import Case, Setting
+from antiphon.bench.kernels.case import Case, Setting, weight_backend
 from antiphon.kernels import AttentionBatch, DecoderGeometry, DecoderLayer, decoder_layers, linear
 from antiphon.kernels.decoder_layers import DecoderLayers
 
@@ -51,7 +51,7 @@ def _layer(setting: Setting, qkv: int, backend: str) -> DecoderLayer:
     head = sizes.num_heads * sizes.head_dim
 
     def product(n: int, m: int) -> Any:
-        return linear(setting.randn(m, n, scale=scale), backend=backend if backend == "cpp" else "torch")
+        return linear(setting.randn(m, n, scale=scale), backend=weight_backend(backend))
 
     return DecoderLayer(
         input_norm=setting.randn(sizes.hidden).abs(),

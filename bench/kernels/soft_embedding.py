@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from antiphon.bench.kernels.case import Case, Setting
+from antiphon.bench.kernels.case import Case, Setting, weight_backend
 from antiphon.kernels import linear, soft_embedding
 
 __all__ = ["cases"]
@@ -18,7 +18,7 @@ def cases(setting: Setting) -> Iterator[Case]:
     for rows in (16, 185, 740):  # 185 units are a question of 7 s
 
         def inputs(backend: str, rows: int = rows) -> tuple[Any, ...]:
-            head = linear(setting.randn(vocab, hidden, scale=hidden**-0.5), backend=_of_head(backend))
+            head = linear(setting.randn(vocab, hidden, scale=hidden**-0.5), backend=weight_backend(backend))
             return setting.randn(rows, hidden), head, setting.randn(vocab, hidden)
 
         yield Case(
@@ -34,8 +34,3 @@ def cases(setting: Setting) -> Iterator[Case]:
 def _reference(hidden: Tensor, head: Any, embedding: Tensor) -> tuple[Tensor, Tensor]:
     logits = hidden @ head.weight.T
     return logits.float().softmax(-1).to(hidden.dtype) @ embedding, logits.argmax(-1)
-
-
-def _of_head(backend: str) -> str:
-    """The backend of the weight that a backend of the op takes."""
-    return backend if backend == "cpp" else "torch"

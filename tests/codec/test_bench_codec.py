@@ -58,8 +58,8 @@ def test_bench(small_config: str, tmp_path: Path, dtype: str) -> None:
     [
         (["--seconds", "1,x"], "expected positive numbers by commas"),
         (["--seconds", "0"], "expected positive numbers by commas"),
-        (["--batch", "1.5"], "expected whole numbers"),
-        (["--dtype", "int8"], "expected float32 or bfloat16 or float16"),
+        (["--batch", "1.5"], "expected positive numbers by commas"),
+        (["--dtype", "int8"], "expected auto, float32, bfloat16, float16"),
         (["--device", "tpu"], "expected auto, cpu or cuda"),
     ],
 )

@@ -5,56 +5,56 @@ from __future__ import annotations
 from stages import Run, stage
 
 
-@stage("speech-data", "speak all sentences with all voices (15 minutes)")
+@stage("speech-data", "speak all sentences with all voices")
 def speech_data(arguments: Run) -> None:
     from speech.build_data import SETS, build
 
     build(arguments.folder("speech"), tuple(SETS), arguments.seed, lambda line: print(line, flush=True))
 
 
-@stage("units", "train the unit encoder (an hour)")
+@stage("units", "train the unit encoder")
 def units(arguments: Run) -> None:
     from speech.train_units import train
 
     train(arguments)
 
 
-@stage("encode", "the speaking voice and the test voices as units (10 minutes)")
+@stage("encode", "the speaking voice and the test voices as units")
 def encode(arguments: Run) -> None:
     from speech.encode import encode_spoken
 
     encode_spoken(arguments)
 
 
-@stage("encode-heard", "all voices in rooms and noise as units, for hearing (20 minutes)")
+@stage("encode-heard", "all voices in rooms and noise as units, for hearing")
 def encode_heard(arguments: Run) -> None:
     from speech.encode import encode_heard
 
     encode_heard(arguments)
 
 
-@stage("pitch", "train the vocoder's pitch predictor (5 minutes)")
+@stage("pitch", "train the vocoder's pitch predictor")
 def pitch(arguments: Run) -> None:
     from speech.train_vocoder import train_pitch
 
     train_pitch(arguments)
 
 
-@stage("flow", "train the flow from units to mel (two hours)")
+@stage("flow", "train the flow from units to mel")
 def flow(arguments: Run) -> None:
     from speech.train_flow import train
 
     train(arguments)
 
 
-@stage("vocoder", "train the vocoder on true mels (two hours)")
+@stage("vocoder", "train the vocoder on true mels")
 def vocoder(arguments: Run) -> None:
     from speech.train_vocoder import train
 
     train(arguments)
 
 
-@stage("vocoder-tuned", "train the vocoder on the flow's mels (half an hour)")
+@stage("vocoder-tuned", "train the vocoder on the flow's mels")
 def vocoder_tuned(arguments: Run) -> None:
     from speech.train_vocoder import tune
 
