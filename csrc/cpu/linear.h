@@ -23,27 +23,39 @@ constexpr int CACHE_LINE = 16;            // floats
 constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
 
-// Weights to fetch meanwhile: for each k so many lines, `step` floats behind those of the k before.
+// Weights to fetch meanwhile: for each k so many lines (none, one or LINES), `step` floats behind those of the k
+// before.
 struct Prefetch {
   const float* from;
   int lines;
   int64_t step;
 };
 
-// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added
-template <int MR>
+// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added. AHEAD: ahead.lines.
+//
+// Rows are reached in threes, the second and third by a scaled index: a pointer for each would not fit the registers,
+// and every one that is kept elsewhere costs the multipliers a turn. GCC would make a pointer for each after all.
+template <int MR, int AHEAD>
+#if defined(__GNUC__) && !defined(__clang__)
+__attribute__((optimize("no-ivopts")))
+#endif
 static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
                  int64_t ldo, bool first, Prefetch ahead) {
+  constexpr int THREES = (MR + 2) / 3;
   vf acc[MR][NV] = {};
+  const float* row[THREES];
+  for (int i = 0; i < THREES; i++) row[i] = x + 3 * i * ldx;
   for (int64_t k = 0; k < depth; k++) {
-    for (int i = 0; i < ahead.lines; i++)
-      __builtin_prefetch(ahead.from + k * ahead.step + i * CACHE_LINE, 0, 2);
+    for (int i = 0; i < AHEAD; i++) __builtin_prefetch(ahead.from + i * CACHE_LINE, 0, 2);
+    if constexpr (AHEAD > 0) ahead.from += ahead.step;
     vf weight[NV];
-    for (int v = 0; v < NV; v++) weight[v] = load(w + k * ldw + v * VL);
+    for (int v = 0; v < NV; v++) weight[v] = load(w + v * VL);
+    w += ldw;
     for (int m = 0; m < MR; m++) {
-      const vf broadcast = splat(x[m * ldx + k]);
+      const vf broadcast = splat(row[m / 3][m % 3 * ldx]);
       for (int v = 0; v < NV; v++) acc[m][v] += broadcast * weight[v];
     }
+    for (int i = 0; i < THREES; i++) row[i]++;
   }
   for (int m = 0; m < MR; m++)
     for (int v = 0; v < NV; v++) {
@@ -55,7 +67,11 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
 template <int MR>
 static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth,
                       float* out, int64_t ldo, bool first, Prefetch ahead) {
-  if (rows == MR) return tile<MR>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+  if (rows == MR) {
+    if (ahead.lines == 0) return tile<MR, 0>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+    if (ahead.lines == 1) return tile<MR, 1>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+    return tile<MR, LINES>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+  }
   if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first, ahead);
 }
 

@@ -158,31 +158,42 @@ class Runner:
     # --- between the stacks -------------------------------------------------------------------
 
     def _read_prompts(self, chunks: Sequence[Chunk], hidden: Tensor) -> list[list[int]]:
-        labels: list[list[int]] = []
+        """Keep the states that later passes want. The vocabulary is read once for all speech that LLMs are to
+        hear, and once for the units of which only a label is wanted."""
+        heard: list[int] = []
+        places: list[Tensor] = []  # where the soft embeddings of these rows go
+        wanted: list[list[int]] = []
         offset = 0
         for chunk in chunks:
             request, rows = chunk.request, hidden[offset : offset + len(chunk)]
-            offset += len(chunk)
             if self._is_unit_step(chunk):
                 assert request.row is not None
                 self._unit_hidden[request.row] = rows[0]
-                labels.append(self.model.ctc_labels(rows).tolist())
-                continue
-            states = self._prompt_states(chunk)
-            states.hidden[chunk.start - states.start : chunk.end - states.start] = rows
-            wanted = [p - chunk.start for p in request.unlabelled(chunk.start, chunk.end)]
-            num_soft = min(chunk.end, request.num_speech_prompt) - chunk.start
-            if states.soft is not None and num_soft > 0:
-                soft, found = self.model.soft_embedding(rows[:num_soft])
-                states.soft[chunk.start - states.start : chunk.start - states.start + num_soft] = soft
-                later = [i for i in wanted if i >= num_soft]
-                labels.append(found[[i for i in wanted if i < num_soft]].tolist() if wanted else [])
-                wanted = later
+                wanted.append([offset])
             else:
-                labels.append([])
-            if wanted:
-                labels[-1] += self.model.ctc_labels(rows[wanted]).tolist()
-        return labels
+                states = self._prompt_states(chunk)
+                first = chunk.start - states.start
+                states.hidden[first : first + len(chunk)] = rows
+                num_soft = min(chunk.end, request.num_speech_prompt) - chunk.start
+                if states.soft is not None and num_soft > 0:
+                    heard += range(offset, offset + num_soft)
+                    places.append(states.soft[first : first + num_soft])
+                wanted.append([offset + p - chunk.start for p in request.unlabelled(chunk.start, chunk.end)])
+            offset += len(chunk)
+        labels: dict[int, int] = {}
+        if heard:
+            soft, found = self.model.soft_embedding(self._rows(hidden, heard))
+            for place, rows in zip(places, soft.split([len(place) for place in places]), strict=True):
+                place.copy_(rows)
+            labels.update(zip(heard, found.tolist(), strict=True))
+        rest = [row for rows in wanted for row in rows if row not in labels]
+        if rest:
+            found = self.model.ctc_labels(self._rows(hidden, rest))
+            labels.update(zip(rest, found.tolist(), strict=True))
+        return [[labels[row] for row in rows] for rows in wanted]
+
+    def _rows(self, hidden: Tensor, rows: list[int]) -> Tensor:
+        return hidden.index_select(0, to_device(np.array(rows), self.device))
 
     def _is_unit_step(self, chunk: Chunk) -> bool:
         """One unit that was just picked: its H goes no further than the next top pass."""
