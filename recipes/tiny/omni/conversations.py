@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from world.samples import typed
 from antiphon.config import ModelConfig
 from antiphon.text.chat import DEFAULT_SYSTEM
 from antiphon.text.tokenizer import Tokenizer
+from omni.pictures import patch_of
 
 __all__ = ["Batch", "Branch", "Layout", "Row"]
 
@@ -29,6 +31,8 @@ class Branch:
     """The id that follows, where the assistant says it; else -100."""
     last: list[int]
     """Those of the targets' places that belong to the last answer."""
+    patches: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Of the targets' places: the patches that the answer is read off, where it is."""
 
 
 @dataclass
@@ -56,6 +60,8 @@ class Batch:
     """int64 (pictures): the rows that have one, in front"""
     branches: Tensor
     """int64 (rows, length): the number of the conversation in its row; -1 elsewhere"""
+    looks: Tensor
+    """float32 (pictures, length, patches): where to look for what follows, as shares; 0 where nowhere"""
 
 
 class Layout:
@@ -83,6 +89,7 @@ class Layout:
         ids: list[int] = []
         targets: list[int] = []
         last: list[int] = []
+        patches: dict[int, tuple[int, ...]] = {}
         for i, turn in enumerate(sample.turns):
             question = typed(rng, turn.question) if rng else turn.question
             if i == 0:
@@ -93,8 +100,12 @@ class Layout:
             said = [*self.encode(turn.answer), self.eot]
             ids += [*asked, *said]
             last = list(range(len(targets) + len(asked) - 1, len(targets) + len(asked) - 1 + len(said)))
+            if sample.scene and turn.rests_on:
+                side = math.isqrt(self.num_patches)
+                found = tuple(patch_of(sample.scene, shape, side) for shape in turn.rests_on)
+                patches.update(dict.fromkeys(last, found))
             targets += [IGNORED] * (len(asked) - 1) + said + [IGNORED]
-        return Branch(ids, targets, last)
+        return Branch(ids, targets, last, patches)
 
     def batch(self, rows: Sequence[Row], system: str | None = DEFAULT_SYSTEM) -> Batch:
         """Rows with a picture must come in the order of their pictures."""
@@ -104,6 +115,8 @@ class Layout:
         size = (len(rows), length)
         ids, positions = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
         targets, branches = torch.full(size, IGNORED), torch.full(size, -1)
+        num_pictures = sum(row.picture is not None for row in rows)
+        looks = torch.zeros(num_pictures, length, self.num_patches)
         for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
             positions[r, :start] = torch.arange(start)
             at = start
@@ -113,6 +126,9 @@ class Layout:
                 targets[r, span] = torch.tensor(branch.targets)
                 positions[r, span] = torch.arange(start, start + len(branch.ids))
                 branches[r, span] = number
+                for place, patches in branch.patches.items():
+                    for patch in patches:
+                        looks[r, at + place, patch] += 1 / len(patches)
                 at += len(branch.ids)
         of_picture = torch.arange(length)[None] < torch.tensor(starts)[:, None]
         same = (branches[:, :, None] == branches[:, None, :]) | of_picture[:, None, :]
@@ -122,4 +138,5 @@ class Layout:
         pictures = torch.tensor(
             [r for r, row in enumerate(rows) if row.picture is not None], dtype=torch.int64
         )
-        return Batch(torch.tensor(prefix), ids, targets, positions + len(prefix), mask, pictures, branches)
+        positions += len(prefix)
+        return Batch(torch.tensor(prefix), ids, targets, positions, mask, pictures, branches, looks)

@@ -37,6 +37,13 @@ ROW_LENGTH = 192
 PICTURE_ROWS = 11
 READING = 0.2
 """Weight of the heads that read shapes off the tower."""
+LOOKING = 0.2
+"""Weight of looking at the shapes that an answer is read off, at first; from `LOOKED` on it is none."""
+LOOKED = 0.7
+"""As a part of all steps."""
+LOOKING_LAYER = 2
+"""Whose first head is shown where to look: the layers before it can read the question, those behind it
+what is found."""
 NUM_TESTED = 400
 SLOW = {"vision_tower": 0.1}
 """The tower can see already: at the others' pace it forgets half of it at first."""
@@ -50,6 +57,8 @@ class Answering(nn.Module):
     def __init__(self, run: Run, *, rows: int = ROWS, picture_rows: int = PICTURE_ROWS) -> None:
         super().__init__()
         self.first_steps = 0
+        self.looking_steps = 0
+        """How many steps are shown where to look."""
         self.num_rows, self.num_picture_rows = rows, picture_rows
         folder = run.folder("skeleton")
         config = self.config = read_config(folder, load_format="dummy")
@@ -95,7 +104,9 @@ class Answering(nn.Module):
                 return
             row.branches.append(branch)
 
-    def logits(self, batch: Batch, tiles: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def logits(
+        self, batch: Batch, tiles: Tensor | None, watched: dict[int, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits at the places of the targets, those targets, and the tower's features."""
         embed = self.omni.model.embed_tokens
         x, features = embed(batch.ids), None
@@ -105,7 +116,7 @@ class Answering(nn.Module):
             before = torch.cat([seen, x[:n, num_patches:]], dim=1)
             x = torch.cat([before, x[n:]])
         rows = self.omni.rows(batch.positions, batch.mask, len(batch.prefix))
-        x = self.omni.think(embed(batch.prefix)[None], x, rows)
+        x = self.omni.think(embed(batch.prefix)[None], x, rows, watched)
         wanted = batch.targets >= 0
         return self.omni.lm_head(x[wanted]), batch.targets[wanted], features
 
@@ -114,7 +125,8 @@ class Answering(nn.Module):
         system = {"system": rng.choice(SYSTEMS)} if rng.random() < 0.2 else {}
         batch = self.layout.batch(drawn, **system)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, targets, features = self.logits(batch, self.pictures.tiles(scenes, rng))
+            watched = {LOOKING_LAYER: torch.empty(0)} if step < self.looking_steps else {}
+            logits, targets, features = self.logits(batch, self.pictures.tiles(scenes, rng), watched)
         logits, features = logits.float(), features.float()
         with torch.no_grad():
             row_of_each = (batch.targets >= 0).nonzero()[:, 0]
@@ -123,6 +135,12 @@ class Answering(nn.Module):
         parts = {"answers": F.cross_entropy(logits, targets)}
         parts["(of pictures)"] = each[of_picture].mean()
         parts["(of talk)"] = each[~of_picture].mean()
+        if watched:
+            start = len(batch.prefix)
+            seen = watched[LOOKING_LAYER][: len(batch.looks), :, start : start + batch.looks.shape[2]]
+            apart = -(batch.looks * seen.clamp(min=-100)).sum() / batch.looks.sum().clamp(min=1)
+            parts["looking"] = LOOKING * (1 - step / self.looking_steps) * apart
+            parts["(looking"] = apart.detach()
         read = self.reader.loss(features, self.pictures.labels(scenes))
         parts["reading"] = READING * (8 * read.pop("there") + sum(read.values()))
         return parts
@@ -162,6 +180,7 @@ def train_language(run: Run) -> None:
     model.load_state_dict(begun["module"])
     model.first_steps = FIRST_STEPS
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=200)
+    model.looking_steps = int(LOOKED * schedule.num_steps)
     training = Training(model, run.folder("language"), schedule, seed=run.seed, slow=SLOW, save_every=250)
     tested = {
         "pictures": draw_samples(NUM_TESTED, "held_out", run.seed + 1, pictures=1.0),

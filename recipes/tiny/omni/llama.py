@@ -96,6 +96,15 @@ class Layer(nn.Module):
         y = attend(attention.queries(y, rows.rotary), k, v, mask=rows.mask)
         return x + attention.out(y)
 
+    def log_weights(self, x: Tensor, prefix: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+        """How the first head spreads its attention: logarithms (rows, length, prefix + length)"""
+        y, attention = self.input_layernorm(x), self.self_attn
+        with torch.autocast("cpu", enabled=False):
+            q, (k, _) = attention.queries(y, rows.rotary)[:, 0], attention.entries(y, rows.rotary)
+            k = torch.cat([prefix[0][:, 0].float().expand(len(x), -1, -1), k[:, 0]], 1)
+            scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
+        return scores.masked_fill(~rows.mask[:, 0], -torch.inf).log_softmax(-1)
+
     def think(self, x: Tensor) -> Tensor:
         return x + self.mlp(once_cast(self.post_attention_layernorm(x)))
 
@@ -106,10 +115,17 @@ class Stack(nn.ModuleList):
     def __init__(self, geometry: Geometry, num_layers: int, *, fusion: bool = False) -> None:
         super().__init__(Layer(geometry, fusion=fusion) for _ in range(num_layers))
 
-    def run(self, prefix: Tensor, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """prefix (1, prefix length, hidden), x (rows, length, hidden) -> both, after the layers"""
-        for layer in self:
+    def run(
+        self, prefix: Tensor, x: Tensor, rows: Rows, watched: dict[int, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """prefix (1, prefix length, hidden), x (rows, length, hidden) -> both, after the layers
+
+        watched: for these layers, `Layer.log_weights` is put there
+        """
+        for number, layer in enumerate(self):
             prefix, entries = layer.attend_prefix(prefix, rows.prefix_rotary)
+            if watched is not None and number in watched:
+                watched[number] = layer.log_weights(x, entries, rows)
             x = layer.think(layer.attend(x, entries, rows))
             prefix = layer.think(prefix)
         return prefix, x

@@ -71,9 +71,11 @@ class Omni(nn.Module):
         likely = self.audio_to_text_proj(hidden).float().softmax(-1)
         return (likely @ self.model.embed_tokens.weight).float()
 
-    def think(self, prefix: Tensor, x: Tensor, rows: Rows) -> Tensor:
+    def think(
+        self, prefix: Tensor, x: Tensor, rows: Rows, watched: dict[int, Tensor] | None = None
+    ) -> Tensor:
         """LLM layers and norm over rows of input embeddings behind those of the prefix (1, prefix, hidden)"""
-        return self.model.norm(self.model.layers.run(prefix, x, rows)[1])
+        return self.model.norm(self.model.layers.run(prefix, x, rows, watched)[1])
 
     def rows(self, positions: Tensor, mask: Tensor, prefix_length: int) -> Rows:
         """positions int64 (rows, length); mask bool (rows, length, prefix + length)"""

@@ -9,18 +9,32 @@ import numpy as np
 import torch
 from torch import Tensor
 from world.picture import draw_picture
-from world.scene import Scene
+from world.scene import Scene, Shape
 from world.words import COLOURS, KINDS, SIZES
 
 from antiphon.config import ModelConfig
 from antiphon.text.tiles import Tiler
 from omni.geometry import Geometry
 
-__all__ = ["PictureReader"]
+__all__ = ["PictureReader", "patch_of"]
 
 NEAR = 0.08
 """In patches."""
 LONG_SIDES = (96, 112, 128, 160, 192, 256)
+
+
+def patch_of(scene: Scene, shape: Shape, side: int) -> int:
+    """In which of side * side patches its centre lies."""
+    x, y = _centre(scene, shape)
+    return int(y * side) * side + int(x * side)
+
+
+def _centre(scene: Scene, shape: Shape) -> tuple[float, float]:
+    """As a part of the tile's side: the picture lies in the middle of a square."""
+    longest = max(scene.width, scene.height)
+    x = (shape.x * scene.width + (longest - scene.width) / 2) / longest
+    y = (shape.y * scene.height + (longest - scene.height) / 2) / longest
+    return x, y
 
 
 class PictureReader:
@@ -46,10 +60,8 @@ class PictureReader:
         labels = torch.full((len(scenes), side**2, 6), -100)
         labels[..., 0] = 0
         for picture, scene in zip(labels, scenes, strict=True):
-            longest = max(scene.width, scene.height)
             for shape in scene.shapes:
-                x = (shape.x * scene.width + (longest - scene.width) / 2) / longest
-                y = (shape.y * scene.height + (longest - scene.height) / 2) / longest
+                x, y = _centre(scene, shape)
                 row, column = int(y * side), int(x * side)
                 near = {
                     (int(y * side + dy) * side + int(x * side + dx))

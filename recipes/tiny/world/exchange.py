@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from world.scene import Scene
+from world.scene import Scene, Shape
 
 __all__ = ["Exchange", "Sample"]
 
@@ -22,6 +22,8 @@ class Exchange:
     """The question too is one of a fixed list, so that only what surrounds it can be new."""
     about: Any = None
     """What a follow-up may take up: a `Filter`, a sum, a name."""
+    rests_on: tuple[Shape, ...] = ()
+    """The shapes of the picture that the answer is read off."""
 
 
 @dataclass(frozen=True)

@@ -48,29 +48,31 @@ def count(rng: random.Random, scene: Scene) -> Exchange:
         question = f"Count the {what.many}."
     else:
         question = f"How many {what.many} {form}?"
-    return Exchange(question, _counted(what, scene), "count", about=("count", what))
+    return Exchange(
+        question, _counted(what, scene), "count", about=("count", what), rests_on=_all(what, scene)
+    )
 
 
 def exists(rng: random.Random, scene: Scene) -> Exchange:
     what = _group(rng, scene)
-    there = bool(what.of(scene))
+    found = _all(what, scene)
     name = what.one
     if rng.random() < 0.12:  # what no picture shows
-        name, there = rng.choice(NOUNS), False
+        name, found = rng.choice(NOUNS), ()
     form = rng.choice(IS_THERE)
     if form.startswith("Is"):
-        answer = "Yes there is." if there else "No there is not."
+        answer = "Yes there is." if found else "No there is not."
     elif form.startswith("Do"):
-        answer = "Yes I do." if there else "No I do not."
+        answer = "Yes I do." if found else "No I do not."
     else:
-        answer = "Yes I can." if there else "No I cannot."
-    return Exchange(form.format(article(name)), answer, "exists", closed=True)
+        answer = "Yes I can." if found else "No I cannot."
+    return Exchange(form.format(article(name)), answer, "exists", closed=True, rests_on=found)
 
 
 def colour(rng: random.Random, scene: Scene) -> Exchange:
     what = _single(rng, scene, with_colour=False)
     form = rng.choice(("What colour is the {}?", "Which colour is the {}?", "Tell me the colour of the {}."))
-    return _about_one(form.format(what.one), _coloured(what, scene), "colour", ("colour", what))
+    return _about_one(form.format(what.one), _coloured, scene, "colour", ("colour", what))
 
 
 def kind(rng: random.Random, scene: Scene) -> Exchange:
@@ -83,13 +85,13 @@ def kind(rng: random.Random, scene: Scene) -> Exchange:
     else:
         answer = f"{number(len(found)).capitalize()} shapes are {what.colour}."
     form = rng.choice(("What shape is {}?", "Which shape is {}?", "What is {}?"))
-    return Exchange(form.format(what.colour), answer, "kind", True)
+    return Exchange(form.format(what.colour), answer, "kind", True, rests_on=tuple(found))
 
 
 def place(rng: random.Random, scene: Scene) -> Exchange:
     what = _single(rng, scene)
     form = rng.choice(("Where is the {}?", "Where do you see the {}?", "Tell me where the {} is."))
-    return _about_one(form.format(what.one), _placed(what, scene), "place", ("place", what))
+    return _about_one(form.format(what.one), _placed, scene, "place", ("place", what))
 
 
 def at_place(rng: random.Random, scene: Scene) -> Exchange:
@@ -97,7 +99,7 @@ def at_place(rng: random.Random, scene: Scene) -> Exchange:
     found = [shape for shape in scene.shapes if shape.place == name]
     answer = sentence(article(found[0].name)) if found else "Nothing."
     form = rng.choice(("What is {}?", "What do you see {}?", "Which shape is {}?"))
-    return Exchange(form.format(name), answer, "at place", True)
+    return Exchange(form.format(name), answer, "at place", True, rests_on=tuple(found))
 
 
 def relation(rng: random.Random, scene: Scene) -> Exchange | None:
@@ -108,7 +110,7 @@ def relation(rng: random.Random, scene: Scene) -> Exchange | None:
     yes = SIDES[side](*pair)
     names = [_name(shape, scene) for shape in pair]
     question = f"Is the {names[0]} {side} the {names[1]}?"
-    return Exchange(question, "Yes it is." if yes else "No it is not.", "relation", True)
+    return Exchange(question, "Yes it is." if yes else "No it is not.", "relation", True, rests_on=pair)
 
 
 def beside(rng: random.Random, scene: Scene) -> Exchange | None:
@@ -124,7 +126,7 @@ def beside(rng: random.Random, scene: Scene) -> Exchange | None:
     else:
         answer = sentence(number(len(found)) + " shapes")
     form = rng.choice(("What is {} the {}?", "Which shape is {} the {}?", "What do you see {} the {}?"))
-    return Exchange(form.format(side, shape.kind), answer, "beside", True)
+    return Exchange(form.format(side, shape.kind), answer, "beside", True, rests_on=tuple(found))
 
 
 def further(rng: random.Random, scene: Scene) -> Exchange | None:
@@ -137,13 +139,13 @@ def further(rng: random.Random, scene: Scene) -> Exchange | None:
     names = [_name(shape, scene) for shape in pair]
     form = rng.choice(("Which is {} the {} or the {}?", "What is {} the {} or the {}?"))
     answer = sentence("the " + _name(won, scene))
-    return Exchange(form.format(word, *names), answer, "further", True)
+    return Exchange(form.format(word, *names), answer, "further", True, rests_on=pair)
 
 
 def size(rng: random.Random, scene: Scene) -> Exchange:
     what = _single(rng, scene, with_size=False)
     form = rng.choice(("Is the {} big or small?", "How big is the {}?", "Is the {} small or big?"))
-    return _about_one(form.format(what.one), _sized(what, scene), "size", ("size", what))
+    return _about_one(form.format(what.one), _sized, scene, "size", ("size", what))
 
 
 def describe(rng: random.Random, scene: Scene) -> Exchange:
@@ -154,7 +156,7 @@ def describe(rng: random.Random, scene: Scene) -> Exchange:
         seen = " and ".join(article(shape.name) for shape in shapes)
     else:
         seen = number(len(shapes)) + " shapes"
-    return Exchange(rng.choice(DESCRIBE), f"I see {seen}.", "describe")
+    return Exchange(rng.choice(DESCRIBE), f"I see {seen}.", "describe", rests_on=shapes)
 
 
 def more(rng: random.Random, scene: Scene) -> Exchange:
@@ -164,7 +166,8 @@ def more(rng: random.Random, scene: Scene) -> Exchange:
         wanted = [Filter(kind=k) for k in _two_names(rng, [s.kind for s in scene.shapes], KINDS)]
     yes = len(wanted[0].of(scene)) > len(wanted[1].of(scene))
     question = f"Are there more {wanted[0].many} than {wanted[1].many}?"
-    return Exchange(question, "Yes there are." if yes else "No there are not.", "more", True)
+    shapes = tuple(shape for what in wanted for shape in what.of(scene))
+    return Exchange(question, "Yes there are." if yes else "No there are not.", "more", True, rests_on=shapes)
 
 
 def attribute(rng: random.Random, scene: Scene) -> Exchange | None:
@@ -174,7 +177,8 @@ def attribute(rng: random.Random, scene: Scene) -> Exchange | None:
         return None
     asked = shape.colour if rng.random() < 0.5 else rng.choice(COLOURS)
     answer = "Yes it is." if asked == shape.colour else f"No it is {shape.colour}."
-    return Exchange(f"Is the {shape.kind} {asked}?", answer, "attribute", True, about=("attribute", what))
+    question = f"Is the {shape.kind} {asked}?"
+    return Exchange(question, answer, "attribute", True, about=("attribute", what), rests_on=(shape,))
 
 
 LOOKS: dict[Look, float] = {
@@ -217,20 +221,22 @@ def follow_up(rng: random.Random, scene: Scene, before: Exchange) -> Exchange | 
     topic, what = before.about
     if topic == "count":
         other = Filter(kind=_pick(rng, [shape.kind for shape in scene.shapes], KINDS))
+        answer, found = _counted(other, scene), _all(other, scene)
         return Exchange(
-            f"And {other.many}?", _counted(other, scene), "follow-up", False, True, ("count", other)
+            f"And {other.many}?", answer, "follow-up", False, True, ("count", other), rests_on=found
         )
     answers = {"colour": _coloured, "place": _placed, "size": _sized}
     if topic in answers and rng.random() < 0.5:
         other = Filter(kind=_pick(rng, [shape.kind for shape in scene.shapes], KINDS))
-        answer = answers[topic](other, scene)
-        return _about_one(f"And the {other.one}?", answer, "follow-up", (topic, other), fixed=True)
+        question = f"And the {other.one}?"
+        return _about_one(question, answers[topic], scene, "follow-up", (topic, other), fixed=True)
     if len(what.of(scene)) != 1:
         return None
     question, answer = rng.choice(
         (("Where is it?", _placed), ("What colour is it?", _coloured), ("Is it big or small?", _sized))
     )
-    return Exchange(question, answer(what, scene), "follow-up", True, True, ("attribute", what))
+    about, found = ("attribute", what), _all(what, scene)
+    return Exchange(question, answer(what, scene), "follow-up", True, True, about, rests_on=found)
 
 
 def no_picture(rng: random.Random, scene: Scene) -> Exchange:
@@ -243,10 +249,23 @@ def no_picture(rng: random.Random, scene: Scene) -> Exchange:
 
 
 def _about_one(
-    question: str, answer: str, topic: str, about: tuple[str, Filter], *, fixed: bool = False
+    question: str,
+    answer_of: Callable[[Filter, Scene], str],
+    scene: Scene,
+    topic: str,
+    about: tuple[str, Filter],
+    *,
+    fixed: bool = False,
 ) -> Exchange:
     """The answer is from a short list, but where it says how many there are instead."""
-    return Exchange(question, answer, topic, not answer.startswith("There are"), fixed, about)
+    what = about[1]
+    answer = answer_of(what, scene)
+    closed = not answer.startswith("There are")
+    return Exchange(question, answer, topic, closed, fixed, about, rests_on=_all(what, scene))
+
+
+def _all(what: Filter, scene: Scene) -> tuple[Shape, ...]:
+    return tuple(what.of(scene))
 
 
 def _counted(what: Filter, scene: Scene) -> str:

@@ -185,7 +185,7 @@ def _turn(rng: random.Random, turns: list[Exchange]) -> Exchange:
 
 
 def _again(rng: random.Random, before: Exchange) -> Exchange:
-    return Exchange(rng.choice(AGAIN), before.answer, "again", before.closed, True, before.about)
+    return replace(before, question=rng.choice(AGAIN), topic="again", fixed=True)
 
 
 def _framed(rng: random.Random, turn: Exchange) -> Exchange:
