@@ -43,6 +43,23 @@ def run(
         _run(stages[name], Run(work, seed, threads, steps))
 
 
+@app.command("keep")
+def keep_parts(names: list[str], work: Work = DEFAULT_WORK) -> None:
+    """Keep what these stages have trained, in half precision, with the recipe."""
+    from kept import KEPT, keep
+
+    for name in names:
+        print(f"{KEPT / name}: {keep(Run(work), name) / 1e6:.1f} MB")
+
+
+@app.command("restore")
+def restore_parts(work: Work = DEFAULT_WORK) -> None:
+    """Put what is kept where the stages look for it, in place of running the stages that trained it."""
+    from kept import restore
+
+    print("restored: " + (", ".join(restore(Run(work))) or "nothing, all of it is there"))
+
+
 @app.command("all")
 def run_all(work: Work = DEFAULT_WORK, seed: Seed = 0, threads: Threads = 1) -> None:
     """Run every stage."""

@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Schedule", "Training", "save_atomically"]
+__all__ = ["Schedule", "Training", "fast_products", "save_atomically"]
+
+
+def fast_products() -> torch.autocast:
+    """Matrix products in bfloat16 where the processor has it; elsewhere that would be four times slower."""
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ class Training:
     def save(self) -> None:
         state = {
             "module": self.module.state_dict(),
+            "trained": [name for name, own in self.module.named_parameters() if own.requires_grad],
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
@@ -138,7 +145,11 @@ class Training:
 
     def _load(self) -> None:
         state = torch.load(self.path, map_location="cpu", weights_only=True)
-        self.module.load_state_dict(state["module"])
+        is_kept = "optimizer" not in state  # by `kept`: only what was trained, and finished
+        self.module.load_state_dict(state["module"], strict=not is_kept)
+        if is_kept:
+            self.step = self.schedule.num_steps
+            return
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         print(f"{self.folder.name}: goes on at step {self.step}", flush=True)

@@ -13,7 +13,7 @@ import torch
 from stages import Run
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 from world.words import words_of
 
 from antiphon.model.checkpoint import read_config
@@ -81,7 +81,7 @@ class Hearing(nn.Module):
 
     def losses(self, rows: list[SpokenRow]) -> dict[str, Tensor]:
         batch = track_batch(rows, len(self.prefix), self.config.first_unit_id)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             prefix, hidden = self.hear(batch)
         named = torch.cat([prefix[0], hidden[batch.is_text]])
         names = torch.cat([self.prefix, batch.ids[batch.is_text]])

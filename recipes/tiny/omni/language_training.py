@@ -11,7 +11,7 @@ import torch
 from stages import Run
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 from world.exchange import Sample
 from world.looking import FIRST_LOOKS
 from world.samples import draw_sample, draw_samples, draw_scene_of, sample_about
@@ -28,8 +28,8 @@ from omni.tower import Reader
 
 __all__ = ["SYSTEMS", "Answering", "train_language"]
 
-NUM_STEPS = 3500
-FIRST_STEPS = 800
+NUM_STEPS = 3600
+FIRST_STEPS = 600
 """So long pictures are plain, and questions about one shape: the model learns to find it."""
 PEAK = 1.5e-3
 ROWS = 16
@@ -124,7 +124,7 @@ class Answering(nn.Module):
         drawn, scenes = self.draw(rng, first=step < self.first_steps)
         system = {"system": rng.choice(SYSTEMS)} if rng.random() < 0.2 else {}
         batch = self.layout.batch(drawn, **system)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             watched = {LOOKING_LAYER: torch.empty(0)} if step < self.looking_steps else {}
             logits, targets, features = self.logits(batch, self.pictures.tiles(scenes, rng), watched)
         logits, features = logits.float(), features.float()

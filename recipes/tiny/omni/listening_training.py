@@ -15,7 +15,7 @@ from stages import Run
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 from world.exchange import Sample
 from world.samples import draw_sample, draw_samples
 
@@ -54,7 +54,7 @@ class Listening(Answering):
         self.first_unit = self.config.first_unit_id
 
     def spoken_losses(self, spoken: Sequence[SpokenSample], rng: random.Random) -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             logits, targets, _ = self.spoken_logits(spoken, rng)
         return {"spoken": F.cross_entropy(logits.float(), targets)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["PARTS", "load_parts", "part_of", "train_only"]
+__all__ = ["MODEL", "PARTS", "load_parts", "part_of", "train_only"]
 
 PARTS = {
     "seeing": ("model.vision_tower.", "model.mm_projector."),

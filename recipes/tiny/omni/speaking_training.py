@@ -9,7 +9,7 @@ import torch
 from stages import Run
 from torch import Tensor
 from torch.nn import functional as F
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 
 from omni.attention import attend, once_cast
 from omni.hearing_training import Hearing
@@ -51,7 +51,7 @@ class Speaking(Hearing):
             prefix, hidden = self.hear(batch)
         with torch.no_grad():
             labels = self.omni.audio_to_text_proj(hidden).argmax(-1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             logits, targets = self.unit_logits(batch, prefix, hidden, labels, rng)
         logits = logits.float()
         return {

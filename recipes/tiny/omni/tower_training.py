@@ -7,7 +7,7 @@ import random
 import torch
 from stages import Run
 from torch import Tensor, nn
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 from world.samples import draw_scene_of
 
 from antiphon.model.checkpoint import read_config
@@ -40,7 +40,7 @@ def train_tower(run: Run) -> None:
 
     def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
         scenes = [draw_scene_of(rng, "train") for _ in range(BATCH)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             features = model.tower(pictures.tiles(scenes, rng))
         parts = model.reader.loss(features.float(), pictures.labels(scenes))
         parts["there"] = 8 * parts["there"]  # few patches have a shape

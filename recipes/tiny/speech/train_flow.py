@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from stages import Run
 from torch import Tensor, nn
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 
 from antiphon.codec.flow import FlowModel
 from antiphon.codec.layers import frame_mask, pad_rows
@@ -114,7 +114,7 @@ def _spoken(work: Path, name: str, count: int | None = None):
 
 
 def _losses(model: FlowModel, batch: FlowBatch) -> dict[str, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products():
         mu, speaker = condition(model, batch)
         mu, speaker = mu.float(), speaker.float()
         estimator = model.decoder["estimator"]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from stages import Run
 from torch import Tensor, nn
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 
 from speech.phones import NUM_PHONES
 from speech.shards import Utterance, read_sets
@@ -49,7 +49,7 @@ def train(arguments: Run) -> None:
         Schedule(arguments.num_steps or NUM_STEPS, PEAK_RATE, last=0.01),
         seed=arguments.seed,
         weight_decay=0.01,
-        save_every=250,
+        save_every=500,
         log_every=25,
     )
     batches = UnitBatches(read_sets(arguments.work / "speech", SHARES))
@@ -66,7 +66,7 @@ def train(arguments: Run) -> None:
 
 def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.Random) -> dict[str, Tensor]:
     batch = batches.draw(rng)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products():
         hidden = module.encoder.hidden(batch.features, batch.lengths)
         points = module.encoder.points(hidden)
         noise = torch.rand(points.shape[0])[:, None].expand(points.shape[:2])

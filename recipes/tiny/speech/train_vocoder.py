@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from stages import Run
 from torch import Tensor, nn
-from training import Schedule, Training
+from training import Schedule, Training, fast_products
 
 from antiphon.codec.hift import NUM_BINS, Hift, Snake, source_spectrum
 from antiphon.codec.hyperparams import HOP, ISTFT_HOP, ISTFT_N_FFT, SAMPLE_RATE_HZ
@@ -23,8 +23,8 @@ from speech.vocoder_batches import VocoderBatch, VocoderBatches
 __all__ = ["load_into", "new_vocoder", "render", "synthesize", "train", "train_pitch", "tune"]
 
 PITCH_STEPS = 2500
-NUM_STEPS = 3000
-TUNING_STEPS = 1000
+NUM_STEPS = 1200
+TUNING_STEPS = 2000
 RESOLUTIONS = ((512, 128, 512), (1024, 256, 1024), (2048, 512, 2048), (256, 64, 256))
 """n_fft, hop and window of each spectrum."""
 MEL_WEIGHT = 3.0
@@ -156,13 +156,10 @@ def synthesize(hift: Hift, mel: Tensor, f0: Tensor, *, random_start: bool) -> Te
     return render(hift, mel, source)
 
 
-def render(hift: Hift, mel: Tensor, source: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """What `Hift` makes of one mel and its source, for a batch of one length, and not cut at full level.
-
-    dtype: of the trunk's products.
-    """
+def render(hift: Hift, mel: Tensor, source: Tensor) -> Tensor:
+    """What `Hift` makes of one mel and its source, for a batch of one length, and not cut at full level."""
     spectra = torch.stack([source_spectrum(row) for row in source])
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with fast_products():
         out = hift.plain_trunk(mel, spectra, [mel.shape[2]] * mel.shape[0]).float()
     magnitude = out[:, :NUM_BINS].exp().clamp(max=100.0)
     phase = out[:, NUM_BINS:].sin()

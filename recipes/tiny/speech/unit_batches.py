@@ -22,6 +22,8 @@ SHARES = {
 }  # fmt: skip
 """How much of a batch comes from which set."""
 BATCH_SECONDS = 56.0
+MAX_PAIRS = 10
+"""Of clips that are compared with the undisturbed one."""
 QUIET_SHARE = 0.3
 """Of utterances that come without room and noise, though by another throat and microphone."""
 NEAR = 0.05
@@ -83,9 +85,12 @@ class UnitBatches:
             if is_own and numbers.random() < 0.33:
                 heard.append(log_mel(clip.samples, self._filters))
                 ends.append(clip.ends_s)
-                plain.append(heard[-1])
-                pairs.append(row)
+                if len(pairs) < MAX_PAIRS:
+                    plain.append(heard[-1])
+                    pairs.append(row)
                 continue
+            if len(pairs) == MAX_PAIRS:
+                own = None
             clip, own = moved_in_time(clip, own, numbers)
             is_quiet = numbers.random() < QUIET_SHARE
             samples = clip.samples if is_quiet else through_a_room(clip.samples, others, numbers)

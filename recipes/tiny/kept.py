@@ -1,0 +1,71 @@
+"""Trained parts in half precision, small enough to stay with the recipe: a training that starts from one of
+them need not repeat what came before it.
+
+`kept/STAGE/` has `weights.safetensors` (the tensors of the stage's module by their names; of the whole model
+only the parts that the stage trained) and the stage's `losses.json` and `losses.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from omni.parts import MODEL
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from stages import Run
+from training import save_atomically
+
+__all__ = ["KEPT", "keep", "restore"]
+
+KEPT = Path(__file__).parent / "kept"
+LOSSES = ("losses.json", "losses.png")
+
+
+def keep(run: Run, name: str, kept: Path = KEPT) -> int:
+    """Keep what a stage has trained so far; returns the number of bytes."""
+    source = run.work / name
+    if not (source / "state.pt").is_file():
+        raise FileNotFoundError(
+            f"{source / 'state.pt'}: expected the state of a training; run the stage first"
+        )
+    state = torch.load(source / "state.pt", map_location="cpu", weights_only=True)
+    folder = kept / name
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: tensor.half().contiguous()
+        for key, tensor in state["module"].items()
+        if key in state["trained"] or not key.startswith(MODEL)
+    }
+    told = {"step": state["step"], "seconds": state["seconds"]}
+    save_file(tensors, folder / "weights.safetensors", {key: str(value) for key, value in told.items()})
+    for file in LOSSES:
+        shutil.copy(source / file, folder / file)
+    return (folder / "weights.safetensors").stat().st_size
+
+
+def restore(run: Run, kept: Path = KEPT) -> list[str]:
+    """Put what is kept where the stages look for it, but for trainings that are there already; returns the
+    names of those that were put there. Such a training cannot go on: it is finished."""
+    restored = []
+    for folder in sorted(path for path in kept.iterdir() if path.is_dir()):
+        target = run.folder(folder.name)
+        if (target / "state.pt").is_file():
+            continue
+        weights = folder / "weights.safetensors"
+        with safe_open(weights, "pt") as file:
+            told = file.metadata()
+        module = {key: tensor.float() for key, tensor in load_file(weights).items()}
+        state = {
+            "module": module,
+            "step": int(told["step"]),
+            "seconds": float(told["seconds"]),
+            "history": json.loads((folder / "losses.json").read_text()),
+        }
+        save_atomically(state, target / "state.pt")
+        for file in LOSSES:
+            shutil.copy(folder / file, target / file)
+        restored.append(folder.name)
+    return restored
