@@ -18,6 +18,9 @@ samples: Any = importlib.import_module("world.samples")
 looking: Any = importlib.import_module("world.looking")
 scene_module: Any = importlib.import_module("world.scene")
 split: Any = importlib.import_module("world.split")
+conversations: Any = importlib.import_module("omni.conversations")
+geometry: Any = importlib.import_module("omni.geometry")
+pictures: Any = importlib.import_module("omni.pictures")
 words: Any = importlib.import_module("world.words")
 picture: Any = importlib.import_module("world.picture")
 
@@ -48,6 +51,44 @@ def test_training_says_no_answer_that_is_held_out_unless_it_is_listed() -> None:
     for sample in samples.draw_samples(2000, "train", 1):
         for turn in sample.turns:
             assert turn.closed or not split.is_held_out(turn.answer)
+
+
+def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
+    numbers = {words.number(n): n for n in range(1, 6)}
+    told = 0
+    for sample in samples.draw_samples(1500, "train", 5, pictures=1.0):
+        for turn in sample.turns:
+            said = turn.answer.rstrip(".").split()
+            shapes = turn.rests_on
+            assert set(shapes) <= set(sample.scene.shapes)
+            if turn.answer.startswith(("There is no", "There are no")):
+                told += 1
+                assert shapes == ()
+            elif turn.answer.startswith("There are") and said[2] in numbers:
+                told += 1
+                assert len(shapes) == numbers[said[2]]
+            elif turn.answer.startswith("It is") and said[2] in words.COLOURS:
+                told += 1
+                assert [shape.colour for shape in shapes] == [said[2]]
+            elif turn.topic == "place" and turn.answer.startswith("It is"):
+                told += 1
+                assert [shape.place for shape in shapes] == [" ".join(said[2:])]
+    assert told > 600
+
+
+def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
+    importlib.import_module("omni.files").write_skeleton(tmp_path, geometry.GEOMETRY)
+    config = importlib.import_module("antiphon.model.checkpoint").read_config(tmp_path, load_format="dummy")
+    layout = conversations.Layout(Tokenizer.from_pretrained(tmp_path), config, geometry.GEOMETRY.side**2)
+    reader = pictures.PictureReader(geometry.GEOMETRY, config)
+    for sample in samples.draw_samples(40, "train", 6, pictures=1.0):
+        batch = layout.batch([conversations.Row([layout.branch(sample)], 0)])
+        shown = batch.looks[0].sum(-1)
+        assert set(shown.round(decimals=4).unique().tolist()) <= {0.0, 1.0}
+        assert not shown[batch.targets[0] < 0].any()
+        there = reader.labels([sample.scene])[0, :, 1] >= 0
+        assert there[(batch.looks[0] > 0).any(0)].all()
+        assert bool(shown.any()) == any(turn.rests_on for turn in sample.turns)
 
 
 def test_sentences_of_the_splits_are_different() -> None:

@@ -21,19 +21,19 @@ PICTURE_SIZE = 320
 
 
 def evaluate_typed(
-    folder: Path, report: Path, *, num_samples: int = 500, seed: int = 100
+    engine: Engine, report: Path, *, num_samples: int = 500, seed: int = 100
 ) -> dict[str, float]:
-    """Typed questions, half about pictures; writes what was asked, expected and said, mistakes first."""
+    """Typed questions about "pictures", and as many of other "talk": right answers in per cent. Writes what
+    was asked, expected and said, mistakes first."""
     shares = {}
     rows = []
-    with Engine(folder) as engine:
-        for name, pictures in (("pictures", 1.0), ("talk", 0.0)):
-            samples = draw_samples(num_samples, "held_out", seed, pictures=pictures)
-            said = _answers(engine, samples)
-            right = [words_of(text) == words_of(s.answer) for text, s in zip(said, samples, strict=True)]
-            shares[name] = 100 * sum(right) / len(samples)
-            for ok, text, sample in zip(right, said, samples, strict=True):
-                rows.append(_row(ok, text, sample))
+    for name, pictures in (("pictures", 1.0), ("talk", 0.0)):
+        samples = draw_samples(num_samples, "held_out", seed, pictures=pictures)
+        said = _answers(engine, samples)
+        right = [words_of(text) == words_of(s.answer) for text, s in zip(said, samples, strict=True)]
+        shares[name] = 100 * sum(right) / len(samples)
+        for ok, text, sample in zip(right, said, samples, strict=True):
+            rows.append(_row(ok, text, sample))
     rows.sort(key=lambda row: row["right"])
     by_topic: dict[str, list[bool]] = defaultdict(list)
     for row in rows:

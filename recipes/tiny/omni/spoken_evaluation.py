@@ -1,85 +1,153 @@
-"""How the exported model does when it is spoken to, and how it speaks: asked through the runtime."""
+"""How the exported model does when it is spoken to, and how it speaks: sound in and out, by the runtime.
+
+The questions are held out, by the test voices of the stage "speech-data", and so are the pictures.
+"""
 
 from __future__ import annotations
 
-import json
+import random
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from stages import Run
-from world.samples import draw_samples
+import soxr
+from speech.judge import dnsmos, hear
+from speech.judge import word_errors as judged_errors
+from speech.shards import read_sets
+from world.exchange import Sample
+from world.picture import draw_picture
+from world.samples import draw_sample, draw_samples
 from world.words import words_of
 
-from antiphon import Completion, Engine, Image, Message, Request, SamplingParams, Units
+from antiphon import Completion, Engine, Image, Message, Request, SamplingParams, Speech
 from omni.evaluation import PICTURE_SIZE, request_of
 from omni.hearing_training import word_errors
-from omni.listening_training import SpokenSample, spoken_tests
 
-__all__ = ["evaluate_spoken"]
+__all__ = ["Replies", "Spoken", "SpokenQuestion", "ask", "first_sound", "reply", "spoken_questions"]
 
-NUM_REPLIES = 200
 PARAMS = SamplingParams(max_tokens=40, max_units=375)
-AUDIO = ("text", "audio")
+RATE_HZ = 16000
+NUM_DRAWN = 20000
+AT_A_TIME = 16
 
 
-def evaluate_spoken(run: Run, folder: Path, report: Path) -> None:
-    """Spoken questions in the voices of the tests; replies to typed ones, whether they end, and with a codec
-    folder what Whisper understands of them."""
-    codec = run.work / "codec"
-    found: dict[str, Any] = {}
-    with Engine(folder, codec=codec if codec.is_dir() else None) as engine:
-        for name, spoken in spoken_tests(run, NUM_REPLIES).items():
-            found[name] = _spoken_to(engine, spoken)
-            print(name, found[name], flush=True)
-        samples = draw_samples(NUM_REPLIES, "held_out", run.seed + 200, pictures=0.5)
-        requests = [request_of(sample, AUDIO) for sample in samples]
-        found["replies"] = _replies(engine.generate(requests, PARAMS))
-        print("replies", found["replies"], flush=True)
-    report.write_text(json.dumps(found, indent=1))
+@dataclass(frozen=True)
+class SpokenQuestion:
+    sample: Sample
+    """Of one turn"""
+    sound: np.ndarray
+    """float32 (n,) at 16 kHz"""
 
-
-def _spoken_to(engine: Engine, spoken: Sequence[SpokenSample]) -> dict[str, float]:
-    from world.picture import draw_picture
-
-    requests = []
-    for one in spoken:
-        scene = one.sample.scene
+    def request(self, modalities: tuple[str, ...] = ("text",)) -> Request:
+        scene = self.sample.scene
         picture = [] if scene is None else [Image(draw_picture(scene, PICTURE_SIZE))]
-        requests.append(Request(messages=[Message("user", [*picture, Units(one.questions[0].units)])]))
-    done = engine.generate(requests, PARAMS)
-    said = [one.questions[0].text for one in spoken]
-    right = {True: [0, 0], False: [0, 0]}
-    for one, completion in zip(spoken, done, strict=True):
-        counts = right[one.sample.scene is not None]
-        counts[0] += words_of(completion.text) == words_of(one.sample.answer)
-        counts[1] += 1
-    return {
-        "transcript word error %": word_errors(said, [completion.transcript for completion in done]),
-        "right about pictures %": 100 * right[True][0] / max(1, right[True][1]),
-        "right otherwise %": 100 * right[False][0] / max(1, right[False][1]),
-        "asked": len(spoken),
-    }
+        asked = Message("user", [*picture, Speech((self.sound, RATE_HZ))])
+        return Request(messages=[asked], modalities=modalities)
 
 
-def _replies(done: Sequence[Completion]) -> dict[str, float]:
-    shown: dict[str, float] = {
-        "spoken": len(done),
-        "unfinished": sum(completion.finish_reason != "stop" for completion in done),
-        "units a word": float(np.mean([len(c.units) / max(1, len(words_of(c.text))) for c in done])),
-    }
-    heard = [_transcribed(completion) for completion in done if completion.audio is not None]
-    if heard:
-        shown["word error % of Whisper"] = 100 * sum(e for e, _, _ in heard) / sum(n for _, n, _ in heard)
-        shown["dnsmos"] = float(np.mean([score for _, _, score in heard]))
-    return shown
+@dataclass(frozen=True)
+class Spoken:
+    """Of one voice's questions, all in per cent."""
+
+    num_asked: int
+    transcript_word_error: float
+    right_about_pictures: float
+    right_otherwise: float
 
 
-def _transcribed(completion: Completion) -> tuple[int, int, float]:
-    import soxr
-    from speech.judge import dnsmos, hear
-    from speech.judge import word_errors as judged_errors
+@dataclass(frozen=True)
+class Replies:
+    """Of the model's own speech; word errors in per cent, of what Whisper hears against the reply's text."""
 
-    samples = soxr.resample(completion.audio, completion.sample_rate_hz, 16000).astype(np.float32)
-    return (*judged_errors(completion.text, hear(samples)), dnsmos(samples))
+    num_spoken: int
+    num_unfinished: int
+    word_error_streamed: float
+    word_error_whole: float
+    dnsmos: float
+    units_per_word: float
+
+
+def spoken_questions(work: Path, voice: str, *, limit: int, seed: int = 0) -> list[SpokenQuestion]:
+    """Held-out questions in a test voice, each once, with a picture that training has not seen where it is
+    about one."""
+    sounds = {u.info["text"]: u for u in read_sets(work / "speech", [voice])}
+    rng = random.Random(f"{voice} {seed}")
+    found: dict[str, SpokenQuestion] = {}
+    for _ in range(NUM_DRAWN):
+        if len(found) == limit:
+            break
+        sample = draw_sample(rng, "held_out", max_turns=1)
+        question = sample.turns[0].question
+        if question in sounds and question not in found:
+            found[question] = SpokenQuestion(sample, sounds[question].samples())
+    return list(found.values())
+
+
+def ask(engine: Engine, questions: Sequence[SpokenQuestion]) -> Spoken:
+    done: list[Completion] = []
+    for start in range(0, len(questions), AT_A_TIME):
+        done += engine.generate([q.request() for q in questions[start : start + AT_A_TIME]], PARAMS)
+    right: dict[bool, list[bool]] = {True: [], False: []}
+    for question, completion in zip(questions, done, strict=True):
+        same = words_of(completion.text) == words_of(question.sample.answer)
+        right[question.sample.scene is not None].append(same)
+    said = [question.sample.turns[0].question for question in questions]
+    return Spoken(
+        len(questions),
+        word_errors(said, [completion.transcript for completion in done]),
+        *(100 * float(np.mean(right[about])) if right[about] else float("nan") for about in (True, False)),
+    )
+
+
+def reply(engine: Engine, *, num: int, seed: int) -> Replies:
+    """Replies to held-out typed questions, half of them about pictures."""
+    samples = draw_samples(num, "held_out", seed, pictures=0.5)
+    done: list[Completion] = []
+    for start in range(0, num, AT_A_TIME):
+        requests = [request_of(s, ("text", "audio")) for s in samples[start : start + AT_A_TIME]]
+        done += engine.generate(requests, PARAMS)
+    streamed, whole, scores = [], [], []
+    for completion in done:
+        if completion.audio is None or engine.codec is None or not len(completion.audio):
+            continue
+        sound = _at_16_khz(completion.audio, completion.sample_rate_hz)
+        streamed.append(judged_errors(completion.text, hear(sound)))
+        scores.append(dnsmos(sound))
+        [at_once] = engine.codec.decode([completion.units])
+        whole.append(judged_errors(completion.text, hear(_at_16_khz(at_once, completion.sample_rate_hz))))
+    return Replies(
+        num,
+        sum(completion.finish_reason != "stop" for completion in done),
+        _per_cent(streamed),
+        _per_cent(whole),
+        float(np.mean(scores)),
+        float(np.mean([len(c.units) / max(1, len(words_of(c.text))) for c in done])),
+    )
+
+
+def first_sound(
+    engine: Engine, questions: Sequence[SpokenQuestion], *, repeats: int = 7
+) -> tuple[float, float]:
+    """Seconds from a question of about two seconds to the reply's first sound, and seconds of computing for
+    each second of it; medians."""
+    question = min(questions, key=lambda q: abs(len(q.sound) / RATE_HZ - 2))
+    engine.generate([question.request(("text", "audio"))], PARAMS)
+    waited, rates = [], []
+    for _ in range(repeats):
+        [done] = engine.generate([question.request(("text", "audio"))], PARAMS)
+        assert done.metrics.ttfa_s is not None
+        assert done.metrics.rtf is not None
+        waited.append(done.metrics.ttfa_s)
+        rates.append(done.metrics.rtf)
+    return statistics.median(waited), statistics.median(rates)
+
+
+def _at_16_khz(samples: np.ndarray, rate_hz: int | None) -> np.ndarray:
+    assert rate_hz is not None
+    return soxr.resample(samples, rate_hz, RATE_HZ).astype(np.float32)
+
+
+def _per_cent(counts: Sequence[tuple[int, int]]) -> float:
+    return 100 * sum(wrong for wrong, _ in counts) / max(1, sum(said for _, said in counts))

@@ -52,9 +52,11 @@ def export_typed(run: Run) -> None:
 
 @stage("evaluate-typed", "held-out typed questions, asked through the runtime")
 def evaluate_typed_questions(run: Run) -> None:
+    from antiphon import Engine
     from omni.evaluation import evaluate_typed
 
-    evaluate_typed(run.folder("typed"), run.folder("reports") / "typed.json")
+    with Engine(run.folder("typed")) as engine:
+        evaluate_typed(engine, run.folder("reports") / "typed.json")
 
 
 def _num_seeing(run: Run) -> int:
@@ -110,9 +112,7 @@ def export_all(run: Run) -> None:
 
 @stage("evaluate", "held-out questions, typed and spoken, asked through the runtime; replies as heard")
 def evaluate_all(run: Run) -> None:
-    from omni.evaluation import evaluate_typed
-    from omni.spoken_evaluation import evaluate_spoken
+    from evaluate import examine, show
+    from rich.console import Console
 
-    folder, reports = run.folder("stream_omni"), run.folder("reports")
-    evaluate_typed(folder, reports / "typed.json")
-    evaluate_spoken(run, folder, reports / "spoken.json")
+    Console().print(show(examine(run.folder("stream_omni"), run.folder("codec"), run.work)))

@@ -1,0 +1,54 @@
+"""The examination of the embedded model: it runs on any checkpoint, and says which bars are met."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+evaluate: Any = importlib.import_module("evaluate")
+samples: Any = importlib.import_module("world.samples")
+shards: Any = importlib.import_module("speech.shards")
+spoken: Any = importlib.import_module("omni.spoken_evaluation")
+NUM_ASKED = 3
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Held-out questions, "spoken" by noise."""
+    rng = np.random.default_rng(0)
+    texts = {sample.turns[0].question for sample in samples.draw_samples(300, "held_out", 1)}
+    infos = [{"text": text, "voice": "noise", "phones": [0], "ends_s": None} for text in sorted(texts)]
+    sounds = [shards.to_int16(rng.normal(0, 0.1, 16000).astype(np.float32)) for _ in infos]
+    for voice in ("test_heart", "test_joe"):
+        shards.write_shard(tmp_path / "speech", voice, 0, infos, {"heard": sounds})
+    return tmp_path
+
+
+def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spoken, "hear", lambda samples: "")
+    monkeypatch.setattr(spoken, "dnsmos", lambda samples: 1.0)
+    figures = {figure.name: figure for figure in evaluate.examine(None, None, work, num=NUM_ASKED)}
+    assert len(figures) == 13
+    assert all(math.isfinite(figure.value) or "right" in figure.name for figure in figures.values())
+    heard = figures["reply as Whisper hears it, whole: word error"]
+    assert heard.value == figures["reply as Whisper hears it, streamed: word error"].value
+    assert not figures["DNSMOS, overall"].is_met
+    report = json.loads((work / "reports" / "spoken.json").read_text())
+    assert report["joe"]["num_asked"] == NUM_ASKED
+    assert len(json.loads((work / "reports" / "typed.json").read_text())["asked"]) == 2 * NUM_ASKED
+    table = evaluate.show(list(figures.values()))
+    assert table.row_count == 13
+
+
+@pytest.mark.parametrize(
+    ("value", "is_most", "is_met"), [(4.9, True, True), (5.1, True, False), (5.1, False, True)]
+)
+def test_a_bar_is_met_from_its_own_side(value: float, is_most: bool, is_met: bool) -> None:
+    assert evaluate.Figure("of something", value, 5, is_most, "%").is_met == is_met
+    assert not evaluate.Figure("of nothing", math.nan, 5, is_most, "%").is_met

@@ -1,0 +1,79 @@
+"""Trained parts that stay with the recipe."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+kept: Any = importlib.import_module("kept")
+stages: Any = importlib.import_module("stages")
+training: Any = importlib.import_module("training")
+
+
+class Model(nn.Module):
+    """Of the whole model, "omni", one half is trained; the reader beside it is trained as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.omni = nn.ModuleDict({"trained": nn.Linear(3, 2), "other": nn.Linear(3, 2)})
+        self.reader = nn.Linear(2, 1)
+        self.omni["other"].requires_grad_(False)
+
+    def losses(self, step: int, rng: random.Random) -> dict[str, Tensor]:
+        return {"loss": self.reader(self.omni["trained"](torch.ones(3))).square().sum()}
+
+
+def trained(folder: Path, num_steps: int = 4) -> tuple[Any, Model]:
+    model = Model()
+    return training.Training(model, folder, training.Schedule(num_steps, 0.1), log_every=1), model
+
+
+def test_what_was_trained_comes_back(tmp_path: Path) -> None:
+    run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    kept.keep(run, "language", tmp_path / "kept")
+    assert kept.restore(other, tmp_path / "kept") == ["language"]
+    state = torch.load(other.work / "language" / "state.pt", weights_only=True)
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if "other" not in name}
+    assert state["module"].keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(state["module"][name], tensor, rtol=1e-3, atol=1e-3)
+    assert [row["loss"] for row in state["history"]] == [row["loss"] for row in loop.history]
+    assert (other.work / "language" / "losses.png").is_file()
+
+
+def test_a_restored_training_is_finished(tmp_path: Path) -> None:
+    run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    kept.keep(run, "language", tmp_path / "kept")
+    kept.restore(other, tmp_path / "kept")
+    again, same = trained(other.folder("language"))
+
+    def never(step: int, rng: random.Random) -> dict[str, Tensor]:
+        raise AssertionError
+
+    again.run(never)
+    torch.testing.assert_close(same.reader.weight, model.reader.weight, rtol=1e-3, atol=1e-3)
+
+
+def test_trainings_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    run = stages.Run(tmp_path / "work")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    kept.keep(run, "language", tmp_path / "kept")
+    before = (run.work / "language" / "state.pt").read_bytes()
+    assert kept.restore(run, tmp_path / "kept") == []
+    assert (run.work / "language" / "state.pt").read_bytes() == before
+
+
+def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"tower/state\.pt: expected the state"):
+        kept.keep(stages.Run(tmp_path), "tower", tmp_path / "kept")
