@@ -5,13 +5,17 @@ Every shard is made from its own seed, so that a run that was cut goes on where 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from speech import synthesizers
 from speech.sentences import draw
@@ -40,18 +44,36 @@ class SpeechSet:
 
 
 def build(folder: Path, names: tuple[str, ...], seed: int, log: Callable[[str], None]) -> None:
-    """Writes what is missing of these sets."""
-    for name in names:
-        plan = SETS[name]
-        texts = draw(plan.count, f"{seed} {name}", world_share=plan.world_share, held_out=plan.held_out)
-        for index in range(-(-plan.count // SHARD)):
-            if has_shard(folder, name, index):
-                continue
-            rng = np.random.default_rng([seed, sum(name.encode()), index])
-            spoken = plan.say(texts[index * SHARD : (index + 1) * SHARD], rng)
-            tracks = {track: [utterance[track] for _, utterance in spoken] for track in spoken[0][1]}
-            write_shard(folder, name, index, [info for info, _ in spoken], tracks)
-            log(f"{name}: {min((index + 1) * SHARD, plan.count)} of {plan.count} utterances")
+    """Writes what is missing of these sets, a process for each core."""
+    missing = [
+        (name, index)
+        for name in names
+        for index in range(-(-SETS[name].count // SHARD))
+        if not has_shard(folder, name, index)
+    ]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(
+        os.cpu_count(), context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        begun = [pool.submit(_write, folder, name, index, seed) for name, index in missing]
+        for number, one in enumerate(as_completed(begun), 1):
+            log(f"{one.result()}; {number} of {len(begun)} shards")
+
+
+def _write(folder: Path, name: str, index: int, seed: int) -> str:
+    plan = SETS[name]
+    texts = _texts(name, seed)[index * SHARD : (index + 1) * SHARD]
+    rng = np.random.default_rng([seed, sum(name.encode()), index])
+    spoken = plan.say(texts, rng)
+    tracks = {track: [utterance[track] for _, utterance in spoken] for track in spoken[0][1]}
+    write_shard(folder, name, index, [info for info, _ in spoken], tracks)
+    return f"{name}: {len(texts)} utterances"
+
+
+@cache
+def _texts(name: str, seed: int) -> list[str]:
+    plan = SETS[name]
+    return draw(plan.count, f"{seed} {name}", world_share=plan.world_share, held_out=plan.held_out)
 
 
 def trimmed(speech: Speech) -> tuple[Speech, int, int]:
