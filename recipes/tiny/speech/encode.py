@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +22,13 @@ from speech.shards import read_sets
 from speech.train_units import load_trained
 from speech.unit_encoder import UnitEncoder, unit_numbers
 
-__all__ = ["Reciter", "encode_heard", "encode_spoken", "read_units"]
+__all__ = ["encode_heard", "encode_spoken", "read_units"]
 
 PASSES = {"heart": 1, "disguised": 1, "slt": 2, "rms": 2, "awb": 2, "slt_hts": 2, "kal16": 1, "kal": 1,
           "kal_diphone": 1, "espeak": 1}  # fmt: skip
 """How often each set is heard in new surroundings, besides the speaking voice as it is."""
+PIECE = 250
+"""Utterances that a process takes at a time."""
 TESTS = ("test_heart", "test_slt", "test_rms", "test_ked", "test_joe")
 
 
@@ -29,23 +37,17 @@ def read_units(work: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (work / "units" / f"{name}.jsonl").read_text().splitlines()]
 
 
-class Reciter:
-    """Units of any text in the speaking voice."""
+@dataclass(frozen=True)
+class Clips:
+    """A set of utterances, as they are or once through rooms and noise."""
 
-    def __init__(self, work: Path) -> None:
-        from speech.speaking_voice import Voicebox
+    name: str
+    number: int | None
+    """Of the pass through rooms and noise."""
 
-        self._voicebox = Voicebox()
-        self._encoder = load_trained(work / "units").encoder
-
-    def units(self, text: str, seed: int = 0) -> list[int]:
-        from speech.build_data import trimmed
-        from speech.speaking_voice import resampled
-        from speech.synthesizers import Speech
-
-        own = self._voicebox.think(text, 1.0)
-        sound = resampled(own.say(np.random.default_rng(seed)), 16000)
-        return _units(self._encoder, trimmed(Speech(sound, None, None))[0].samples)
+    @property
+    def file(self) -> str:
+        return self.name if self.number is None else f"{self.name}_heard"
 
 
 def _units(encoder: UnitEncoder, samples: np.ndarray) -> list[int]:
@@ -55,51 +57,56 @@ def _units(encoder: UnitEncoder, samples: np.ndarray) -> list[int]:
 
 def encode_spoken(arguments: Run) -> None:
     """What the language model says, and what it is examined with."""
-    folder = arguments.folder("units")
-    encoder = load_trained(folder).encoder
-    with torch.inference_mode():
-        for name in (*TESTS, "heart"):
-            _write(folder / f"{name}.jsonl", _as_it_is(arguments.work, name, encoder))
+    _encode(arguments, [Clips(name, None) for name in (*TESTS, "heart")])
 
 
 def encode_heard(arguments: Run) -> None:
     """What it learns to hear."""
-    folder = arguments.folder("units")
-    encoder = load_trained(folder).encoder
-    with torch.inference_mode():
-        for name, count in PASSES.items():
-            path = folder / f"{name}_heard.jsonl"
-            _write(path, _heard(arguments.work, name, count, encoder, arguments.seed))
+    _encode(arguments, [Clips(name, number) for name, count in PASSES.items() for number in range(count)])
 
 
-def _write(path: Path, rows: Any) -> None:
-    if path.is_file():
-        return
-    lines = [json.dumps(row) for row in rows]
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text("\n".join(lines) + "\n")
-    unfinished.rename(path)
-    print(f"{path.stem}: {len(lines)} utterances", flush=True)
+def _encode(arguments: Run, all_clips: list[Clips]) -> None:
+    """Writes what is missing, a process for each core."""
+    alone = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(os.cpu_count(), **alone) as pool:
+        for file, group in groupby(all_clips, lambda clips: clips.file):
+            path = arguments.folder("units") / f"{file}.jsonl"
+            if path.is_file():
+                continue
+            pieces = [
+                pool.submit(_rows, arguments.work, clips, start, arguments.seed)
+                for clips in group
+                for start in range(0, len(read_sets(arguments.work / "speech", [clips.name])), PIECE)
+            ]
+            lines = [json.dumps(row) for piece in pieces for row in piece.result()]
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text("\n".join(lines) + "\n")
+            unfinished.rename(path)
+            print(f"{path.stem}: {len(lines)} utterances", flush=True)
 
 
-def _as_it_is(work: Path, name: str, encoder: UnitEncoder) -> Any:
-    for utterance in read_sets(work / "speech", [name]):
-        yield {**_said(utterance.info), "units": _units(encoder, utterance.samples())}
-
-
-def _heard(work: Path, name: str, passes: int, encoder: UnitEncoder, seed: int) -> Any:
-    filters = slaney_filters(16000, 400, 128)
-    utterances = read_sets(work / "speech", [name])
-    for number in range(passes):
-        for i, utterance in enumerate(utterances):
-            rng = np.random.default_rng([seed, number, i])
-            clip, _ = augment.moved_in_time(augment.Clip(utterance.samples(), None), None, rng)
+@torch.inference_mode()
+def _rows(work: Path, clips: Clips, start: int, seed: int) -> list[dict[str, Any]]:
+    """Of `PIECE` utterances from `start` on: what was said, and its units."""
+    encoder, filters = _encoder(work / "units"), slaney_filters(16000, 400, 128)
+    utterances = read_sets(work / "speech", [clips.name])
+    rows = []
+    for i in range(start, min(start + PIECE, len(utterances))):
+        samples = utterances[i].samples()
+        if clips.number is None:
+            units = _units(encoder, samples)
+        else:
+            rng = np.random.default_rng([seed, clips.number, i])
+            clip, _ = augment.moved_in_time(augment.Clip(samples, None), None, rng)
             others = [utterances[rng.integers(len(utterances))].samples()]
-            samples = augment.through_a_room(clip.samples, others, rng)
-            features = torch.from_numpy(augment.log_mel(samples, filters, rng))[None]
-            points = encoder(features, torch.tensor([features.shape[2]]))
-            yield {**_said(utterance.info), "units": unit_numbers(points)[0].tolist()}
+            heard = augment.through_a_room(clip.samples, others, rng)
+            features = torch.from_numpy(augment.log_mel(heard, filters, rng))[None]
+            units = unit_numbers(encoder(features, torch.tensor([features.shape[2]])))[0].tolist()
+        info = utterances[i].info
+        rows.append({"text": info["text"], "voice": info["voice"], "units": units})
+    return rows
 
 
-def _said(info: dict[str, Any]) -> dict[str, Any]:
-    return {"text": info["text"], "voice": info["voice"]}
+@cache
+def _encoder(folder: Path) -> UnitEncoder:
+    return load_trained(folder).encoder
