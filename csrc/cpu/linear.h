@@ -57,11 +57,8 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
     }
     for (int i = 0; i < THREES; i++) row[i]++;
   }
-  for (int m = 0; m < MR; m++)
-    for (int v = 0; v < NV; v++) {
-      float* to = out + m * ldo + v * VL;
-      store(to, first ? acc[m][v] : load(to) + acc[m][v]);
-    }
+  for (int m = 0; m < MR; m++, out += ldo)
+    for (int v = 0; v < NV; v++) store(out + v * VL, first ? acc[m][v] : load(out + v * VL) + acc[m][v]);
 }
 
 template <int MR>

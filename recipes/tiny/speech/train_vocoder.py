@@ -23,7 +23,7 @@ from speech.vocoder_batches import VocoderBatch, VocoderBatches
 __all__ = ["load_into", "new_vocoder", "render", "synthesize", "train", "train_pitch", "tune"]
 
 PITCH_STEPS = 2500
-NUM_STEPS = 1200
+NUM_STEPS = 1000
 TUNING_STEPS = 2000
 RESOLUTIONS = ((512, 128, 512), (1024, 256, 1024), (2048, 512, 2048), (256, 64, 256))
 """n_fft, hop and window of each spectrum."""
