@@ -179,7 +179,7 @@ class Training:
             axes = right if name.endswith("%") else left
             axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1)
         left.set_yscale("log")
-        for axes, label in ((left, "loss"), (right, "right, in %")):
+        for axes, label in ((left, "loss"), (right, "of what was held out, in %")):
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             if axes.get_legend_handles_labels()[0]:
