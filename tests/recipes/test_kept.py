@@ -11,8 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from antiphon import Engine
+
+evaluation: Any = importlib.import_module("omni.evaluation")
 kept: Any = importlib.import_module("kept")
 stages: Any = importlib.import_module("stages")
+train_units: Any = importlib.import_module("speech.train_units")
+train_vocoder: Any = importlib.import_module("speech.train_vocoder")
 training: Any = importlib.import_module("training")
 
 
@@ -77,3 +82,24 @@ def test_trainings_that_are_there_are_left_alone(tmp_path: Path) -> None:
 def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"tower/state\.pt: expected the state"):
         kept.keep(stages.Run(tmp_path), "tower", tmp_path / "kept")
+
+
+def test_the_kept_llm_answers_questions_that_it_has_not_seen(tmp_path: Path) -> None:
+    run = stages.Run(tmp_path)
+    registered = stages.all_stages()
+    registered["skeleton"].run(run)
+    kept.restore(run)
+    registered["export-typed"].run(run)
+    with Engine(tmp_path / "typed") as engine:
+        shares = evaluation.evaluate_typed(engine, tmp_path / "typed.json", num_samples=60)
+    assert shares["pictures"] >= 75
+    assert shares["talk"] >= 95
+
+
+def test_kept_parts_of_the_codec_are_whole(tmp_path: Path) -> None:
+    run = stages.Run(tmp_path)
+    assert {"pitch", "units", "vocoder"} <= set(kept.restore(run))
+    train_units.load_trained(tmp_path / "units")
+    hift = train_vocoder.new_vocoder()
+    train_vocoder.load_into(hift, tmp_path / "vocoder")
+    train_vocoder.load_into(hift.f0_predictor, tmp_path / "pitch")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from omni.geometry import Geometry
 from omni.model import Omni
-from omni.parts import PARTS, load_parts
+from omni.parts import load_parts
 
 __all__ = ["export"]
 
@@ -19,10 +19,11 @@ __all__ = ["export"]
 def export(
     sources: Mapping[str, Path], skeleton: Path, folder: Path, geometry: Geometry, text_vocab: int
 ) -> int:
-    """Write a checkpoint folder; returns its number of parameters. sources: each part's `state.pt`."""
+    """Write a checkpoint folder; returns its number of parameters. sources: each part's `state.pt`; a part
+    without one is left untrained."""
     model = Omni(geometry, text_vocab)
-    for part in PARTS:
-        load_parts(model, sources[part], [part])
+    for part, source in sources.items():
+        load_parts(model, source, [part])
     shutil.copytree(skeleton, folder, dirs_exist_ok=True)
     tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in tensors.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-__all__ = ["MODEL", "PARTS", "load_parts", "part_of", "train_only"]
+__all__ = ["MODEL", "PARTS", "load_parts", "part_of", "parts_in", "train_only"]
 
 PARTS = {
     "seeing": ("model.vision_tower.", "model.mm_projector."),
@@ -34,6 +34,12 @@ def train_only(omni: nn.Module, parts: Iterable[str]) -> None:
     parts = set(parts)
     for name, parameter in omni.named_parameters():
         parameter.requires_grad_(part_of(name) in parts)
+
+
+def parts_in(state: Path) -> set[str]:
+    """The parts that a training's `state.pt` has: all of them, or of one that was kept those it trained."""
+    found = torch.load(state, map_location="cpu", weights_only=True)["module"]
+    return {part_of(name.removeprefix(MODEL)) for name in found if name.startswith(MODEL)}
 
 
 def load_parts(omni: nn.Module, state: Path, parts: Iterable[str]) -> None:

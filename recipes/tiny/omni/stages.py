@@ -41,12 +41,12 @@ def language(run: Run) -> None:
 def export_typed(run: Run) -> None:
     from antiphon.model.checkpoint import read_config
     from omni.export import export
-    from omni.parts import PARTS
+    from omni.parts import parts_in
 
     skeleton = run.folder("skeleton")
     text_vocab = read_config(skeleton, load_format="dummy").text_vocab_size
     state = run.folder("language") / "state.pt"
-    n = export(dict.fromkeys(PARTS, state), skeleton, run.folder("typed"), GEOMETRY, text_vocab)
+    n = export(dict.fromkeys(parts_in(state), state), skeleton, run.folder("typed"), GEOMETRY, text_vocab)
     print(f"{n / 1e6:.2f} million parameters, of them {_num_seeing(run) / 1e6:.2f} in tower and projector")
 
 
