@@ -60,6 +60,7 @@ def restore(run: Run, kept: Path = KEPT) -> list[str]:
         module = {key: tensor.float() for key, tensor in load_file(weights).items()}
         state = {
             "module": module,
+            "trained": list(module),
             "step": int(told["step"]),
             "seconds": float(told["seconds"]),
             "history": json.loads((folder / "losses.json").read_text()),

@@ -49,7 +49,10 @@ def keep_parts(names: list[str], work: Work = DEFAULT_WORK) -> None:
     from kept import KEPT, keep
 
     for name in names:
-        print(f"{KEPT / name}: {keep(Run(work), name) / 1e6:.1f} MB")
+        try:
+            print(f"{KEPT / name}: {keep(Run(work), name) / 1e6:.1f} MB")
+        except FileNotFoundError as error:
+            raise typer.BadParameter(str(error)) from None
 
 
 @app.command("restore")

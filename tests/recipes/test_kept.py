@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from antiphon import Engine
@@ -52,6 +53,19 @@ def test_what_was_trained_comes_back(tmp_path: Path) -> None:
         torch.testing.assert_close(state["module"][name], tensor, rtol=1e-3, atol=1e-3)
     assert [row["loss"] for row in state["history"]] == [row["loss"] for row in loop.history]
     assert (other.work / "language" / "losses.png").is_file()
+
+
+def test_what_was_restored_can_be_kept_again(tmp_path: Path) -> None:
+    run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    kept.keep(run, "language", tmp_path / "kept")
+    kept.restore(other, tmp_path / "kept")
+    kept.keep(other, "language", tmp_path / "again")
+    one, two = (tmp_path / name / "language" / "weights.safetensors" for name in ("kept", "again"))
+    assert load_file(one).keys() == load_file(two).keys()
+    for name, tensor in load_file(one).items():
+        assert torch.equal(tensor, load_file(two)[name])
 
 
 def test_a_restored_training_is_finished(tmp_path: Path) -> None:

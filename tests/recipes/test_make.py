@@ -50,3 +50,9 @@ def test_an_unknown_stage_is_named(name: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert repr(name) in done.stderr
     assert "skeleton" in done.stderr
+
+
+def test_a_stage_that_has_not_run_is_not_kept(tmp_path: Path) -> None:
+    done = make("keep", "tower", "--work", str(tmp_path))
+    assert done.returncode == 2
+    assert "expected the state of a training" in " ".join(done.stderr.replace("│", " ").split())

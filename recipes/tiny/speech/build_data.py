@@ -5,19 +5,17 @@ Every shard is made from its own seed, so that a run that was cut goes on where 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from speech import synthesizers
+from speech.processes import process_per_core
 from speech.sentences import draw
 from speech.shards import has_shard, to_int16, write_shard
 from speech.speaking_voice import FRAME_RATE_HZ, Anatomy, Voicebox, disguise, resampled
@@ -51,10 +49,7 @@ def build(folder: Path, names: tuple[str, ...], seed: int, log: Callable[[str], 
         for index in range(-(-SETS[name].count // SHARD))
         if not has_shard(folder, name, index)
     ]
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        os.cpu_count(), context, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with process_per_core() as pool:
         begun = [pool.submit(_write, folder, name, index, seed) for name, index in missing]
         for number, one in enumerate(as_completed(begun), 1):
             log(f"{one.result()}; {number} of {len(begun)} shards")

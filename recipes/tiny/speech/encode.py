@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from stages import Run
 
 from antiphon.codec.logmel import log_mel, slaney_filters
 from speech import augment
+from speech.processes import process_per_core
 from speech.shards import read_sets
 from speech.train_units import load_trained
 from speech.unit_encoder import UnitEncoder, unit_numbers
@@ -67,8 +65,7 @@ def encode_heard(arguments: Run) -> None:
 
 def _encode(arguments: Run, all_clips: list[Clips]) -> None:
     """Writes what is missing, a process for each core."""
-    alone = {"mp_context": get_context("spawn"), "initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(os.cpu_count(), **alone) as pool:
+    with process_per_core() as pool:
         for file, group in groupby(all_clips, lambda clips: clips.file):
             path = arguments.folder("units") / f"{file}.jsonl"
             if path.is_file():
