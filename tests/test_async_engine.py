@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import Case, cases
 from serving import Gate, assert_nothing_held, check_events, collect, load, run, serving
 
@@ -32,7 +33,6 @@ from antiphon import (
     Units,
 )
 from antiphon.async_engine import EventStream
-from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.engine_thread import NUM_PREPARE_THREADS, EngineThread
 from antiphon.mailbox import MAX_PENDING_EVENTS
 from antiphon.text.prompt import Prompt
@@ -61,17 +61,17 @@ def test_all_golden_requests_at_once() -> None:
 
 def test_sound_and_events_are_those_of_the_engine() -> None:
     """A reader that keeps up sees each event as `step` tells it."""
-    settings: dict[str, Any] = {"codec": EMBEDDED_CODEC, "device": "cpu", "kv_cache_bytes": 32 << 20}
+    settings: dict[str, Any] = {"codec": RANDOM_CODEC, "device": "cpu", "kv_cache_bytes": 32 << 20}
     request = Request([Units([3, 1, 4, 1, 5])], modalities=("text", "audio"))
     params = SamplingParams(max_units=4)
-    with Engine(EMBEDDED_MODEL, **settings) as engine:
+    with Engine(RANDOM_MODEL, **settings) as engine:
         engine.add_request(request, params)
         expected = []
         while engine.has_unfinished():
             expected += engine.step()
 
     async def main() -> list[Event]:
-        async with AsyncEngine(EMBEDDED_MODEL, **settings) as served:
+        async with AsyncEngine(RANDOM_MODEL, **settings) as served:
             return await collect(served.stream(request, params))
 
     events = run(main())
@@ -568,12 +568,11 @@ def test_an_engine_that_is_dropped_ends_but_not_under_an_open_stream() -> None:
 
 
 def test_the_interpreter_ends_with_an_engine_at_work() -> None:
-    program = """
+    program = f"""
 import asyncio
 from antiphon import AsyncEngine, Request, SamplingParams
-from antiphon.embedded import EMBEDDED_MODEL
 
-engine = AsyncEngine(EMBEDDED_MODEL, device="cpu", kv_cache_bytes=32 << 20)
+engine = AsyncEngine({str(RANDOM_MODEL)!r}, device="cpu", kv_cache_bytes=32 << 20)
 stream = engine.stream(Request("Hello"), SamplingParams(max_tokens=2000, ignore_eos=True))
 loop = asyncio.new_event_loop()
 print(type(loop.run_until_complete(anext(stream))).__name__)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import Case, cases
 from serving import Gate, assert_nothing_held, check_events, collect, load, run, serving
 
@@ -30,7 +31,6 @@ from antiphon import (
     TranscriptUpdate,
     Units,
 )
-from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.engine_thread import EngineThread
 from antiphon.session import Session
 
@@ -209,7 +209,7 @@ def test_audio_is_heard_by_the_codec() -> None:
     """With the packaged one: the same as a recording that came at once."""
     t = np.arange(24000) / RATE_HZ
     samples = (0.3 * np.sin(2 * np.pi * (150 + 60 * t) * t)).astype(np.float32)
-    engine = Engine(EMBEDDED_MODEL, codec=EMBEDDED_CODEC, device="cpu", kv_cache_bytes=32 << 20)
+    engine = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", kv_cache_bytes=32 << 20)
 
     async def main() -> None:
         async with AsyncEngine.from_engine(engine) as served:

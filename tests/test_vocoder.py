@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import RANDOM_CODEC
 
 from antiphon import (
     AudioDelta,
@@ -23,7 +24,6 @@ from antiphon import (
 )
 from antiphon.codec import Codec
 from antiphon.codec.flow import FlowInput
-from antiphon.embedded import EMBEDDED_CODEC
 from antiphon.errors import InvalidRequest
 from antiphon.output import OutputState
 from antiphon.vocoder import Vocoder
@@ -37,7 +37,7 @@ POISON = 63
 @pytest.fixture
 def codec() -> Codec:
     """One of its own for each test: some break it."""
-    return Codec.from_pretrained(EMBEDDED_CODEC, device="cpu")
+    return Codec.from_pretrained(RANDOM_CODEC, device="cpu")
 
 
 @pytest.fixture
@@ -216,9 +216,9 @@ def test_a_thread_only_while_somebody_speaks(codec: Codec) -> None:
 
 
 def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
-    from antiphon.embedded import EMBEDDED_MODEL
+    from checkpoints import RANDOM_MODEL
 
-    engine = Engine(EMBEDDED_MODEL, codec=codec, device="cpu", progress=False)
+    engine = Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False)
     engine.add_request(SPEAKS)
     vocoder = engine.vocoder
     assert vocoder is not None
@@ -237,9 +237,9 @@ SPEAKS = Request("Hello", modalities=("text", "audio"))
 
 @pytest.fixture
 def engine(codec: Codec) -> Iterator[Engine]:
-    from antiphon.embedded import EMBEDDED_MODEL
+    from checkpoints import RANDOM_MODEL
 
-    with Engine(EMBEDDED_MODEL, codec=codec, device="cpu", progress=False) as engine:
+    with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False) as engine:
         yield engine
 
 
@@ -334,11 +334,11 @@ def test_abort_while_speech_is_made(engine: Engine, codec: Codec, monkeypatch: p
 
 def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests wait while as many as run at a time have yet to be heard."""
-    from antiphon.embedded import EMBEDDED_MODEL
+    from checkpoints import RANDOM_MODEL
 
     gate = Gate(codec, monkeypatch)
     params = SamplingParams(max_units=16, ignore_eos=True)
-    with Engine(EMBEDDED_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
+    with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
         for _ in range(5):
             engine.add_request(SPEAKS, params)
         while len(engine._unheard) < 2 or engine.scheduler.running:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from checkpoints import RANDOM_CODEC
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,8 +31,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def folder() -> Path:
-    with as_file(files("antiphon.assets") / "tiny" / "cosyvoice") as path:
-        return Path(path)
+    return RANDOM_CODEC
 
 
 @pytest.fixture

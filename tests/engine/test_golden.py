@@ -6,12 +6,12 @@ from collections import defaultdict
 
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from golden_cases import GOLDEN, Case, cases
 from safetensors.torch import load_file
 from torch import Tensor
 
 from antiphon import Engine
-from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.sched.request import RequestState
 
 TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ class Trace:
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(EMBEDDED_MODEL, enable_prefix_caching=False)
+    return Engine(RANDOM_MODEL, enable_prefix_caching=False)
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

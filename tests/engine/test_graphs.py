@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from golden_cases import cases
 from plain_capture import PlainCapture
 
 from antiphon import Engine
-from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.model.graphed_layers import decode_sizes
 
 
@@ -46,7 +46,7 @@ def test_golden_results(capture: PlainCapture, max_num_seqs: int) -> None:
     """With 5, batches of 3 are padded to 4 and nothing fits exactly; the windows of requests whose text has
     ended stay out; prompts and mixed batches run beside it."""
     wanted = [case for case in cases() if "big" not in case.name]
-    with Engine(EMBEDDED_MODEL, max_num_seqs=max_num_seqs) as engine:
+    with Engine(RANDOM_MODEL, max_num_seqs=max_num_seqs) as engine:
         assert capture.num_recorded == 3 * len(decode_sizes(max_num_seqs))
         done = engine.generate([case.request() for case in wanted])
         engine.check_integrity()
@@ -57,12 +57,12 @@ def test_golden_results(capture: PlainCapture, max_num_seqs: int) -> None:
 
 
 def test_enforce_eager(capture: PlainCapture) -> None:
-    with Engine(EMBEDDED_MODEL, enforce_eager=True) as engine:
+    with Engine(RANDOM_MODEL, enforce_eager=True) as engine:
         (done,) = engine.generate(cases()[0].request())
     assert cases()[0].differences(done) == []
     assert capture.num_recorded == capture.num_replayed == 0
 
 
 def test_nothing_is_recorded_on_a_cpu() -> None:
-    with Engine(EMBEDDED_MODEL) as engine:
+    with Engine(RANDOM_MODEL) as engine:
         assert not hasattr(engine.model.text_layers, "_recordings")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from antiphon import (
     UnitDelta,
     Units,
 )
-from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.types import Part
 
 BLOCK_BYTES_PER_POSITION = 8 * 2 * 2 * 16 * 4  # of the packaged checkpoint, as in test_schedules.py
@@ -159,7 +159,7 @@ def test_any_way_of_speaking_gives_the_golden_results(
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
     engine = Engine(
-        EMBEDDED_MODEL,
+        RANDOM_MODEL,
         block_size=block_size,
         max_num_batched_tokens=max_num_batched_tokens,
         text_lookahead=text_lookahead,

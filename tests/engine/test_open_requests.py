@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 
 from antiphon import (
@@ -27,7 +28,6 @@ from antiphon import (
     TranscriptUpdate,
     Units,
 )
-from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.types import Content
 
 SHORT = SamplingParams(max_tokens=3)
@@ -36,7 +36,7 @@ SPOKEN_REPLY = ("text", "audio")
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(EMBEDDED_MODEL, max_num_seqs=16)
+    return Engine(RANDOM_MODEL, max_num_seqs=16)
 
 
 def spoken(name: str) -> tuple[Case, Request, list[int]]:
@@ -73,7 +73,7 @@ def updates(events: list[Event]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["s2t", "s2s", "s2s_image"])
 def test_a_prompt_that_grows_unit_by_unit(name: str) -> None:
-    engine = Engine(EMBEDDED_MODEL, block_size=4)
+    engine = Engine(RANDOM_MODEL, block_size=4)
     case, request, units = spoken(name)
     request_id = engine.open_request(request)
     assert settle(engine) == [], "nothing was heard"
@@ -142,7 +142,7 @@ def test_what_was_heard_before_it_is_opened(engine: Engine) -> None:
 
 def test_most_is_computed_before_the_commit() -> None:
     """What is left for after it: the end of the message, and the header of the reply."""
-    engine = Engine(EMBEDDED_MODEL)
+    engine = Engine(RANDOM_MODEL)
     _, request, units = spoken("s2s")
     request_id = engine.open_request(request)
     engine.update_speech(request_id, units)
@@ -190,7 +190,7 @@ def test_sampling_is_that_of_a_request_that_came_at_once(engine: Engine) -> None
 @pytest.mark.parametrize("max_num_seqs", [1, 2])
 def test_generate_goes_on_beside_open_requests(max_num_seqs: int) -> None:
     """It once would have stepped for ever, or waited for a row: nobody here speaks on."""
-    engine = Engine(EMBEDDED_MODEL, max_num_seqs=max_num_seqs)
+    engine = Engine(RANDOM_MODEL, max_num_seqs=max_num_seqs)
     case, request, units = spoken("s2t")
     names = [engine.open_request(request) for _ in range(3)]
     settle(engine)
@@ -221,7 +221,7 @@ def test_abort_while_it_is_open(engine: Engine, steps: int) -> None:
 
 
 def test_open_requests_count_as_waiting_while_they_do_not_run() -> None:
-    engine = Engine(EMBEDDED_MODEL, max_num_waiting=2)
+    engine = Engine(RANDOM_MODEL, max_num_waiting=2)
     _, request, _ = spoken("s2t")
     for _ in range(2):
         engine.open_request(request)
@@ -264,7 +264,7 @@ def test_a_request_that_cannot_be_opened(engine: Engine, content: Content, messa
     ],
 )
 def test_a_wrong_update_changes_nothing(units: list[int], message: str) -> None:
-    engine = Engine(EMBEDDED_MODEL, max_model_len=800)
+    engine = Engine(RANDOM_MODEL, max_model_len=800)
     case, request, right = spoken("s2s")
     request_id = engine.open_request(request)
     engine.update_speech(request_id, right)
@@ -279,9 +279,7 @@ def test_a_wrong_update_changes_nothing(units: list[int], message: str) -> None:
 
 def test_more_than_the_cache_holds_changes_nothing() -> None:
     block_size = 4
-    engine = Engine(
-        EMBEDDED_MODEL, block_size=block_size, kv_cache_bytes=100 * block_size * 8 * 2 * 2 * 16 * 4
-    )
+    engine = Engine(RANDOM_MODEL, block_size=block_size, kv_cache_bytes=100 * block_size * 8 * 2 * 2 * 16 * 4)
     case, request, units = spoken("s2s")
     request_id = engine.open_request(request)
     engine.update_speech(request_id, units)
@@ -311,7 +309,7 @@ def test_a_closed_request_is_not_open(engine: Engine) -> None:
         with pytest.raises(InvalidRequest, match="expected that of an open request, got 'closed'"):
             call("closed", [1])
     settle(engine)
-    closed = Engine(EMBEDDED_MODEL)
+    closed = Engine(RANDOM_MODEL)
     closed.close()
     with pytest.raises(EngineDead):
         closed.open_request(Request(Units([])))
@@ -319,7 +317,7 @@ def test_a_closed_request_is_not_open(engine: Engine) -> None:
 
 def test_limits_are_those_of_the_whole_prompt() -> None:
     """What was opened with many units, and committed with few, has the room that these leave."""
-    engine = Engine(EMBEDDED_MODEL, max_model_len=200)
+    engine = Engine(RANDOM_MODEL, max_model_len=200)
     _, request, units = spoken("s2t")
     params = SamplingParams(max_tokens=500, ignore_eos=True)
     request_id = engine.open_request(replace(request, content=[Units(units)]), params)

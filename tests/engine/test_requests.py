@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import Case, cases
 from PIL import Image as PilImage
 
@@ -29,20 +30,19 @@ from antiphon import (
     UnitDelta,
     Units,
 )
-from antiphon.embedded import EMBEDDED_MODEL
 
 SPOKEN = ("text", "audio")
 
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    return Engine(EMBEDDED_MODEL, max_num_seqs=16)
+    return Engine(RANDOM_MODEL, max_num_seqs=16)
 
 
 @pytest.fixture(scope="module")
 def speaking() -> Engine:
     """With the packaged codec."""
-    return Engine()
+    return Engine(RANDOM_MODEL, codec=RANDOM_CODEC)
 
 
 def case_named(name: str) -> Case:
@@ -180,7 +180,7 @@ def test_stop_strings_end_a_text_reply(engine: Engine) -> None:
 
 
 def test_the_longest_sequence_bounds_the_limits() -> None:
-    engine = Engine(EMBEDDED_MODEL, max_model_len=120)
+    engine = Engine(RANDOM_MODEL, max_model_len=120)
     done = engine.generate(case_named("t2t").request())[0]
     assert done.finish_reason == "length"
     assert len(done.text_ids) == 120 - done.metrics.num_prompt_tokens
@@ -191,7 +191,7 @@ def test_the_longest_sequence_bounds_the_limits() -> None:
 
 def test_a_full_cache_ends_a_request_that_is_alone() -> None:
     """It cannot be preempted for anyone, and there is nothing to wait for."""
-    engine = Engine(EMBEDDED_MODEL, block_size=4, kv_cache_bytes=40 * 4 * 2048)
+    engine = Engine(RANDOM_MODEL, block_size=4, kv_cache_bytes=40 * 4 * 2048)
     done = engine.generate(Request("Hi", system=""), SamplingParams(max_tokens=4000, ignore_eos=True))[0]
     assert done.finish_reason == "length"
     assert 100 < len(done.text_ids) < 400
@@ -306,7 +306,7 @@ def test_ids_in_use_are_refused(engine: Engine) -> None:
 
 
 def test_too_many_waiting_are_refused() -> None:
-    engine = Engine(EMBEDDED_MODEL, max_num_waiting=2)
+    engine = Engine(RANDOM_MODEL, max_num_waiting=2)
     engine.add_request(Request("a"))
     engine.add_request(Request("b"))
     with pytest.raises(EngineOverloaded):
@@ -315,7 +315,7 @@ def test_too_many_waiting_are_refused() -> None:
 
 
 def test_a_closed_engine_says_so() -> None:
-    with Engine(EMBEDDED_MODEL) as engine:
+    with Engine(RANDOM_MODEL) as engine:
         pass
     with pytest.raises(EngineDead):
         engine.add_request(Request("Hi"))
@@ -338,7 +338,7 @@ def test_abort_at_any_moment_frees_everything(engine: Engine, steps: int) -> Non
 
 
 def test_two_hundred_mixed_requests_with_aborts_and_bad_inputs() -> None:
-    engine = Engine(EMBEDDED_MODEL, max_num_seqs=12, block_size=4, kv_cache_bytes=700 * 4 * 2048)
+    engine = Engine(RANDOM_MODEL, max_num_seqs=12, block_size=4, kv_cache_bytes=700 * 4 * 2048)
     rng = random.Random(7)
     wanted: dict[str, Case] = {}
     aborted: set[str] = set()
@@ -386,7 +386,7 @@ def test_an_id_stays_in_use_until_its_end_is_told(engine: Engine) -> None:
 
 
 def test_generated_ids_leave_out_those_in_use() -> None:
-    engine = Engine(EMBEDDED_MODEL)
+    engine = Engine(RANDOM_MODEL)
     engine.add_request(Request("Hi", request_id="request-0"), SamplingParams(max_tokens=1))
     assert engine.add_request(Request("Hi"), SamplingParams(max_tokens=1)) == "request-1"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from antiphon import Completion, Engine, Finished
-from antiphon.embedded import EMBEDDED_MODEL
 
 BLOCK_BYTES_PER_POSITION = (
     8 * 2 * 2 * 16 * 4
@@ -57,7 +57,7 @@ def test_any_schedule_gives_the_golden_results(
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
     engine = Engine(
-        EMBEDDED_MODEL,
+        RANDOM_MODEL,
         block_size=block_size,
         max_num_batched_tokens=max_num_batched_tokens,
         text_lookahead=text_lookahead,
@@ -75,7 +75,7 @@ def test_preemption_happens_and_changes_nothing() -> None:
     """The property above would hold emptily if the cache were never short."""
     block_size = 4
     engine = Engine(
-        EMBEDDED_MODEL, block_size=block_size, kv_cache_bytes=330 * block_size * BLOCK_BYTES_PER_POSITION
+        RANDOM_MODEL, block_size=block_size, kv_cache_bytes=330 * block_size * BLOCK_BYTES_PER_POSITION
     )
     wanted = [case for case in cases() if "big" not in case.name]
     done = engine.generate([case.request() for case in wanted])
@@ -86,7 +86,7 @@ def test_preemption_happens_and_changes_nothing() -> None:
 
 
 def test_a_hot_prefix_cache_is_used() -> None:
-    engine = Engine(EMBEDDED_MODEL, block_size=4)
+    engine = Engine(RANDOM_MODEL, block_size=4)
     case = next(case for case in cases() if case.name == "s2s_image")
     first, second = engine.generate(case.request()), engine.generate(case.request())
     assert first[0].metrics.num_cached_tokens == 0

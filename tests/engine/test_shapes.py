@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from golden_cases import GOLDEN, Case, cases
 from odd_worlds import SHAPES, TEXT_LIMIT, Ask, World
 from PIL import Image as PilImage
@@ -19,7 +20,6 @@ from torch import Tensor
 
 import antiphon
 from antiphon import Engine
-from antiphon.embedded import EMBEDDED_MODEL
 from antiphon.kernels.registry import backends, cpp_available, ops
 from antiphon.sched.request import RequestState
 from antiphon.text.chat import DEFAULT_SYSTEM
@@ -50,7 +50,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
 
 @pytest.fixture(scope="module")
 def packaged() -> ReferenceModel:
-    return ReferenceModel(EMBEDDED_MODEL)
+    return ReferenceModel(RANDOM_MODEL)
 
 
 @pytest.fixture(params=SHAPES)
@@ -147,7 +147,7 @@ def test_without_the_extension(world: World) -> None:
 
 @pytest.mark.usefixtures("without_extension")
 def test_golden_requests_without_the_extension() -> None:
-    done = Engine(EMBEDDED_MODEL, device="cpu").generate([case.request() for case in cases()])
+    done = Engine(RANDOM_MODEL, device="cpu").generate([case.request() for case in cases()])
     differences = {case.name: case.differences(d) for case, d in zip(cases(), done, strict=True)}
     assert differences == {case.name: [] for case in cases()}
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
+from checkpoints import RANDOM_MODEL
 
 from antiphon import (
     AsyncEngine,
@@ -20,7 +21,6 @@ from antiphon import (
     TranscriptDelta,
     UnitDelta,
 )
-from antiphon.embedded import EMBEDDED_MODEL
 
 __all__ = ["Gate", "assert_nothing_held", "check_events", "collect", "load", "run", "serving"]
 
@@ -34,7 +34,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 def load(**settings: Any) -> Engine:
     """The packaged model without its codec, and with a cache that is quickly made."""
-    return Engine(EMBEDDED_MODEL, device="cpu", kv_cache_bytes=32 << 20, progress=False, **settings)
+    return Engine(RANDOM_MODEL, device="cpu", kv_cache_bytes=32 << 20, progress=False, **settings)
 
 
 def assert_nothing_held(engine: Engine) -> None:

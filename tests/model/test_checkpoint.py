@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from safetensors.torch import load_file, save_file
 
-from antiphon import assets
 from antiphon.config import ModelConfig, RopeScaling, VisionConfig
 from antiphon.errors import CheckpointError
 from antiphon.model.checkpoint import read_config, read_tokenizer
 
-TINY = Path(assets.__file__).parent / "tiny" / "stream_omni"
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 32.0,
@@ -52,7 +51,7 @@ LLAVA_KEYS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(TINY, tmp_path / "model"))
+    return Path(shutil.copytree(RANDOM_MODEL, tmp_path / "model"))
 
 
 def alter(path: Path, change: dict[str, Any], drop: tuple[str, ...] = ()) -> Path:
@@ -80,7 +79,7 @@ def alter_tokens(path: Path, change: Callable[[dict[str, int]], None]) -> None:
 
 
 def test_packaged_checkpoint() -> None:
-    assert read_config(TINY) == ModelConfig(
+    assert read_config(RANDOM_MODEL) == ModelConfig(
         hidden_size=64,
         intermediate_size=160,
         num_hidden_layers=4,
@@ -113,13 +112,13 @@ def test_packaged_checkpoint() -> None:
 
 def test_harmless_and_switched_off_keys_change_nothing(folder: Path) -> None:
     alter(folder / "config.json", {**LLAVA_KEYS, "unheard_of": None, "also_unheard_of": False})
-    assert read_config(folder) == read_config(TINY)
+    assert read_config(folder) == read_config(RANDOM_MODEL)
 
 
 def test_a_tokenizer_that_was_read_already_is_taken(folder: Path) -> None:
     tokenizer = read_tokenizer(folder)
     (folder / "tokenizer.json").unlink()
-    assert read_config(folder, tokenizer=tokenizer) == read_config(TINY)
+    assert read_config(folder, tokenizer=tokenizer) == read_config(RANDOM_MODEL)
 
 
 def test_keys_of_our_own(folder: Path) -> None:
@@ -294,7 +293,7 @@ def test_the_config_of_a_whole_siglip_holds_that_of_its_tower(folder: Path) -> N
             }
         )
     )
-    assert read_config(folder).vision == read_config(TINY).vision
+    assert read_config(folder).vision == read_config(RANDOM_MODEL).vision
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 
-from antiphon import assets
 from antiphon.config import ModelConfig, VisionConfig
 from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.model import loading
@@ -25,14 +25,13 @@ from antiphon.model.loading import load_weights, resolve_dtype
 from antiphon.model.tensors import empty_weights, named_tensors, num_bytes, tensor_shapes
 from antiphon.model.weights import OmniWeights
 
-TINY = Path(assets.__file__).parent / "tiny" / "stream_omni"
 MANIFEST = Path(__file__).parents[1] / "golden" / "manifests" / "stream_omni_8b.json"
 TOWER = "model.vision_tower.vision_tower."
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(TINY, tmp_path / "model"))
+    return Path(shutil.copytree(RANDOM_MODEL, tmp_path / "model"))
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32, **kwargs: Any) -> OmniWeights:
@@ -161,7 +160,7 @@ def test_released_size_on_the_meta_device(released: ModelConfig, tmp_path: Path)
 
 
 def test_every_tensor_is_where_the_model_looks_for_it() -> None:
-    weights, file = load(TINY), load_file(TINY / "model.safetensors")
+    weights, file = load(RANDOM_MODEL), load_file(RANDOM_MODEL / "model.safetensors")
 
     def check(found: Tensor | None, *names: str) -> None:
         assert found is not None
@@ -237,7 +236,7 @@ def test_every_tensor_is_where_the_model_looks_for_it() -> None:
 )
 def test_other_shapes(folder: Path, change: dict[str, Any]) -> None:
     """What is stored under the names of the table is what is loaded, whatever the geometry."""
-    config = replace(read_config(TINY), **change)
+    config = replace(read_config(RANDOM_MODEL), **change)
     stored = load_weights(folder, config, device="cpu", dtype=torch.float32, load_format="dummy", seed=3)
     tensors = {name: place.clone() for name, place in named_tensors(stored, config)}
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()}.items() <= tensor_shapes(
@@ -250,13 +249,13 @@ def test_other_shapes(folder: Path, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits(folder: Path, dtype: torch.dtype) -> None:
     """Loading into 16 bits rounds once; loading from 16 bits is exact."""
-    whole = load(TINY)
-    rounded = load(TINY, dtype)
+    whole = load(RANDOM_MODEL)
+    rounded = load(RANDOM_MODEL, dtype)
     for (name, tensor), (_, expected) in zip(flatten(rounded), flatten(whole), strict=True):
         assert tensor.dtype == dtype
         assert torch.equal(tensor, expected.to(dtype)), name
 
-    file = load_file(TINY / "model.safetensors")
+    file = load_file(RANDOM_MODEL / "model.safetensors")
     save_file({name: tensor.to(dtype) for name, tensor in file.items()}, folder / "model.safetensors")
     assert_equal(load(folder, dtype), rounded)
     for (name, tensor), (_, expected) in zip(flatten(load(folder)), flatten(rounded), strict=True):
@@ -266,18 +265,18 @@ def test_16_bits(folder: Path, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("parts", [1, 3])
 def test_shards_equal_one_file(folder: Path, parts: int) -> None:
     shard(folder, parts)
-    assert_equal(load(folder), load(TINY))
+    assert_equal(load(folder), load(RANDOM_MODEL))
 
 
 def test_vision_tower_outside_equals_inside(folder: Path) -> None:
     with_tower_outside(folder)
-    assert_equal(load(folder), load(TINY))
+    assert_equal(load(folder), load(RANDOM_MODEL))
 
 
 def test_tensors_that_nobody_reads_are_left_alone(folder: Path) -> None:
     layer = {
         name.replace("layers.1.", "layers.2."): tensor.clone()
-        for name, tensor in load_file(TINY / "model.safetensors").items()
+        for name, tensor in load_file(RANDOM_MODEL / "model.safetensors").items()
         if name.startswith(TOWER) and "layers.1." in name
     }
     rewrite(
@@ -291,7 +290,7 @@ def test_tensors_that_nobody_reads_are_left_alone(folder: Path) -> None:
         },
         drop=(f"{TOWER}vision_model.post_layernorm.weight",),
     )
-    assert_equal(load(folder), load(TINY))
+    assert_equal(load(folder), load(RANDOM_MODEL))
 
 
 @pytest.mark.parametrize("drop", [(), ("model.image_newline",)])
@@ -307,7 +306,7 @@ def test_weights_outlive_their_file(folder: Path) -> None:
     weights = load(folder)
     with (folder / "model.safetensors").open("r+b") as file:
         file.write(b"\xff" * (folder / "model.safetensors").stat().st_size)
-    assert_equal(weights, load(TINY))
+    assert_equal(weights, load(RANDOM_MODEL))
 
 
 # --- wrong files ----------------------------------------------------------------------------------
@@ -464,7 +463,7 @@ def test_no_weights_at_all(folder: Path, tmp_path: Path) -> None:
 
 
 def test_dummy_weights(tmp_path: Path) -> None:
-    config = read_config(TINY)
+    config = read_config(RANDOM_MODEL)
 
     def draw(seed: int) -> OmniWeights:
         return load_weights(
@@ -487,7 +486,7 @@ def test_dummy_weights(tmp_path: Path) -> None:
 
 def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
     weights = load_weights(
-        tmp_path, read_config(TINY), device="cpu", dtype=torch.bfloat16, load_format="dummy", seed=7
+        tmp_path, read_config(RANDOM_MODEL), device="cpu", dtype=torch.bfloat16, load_format="dummy", seed=7
     )
     assert all(tensor.dtype == torch.bfloat16 for _, tensor in flatten(weights))
     assert weights.lm_head.float().std().item() == pytest.approx(0.02, rel=0.05)
@@ -495,7 +494,7 @@ def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
 
 def test_unknown_load_format() -> None:
     with pytest.raises(InvalidRequest, match="load_format: expected 'auto' or 'dummy', got 'pt'"):
-        load(TINY, load_format="pt")
+        load(RANDOM_MODEL, load_format="pt")
 
 
 # --- dtype and progress ---------------------------------------------------------------------------
@@ -535,18 +534,18 @@ def test_progress_adds_up_to_the_whole(folder: Path) -> None:
 
 
 def test_progress_bar(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    load(TINY, progress=True)
+    load(RANDOM_MODEL, progress=True)
     assert capfd.readouterr() == ("", "")  # over before it would be worth showing
     monkeypatch.setattr(loading, "BAR_AFTER_S", 0.0)
-    load(TINY, progress=True)
+    load(RANDOM_MODEL, progress=True)
     assert capfd.readouterr() == ("", "")  # a log file is no place for a bar
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
-    load(TINY, progress=True)
+    load(RANDOM_MODEL, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     assert "loading weights" in err
 
 
 def test_empty_weights_take_the_given_dtype_and_device() -> None:
-    weights = empty_weights(read_config(TINY), device="meta", dtype=torch.float16)
+    weights = empty_weights(read_config(RANDOM_MODEL), device="meta", dtype=torch.float16)
     assert all(tensor.is_meta and tensor.dtype == torch.float16 for _, tensor in flatten(weights))

@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from checkpoints import RANDOM_MODEL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import antiphon.assets
 from antiphon.config import InputLimits, ModelConfig, VisionConfig
 from antiphon.model.checkpoint import read_config
 from antiphon.model.loading import load_weights
@@ -41,7 +41,7 @@ class Tower:
 
 @pytest.fixture(scope="module")
 def tower() -> Tower:
-    folder = Path(antiphon.assets.__file__).parent / "tiny" / "stream_omni"
+    folder = RANDOM_MODEL
     config = read_config(folder)
     return Tower(config, load_weights(folder, config, device="cpu", dtype=torch.float32))
 
@@ -136,7 +136,7 @@ def _image_features(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits(tower: Tower, dtype: torch.dtype) -> None:
-    folder = Path(antiphon.assets.__file__).parent / "tiny" / "stream_omni"
+    folder = RANDOM_MODEL
     weights = load_weights(folder, tower.config, device="cpu", dtype=dtype)
     image = tower.prepare("p2")
     exact = tower.features(image)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import RANDOM_MODEL
 
-import antiphon.assets
 from antiphon.config import ModelConfig
 from antiphon.model.checkpoint import read_config
 from antiphon.text.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "omni_a"
 
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
-    return Path(antiphon.assets.__file__).parent / "tiny" / "stream_omni"
+    return RANDOM_MODEL
 
 
 @pytest.fixture(scope="session")
