@@ -22,11 +22,20 @@ from omni.conversations import Layout
 from omni.geometry import GEOMETRY
 from omni.model import Omni
 from omni.parts import train_only
-from omni.spoken import SpokenRow, TrackBatch, Utterance, Utterances, history, track_batch
+from omni.spoken import (
+    POOL,
+    SpokenRow,
+    TrackBatch,
+    Utterance,
+    Utterances,
+    history,
+    of_like_length,
+    track_batch,
+)
 
 __all__ = ["Hearing", "collapse", "train_hearing", "word_errors"]
 
-NUM_STEPS = 6000
+NUM_STEPS = 5000
 PEAK = 1.5e-3
 ROWS = 32
 NAMING = 0.1
@@ -58,7 +67,7 @@ class Hearing(nn.Module):
         layout = self.layout
         closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
         rows = []
-        for _ in range(num_rows):
+        for _ in range(POOL * num_rows):
             row = SpokenRow()
             if rng.random() < 0.3:
                 row.pieces.append(layout.encode(" "))
@@ -72,7 +81,7 @@ class Hearing(nn.Module):
                 row.pieces.append(rng.choice(utterances.heard))
             row.pieces += [closing, rng.choice(utterances.own)]
             rows.append(row)
-        return rows
+        return of_like_length(rng, rows, len)
 
     def hear(self, batch: TrackBatch) -> tuple[Tensor, Tensor]:
         """H of the prefix (1, prefix, hidden) and of the rows"""

@@ -25,11 +25,11 @@ from omni.conversations import IGNORED, Layout
 from omni.geometry import GEOMETRY
 from omni.language_training import Answering
 from omni.parts import load_parts
-from omni.spoken import SpokenRow, Utterance, Utterances, read_utterances, track_batch
+from omni.spoken import POOL, SpokenRow, Utterance, Utterances, of_like_length, read_utterances, track_batch
 
-__all__ = ["Listening", "SpokenSample", "spoken_sample", "spoken_tests", "train_listening"]
+__all__ = ["Listening", "SpokenSample", "draw_spoken_samples", "spoken_tests", "train_listening"]
 
-NUM_STEPS = 4000
+NUM_STEPS = 2000
 PEAK = 6e-4
 SPOKEN_ROWS = 24
 NUM_TESTED = 200
@@ -43,13 +43,18 @@ class SpokenSample:
     questions: list[Utterance]
     """One for each turn."""
 
+    def __len__(self) -> int:
+        """Positions of picture and questions."""
+        picture = GEOMETRY.side**2 if self.sample.scene else 0
+        return picture + sum(len(question.units) for question in self.questions)
+
 
 class Listening(Answering):
     learns_to_hear = False
     """Whether answering trains the bottom layers too."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run, rows=10, picture_rows=5)
+        super().__init__(run, rows=10, picture_rows=8)
         self.prefix = torch.tensor(self.layout.prefix())
         self.first_unit = self.config.first_unit_id
 
@@ -132,6 +137,16 @@ def spoken_sample(
     return None
 
 
+def draw_spoken_samples(rng: random.Random, utterances: Utterances, count: int) -> list[SpokenSample]:
+    """Conversations of training, of like length."""
+    drawn: list[SpokenSample] = []
+    while len(drawn) < POOL * count:
+        one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
+        if one is not None:
+            drawn.append(one)
+    return of_like_length(rng, drawn, len)
+
+
 def train_listening(run: Run) -> None:
     torch.manual_seed(run.seed)
     model = Listening(run)
@@ -145,11 +160,7 @@ def train_listening(run: Run) -> None:
     typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
 
     def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
-        spoken = []
-        while len(spoken) < SPOKEN_ROWS:
-            one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
-            if one is not None:
-                spoken.append(one)
+        spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
         return {**model.losses(step, rng), **model.spoken_losses(spoken, rng)}
 
     def evaluate() -> dict[str, float]:

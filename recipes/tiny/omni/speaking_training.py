@@ -15,12 +15,21 @@ from omni.attention import attend, once_cast
 from omni.hearing_training import Hearing
 from omni.llama import Rows
 from omni.parts import load_parts, train_only
-from omni.spoken import SpokenRow, TrackBatch, Utterance, Utterances, read_utterances, track_batch
+from omni.spoken import (
+    POOL,
+    SpokenRow,
+    TrackBatch,
+    Utterance,
+    Utterances,
+    of_like_length,
+    read_utterances,
+    track_batch,
+)
 from omni.windows import perturbed, visible_counts
 
 __all__ = ["Speaking", "train_speaking"]
 
-NUM_STEPS = 8000
+NUM_STEPS = 4000
 PEAK = 1.2e-3
 ROWS = 24
 DROPOUT = 0.1
@@ -131,8 +140,9 @@ def train_speaking(run: Run) -> None:
     )
 
     def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
-        said = [rng.choice(utterances.own) for _ in range(ROWS)]
-        return model.speak_losses(model.draw_spoken(said, utterances.heard, rng), rng)
+        said = [rng.choice(utterances.own) for _ in range(POOL * ROWS)]
+        drawn = model.draw_spoken(said, utterances.heard, rng)
+        return model.speak_losses(of_like_length(rng, drawn, len), rng)
 
     def evaluate() -> dict[str, float]:
         rng = random.Random(0)

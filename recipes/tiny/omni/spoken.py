@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,10 +15,24 @@ from world.samples import draw_sample
 
 from omni.conversations import Layout
 
-__all__ = ["SpokenRow", "TrackBatch", "Utterance", "Utterances", "history", "read_utterances", "track_batch"]
+__all__ = [
+    "POOL",
+    "SpokenRow",
+    "TrackBatch",
+    "Utterance",
+    "Utterances",
+    "history",
+    "of_like_length",
+    "read_utterances",
+    "track_batch",
+]
+
+T = TypeVar("T")
 
 HEARD = ("heart", "disguised", "slt", "rms", "awb", "slt_hts", "kal16", "kal", "kal_diphone", "espeak")
 """Sets whose utterances are heard, in surroundings of all kinds."""
+POOL = 4
+"""Batches that are drawn at once for `of_like_length`."""
 OWN = "heart"
 """The speaking voice, undisturbed: what is said, and heard back."""
 
@@ -63,6 +78,17 @@ class SpokenRow:
     """What follows the prefix in the speech track: ids of text, and utterances."""
 
     pieces: list[list[int] | Utterance] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(len(piece.units if isinstance(piece, Utterance) else piece) for piece in self.pieces)
+
+
+def of_like_length(rng: random.Random, rows: Sequence[T], length: Callable[[T], int]) -> list[T]:
+    """One of the `POOL` parts of these rows that hold the shortest, the next longer and so on: little of such
+    a batch is padding, and no row comes more often than another."""
+    count = len(rows) // POOL
+    start = rng.randrange(POOL) * count
+    return sorted(rows, key=length)[start : start + count]
 
 
 @dataclass(frozen=True)

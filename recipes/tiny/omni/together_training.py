@@ -8,13 +8,13 @@ import torch
 from stages import Run
 from torch import Tensor, nn
 from training import Schedule, Training
-from world.samples import draw_sample, draw_samples
+from world.samples import draw_samples
 
 from omni.hearing_training import word_errors
-from omni.listening_training import Listening, spoken_sample, spoken_tests
+from omni.listening_training import Listening, draw_spoken_samples, spoken_tests
 from omni.parts import PARTS, load_parts, train_only
 from omni.speaking_training import Speaking
-from omni.spoken import Utterances, read_utterances
+from omni.spoken import POOL, Utterances, of_like_length, read_utterances
 
 __all__ = ["train_together"]
 
@@ -60,17 +60,14 @@ def train_together(run: Run) -> None:
     training = Training(model, run.folder("together"), schedule, seed=run.seed, save_every=250)
 
     def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
-        spoken = []
-        while len(spoken) < SPOKEN_ROWS:
-            one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
-            if one is not None:
-                spoken.append(one)
-        said = [rng.choice(utterances.own) for _ in range(SAID_ROWS)]
+        spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
+        said = [rng.choice(utterances.own) for _ in range(POOL * SAID_ROWS)]
+        said = speaking.draw_spoken(said, utterances.heard, rng)
         return {
             **listening.losses(step, rng),
             **listening.spoken_losses(spoken, rng),
             **speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS)),
-            **speaking.speak_losses(speaking.draw_spoken(said, utterances.heard, rng), rng),
+            **speaking.speak_losses(of_like_length(rng, said, len), rng),
         }
 
     def evaluate() -> dict[str, float]:

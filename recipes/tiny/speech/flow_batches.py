@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ __all__ = ["FlowBatch", "FlowBatches", "Piece", "mel_of", "stretched"]
 PIECE_UNITS = ((15, 0.2), (27, 0.2), (45, 0.3), (78, 0.3))
 """Longest piece of a batch, and how often; those of the streaming schedule, and whole utterances."""
 BATCH_FRAMES = 3600
+POOL = 4
+"""Batches that are drawn at once, to make each of pieces of like length."""
 MAX_CONTEXT = 25
 
 
@@ -63,10 +66,15 @@ class FlowBatches:
         longest = rng.choices(*zip(*PIECE_UNITS, strict=True))[0]
         pieces: list[Piece] = []
         frames = 0
-        while frames < BATCH_FRAMES:
+        while frames < POOL * BATCH_FRAMES:
             pieces.append(self._piece(rng.randrange(len(self._units)), longest, rng))
-            frames += max(pieces[-1].mel.shape[1], FLOW.mel_frames(longest) // 2)
-        return collate(pieces)
+            frames += pieces[-1].mel.shape[1]
+        # Pieces of like length, so that little is padding; each part is as likely as the others.
+        pieces.sort(key=lambda piece: piece.mel.shape[1])
+        begin = rng.randrange(POOL) * BATCH_FRAMES
+        ends = accumulate(piece.mel.shape[1] for piece in pieces)
+        part = [piece for piece, end in zip(pieces, ends, strict=True) if begin < end <= begin + BATCH_FRAMES]
+        return collate(part)
 
     def whole(self, indices: Sequence[int]) -> FlowBatch:
         """Whole utterances of which nothing is known but their units."""

@@ -25,7 +25,7 @@ from speech.unit_encoder import unit_coordinates
 
 __all__ = ["condition", "new_flow", "speaker_embedding", "train"]
 
-NUM_STEPS = 4000
+NUM_STEPS = 3000
 PEAK_RATE = 1.2e-3
 FREE_SHARE = 0.2
 """Of rows without any condition, for guidance."""
