@@ -28,6 +28,7 @@ from omni.spoken import (
     TrackBatch,
     Utterance,
     Utterances,
+    frames_needed,
     history,
     of_like_length,
     track_batch,
@@ -40,6 +41,11 @@ PEAK = 1.5e-3
 ROWS = 32
 NAMING = 0.1
 """Weight of naming the text at its own positions."""
+HELD, HELD_AT_FIRST = 2, 8
+"""Units at the beginning of an utterance in which nothing is read yet. Otherwise CTC soon puts the first word
+into the first unit, where nothing has been said, and stays there: it guesses that word ever after."""
+HELD_STEPS = 2200
+"""So long it is `HELD_AT_FIRST` units."""
 TESTS = ("test_heart", "test_slt", "test_rms", "test_ked", "test_joe")
 
 
@@ -88,29 +94,35 @@ class Hearing(nn.Module):
         rows = self.omni.rows(batch.positions, batch.mask, len(self.prefix))
         return self.omni.hear(self.prefix, batch.ids, rows)
 
-    def losses(self, rows: list[SpokenRow]) -> dict[str, Tensor]:
+    def losses(self, rows: list[SpokenRow], held: int = HELD) -> dict[str, Tensor]:
+        """held: units of each utterance in which nothing is to be read"""
         batch = track_batch(rows, len(self.prefix), self.config.first_unit_id)
         with fast_products():
             prefix, hidden = self.hear(batch)
         named = torch.cat([prefix[0], hidden[batch.is_text]])
         names = torch.cat([self.prefix, batch.ids[batch.is_text]])
         naming = F.cross_entropy(self.omni.audio_to_text_proj(named), names)
-        return {"reading": self.reading(hidden, batch.spans), "naming": NAMING * naming}
+        return {"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming}
 
-    def reading(self, hidden: Tensor, spans: Sequence[tuple[int, int, Utterance]]) -> Tensor:
-        """CTC, in nats per label."""
-        lengths = torch.tensor([len(said.units) for _, _, said in spans])
-        counts = torch.tensor([len(said.text_ids) for _, _, said in spans])
-        states = nn.utils.rnn.pad_sequence(
-            [hidden[r, start : start + len(said.units)] for r, start, said in spans]
+    def reading(self, hidden: Tensor, spans: Sequence[tuple[int, int, Utterance]], held: int) -> Tensor:
+        """CTC behind the first `held` units, which are to be blank, in nats per label."""
+        holds = [min(held, len(said.units) - frames_needed(said)) for _, _, said in spans]
+        lengths = torch.tensor(
+            [len(said.units) - hold for (_, _, said), hold in zip(spans, holds, strict=True)]
         )
+        counts = torch.tensor([len(said.text_ids) for _, _, said in spans])
+        silent, states = [], []
+        for (r, start, said), hold in zip(spans, holds, strict=True):
+            silent.append(hidden[r, start : start + hold])
+            states.append(hidden[r, start + hold : start + len(said.units)])
         targets = torch.tensor([i for _, _, said in spans for i in said.text_ids])
-        log_probs = self.omni.audio_to_text_proj(states).log_softmax(-1)
+        log_probs = self.omni.audio_to_text_proj(nn.utils.rnn.pad_sequence(states)).log_softmax(-1)
         blank = self.config.blank_token_id
         each = F.ctc_loss(
             log_probs, targets, lengths, counts, blank=blank, reduction="none", zero_infinity=True
         )
-        return each.sum() / counts.sum()
+        silence = -self.omni.audio_to_text_proj(torch.cat(silent)).log_softmax(-1)[:, blank]
+        return (each.sum() + silence.sum()) / counts.sum()
 
     def transcripts(self, utterances: Sequence[Utterance]) -> list[str]:
         """What is read in utterances that are questions, each alone."""
@@ -166,4 +178,8 @@ def train_hearing(run: Run) -> None:
             for name, part in tests.items()
         }
 
-    training.run(lambda step, rng: model.losses(model.draw(utterances, rng)), evaluate)
+    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+        held = HELD_AT_FIRST if step < HELD_STEPS else HELD
+        return model.losses(model.draw(utterances, rng), held)
+
+    training.run(losses, evaluate)

@@ -21,6 +21,7 @@ __all__ = [
     "TrackBatch",
     "Utterance",
     "Utterances",
+    "frames_needed",
     "history",
     "of_like_length",
     "read_utterances",
@@ -64,13 +65,13 @@ def read_utterances(work: Path, name: str, layout: Layout) -> list[Utterance]:
 
     rows = read_units(work, name)
     said = [Utterance(row["text"], row["units"], layout.encode(row["text"])) for row in rows]
-    return [utterance for utterance in said if can_be_read(utterance)]
+    return [utterance for utterance in said if len(utterance.units) >= frames_needed(utterance)]
 
 
-def can_be_read(utterance: Utterance) -> bool:
-    """Whether CTC has frames enough: one for each label, and a blank between equal ones."""
+def frames_needed(utterance: Utterance) -> int:
+    """What CTC needs to read it: one for each label, and a blank between equal ones."""
     ids = utterance.text_ids
-    return len(utterance.units) >= len(ids) + sum(a == b for a, b in pairwise(ids))
+    return len(ids) + sum(a == b for a, b in pairwise(ids))
 
 
 @dataclass

@@ -116,3 +116,18 @@ def evaluate_all(run: Run) -> None:
     from rich.console import Console
 
     Console().print(show(examine(run.folder("stream_omni"), run.folder("codec"), run.work)))
+
+
+@stage("media", "the demo's picture and question, and the ten questions of the test suite")
+def media(run: Run) -> None:
+    from omni.media import write_demo, write_questions
+
+    write_demo()
+    write_questions(run.work)
+
+
+@stage("pictures", "the packaged model's demo as README shows it")
+def pictures(run: Run) -> None:
+    from omni.demo_pictures import draw_demo
+
+    draw_demo()
