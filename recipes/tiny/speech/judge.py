@@ -24,8 +24,14 @@ NUMBERS = (
 
 
 def normalised(text: str) -> list[str]:
-    """Words in lower case without punctuation, numbers up to twenty spelled out, contractions as one word."""
-    text = text.lower().replace("’", "'").replace("-", " ")
+    """Words in lower case without punctuation, numbers up to twenty spelled out, contractions as one word.
+
+    Whisper writes sums as sums and pairs of numbers as years: "13-1" was "thirteen minus one", "2016" "twenty
+    sixteen".
+    """
+    text = re.sub(r"(\d) ?- ?(?=\d)", r"\1 minus ", text.lower().replace("’", "'"))
+    text = re.sub(r"(\d) ?\+ ?(?=\d)", r"\1 plus ", text).replace("-", " ")
+    text = re.sub(r"\b(1\d|20)(1\d|20)\b", r"\1 \2", text)
     words = re.sub(r"[^a-z0-9' ]", " ", text).replace("'", "").split()
     spelled = [NUMBERS[int(word)] if word.isdigit() and int(word) <= 20 else word for word in words]
     same = {"ok": "okay", "grey": "gray", "colour": "color", "hallo": "hello"}
