@@ -18,7 +18,7 @@ from omni.spoken import POOL, Utterances, of_like_length, read_utterances
 
 __all__ = ["train_together"]
 
-NUM_STEPS = 1500
+NUM_STEPS = 600
 PEAK = 3e-4
 SPOKEN_ROWS = 12
 HEARD_ROWS = 16

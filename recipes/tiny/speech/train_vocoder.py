@@ -24,7 +24,7 @@ __all__ = ["load_into", "new_vocoder", "render", "synthesize", "train", "train_p
 
 PITCH_STEPS = 2500
 NUM_STEPS = 1000
-TUNING_STEPS = 2000
+TUNING_STEPS = 1000
 RESOLUTIONS = ((512, 128, 512), (1024, 256, 1024), (2048, 512, 2048), (256, 64, 256))
 """n_fft, hop and window of each spectrum."""
 MEL_WEIGHT = 3.0
