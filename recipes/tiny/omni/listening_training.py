@@ -31,6 +31,7 @@ __all__ = ["Listening", "SpokenSample", "draw_spoken_samples", "spoken_tests", "
 
 NUM_STEPS = 2000
 PEAK = 6e-4
+TYPED_ROWS, PICTURE_ROWS = 10, 8
 SPOKEN_ROWS = 24
 NUM_TESTED = 200
 NUM_TRIES = 40
@@ -53,8 +54,8 @@ class Listening(Answering):
     learns_to_hear = False
     """Whether answering trains the bottom layers too."""
 
-    def __init__(self, run: Run) -> None:
-        super().__init__(run, rows=10, picture_rows=8)
+    def __init__(self, run: Run, *, rows: int = TYPED_ROWS, picture_rows: int = PICTURE_ROWS) -> None:
+        super().__init__(run, rows=rows, picture_rows=picture_rows)
         self.prefix = torch.tensor(self.layout.prefix())
         self.first_unit = self.config.first_unit_id
 

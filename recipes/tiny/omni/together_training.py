@@ -18,10 +18,11 @@ from omni.spoken import POOL, Utterances, of_like_length, read_utterances
 
 __all__ = ["train_together"]
 
-NUM_STEPS = 600
-PEAK = 3e-4
-SPOKEN_ROWS = 12
-HEARD_ROWS = 16
+NUM_STEPS = 800
+PEAK = 4e-4
+TYPED_ROWS, PICTURE_ROWS = 14, 12
+SPOKEN_ROWS = 8
+HEARD_ROWS = 8
 SAID_ROWS = 16
 NUM_TESTED = 100
 
@@ -31,7 +32,7 @@ class Together(nn.Module):
 
     def __init__(self, run: Run) -> None:
         super().__init__()
-        listening, speaking = Listening(run), Speaking(run)
+        listening, speaking = Listening(run, rows=TYPED_ROWS, picture_rows=PICTURE_ROWS), Speaking(run)
         speaking.omni = listening.omni
         listening.learns_to_hear = speaking.learns_to_hear = True
         self.omni, self.reader = listening.omni, listening.reader
