@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from stages import Run
@@ -71,12 +72,13 @@ class Answering(nn.Module):
 
     def load_tower(self, run: Run) -> None:
         """Take the tower and what reads it from the stage "tower"."""
-        state = torch.load(run.folder("tower") / "state.pt", map_location="cpu", weights_only=True)
-        parts = {"tower": self.omni.model.vision_tower.vision_tower, "reader": self.reader}
-        for prefix, part in parts.items():
-            start = prefix + "."
-            own = {k.removeprefix(start): v for k, v in state["module"].items() if k.startswith(start)}
-            part.load_state_dict(own)
+        path = run.folder("tower") / "state.pt"
+        _load(self.omni.model.vision_tower.vision_tower, path, "tower.")
+        self.load_reader(path)
+
+    def load_reader(self, path: Path) -> None:
+        """Take what reads the tower from a stage's `state.pt`."""
+        _load(self.reader, path, "reader.")
 
     def draw(self, rng: random.Random, *, first: bool = False) -> tuple[list[Row], list[Scene]]:
         """Rows of training, those with a picture first. first: with first lessons about the pictures."""
@@ -142,7 +144,7 @@ class Answering(nn.Module):
             parts["looking"] = LOOKING * (1 - step / self.looking_steps) * apart
             parts["(looking"] = apart.detach()
         read = self.reader.loss(features, self.pictures.labels(scenes))
-        parts["reading"] = READING * (8 * read.pop("there") + sum(read.values()))
+        parts["shapes"] = READING * (8 * read.pop("there") + sum(read.values()))
         return parts
 
     def num_right(self, samples: Sequence[Sample], chunk: int = 40) -> dict[str, tuple[int, int]]:
@@ -164,6 +166,12 @@ class Answering(nn.Module):
                 counts[sample.topic][0] += bool(right[i, [at + place for place in branch.last]].all())
                 counts[sample.topic][1] += 1
         return {topic: (right, asked) for topic, (right, asked) in counts.items()}
+
+
+def _load(module: nn.Module, path: Path, start: str) -> None:
+    """Those weights of a stage's state whose names begin so."""
+    state = torch.load(path, map_location="cpu", weights_only=True)["module"]
+    module.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
 
 
 def _is_plain(scene: Scene) -> bool:

@@ -153,6 +153,7 @@ def train_listening(run: Run) -> None:
     model = Listening(run)
     language = run.folder("language") / "state.pt"
     load_parts(model.omni, language, ("seeing", "thinking"))
+    model.load_reader(language)
     load_parts(model.omni, run.folder("hearing") / "state.pt", ("hearing",))
     utterances = Utterances(run.work, model.layout)
     tested = spoken_tests(run)

@@ -51,6 +51,7 @@ def train_together(run: Run) -> None:
     model = Together(run)
     listening, speaking = model.tasks
     load_parts(model.omni, run.folder("listening") / "state.pt", ("seeing", "thinking"))
+    listening.load_reader(run.folder("listening") / "state.pt")
     load_parts(model.omni, run.folder("hearing") / "state.pt", ("hearing",))
     load_parts(model.omni, run.folder("speaking") / "state.pt", ("speaking",))
     utterances = Utterances(run.work, listening.layout)
