@@ -244,6 +244,7 @@ def test_waveform_is_the_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_word_errors() -> None:
     assert judge.word_errors("There are 2 grey hearts.", "there are two gray hearts") == (0, 5)
     assert judge.word_errors("Thirteen minus one plus two.", "13-1 + 2") == (0, 5)
+    assert judge.word_errors("One two three four.", "1-2-3-4.") == (0, 4)
     assert judge.word_errors("Twenty sixteen fourteen.", "2016, 14.") == (0, 3)
     assert judge.word_errors("Twenty sixteen.", "2060") == (2, 2)
     assert judge.word_errors("It is red.", "It is") == (1, 3)

@@ -29,7 +29,7 @@ def normalised(text: str) -> list[str]:
     Whisper writes sums as sums and pairs of numbers as years: "13-1" was "thirteen minus one", "2016" "twenty
     sixteen".
     """
-    text = re.sub(r"(\d) ?- ?(?=\d)", r"\1 minus ", text.lower().replace("’", "'"))
+    text = re.sub(r"(?<![\d-])(\d+)-(?=\d+(?![\d-]))", r"\1 minus ", text.lower().replace("’", "'"))
     text = re.sub(r"(\d) ?\+ ?(?=\d)", r"\1 plus ", text).replace("-", " ")
     text = re.sub(r"\b(1\d|20)(1\d|20)\b", r"\1 \2", text)
     words = re.sub(r"[^a-z0-9' ]", " ", text).replace("'", "").split()
