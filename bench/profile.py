@@ -173,7 +173,7 @@ def _serve(
             engine.add_request(request)
     else:
         for _ in range(num_requests):
-            if engine.is_untrained or engine.codec is None:
+            if engine.codec is None:
                 add_paced_request(engine, prompt_units, max_units, TEXT_RATE, rng)
             else:
                 prompt = Units(

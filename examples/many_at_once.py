@@ -1,6 +1,6 @@
 """Requests of different kinds in one batch, their events as they come.
 
-python examples/many_at_once.py                    # the packaged, untrained checkpoint
+python examples/many_at_once.py                    # the packaged checkpoint
 python examples/many_at_once.py MODEL CODEC        # a Stream-Omni checkpoint and its CosyVoice folder
 """
 

@@ -91,8 +91,6 @@ class Engine:
         check_choice("vocoder_backend", vocoder_backend, "torch")
         check_choice("speech_prompt", speech_prompt, "soft")
         self._closed = False
-        self.is_untrained = model is None
-        """The embedded model has random weights: it shows the way through, and babbles."""
         folder = Path(model) if model is not None else EMBEDDED_MODEL
         if model is None and codec is None:
             codec = EMBEDDED_CODEC

@@ -67,13 +67,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 # --- generate -------------------------------------------------------------------------------------
 
 
-def test_text_streams_to_stdout_and_the_warning_to_stderr(run: Run, engine: Engine) -> None:
+def test_text_streams_to_stdout_and_what_the_packaged_model_knows_to_stderr(run: Run, engine: Engine) -> None:
     ended = run("generate", "--text", "Hello", *SHORT)
     [expected] = engine.generate([Request("Hello")], PARAMS)
     assert ended.status == 0
     assert ended.out.startswith("reply   ")
     assert expected.text.strip() in ended.out
-    assert "untrained" in ended.err
+    assert "coloured shapes" in ended.err
 
 
 def test_speech_is_heard_and_spoken(run: Run, engine: Engine, tmp_path: Path) -> None:

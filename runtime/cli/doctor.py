@@ -105,7 +105,9 @@ def _kernels() -> Section:
 def _packaged_model() -> Section:
     from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 
-    return {"model": str(EMBEDDED_MODEL), "codec": str(EMBEDDED_CODEC), "trained": False}
+    folders = (EMBEDDED_MODEL, EMBEDDED_CODEC)
+    size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    return {"model": str(EMBEDDED_MODEL), "codec": str(EMBEDDED_CODEC), "size": f"{size / 1e6:.0f} MB"}
 
 
 def _gib(num_bytes: int) -> str:

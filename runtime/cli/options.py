@@ -48,7 +48,7 @@ ModelFolder = Annotated[
         "--model",
         "-m",
         metavar="FOLDER",
-        help="Stream-Omni checkpoint; without it the small packaged one, which is untrained.",
+        help="Stream-Omni checkpoint; without it the small packaged one.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -96,12 +96,13 @@ MaxUnits = Annotated[
 
 
 def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
-    """Loads the engine, and says so where the checkpoint cannot be expected to make sense."""
+    """Loads the engine, and says what the packaged checkpoint can be asked, where it is that."""
+    from antiphon.embedded import EMBEDDED_WORLD
     from antiphon.engine import Engine
 
     if codec is not None and model is None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
     engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
-    if engine.is_untrained:
-        typer.echo("antiphon: no --model: the packaged checkpoint is untrained and babbles", err=True)
+    if model is None:
+        typer.echo(f"antiphon: no --model: {EMBEDDED_WORLD}", err=True)
     return engine
