@@ -2,7 +2,7 @@
 them need not repeat what came before it.
 
 `kept/STAGE/` has `weights.safetensors` (the tensors of the stage's module by their names; of the whole model
-only the parts that the stage trained) and the stage's `losses.json` and `losses.png`.
+only the parts that the stage trained, and nothing of Whisper) and the stage's `losses.json` and `losses.png`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ __all__ = ["KEPT", "keep", "restore"]
 
 KEPT = Path(__file__).parent / "kept"
 LOSSES = ("losses.json", "losses.png")
+FROZEN = (MODEL, "ears.whisper.")
+"""What begins so is kept only where the stage has trained it."""
 
 
 def keep(run: Run, name: str, kept: Path = KEPT) -> int:
@@ -37,7 +39,7 @@ def keep(run: Run, name: str, kept: Path = KEPT) -> int:
     tensors = {
         key: tensor.half().contiguous()
         for key, tensor in state["module"].items()
-        if key in state["trained"] or not key.startswith(MODEL)
+        if key in state["trained"] or not key.startswith(FROZEN)
     }
     told = {"step": state["step"], "seconds": state["seconds"]}
     save_file(tensors, folder / "weights.safetensors", {key: str(value) for key, value in told.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import struct
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from antiphon.codec.prompt_mel import prompt_mel
 
 augment: Any = importlib.import_module("speech.augment")
 codec_params: Any = importlib.import_module("speech.codec_params")
+ears: Any = importlib.import_module("speech.ears")
 encoding: Any = importlib.import_module("speech.unit_encoder")
+whisper: Any = importlib.import_module("speech.whisper")
 flow_batches: Any = importlib.import_module("speech.flow_batches")
 judge: Any = importlib.import_module("speech.judge")
 phones: Any = importlib.import_module("speech.phones")
@@ -63,9 +66,10 @@ def test_rounding_lets_gradients_through() -> None:
     torch.testing.assert_close(points.grad, torch.ones(3, 5, 4))
 
 
-def test_padding_changes_no_unit() -> None:
+@pytest.mark.parametrize("kind", [encoding.UnitEncoder, ears.Ears])
+def test_padding_changes_no_unit(kind: Any) -> None:
     torch.manual_seed(0)
-    encoder = encoding.UnitEncoder().eval()
+    encoder = kind().eval()
     rows = [torch.rand(128, frames) for frames in (37, 120)]
     padded = torch.stack([torch.nn.functional.pad(row, (0, 120 - row.shape[1]), value=3.0) for row in rows])
     together = encoder(padded, torch.tensor([37, 120]))
@@ -73,6 +77,21 @@ def test_padding_changes_no_unit() -> None:
         alone = encoder(row[None], torch.tensor([row.shape[1]]))[0]
         assert len(alone) == -(-row.shape[1] // 4)
         torch.testing.assert_close(points[: len(alone)], alone, rtol=0, atol=2e-6)
+
+
+def test_a_model_of_ctranslate2_is_read(tmp_path: Path) -> None:
+    def named(name: str) -> bytes:
+        return struct.pack("<H", len(name) + 1) + name.encode() + b"\0"
+
+    matrix, vector = np.arange(6, dtype=np.float16).reshape(2, 3), np.array([-7], np.int8)
+    data = struct.pack("<I", 6) + named("WhisperSpec") + struct.pack("<II", 3, 2)
+    data += named("a/weight") + struct.pack("<BIIBI", 2, 2, 3, 4, 12) + matrix.tobytes()
+    data += named("b") + struct.pack("<BIBI", 1, 1, 1, 1) + vector.tobytes()
+    (tmp_path / "model.bin").write_bytes(data)
+    found = whisper.read_model(tmp_path / "model.bin")
+    assert list(found) == ["a/weight", "b"]
+    np.testing.assert_array_equal(found["a/weight"], matrix)
+    np.testing.assert_array_equal(found["b"], vector)
 
 
 def test_level_and_colour_do_not_matter() -> None:

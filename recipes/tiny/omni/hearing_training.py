@@ -167,7 +167,7 @@ def train_hearing(run: Run) -> None:
     utterances = Utterances(run.work, model.layout)
     tests = {}
     for name in TESTS:
-        rows = read_units(run.work, name)[:100]
+        rows = read_units(run.work, f"{name}_heard")[:100]
         tests[name] = [Utterance(row["text"], row["units"], []) for row in rows]
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=300)
     training = Training(model, run.folder("hearing"), schedule, seed=run.seed, save_every=500)

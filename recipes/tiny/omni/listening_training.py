@@ -185,7 +185,7 @@ def spoken_tests(run: Run, limit: int = NUM_TESTED) -> dict[str, list[SpokenSamp
     tests = {}
     for name in ("test_heart", "test_slt", "test_rms", "test_joe"):
         by_text: dict[str, list[Utterance]] = {}
-        for said in read_utterances(run.work, name, layout):
+        for said in read_utterances(run.work, f"{name}_heard", layout):
             by_text.setdefault(said.text, []).append(said)
         rng = random.Random(f"{name} {run.seed}")
         found: dict[str, SpokenSample] = {}

@@ -53,7 +53,6 @@ class Utterances:
     def __init__(self, work: Path, layout: Layout) -> None:
         self.own = read_utterances(work, OWN, layout)
         self.heard = [said for name in HEARD for said in read_utterances(work, f"{name}_heard", layout)]
-        self.heard += self.own
         self.by_text: dict[str, list[Utterance]] = {}
         for utterance in self.heard:
             self.by_text.setdefault(utterance.text, []).append(utterance)

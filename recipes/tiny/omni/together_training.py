@@ -56,7 +56,9 @@ def train_together(run: Run) -> None:
     load_parts(model.omni, run.folder("speaking") / "state.pt", ("speaking",))
     utterances = Utterances(run.work, listening.layout)
     spoken_to = spoken_tests(run, NUM_TESTED)
-    heard = {name: read_utterances(run.work, name, listening.layout)[:NUM_TESTED] for name in spoken_to}
+    heard = {
+        name: read_utterances(run.work, f"{name}_heard", listening.layout)[:NUM_TESTED] for name in spoken_to
+    }
     typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=100)
     training = Training(model, run.folder("together"), schedule, seed=run.seed, save_every=250)

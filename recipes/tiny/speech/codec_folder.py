@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from training import save_atomically
 
 from speech.codec_params import VOICE, recipe_text
+from speech.ears import Ears
+from speech.train_ears import load_ears
 from speech.train_flow import new_flow, speaker_embedding
-from speech.train_units import load_trained
 from speech.train_vocoder import load_into, new_vocoder
-from speech.unit_encoder import UnitEncoder, unit_numbers
+from speech.unit_encoder import unit_numbers
 
 if TYPE_CHECKING:
     from antiphon.codec.codec import Codec
@@ -34,7 +35,7 @@ MIN_HALVED = 64
 class Tokenizer(nn.Module):
     """What the ONNX file computes: features (1, 128, frames) and their number to unit numbers (1, units)."""
 
-    def __init__(self, encoder: UnitEncoder) -> None:
+    def __init__(self, encoder: Ears) -> None:
         super().__init__()
         self.encoder = encoder
 
@@ -51,7 +52,7 @@ def load_codec(work: Path) -> Codec:
 def export(arguments: Run) -> None:
     folder = arguments.folder(FOLDER)
     (folder / "cosyvoice.yaml").write_text(recipe_text())
-    _export_tokenizer(load_trained(arguments.work / "units").encoder, folder / "speech_tokenizer_v1.onnx")
+    _export_tokenizer(load_ears(arguments.work), folder / "speech_tokenizer_v1.onnx")
     flow = new_flow()
     load_into(flow, arguments.work / "flow")
     save_atomically(_halved(flow), folder / "flow.pt")
@@ -69,7 +70,7 @@ def _halved(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().half() for name, tensor in module.state_dict().items()}
 
 
-def _export_tokenizer(encoder: UnitEncoder, path: Path) -> None:
+def _export_tokenizer(encoder: Ears, path: Path) -> None:
     example = (torch.zeros(1, 128, 203), torch.tensor([203], dtype=torch.int32))
     program = torch.onnx.export(
         Tokenizer(encoder).eval(),
@@ -84,21 +85,33 @@ def _export_tokenizer(encoder: UnitEncoder, path: Path) -> None:
     )
     assert program is not None, "the exporter gives a program"
     model = program.model_proto
-    _halve_constants(model)
+    _shrink_constants(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
 
 
-def _halve_constants(model: onnx.ModelProto) -> None:
-    """Stores float32 constants as float16, each with a cast behind it, which a loader folds away."""
-    casts = []
-    for constant in model.graph.initializer:
+def _shrink_constants(model: onnx.ModelProto) -> None:
+    """Stores float32 matrices as int8 with a scale for each column, or row, and other constants as float16.
+    What makes them float32 again stands behind each, and a loader folds it away."""
+    graph, nodes, added = model.graph, [], []
+    for constant in graph.initializer:
         if constant.data_type != onnx.TensorProto.FLOAT or np.prod(constant.dims) < MIN_HALVED:
             continue
-        name = constant.name
-        halved = numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), name + "_half")
-        constant.CopyFrom(halved)
-        casts.append(onnx.helper.make_node("Cast", [name + "_half"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+        name, values = constant.name, numpy_helper.to_array(constant)
+        if values.ndim == 2 and min(values.shape) > 1 and "bands" not in name:
+            scale = np.abs(values).max(0, keepdims=True) / 127 + 1e-12
+            constant.CopyFrom(
+                numpy_helper.from_array(np.round(values / scale).astype(np.int8), name + "_int8")
+            )
+            added.append(numpy_helper.from_array(scale.astype(np.float32), name + "_scale"))
+            nodes += [
+                onnx.helper.make_node("Cast", [name + "_int8"], [name + "_wide"], to=onnx.TensorProto.FLOAT),
+                onnx.helper.make_node("Mul", [name + "_wide", name + "_scale"], [name]),
+            ]
+        else:
+            constant.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name + "_half"))
+            nodes.append(onnx.helper.make_node("Cast", [name + "_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(added)

@@ -19,14 +19,21 @@ def units(arguments: Run) -> None:
     train(arguments)
 
 
-@stage("encode", "the speaking voice and the test voices as units")
+@stage("ears", "train what hears the same units in all voices, on Whisper's states")
+def ears(arguments: Run) -> None:
+    from speech.train_ears import train
+
+    train(arguments)
+
+
+@stage("encode", "what the speaking voice says, as units")
 def encode(arguments: Run) -> None:
     from speech.encode import encode_spoken
 
     encode_spoken(arguments)
 
 
-@stage("encode-heard", "all voices in rooms and noise as units, for hearing")
+@stage("encode-heard", "all voices in rooms and noise as units, by the ears")
 def encode_heard(arguments: Run) -> None:
     from speech.encode import encode_heard
 

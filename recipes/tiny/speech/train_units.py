@@ -17,7 +17,7 @@ from speech.shards import Utterance, read_sets
 from speech.unit_batches import SHARES, UnitBatch, UnitBatches
 from speech.unit_encoder import UnitEncoder, UnitReader, UnitTelling, quantize
 
-__all__ = ["UnitTraining", "phone_errors", "train"]
+__all__ = ["UnitTraining", "load_trained", "phone_errors", "telling_losses", "train"]
 
 NUM_STEPS = 6000
 PEAK_RATE = 1.5e-3
@@ -74,8 +74,8 @@ def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.R
         early = [part.float() for part in module.shortcut(hidden)]
         with torch.no_grad():
             known = module.encoder(batch.plain, batch.lengths[batch.pairs])
-    spoken, moment = _telling_losses(*told, batch)
-    soon, at_once = _telling_losses(*early, batch)
+    spoken, moment = telling_losses(*told, batch)
+    soon, at_once = telling_losses(*early, batch)
     weight = max(FRAME_WEIGHT, 1 - step / 1500)
     valid = (torch.arange(points.shape[1])[None] < -(-batch.lengths[:, None] // 4))[batch.pairs]
     distance = ((points[batch.pairs] - known).abs().mean(-1) * valid).sum() / valid.sum().clamp(min=1)
@@ -95,7 +95,7 @@ def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.R
     }
 
 
-def _telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tensor, Tensor]:
+def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tensor, Tensor]:
     """Of the sounds in order, and of the sound at each moment."""
     spoken = F.ctc_loss(
         ctc.log_softmax(-1).transpose(0, 1), batch.phones, 2 * -(-batch.lengths // 4), batch.num_phones,
