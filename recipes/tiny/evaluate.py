@@ -23,6 +23,8 @@ from rich.table import Table
 __all__ = ["Figure", "examine", "main"]
 
 NUM_SPOKEN = 200
+NUM_PICTURES = 4
+"""Of how many pictures a spoken question is asked."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ def examine(model: Path | None, codec: Path | None, work: Path, *, num: int = NU
         with _told("typed questions"):
             typed = evaluate_typed(engine, reports / "typed.json", num_samples=num)
         with _told("spoken questions, the speaking voice"):
-            questions = spoken_questions(work, "test_heart", limit=num)
+            asked = {"limit": 2 * num, "num_pictures": NUM_PICTURES}
+            questions = spoken_questions(work, "test_heart", **asked)
             own = ask(engine, questions)
         with _told("spoken questions, a natural voice that training has not heard"):
-            joe = ask(engine, spoken_questions(work, "test_joe", limit=num))
+            joe = ask(engine, spoken_questions(work, "test_joe", **asked))
         with _told("replies, as heard by others"):
             said = reply(engine, num=num, seed=200)
         with _told("a question of two seconds"):

@@ -16,6 +16,10 @@ Work = Annotated[Path, typer.Option(help="Folder for everything that is generate
 Seed = Annotated[int, typer.Option(help="Seed of data and training.")]
 Threads = Annotated[int, typer.Option(help="Threads that training may use.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of a training, instead of the stage's own number.")]
+OnlyLosses = Annotated[
+    bool,
+    typer.Option("--only-losses", help="Not the weights, which a later stage went on with."),
+]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Of `mallopt` in malloc.h."""
@@ -47,13 +51,13 @@ def run(
 
 
 @app.command("keep")
-def keep_parts(names: list[str], work: Work = DEFAULT_WORK) -> None:
+def keep_parts(names: list[str], work: Work = DEFAULT_WORK, only_losses: OnlyLosses = False) -> None:
     """Keep what these stages have trained, in half precision, with the recipe."""
     from kept import KEPT, keep
 
     for name in names:
         try:
-            print(f"{KEPT / name}: {keep(Run(work), name) / 1e6:.1f} MB")
+            print(f"{KEPT / name}: {keep(Run(work), name, only_losses=only_losses) / 1e6:.1f} MB")
         except FileNotFoundError as error:
             raise typer.BadParameter(str(error)) from None
 

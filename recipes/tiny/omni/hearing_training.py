@@ -36,7 +36,7 @@ from omni.spoken import (
 
 __all__ = ["Hearing", "collapse", "train_hearing", "word_errors"]
 
-NUM_STEPS = 5000
+NUM_STEPS = 4500
 PEAK = 1.5e-3
 ROWS = 32
 NAMING = 0.1

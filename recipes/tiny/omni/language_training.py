@@ -29,7 +29,7 @@ from omni.tower import Reader
 
 __all__ = ["SYSTEMS", "Answering", "train_language"]
 
-NUM_STEPS = 3600
+NUM_STEPS = 5400
 FIRST_STEPS = 600
 """So long pictures are plain, and questions about one shape: the model learns to find it."""
 PEAK = 1.5e-3

@@ -29,7 +29,7 @@ from omni.spoken import POOL, SpokenRow, Utterance, Utterances, of_like_length, 
 
 __all__ = ["Listening", "SpokenSample", "draw_spoken_samples", "spoken_tests", "train_listening"]
 
-NUM_STEPS = 2000
+NUM_STEPS = 1800
 PEAK = 6e-4
 TYPED_ROWS, PICTURE_ROWS = 10, 8
 SPOKEN_ROWS = 24

@@ -29,7 +29,7 @@ from omni.windows import perturbed, visible_counts
 
 __all__ = ["Speaking", "train_speaking"]
 
-NUM_STEPS = 4000
+NUM_STEPS = 4200
 PEAK = 1.2e-3
 ROWS = 24
 DROPOUT = 0.1

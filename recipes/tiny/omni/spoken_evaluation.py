@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,9 +50,12 @@ class SpokenQuestion:
 
 @dataclass(frozen=True)
 class Spoken:
-    """Of one voice's questions, all in per cent."""
+    """Of one voice's questions; shares in per cent."""
 
     num_asked: int
+    """Questions, by their words."""
+    num_about_pictures: int
+    """Those about pictures, each as often as it was asked about another one."""
     transcript_word_error: float
     right_about_pictures: float
     right_otherwise: float
@@ -69,20 +73,23 @@ class Replies:
     units_per_word: float
 
 
-def spoken_questions(work: Path, voice: str, *, limit: int, seed: int = 0) -> list[SpokenQuestion]:
-    """Held-out questions in a test voice, each once, with a picture that training has not seen where it is
-    about one."""
+def spoken_questions(
+    work: Path, voice: str, *, limit: int, seed: int = 0, num_pictures: int = 1
+) -> list[SpokenQuestion]:
+    """Held-out questions in a test voice: each once, or, where it is about a picture, with as many pictures
+    that training has not seen."""
     sounds = {u.info["text"]: u for u in read_sets(work / "speech", [voice])}
     rng = random.Random(f"{voice} {seed}")
-    found: dict[str, SpokenQuestion] = {}
+    found: dict[str, dict[str | None, SpokenQuestion]] = defaultdict(dict)
     for _ in range(NUM_DRAWN):
-        if len(found) == limit:
+        if sum(map(len, found.values())) == limit:
             break
         sample = draw_sample(rng, "held_out", max_turns=1)
-        question = sample.turns[0].question
-        if question in sounds and question not in found:
-            found[question] = SpokenQuestion(sample, sounds[question].samples())
-    return list(found.values())
+        question, picture = sample.turns[0].question, sample.scene.key if sample.scene else None
+        is_full = len(found[question]) >= (num_pictures if picture else 1)
+        if question in sounds and picture not in found[question] and not is_full:
+            found[question][picture] = SpokenQuestion(sample, sounds[question].samples())
+    return [question for asked in found.values() for question in asked.values()]
 
 
 def ask(engine: Engine, questions: Sequence[SpokenQuestion]) -> Spoken:
@@ -93,10 +100,12 @@ def ask(engine: Engine, questions: Sequence[SpokenQuestion]) -> Spoken:
     for question, completion in zip(questions, done, strict=True):
         same = words_of(completion.text) == words_of(question.sample.answer)
         right[question.sample.scene is not None].append(same)
-    said = [question.sample.turns[0].question for question in questions]
+    # A sound that is asked of several pictures is transcribed once.
+    heard = {q.sample.turns[0].question: c.transcript for q, c in zip(questions, done, strict=True)}
     return Spoken(
-        len(questions),
-        word_errors(said, [completion.transcript for completion in done]),
+        len(heard),
+        len(right[True]),
+        word_errors(list(heard), list(heard.values())),
         *(100 * float(np.mean(right[about])) if right[about] else float("nan") for about in (True, False)),
     )
 

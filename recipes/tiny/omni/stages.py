@@ -8,10 +8,6 @@ from omni.geometry import GEOMETRY
 
 __all__: list[str] = []
 
-LAST = {"seeing": "listening", "thinking": "listening", "hearing": "together", "speaking": "together"}
-"""The stage that each part of the checkpoint is taken from. What "together" does to the LLM costs more right
-answers than it brings."""
-
 
 @stage("skeleton", "tokenizer and settings of the checkpoint folder")
 def skeleton(run: Run) -> None:
@@ -99,7 +95,7 @@ def together(run: Run) -> None:
     train_together(run)
 
 
-@stage("export", "the checkpoint folder, each part of the stage that taught it best")
+@stage("export", "the checkpoint folder")
 def export_all(run: Run) -> None:
     from antiphon.model.checkpoint import read_config
     from omni.export import export
@@ -107,8 +103,8 @@ def export_all(run: Run) -> None:
 
     skeleton = run.folder("skeleton")
     text_vocab = read_config(skeleton, load_format="dummy").text_vocab_size
-    sources = {part: run.work / LAST[part] / "state.pt" for part in PARTS}
-    n = export(sources, skeleton, run.folder("stream_omni"), GEOMETRY, text_vocab)
+    state = run.folder("together") / "state.pt"
+    n = export(dict.fromkeys(PARTS, state), skeleton, run.folder("stream_omni"), GEOMETRY, text_vocab)
     print(f"{n / 1e6:.2f} million parameters")
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,10 @@ from speech.unit_encoder import UnitEncoder, unit_numbers
 
 __all__ = ["encode_heard", "encode_spoken", "read_units"]
 
-PASSES = {"heart": 1, "disguised": 1, "slt": 2, "rms": 2, "awb": 2, "slt_hts": 2, "kal16": 1, "kal": 1,
-          "kal_diphone": 1, "espeak": 1}  # fmt: skip
-"""How often each set is heard in new surroundings, besides the speaking voice as it is."""
+VOICES = ("heart", "disguised", "slt", "rms", "awb", "slt_hts", "kal16", "kal", "kal_diphone", "espeak")
+"""Sets that are heard, each utterance once, in surroundings of its own."""
+PASS = 0
+"""Another number gives other surroundings."""
 SPEAKING = "heart"
 SAID = ("heart", "test_heart")
 PIECE = 250
@@ -42,15 +42,14 @@ def read_units(work: Path, name: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Clips:
-    """A set of utterances, as they are said or as they are heard once."""
+    """A set of utterances, as they are said or as they are heard."""
 
     name: str
-    number: int | None
-    """Of the pass through rooms and noise; None as they are said."""
+    is_heard: bool
 
     @property
     def file(self) -> str:
-        return self.name if self.number is None else f"{self.name}_heard"
+        return f"{self.name}_heard" if self.is_heard else self.name
 
 
 def _units(encoder: UnitEncoder | Ears, samples: np.ndarray) -> list[int]:
@@ -60,26 +59,25 @@ def _units(encoder: UnitEncoder | Ears, samples: np.ndarray) -> list[int]:
 
 def encode_spoken(arguments: Run) -> None:
     """What the language model says."""
-    _encode(arguments, [Clips(name, None) for name in SAID])
+    _encode(arguments, [Clips(name, is_heard=False) for name in SAID])
 
 
 def encode_heard(arguments: Run) -> None:
     """What it learns to hear, and what it is examined with, which is undisturbed."""
-    passes = {**dict.fromkeys(TESTS, 1), **PASSES}
-    _encode(arguments, [Clips(name, number) for name, count in passes.items() for number in range(count)])
+    _encode(arguments, [Clips(name, is_heard=True) for name in (*TESTS, *VOICES)])
 
 
 def _encode(arguments: Run, all_clips: list[Clips]) -> None:
     """Writes what is missing, a process for each core."""
     with process_per_core() as pool:
-        for file, group in groupby(all_clips, lambda clips: clips.file):
-            path = arguments.folder("units") / f"{file}.jsonl"
+        for clips in all_clips:
+            path = arguments.folder("units") / f"{clips.file}.jsonl"
             if path.is_file():
                 continue
+            num_utterances = len(read_sets(arguments.work / "speech", [clips.name]))
             pieces = [
                 pool.submit(_rows, arguments.work, clips, start, arguments.seed)
-                for clips in group
-                for start in range(0, len(read_sets(arguments.work / "speech", [clips.name])), PIECE)
+                for start in range(0, num_utterances, PIECE)
             ]
             lines = [json.dumps(row) for piece in pieces for row in piece.result()]
             unfinished = path.with_suffix(".part")
@@ -92,17 +90,17 @@ def _encode(arguments: Run, all_clips: list[Clips]) -> None:
 def _rows(work: Path, clips: Clips, start: int, seed: int) -> list[dict[str, Any]]:
     """Of `PIECE` utterances from `start` on: what was said, and its units."""
     # What is said are the unit encoder's units, what is heard are those that the tokenizer file finds.
-    encoder: UnitEncoder | Ears = _unit_encoder(work) if clips.number is None else _ears(work)
+    encoder: UnitEncoder | Ears = _ears(work) if clips.is_heard else _unit_encoder(work)
     filters = slaney_filters(16000, 400, 128)
     utterances = read_sets(work / "speech", [clips.name])
     rows = []
     for i in range(start, min(start + PIECE, len(utterances))):
         samples = utterances[i].samples()
         # Half of the time the speaking voice is heard as it is.
-        if clips.number is None or clips.name in TESTS or (clips.name == SPEAKING and i % 2):
+        if not clips.is_heard or clips.name in TESTS or (clips.name == SPEAKING and i % 2):
             units = _units(encoder, samples)
         else:
-            rng = np.random.default_rng([seed, clips.number, i])
+            rng = np.random.default_rng([seed, PASS, i])
             clip, _ = augment.moved_in_time(augment.Clip(samples, None), None, rng)
             others = [utterances[rng.integers(len(utterances))].samples()]
             heard = augment.through_a_room(clip.samples, others, rng)
