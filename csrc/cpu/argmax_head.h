@@ -74,13 +74,13 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
       const int64_t at = (slice * chunk + row - row0) * k;
       return Best{ids + at, logits + at, k};
     };
-    parallel_for(slices, 1, worthwhile, [&](int64_t first, int64_t last) {
+    parallel_for(slices, 1, worthwhile, [&](int64_t first, int64_t last, bool goes_on) {
       float buffer[ROW_CHUNK * kPanel];
       for (int64_t slice = first; slice < last; slice++) {
         const int64_t end = (slice + 1) * grain < num_panels ? (slice + 1) * grain : num_panels;
         for (int64_t i = slice * grain; i < end; i++) {
-          const bool has_next = i + 1 < end && panels[i + 1] == panels[i] + 1;
-          panel_sums(product, panels[i], !has_next, row0, row1, buffer);
+          const bool has_next = i + 1 < end || (goes_on && end < num_panels);
+          panel_sums(product, panels[i], has_next ? panel_of(product, panels[i + 1]) : nullptr, row0, row1, buffer);
           for (int64_t m = row0; m < row1; m++) {
             const float* row = buffer + (m - row0) * kPanel;
             Best best = best_of(slice, m);

@@ -70,26 +70,33 @@ struct Attention {
   float* out;
 };
 
-// Rows of the block behind the one at hand, on their way into L2 meanwhile. Each head brings its share of the rows
-// that its group will read: evenly, since all at once they would fill the line buffers and stop the arithmetic.
-struct NextRows {
-  const float* from;  // null: there is none
-  int64_t stride, size;
+// The block behind the one at hand, on its way into L2 meanwhile: evenly, since all at once it would fill the line
+// buffers and stop the arithmetic; and a line of each of its quarters in turn, since more lines of several pages than
+// of one are on their way.
+struct NextBlock {
+  const float* at;  // null: there is none
+  int64_t row_stride, row_lines, rows, quarter, turns;
+  int64_t line = 0;
 
-  void fetch(int64_t row) const {
-    if (!from) return;
-    for (int64_t i = 0; i < size; i += 16) __builtin_prefetch(from + row * stride + i, 0, 2);
+  // `num_turns`: how often `fetch` will be called
+  NextBlock(const float* at, const PagedCache& cache, int64_t width, int64_t num_turns) : at(at) {
+    const bool whole = cache.block_size % 4 != 0;
+    row_stride = cache.row_stride, row_lines = (width + 15) / 16;
+    rows = whole ? cache.block_size : cache.block_size / 4;
+    quarter = whole ? 0 : rows * row_stride;
+    turns = num_turns > 0 ? (rows * row_lines + num_turns - 1) / num_turns : 0;
+  }
+
+  void fetch() {
+    for (int64_t turn = 0; turn < turns && at && rows > 0; turn++) {
+      for (int i = 0; i < 4; i++) __builtin_prefetch(at + line * 16 + i * quarter, 0, 2);
+      if (++line == row_lines) line = 0, at += row_stride, rows--;
+    }
   }
 };
 
 static inline const float* block_of(const Attention& a, const float* cache, int64_t block) {
   return cache + a.table[block] * a.cache.block_stride + a.kv_begin * a.head_dim;
-}
-
-// What head number `head` fetches, given the first number of the next block's rows
-static inline NextRows share_of(const Attention& a, const float* next, int64_t head) {
-  const int64_t size = (a.head_dim + a.group - 1) / a.group;
-  return {next ? next + head / a.group * a.head_dim + head % a.group * size : nullptr, a.cache.row_stride, size};
 }
 
 // scores[head][key] = q[head] . key * scale
@@ -100,13 +107,13 @@ static void attention_scores(const Attention& a, float* scores) {
     const float* here = block_of(a, a.cache.key, block);
     // behind the last keys come the first values
     const float* next = begin + size < a.keys ? block_of(a, a.cache.key, block + 1) : block_of(a, a.cache.value, 0);
+    NextBlock ahead(next, a.cache, (a.kv_end - a.kv_begin) * a.head_dim, num_heads * (size / 4));
     for (int64_t head = 0; head < num_heads; head++) {
       const float *q = a.q + head * a.head_dim, *keys = here + head / a.group * a.head_dim;
-      const NextRows ahead = share_of(a, next, head);
       float* to = scores + head * a.keys + begin;
       int64_t i = 0;
       for (; i + 4 <= size; i += 4) {
-        for (int row = 0; row < 4; row++) ahead.fetch(i + row);
+        ahead.fetch();
         dot4(q, keys + i * a.cache.row_stride, a.cache.row_stride, a.head_dim, a.scale, to + i);
       }
       for (; i < size; i++) to[i] = dot(q, keys + i * a.cache.row_stride, a.head_dim) * a.scale;
@@ -117,11 +124,11 @@ static void attention_scores(const Attention& a, float* scores) {
 // out[0:N vectors] += sum over a block's keys of weight * value, keys ascending
 template <int N>
 static inline void add_values(const float* weights, const float* values, int64_t stride, int64_t size, float* out,
-                              const NextRows& ahead) {
+                              NextBlock& ahead) {
   vf acc[N];
   for (int i = 0; i < N; i++) acc[i] = load(out + i * VL);
   for (int64_t key = 0; key < size; key++) {
-    ahead.fetch(key);
+    if (key % 4 == 3) ahead.fetch();
     const vf w = splat(weights[key]);
     for (int i = 0; i < N; i++) acc[i] += w * load(values + key * stride + i * VL);
   }
@@ -136,18 +143,16 @@ static void attention_values(const Attention& a, const float* weights) {
     const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
     const float* here = block_of(a, a.cache.value, block);
     const float* next = begin + size < a.keys ? block_of(a, a.cache.value, block + 1) : nullptr;
+    NextBlock ahead(next, a.cache, (a.kv_end - a.kv_begin) * a.head_dim, num_heads * (size / 4));
     for (int64_t head = 0; head < num_heads; head++) {
       const float *w = weights + head * a.keys + begin, *values = here + head / a.group * a.head_dim;
       float* out = a.out + head * a.head_dim;
-      NextRows ahead = share_of(a, next, head);
       int64_t d = 0;
       for (; d + 4 * VL <= a.head_dim; d += 4 * VL) {
         add_values<4>(w, values + d, a.cache.row_stride, size, out + d, ahead);
-        ahead.from = nullptr;
       }
       for (; d + VL <= a.head_dim; d += VL) {
         add_values<1>(w, values + d, a.cache.row_stride, size, out + d, ahead);
-        ahead.from = nullptr;
       }
       for (; d < a.head_dim; d++)
         for (int64_t i = 0; i < size; i++) out[d] += w[i] * values[i * a.cache.row_stride + d];

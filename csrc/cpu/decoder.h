@@ -5,6 +5,7 @@
 // un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))).   (Stream-Omni, arXiv 2506.13642)
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <vector>
 
@@ -34,62 +35,124 @@ static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t*
   a.num_fused = fused;
 }
 
-static void decoder_fusion(const DecoderArgs& a, const DecoderLayer& layer, int64_t index, float* rows,
-                           float* query, float* mixed) {
-  const int64_t width = a.num_heads * a.head_dim, n = a.num_fused;
+// active[rows][intermediate] = silu(gate) * up of rows [row0, row1) of x, whose gates and ups are never in memory: a
+// thread takes a panel of gates and the same of ups. `gate_up`: (2 * intermediate) features, of whole panels each.
+static void gated_linear(const LinearArgs& a) {
+  const int64_t panels = a.out_features / 2 / kPanel;
+  parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
+    float gate[ROW_CHUNK * kPanel], up[ROW_CHUNK * kPanel];
+    for (int64_t panel = begin; panel < end; panel++) {
+      const bool has_next = goes_on || panel + 1 < end;
+      panel_sums(a, panel, panel_of(a, panels + panel), 0, a.rows, gate);
+      panel_sums(a, panels + panel, has_next ? panel_of(a, panel + 1) : nullptr, 0, a.rows, up);
+      for (int64_t m = 0; m < a.rows; m++)
+        silu_mul_row(gate + m * kPanel, up + m * kPanel, a.out + m * a.ldo + panel * kPanel, kPanel);
+    }
+  });
+}
+
+// What a run of layers writes meanwhile. Rows go through all but attention ROW_CHUNK at a time, so most of it stays in L2.
+struct DecoderScratch {
+  float *qkv, *mixed;              // of all rows
+  float *normed, *gate_up, *active;  // of a chunk
+  float *query, *fused;            // of a chunk, for fusion
+  float* memory;
+
+  explicit DecoderScratch(const DecoderArgs& a) {
+    const int64_t n = a.num_tokens, chunk = n < ROW_CHUNK ? n : ROW_CHUNK, width = a.num_heads * a.head_dim;
+    const int64_t per_row = 2 * width + 2 * a.num_kv_heads * a.head_dim;
+    const int64_t per_chunk_row = a.hidden + 3 * a.intermediate + 2 * width;
+    memory = static_cast<float*>(std::malloc(sizeof(float) * (n * per_row + chunk * per_chunk_row)));
+    mixed = memory, qkv = mixed + n * width;
+    normed = memory + n * per_row, gate_up = normed + chunk * a.hidden;
+    active = gate_up + chunk * 2 * a.intermediate;
+    query = active + chunk * a.intermediate, fused = query + chunk * width;
+  }
+  ~DecoderScratch() { std::free(memory); }
+  DecoderScratch(const DecoderScratch&) = delete;
+};
+
+// For those of rows [row0, row1) that receive fusion, which are [begin, end) of them.
+static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end, const DecoderScratch& to) {
+  const DecoderLayer& layer = a.layers[index];
+  const int64_t width = a.num_heads * a.head_dim, n = end - begin;
+  const int64_t* tokens = a.fusion_tokens + begin;
   for (int64_t i = 0; i < n; i++)
-    std::memcpy(rows + i * a.hidden, a.x + a.fusion_tokens[i] * a.hidden, sizeof(float) * a.hidden);
-  linear({rows, layer.fusion_q, nullptr, query, n, a.hidden, width, a.hidden, width});
+    std::memcpy(to.normed + i * a.hidden, a.x + tokens[i] * a.hidden, sizeof(float) * a.hidden);
+  linear({to.normed, layer.fusion_q, nullptr, to.query, n, a.hidden, width, a.hidden, width});
   const float* key = a.fusion_cache + index * 2 * width;
   const int64_t entry = a.num_layers * 2 * width;
-  fusion_attention({query, key, key + width, a.fusion_rows, a.fusion_valid, a.fusion_positions, a.cos_sin, mixed,
-                    n, a.num_heads, a.head_dim, a.window * entry, entry, a.scale});
-  linear({mixed, layer.fusion_o, rows, rows, n, width, a.hidden, width, a.hidden});
+  fusion_attention({to.query, key, key + width, a.fusion_rows + begin, a.fusion_valid + begin,
+                    a.fusion_positions + begin, a.cos_sin, to.fused, n, a.num_heads, a.head_dim, a.window * entry, entry,
+                    a.scale});
+  linear({to.fused, layer.fusion_o, to.normed, to.normed, n, width, a.hidden, width, a.hidden});
   for (int64_t i = 0; i < n; i++)
-    std::memcpy(a.x + a.fusion_tokens[i] * a.hidden, rows + i * a.hidden, sizeof(float) * a.hidden);
+    std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
+}
+
+// What a layer does before attention, and after it, with rows [row0, row1).
+static void decoder_before(const DecoderArgs& a, int64_t index, const PagedCache& cache, int64_t row0, int64_t row1,
+                           const DecoderScratch& to) {
+  const DecoderLayer& layer = a.layers[index];
+  const int64_t n = row1 - row0, qkv_width = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim;
+  float* qkv = to.qkv + row0 * qkv_width;
+  rms_norm(a.x + row0 * a.hidden, layer.input_norm, to.normed, n, a.hidden, a.eps);
+  linear({to.normed, layer.qkv, nullptr, qkv, n, a.hidden, qkv_width, a.hidden, qkv_width});
+  rope_cache_write({qkv, a.positions + row0, a.cos_sin, a.slots + row0, cache, n, a.num_heads, a.num_kv_heads,
+                    a.head_dim});
+}
+
+static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int64_t row1, const DecoderScratch& to) {
+  const DecoderLayer& layer = a.layers[index];
+  const int64_t n = row1 - row0, width = a.num_heads * a.head_dim;
+  float* x = a.x + row0 * a.hidden;
+  linear({to.mixed + row0 * width, layer.o, x, x, n, width, a.hidden, width, a.hidden});
+
+  if (layer.fusion_q) {
+    const int64_t* tokens_end = a.fusion_tokens + a.num_fused;
+    const int64_t begin = std::lower_bound(a.fusion_tokens, tokens_end, row0) - a.fusion_tokens;
+    const int64_t end = std::lower_bound(a.fusion_tokens, tokens_end, row1) - a.fusion_tokens;
+    if (begin < end) decoder_fusion(a, index, begin, end, to);
+  }
+
+  rms_norm(x, layer.post_norm, to.normed, n, a.hidden, a.eps);
+  const LinearArgs gate_up = {to.normed, layer.gate_up, nullptr, to.gate_up, n, a.hidden, 2 * a.intermediate, a.hidden,
+                              2 * a.intermediate};
+  if (a.intermediate % kPanel == 0) {
+    LinearArgs gated = gate_up;
+    gated.out = to.active, gated.ldo = a.intermediate;
+    gated_linear(gated);
+  } else {
+    linear(gate_up);
+    silu_mul(to.gate_up, to.active, n, a.intermediate);
+  }
+  linear({to.active, layer.down, x, x, n, a.intermediate, a.hidden, a.intermediate, a.hidden});
 }
 
 static void decoder_layers(DecoderArgs a) {
-  const int64_t width = a.num_heads * a.head_dim;
+  const DecoderScratch scratch(a);
   int64_t n = a.num_tokens;
-  const int64_t qkv_width = width + 2 * a.num_kv_heads * a.head_dim;
-  const int64_t per_row = a.hidden + qkv_width + width + 3 * a.intermediate;
-  float* scratch = static_cast<float*>(std::malloc(sizeof(float) * n * per_row));
-  float* normed = scratch;
-  float* qkv = normed + n * a.hidden;
-  float* mixed = qkv + n * qkv_width;
-  float* gate_up = mixed + n * width;
-  float* active = gate_up + n * 2 * a.intermediate;
   std::vector<int64_t> tokens(a.num_fused), rows(a.num_fused);
   std::vector<int32_t> valid(a.num_fused), positions(a.num_fused);
 
   for (int64_t i = 0; i < a.num_layers; i++) {
-    const DecoderLayer& layer = a.layers[i];
     const int64_t* wanted = i + 1 == a.num_layers ? a.wanted : nullptr;
     PagedCache cache = a.cache;
     cache.key += i * a.layer_stride;
     cache.value += i * a.layer_stride;
 
-    rms_norm(a.x, layer.input_norm, normed, n, a.hidden, a.eps);
-    linear({normed, layer.qkv, nullptr, qkv, n, a.hidden, qkv_width, a.hidden, qkv_width});
-    rope_cache_write({qkv, a.positions, a.cos_sin, a.slots, cache, n, a.num_heads, a.num_kv_heads, a.head_dim});
-    paged_attention({qkv, cache, a.cu_seqlens_q, a.context_lens, a.block_table, mixed, a.num_seqs, a.max_blocks,
-                     a.num_heads, a.num_kv_heads, a.head_dim, qkv_width, a.scale, wanted, a.num_wanted});
+    for (int64_t row = 0; row < n; row += ROW_CHUNK)
+      decoder_before(a, i, cache, row, std::min(row + ROW_CHUNK, n), scratch);
+    paged_attention({scratch.qkv, cache, a.cu_seqlens_q, a.context_lens, a.block_table, scratch.mixed, a.num_seqs,
+                     a.max_blocks, a.num_heads, a.num_kv_heads, a.head_dim,
+                     (a.num_heads + 2 * a.num_kv_heads) * a.head_dim, a.scale, wanted, a.num_wanted});
     if (wanted) {
       keep_wanted(a, tokens.data(), rows.data(), valid.data(), positions.data());
       n = a.num_wanted;
     }
-    linear({mixed, layer.o, a.x, a.x, n, width, a.hidden, width, a.hidden});
-
-    if (layer.fusion_q && a.num_fused) decoder_fusion(a, layer, i, normed, qkv, mixed);
-
-    rms_norm(a.x, layer.post_norm, normed, n, a.hidden, a.eps);
-    linear({normed, layer.gate_up, nullptr, gate_up, n, a.hidden, 2 * a.intermediate, a.hidden,
-            2 * a.intermediate});
-    silu_mul(gate_up, active, n, a.intermediate);
-    linear({active, layer.down, a.x, a.x, n, a.intermediate, a.hidden, a.intermediate, a.hidden});
+    for (int64_t row = 0; row < n; row += ROW_CHUNK)
+      decoder_after(a, i, row, std::min(row + ROW_CHUNK, n), scratch);
   }
-  std::free(scratch);
 }
 
 }  // namespace ANTIPHON_ISA

@@ -21,17 +21,18 @@ constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumul
 constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
 constexpr int CACHE_LINE = 16;            // floats
 constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
+constexpr int FETCHED = 4;
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
 
-// Weights to fetch meanwhile: for each k so many lines (none, one or LINES), `step` floats behind those of the k
-// before.
+// Weights to fetch meanwhile: FETCHED lines at a time, at `from`, `from + next`, `from + pair` and `from + pair + next`,
+// and then `step` floats on. Each k counts for so many `lines` (none, one or LINES).
 struct Prefetch {
   const float* from;
   int lines;
-  int64_t step;
+  int64_t next, pair, step;
 };
 
-// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added. AHEAD: ahead.lines.
+// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added. AHEAD is ahead.lines.
 //
 // Rows are reached in threes, the second and third by a scaled index: a pointer for each would not fit the registers,
 // and every one that is kept elsewhere costs the multipliers a turn. GCC would make a pointer for each after all.
@@ -46,8 +47,12 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
   const float* row[THREES];
   for (int i = 0; i < THREES; i++) row[i] = x + 3 * i * ldx;
   for (int64_t k = 0; k < depth; k++) {
-    for (int i = 0; i < AHEAD; i++) __builtin_prefetch(ahead.from + i * CACHE_LINE, 0, 2);
-    if constexpr (AHEAD > 0) ahead.from += ahead.step;
+    if constexpr (AHEAD > 0)
+      if (k % (FETCHED / AHEAD) == 0) {
+        for (int i = 0; i < FETCHED; i++)
+          __builtin_prefetch(ahead.from + i % 2 * ahead.next + i / 2 * ahead.pair, 0, 2);
+        ahead.from += ahead.step;
+      }
     vf weight[NV];
     for (int v = 0; v < NV; v++) weight[v] = load(w + v * VL);
     w += ldw;
@@ -78,34 +83,38 @@ static inline int rows_of_block(int64_t left) {
   return static_cast<int>((left + blocks - 1) / blocks);
 }
 
-// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `is_last`: this thread does not go on with the panel
-// behind this one, so nothing there is worth fetching.
-static void panel_sums(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1, float* buffer) {
+// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: the panel that this thread goes on with, or null.
+static void panel_sums(const LinearArgs& a, int64_t panel, const float* next, int64_t row0, int64_t row1,
+                       float* buffer) {
   const float* w = a.weight + panel * a.in * kPanel;
   for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
     const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
-    // The first two blocks of rows share the fetching of the next slice: line by line, memory is never idle.
-    const bool has_next = !is_last || k0 + 2 * K_BLOCK <= a.in;
+    const float* slice = w + k0 * kPanel;
+    // The first two blocks of rows share the fetching of the next slice, evenly, so that memory is never idle: a line
+    // of each of its quarters in turn. A quarter is a page, and more lines of several pages than of one are on their way.
+    constexpr int64_t quarter = K_BLOCK * kPanel / 4;
     const int lines = row1 - row0 <= MAX_MR ? LINES : LINES / 2;
-    Prefetch ahead = {w + (k0 + K_BLOCK) * kPanel, lines, lines * CACHE_LINE};
-    int64_t lines_left = has_next ? K_BLOCK * LINES : 0;
+    Prefetch ahead = {k0 + depth < a.in ? slice + depth * kPanel : next, lines, quarter, 2 * quarter, CACHE_LINE};
+    int64_t lines_left = ahead.from ? K_BLOCK * LINES : 0;
     for (int64_t m = row0; m < row1;) {
       const int rows = rows_of_block(row1 - m);
       if (lines_left <= 0) ahead.lines = 0;
-      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, w + k0 * kPanel, kPanel, depth,
-                        buffer + (m - row0) * kPanel, kPanel, k0 == 0, ahead);
-      ahead.from += depth * ahead.lines * CACHE_LINE;
+      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, slice, kPanel, depth, buffer + (m - row0) * kPanel, kPanel,
+                        k0 == 0, ahead);
+      ahead.from += depth * ahead.lines / FETCHED * CACHE_LINE;
       lines_left -= depth * ahead.lines;
       m += rows;
     }
   }
 }
 
-static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64_t row0, int64_t row1) {
+static inline const float* panel_of(const LinearArgs& a, int64_t panel) { return a.weight + panel * a.in * kPanel; }
+
+static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1) {
   const int64_t column = panel * kPanel;
   const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
   float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
-  panel_sums(a, panel, is_last, row0, row1, buffer);
+  panel_sums(a, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
   for (int64_t m = row0; m < row1; m++) {
     const float* from = buffer + (m - row0) * kPanel;
     float* to = a.out + m * a.ldo + column;
@@ -118,15 +127,18 @@ static void linear_panel(const LinearArgs& a, int64_t panel, bool is_last, int64
   }
 }
 
+// Is a product worth the threads?
+static inline bool is_large(const LinearArgs& a) {
+  return a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
+}
+
 static void linear(const LinearArgs& a) {
   const int64_t panels = (a.out_features + kPanel - 1) / kPanel;
-  const bool worthwhile = a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
   for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
     const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
-    // neighbours in one piece, as long as threads can share: the first slice of a piece is not fetched ahead
-    const int64_t grain = panels / (8 * num_threads()) + 1;
-    parallel_for(panels, grain, worthwhile, [&](int64_t begin, int64_t end) {
-      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, panel + 1 == end, row0, row1);
+    parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
+      for (int64_t panel = begin; panel < end; panel++)
+        linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1);
     });
   }
 }

@@ -17,7 +17,7 @@ static void rms_norm_row(const float* x, const float* weight, float* out, int64_
 }
 
 static void rms_norm(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps) {
-  parallel_for(rows, 8, rows * size > 65536, [&](int64_t begin, int64_t end) {
+  parallel_for(rows, 8, rows * size > 16384, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) rms_norm_row(x + r * size, weight, out + r * size, size, eps);
   });
 }

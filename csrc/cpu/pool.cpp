@@ -12,6 +12,7 @@ namespace antiphon {
 namespace {
 
 constexpr int kSpins = 12000;       // some hundred microseconds: the gap between two passes of a step
+constexpr int kMostThreads = 256;
 constexpr int kSpinsToYield = 200;  // a caller that waits for a helper's last chunk lets others run
 
 inline void pause() {
@@ -22,17 +23,23 @@ inline void pause() {
 
 int cores() {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-  const unsigned count = std::thread::hardware_concurrency();
-  return count ? static_cast<int>(count) : 1;
+  int count = static_cast<int>(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
+  return count < 1 ? 1 : count < kMostThreads ? count : kMostThreads;
 }
+
+// What is left to begin of a thread's share: the job's number in the high half, then begin and end of the chunks. Who
+// takes one by compare-and-swap knows that this job is still on, since its caller waits for that chunk; who comes
+// late finds another number or no chunk, and has touched nothing.
+struct alignas(64) Share {
+  std::atomic<uint64_t> left{0};
+};
 
 struct Pool {
   std::mutex owner;  // held by the caller whose job is on
-  // What is left to begin: job number in the high half, chunks in the low half. A helper that takes a
-  // chunk by compare-and-swap knows that this job is still on, since its caller waits for that chunk;
-  // one that comes late finds another number or no chunk, and has touched nothing.
-  std::atomic<uint64_t> left{0};
+  std::atomic<uint64_t> job{0};  // its number
+  Share shares[kMostThreads];    // the caller's is the first
+  std::atomic<int> num_shares{0};
   std::atomic<int64_t> num_done{0};
   std::atomic<ChunkBody> body{nullptr};
   std::atomic<void*> context{nullptr};
@@ -46,53 +53,59 @@ struct Pool {
 
 Pool* pool = new Pool;  // never destroyed: helpers may outlive static destruction
 
-constexpr uint64_t kChunks = 0xffffffffu;
+uint64_t range(uint64_t job, int64_t begin, int64_t end) {
+  return job << 32 | static_cast<uint64_t>(begin) << 16 | static_cast<uint64_t>(end);
+}
 
-bool take_chunk(Pool& p, int64_t* chunk, ChunkBody* body, void** context) {
-  uint64_t left = p.left.load(std::memory_order_acquire);
-  while (left & kChunks) {
-    *body = p.body.load(std::memory_order_relaxed);
-    *context = p.context.load(std::memory_order_relaxed);
-    if (p.left.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) {
-      *chunk = static_cast<int64_t>(left & kChunks) - 1;
-      return true;
+// The first chunk of one's own share, or the last of another's; what is behind a share's first chunk is its next.
+bool take_chunk(Pool& p, Share& share, bool is_own) {
+  uint64_t left = share.left.load(std::memory_order_acquire);
+  for (;;) {
+    const int64_t begin = left >> 16 & kMostChunks, end = left & kMostChunks;
+    if (begin == end) return false;
+    const ChunkBody body = p.body.load(std::memory_order_relaxed);
+    void* context = p.context.load(std::memory_order_relaxed);
+    const uint64_t less = is_own ? range(left >> 32, begin + 1, end) : range(left >> 32, begin, end - 1);
+    if (!share.left.compare_exchange_weak(left, less, std::memory_order_acq_rel)) continue;
+    body(context, is_own ? begin : end - 1, is_own && begin + 1 < end);
+    p.num_done.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+}
+
+void work(Pool& p, int self) {
+  const int count = p.num_shares.load(std::memory_order_relaxed);
+  for (int i = 0; i < count; i++) {
+    Share& share = p.shares[(self + i) % count];
+    while (take_chunk(p, share, i == 0)) {
     }
   }
-  return false;
 }
 
-bool work(Pool& p) {
-  int64_t chunk;
-  ChunkBody body;
-  void* context;
-  bool any = false;
-  while (take_chunk(p, &chunk, &body, &context)) {
-    body(context, chunk);
-    p.num_done.fetch_add(1, std::memory_order_release);
-    any = true;
-  }
-  return any;
-}
-
-void help(Pool* p, int index) {
+void help(Pool* p, int self) {
+  uint64_t seen = 0;
   for (int spins = 0;;) {
-    if (index < p->num_wanted.load(std::memory_order_relaxed) - 1 && work(*p)) spins = 0;
+    const uint64_t job = p->job.load(std::memory_order_acquire);
+    if (job != seen && self < p->num_wanted.load(std::memory_order_relaxed)) {
+      seen = job;
+      work(*p, self);
+      spins = 0;
+    }
     if (++spins < kSpins) {
       pause();
       continue;
     }
     std::unique_lock<std::mutex> lock(p->sleeping);
     p->num_sleeping.fetch_add(1);
-    const uint64_t seen = p->left.load();
-    if (!(seen & kChunks) || index >= p->num_wanted.load() - 1)
-      p->wake.wait(lock, [&] { return p->left.load() != seen; });
+    if (self >= p->num_wanted.load()) seen = p->job.load();
+    p->wake.wait(lock, [&] { return p->job.load() != seen; });
     p->num_sleeping.fetch_sub(1);
     spins = 0;
   }
 }
 
 void start_helpers(Pool& p) {
-  for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++) std::thread(help, &p, p.num_helpers).detach();
+  for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++) std::thread(help, &p, p.num_helpers + 1).detach();
 }
 
 // A forked child has none of its parent's threads, and perhaps a lock that one of them held.
@@ -109,28 +122,34 @@ const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   Pool& p = *pool;
   std::unique_lock<std::mutex> owner(p.owner, std::try_to_lock);
-  if (!owner || p.num_wanted.load(std::memory_order_relaxed) < 2) {
-    for (int64_t chunk = 0; chunk < num_chunks; chunk++) body(context, chunk);
+  const int count = p.num_wanted.load(std::memory_order_relaxed);
+  if (!owner || count < 2) {
+    for (int64_t chunk = 0; chunk < num_chunks; chunk++) body(context, chunk, chunk + 1 < num_chunks);
     return;
   }
   start_helpers(p);
   p.body.store(body, std::memory_order_relaxed);
   p.context.store(context, std::memory_order_relaxed);
   p.num_done.store(0, std::memory_order_relaxed);
-  const uint64_t job = (p.left.load(std::memory_order_relaxed) >> 32) + 1;
-  p.left.store(job << 32 | static_cast<uint64_t>(num_chunks));  // sequentially before the look at the sleepers
+  p.num_shares.store(count, std::memory_order_relaxed);
+  const uint64_t job = p.job.load(std::memory_order_relaxed) + 1;
+  for (int i = 0; i < count; i++)
+    p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count), std::memory_order_release);
+  p.job.store(job);  // sequentially before the look at the sleepers
   if (p.num_sleeping.load()) {
     { std::lock_guard<std::mutex> lock(p.sleeping); }  // a helper between its look and its wait
     p.wake.notify_all();
   }
-  work(p);
+  work(p, 0);
   for (int spins = 0; p.num_done.load(std::memory_order_acquire) < num_chunks; spins++) {
     if (spins < kSpinsToYield) pause();
     else sched_yield();
   }
 }
 
-void set_num_threads(int count) { pool->num_wanted = count < 1 ? 1 : count; }
+void set_num_threads(int count) {
+  pool->num_wanted = count < 1 ? 1 : count < kMostThreads ? count : kMostThreads;
+}
 
 int num_threads() { return pool->num_wanted; }
 

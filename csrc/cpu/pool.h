@@ -6,34 +6,46 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace antiphon {
 
-using ChunkBody = void (*)(void* context, int64_t chunk);
+constexpr int64_t kMostChunks = 0xffff;
 
-// body(context, chunk) for every chunk of [0, num_chunks), on this thread and idle helpers; returns
-// when all are done. A call from a second thread at the same time runs on that thread alone.
+using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
+
+// body(context, chunk, goes_on) for every chunk of [0, num_chunks), of which there are kMostChunks at most, on this
+// thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it from
+// its first, so that it knows where it `goes_on`: with the chunk behind this one. Who has finished takes chunks from
+// the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
 // Threads of later calls, the caller included. The default is the number of cores this process may use.
 void set_num_threads(int count);
 int num_threads();
 
-// f(begin, end) over slices of [0, size) of at most `grain`; in one piece where it is not worth more.
+// f(begin, end) over slices of [0, size) of at most `grain`; in one piece where it is not worth more. Or f(begin, end,
+// goes_on): this thread most likely goes on with what is behind `end`.
 template <class F>
 void parallel_for(int64_t size, int64_t grain, bool worthwhile, const F& f) {
+  constexpr bool asks = std::is_invocable_v<F, int64_t, int64_t, bool>;
+  const auto call = [&f](int64_t begin, int64_t end, bool goes_on) {
+    if constexpr (asks) f(begin, end, goes_on);
+    else f(begin, end);
+  };
   if (!worthwhile || size <= grain) {
-    if (size > 0) f(static_cast<int64_t>(0), size);
+    if (size > 0) call(0, size, false);
     return;
   }
+  if (size > grain * kMostChunks) grain = (size + kMostChunks - 1) / kMostChunks;
   struct Context {
-    const F& f;
+    decltype(call)& f;
     int64_t size, grain;
-  } context{f, size, grain};
-  run_chunks((size + grain - 1) / grain, &context, [](void* p, int64_t chunk) {
+  } context{call, size, grain};
+  run_chunks((size + grain - 1) / grain, &context, [](void* p, int64_t chunk, bool goes_on) {
     const Context& c = *static_cast<Context*>(p);
     const int64_t begin = chunk * c.grain;
-    c.f(begin, begin + c.grain < c.size ? begin + c.grain : c.size);
+    c.f(begin, begin + c.grain < c.size ? begin + c.grain : c.size, goes_on);
   });
 }
 

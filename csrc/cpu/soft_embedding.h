@@ -48,7 +48,7 @@ static void mix_segment(const SoftEmbeddingArgs& a, const float* weights, int64_
       }
       // the columns behind these lie in the same pages
       const bool has_next = column + 2 * kPanel <= a.width;
-      Prefetch ahead = {slice + column + kPanel, has_next ? LINES : 0, a.lde};
+      Prefetch ahead = {slice + column + kPanel, has_next ? LINES : 0, CACHE_LINE, a.lde, 2 * a.lde};
       float edge[ROW_CHUNK * kPanel];
       for (int64_t m = 0; m < rows;) {
         const int block = rows_of_block(rows - m);
@@ -77,7 +77,9 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
   const int64_t depth = a.vocab - id0 < SEGMENT ? a.vocab - id0 : SEGMENT, rows = row1 - row0;
   float buffer[ROW_CHUNK * kPanel];
   for (int64_t c = 0; c < depth; c += kPanel) {
-    panel_sums(product, (id0 + c) / kPanel, c + kPanel >= depth, row0, row1, buffer);
+    const int64_t panel = (id0 + c) / kPanel;
+    const float* next = c + kPanel < depth ? panel_of(product, panel + 1) : nullptr;
+    panel_sums(product, panel, next, row0, row1, buffer);
     for (int64_t m = 0; m < rows; m++)
       std::memcpy(weights + m * SEGMENT + c, buffer + m * kPanel, sizeof(float) * kPanel);
   }
