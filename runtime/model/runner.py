@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from antiphon.config import ModelConfig
 from antiphon.cuda_graph import Capture
+from antiphon.kernels.linear import CppLinear
+from antiphon.kernels.threads import openmp_threads
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.omni import OmniModel
@@ -32,6 +36,19 @@ Tracer = Callable[[str, RequestState, int, Tensor], None]
 GREEDY = SamplingParams()
 MAX_KEPT_IMAGE_POSITIONS = 1 << 15
 
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+
+def _on_kernels_threads(run: Run) -> Run:
+    """Decorates a pass: beside the C++ kernels, torch has only rows to copy, and one thread does that."""
+
+    @wraps(run)
+    def alone(self: Runner, plan: StackPlan) -> Any:
+        with openmp_threads(1 if self._has_cpp_kernels else None):
+            return run(self, plan)
+
+    return cast(Run, alone)
+
 
 class Runner:
     """Owns every tensor that lives as long as a request does, by row of the request."""
@@ -51,6 +68,8 @@ class Runner:
         self.config: ModelConfig = model.config
         self.device = model.device
         self.tracer: Tracer | None = None
+        self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear)
+        self._image_threads = torch.get_num_threads() if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
         self._unit_hidden = torch.zeros(
             max_num_seqs, self.config.hidden_size, dtype=model.dtype, device=self.device
@@ -87,6 +106,7 @@ class Runner:
     # --- the passes ---------------------------------------------------------------------------
 
     @torch.inference_mode()
+    @_on_kernels_threads
     def run_bottom(self, plan: StackPlan) -> list[list[int]]:
         """Bottom layers and CTC head; for each chunk, the labels of its unlabelled units."""
         chunks = plan.chunks
@@ -105,6 +125,7 @@ class Runner:
         return self._read_prompts(chunks, hidden)
 
     @torch.inference_mode()
+    @_on_kernels_threads
     def run_text(self, plan: StackPlan) -> list[int]:
         """LLM layers; one picked id for each chunk that samples."""
         chunks = plan.chunks
@@ -126,6 +147,7 @@ class Runner:
         )
 
     @torch.inference_mode()
+    @_on_kernels_threads
     def run_top(self, plan: StackPlan) -> list[int]:
         """Top layers with fusion, unit head; one picked id for each chunk that samples."""
         chunks = plan.chunks
@@ -255,7 +277,8 @@ class Runner:
         features = self._images.pop(image.digest, None)
         if features is None:
             tiles = to_device(image.tiles, self.device)
-            tower = image_features(self.model.weights, self.config, tiles)
+            with openmp_threads(self._image_threads):
+                tower = image_features(self.model.weights, self.config, tiles)
             features = merge_features(tower, image, self.model.weights.image_newline)
         self._images[image.digest] = features
         while len(self._images) > 1 and sum(map(len, self._images.values())) > MAX_KEPT_IMAGE_POSITIONS:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from antiphon import _C
 from antiphon.kernels import linear, set_num_threads
+from antiphon.kernels.threads import openmp_threads
 
 Draw = Callable[..., Tensor]
 
@@ -66,6 +67,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     code = """
 import os, torch
 from antiphon.kernels import linear, set_num_threads
+from antiphon.kernels.threads import openmp_threads
 set_num_threads(3)
 product, x = linear(torch.randn(400, 200), backend="cpp"), torch.randn(50, 200)
 expected = product(x)
@@ -76,6 +78,26 @@ if child == 0:
 assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_torch_beside_the_kernels() -> None:
+    """One thread's number is changed, for a while; threads that begin meanwhile have theirs."""
+    before = torch.get_num_threads()
+    elsewhere: list[int] = []
+    with openmp_threads(before + 2):
+        inside = torch.get_num_threads()
+        thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        with openmp_threads(None):
+            assert torch.get_num_threads() == inside
+        with pytest.raises(RuntimeError), openmp_threads(1):
+            assert torch.get_num_threads() == 1
+            raise RuntimeError
+        assert torch.get_num_threads() == inside
+    assert inside == (before + 2 if torch.backends.openmp.is_available() else before)
+    assert elsewhere == [before]
+    assert torch.get_num_threads() == before
 
 
 def test_importing_starts_no_threads() -> None:
