@@ -68,6 +68,8 @@ struct Attention {
   int64_t keys, kv_begin, kv_end, group, head_dim;
   float scale;
   float* out;
+  int64_t behind;           // queries of its sequence that come after it
+  const float* next_block;  // with whose keys this thread goes on, those of another query; or null
 };
 
 // The block behind the one at hand, on its way into L2 meanwhile: evenly, since all at once it would fill the line
@@ -142,7 +144,7 @@ static void attention_values(const Attention& a, const float* weights) {
   for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
     const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
     const float* here = block_of(a, a.cache.value, block);
-    const float* next = begin + size < a.keys ? block_of(a, a.cache.value, block + 1) : nullptr;
+    const float* next = begin + size < a.keys ? block_of(a, a.cache.value, block + 1) : a.next_block;
     NextBlock ahead(next, a.cache, (a.kv_end - a.kv_begin) * a.head_dim, num_heads * (size / 4));
     for (int64_t head = 0; head < num_heads; head++) {
       const float *w = weights + head * a.keys + begin, *values = here + head / a.group * a.head_dim;

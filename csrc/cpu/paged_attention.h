@@ -140,25 +140,31 @@ static void paged_attention(const PagedAttentionArgs& a) {
   const int64_t stride = a.tokens || all == a.num_seqs ? 1 : QUERIES;
   const int64_t tasks = (tokens + stride - 1) / stride * parts;
   const bool worthwhile = work / all * tokens * a.num_heads * a.head_dim > 32768;
-  parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end) {
+  parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end, bool goes_on) {
     const int64_t size = stride * (longest + stride) * kv_heads * group;
     float* scores = static_cast<float*>(std::malloc(sizeof(float) * size));
+    const auto query_of = [&](int64_t row, int64_t part) -> Attention {
+      const int64_t token = a.tokens ? a.tokens[row] : row, kv_begin = part * kv_heads, head = kv_begin * group;
+      const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
+      const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;
+      return {a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks,
+              a.context_lens[seq] - behind, kv_begin, kv_begin + kv_heads, group, a.head_dim, a.scale,
+              a.out + row * ldo + head * a.head_dim, behind, nullptr};
+    };
     for (int64_t task = begin; task < end; task++) {
-      const int64_t first = task / parts * stride, kv_begin = task % parts * kv_heads;
-      const int64_t last = first + stride < tokens ? first + stride : tokens, head = kv_begin * group;
+      const int64_t first = task / parts * stride, last = first + stride < tokens ? first + stride : tokens;
       for (int64_t row = first; row < last; row++) {
-        const int64_t token = a.tokens ? a.tokens[row] : row;
-        const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
-        const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;  // queries after this one
-        const Attention query = {a.q + token * a.ldq + head * a.head_dim, a.cache,
-                                 a.block_table + seq * a.max_blocks, a.context_lens[seq] - behind, kv_begin,
-                                 kv_begin + kv_heads, group, a.head_dim, a.scale, a.out + row * ldo + head * a.head_dim};
-        if (row + QUERIES <= last && behind >= QUERIES - 1 && query.keys > 0) {
+        Attention query = query_of(row, task % parts);
+        if (row + QUERIES <= last && query.behind >= QUERIES - 1 && query.keys > 0) {
           attend_queries(query, a.ldq, ldo, scores);
           row += QUERIES - 1;
-        } else {
-          attend(query, scores);
+          continue;
         }
+        if (stride == 1 && (goes_on || task + 1 < end)) {
+          const Attention next = query_of((task + 1) / parts, (task + 1) % parts);
+          if (next.keys > 0) query.next_block = block_of(next, a.cache.key, 0);
+        }
+        attend(query, scores);
       }
     }
     std::free(scores);
