@@ -22,8 +22,8 @@ def set_num_threads(count: int) -> None:
 
 @contextmanager
 def openmp_threads(count: int | None) -> Iterator[None]:
-    """What this thread starts meanwhile uses so many of OpenMP's threads, other threads as many as before. None:
-    this one too.
+    """What this thread starts meanwhile uses so many of OpenMP's threads, other threads as many as before.
+    None: this one too.
 
     With 1, torch's operators between C++ kernels wake nobody: to copy some hundred rows, OpenMP's threads
     would, and then they spin for 16 ms on the cores that the kernels want. `torch.set_num_threads` is no

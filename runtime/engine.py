@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +27,14 @@ from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
 from antiphon.open_requests import OpenRequests
 from antiphon.output import OutputState
+from antiphon.replies import Replies
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.plan import StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.processor import InputProcessor
 from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import Completion, Event, Finished, Request, SamplingParams, UnitDelta
+from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 from antiphon.vocoder import Vocoder
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 NUM_SPARE_WINDOWS = 64
-VOCODER_WAIT_S = 0.02
-"""How long a step with nothing else to do waits for speech: who drives the engine may have news for it."""
 
 
 class Engine:
@@ -148,16 +146,14 @@ class Engine:
         self.vocoder = Vocoder(self.codec) if self.codec is not None else None
         if self.vocoder is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.vocoder.stop)
-        self._outputs: dict[str, OutputState] = {}
-        self._unheard: set[str] = set()
-        """Requests that have ended and whose speech is still being made."""
+        self._replies = Replies(self.scheduler, self.vocoder)
         self._ids = itertools.count()
         """Numbers of requests, for seeds."""
         self._names = (f"request-{number}" for number in itertools.count())
         self._ended: list[Event] = []
         """Events that the next step tells."""
         self._open_requests = OpenRequests(
-            self.inputs, self.scheduler, self.runner, self._outputs, self.config.max_model_len
+            self.inputs, self.scheduler, self.runner, self._replies.outputs, self.config.max_model_len
         )
 
     # --- requests -----------------------------------------------------------------------------
@@ -236,7 +232,7 @@ class Engine:
         if speaks and self.vocoder is not None:
             schedule = self.config.stream_schedule if stream_audio else None
             self.vocoder.open(request_id, request.voice, state.seed, schedule)
-        self._outputs[request_id] = OutputState(
+        self._replies.outputs[request_id] = OutputState(
             state,
             self.tokenizer,
             self.model_config,
@@ -286,18 +282,19 @@ class Engine:
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
-        output = self._outputs.get(request_id)
+        output = self._replies.outputs.get(request_id)
         if output is None:
             return False
-        if not output.request.finished or request_id in self._unheard:
+        if not output.request.finished or request_id in self._replies.unheard:
             output.request.finish("abort")
-            self._ended += self._finish(output)
+            self._ended += self._replies.finish(output)
         return True
 
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
         to do."""
-        return bool(self._ended or self._unheard or (self._outputs and self.scheduler.has_work))
+        replies = self._replies
+        return bool(self._ended or replies.unheard or (replies.outputs and self.scheduler.has_work))
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -310,25 +307,25 @@ class Engine:
         self._check_open()
         events, self._ended = self._ended, []
         computed = False
+        scheduler, runner, replies = self.scheduler, self.runner, self._replies
         try:
-            if len(self._unheard) < self.config.max_num_seqs:  # or speech would pile up behind the model
-                for request in self.scheduler.admit():
-                    self.runner.start(request)
-            scheduler, runner = self.scheduler, self.runner
+            # who will speak waits while much speech is unheard, or it would pile up behind the model
+            for request in scheduler.admit(may_speak=len(replies.unheard) < self.config.max_num_seqs):
+                runner.start(request)
             if (plan := scheduler.schedule_bottom()).chunks:
                 scheduler.complete_bottom(plan, runner.run_bottom(plan))
-                events += self._poll(plan)
+                events += replies.poll(plan)
                 computed = True
             if (plan := scheduler.schedule_text()).chunks:
                 scheduler.complete_text(plan, runner.run_text(plan))
-                events += self._poll(plan)
+                events += replies.poll(plan)
                 computed = True
             if (plan := scheduler.schedule_top()).chunks:
                 scheduler.complete_top(plan, runner.run_top(plan))
-                events += self._poll(plan)
+                events += replies.poll(plan)
                 computed = True
-            events += self._reap()
-            events += self._hear(may_wait=not computed and not events)
+            events += replies.reap()
+            events += replies.hear(may_wait=not computed and not events)
         except BaseException:
             self._closed = True  # the caches may hold anything now
             raise
@@ -363,8 +360,7 @@ class Engine:
     def close(self) -> None:
         """Let go of everything. Requests that run are dropped."""
         self._closed = True
-        self._outputs.clear()
-        self._unheard.clear()
+        self._replies.clear()
         if self.vocoder is not None:
             self.vocoder.close()
 
@@ -388,65 +384,9 @@ class Engine:
                 if isinstance(event, Finished):
                     done[event.request_id] = event.completion
 
-    def _poll(self, plan: StackPlan) -> Iterator[Event]:
-        for chunk in plan.chunks:
-            yield from self._told(self._outputs[chunk.request.request_id].poll())
-
-    def _told(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Events on their way out; the vocoder hears of the units."""
-        for event in events:
-            if isinstance(event, UnitDelta) and self.vocoder is not None:
-                self.vocoder.push(event.request_id, event.units)
-            yield event
-
-    def _reap(self) -> list[Event]:
-        """Finish what has ended. Its blocks are free before its sound is made."""
-        ended = [r for r in self.scheduler.running if r.finished]
-        ended += [r for r in self.scheduler.waiting if r.finished]
-        events: list[Event] = []
-        for request in ended:
-            events += self._finish(self._outputs[request.request_id])
-        return events
-
-    def _finish(self, output: OutputState) -> list[Event]:
-        """A request has ended: it holds no block from here on. What it says may still be in the making."""
-        request, request_id = output.request, output.request.request_id
-        self.scheduler.finish(request)
-        events = list(self._told(output.close()))
-        if self.vocoder is not None and request.speaks:
-            if request.finish_reason not in ("abort", "error"):
-                self.vocoder.push(request_id, final=True)
-                self._unheard.add(request_id)
-                return events
-            self.vocoder.abort(request_id)
-            self._unheard.discard(request_id)
-        del self._outputs[request_id]
-        return [*events, Finished(request_id, output.completion())]
-
-    def _hear(self, *, may_wait: bool) -> list[Event]:
-        """What the vocoder has made; waits a moment for it where there is nothing else to do."""
-        if self.vocoder is None:
-            return []
-        waits = may_wait and self._unheard
-        events: list[Event] = []
-        for spoken in self.vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
-            output = self._outputs[spoken.request_id]
-            if len(spoken.samples):
-                events.append(output.hear(spoken.samples))
-            if spoken.error is not None:
-                output.error = spoken.error
-                output.request.finish("error")
-                self._unheard.discard(spoken.request_id)
-                events += self._finish(output)
-            elif spoken.is_last:
-                self._unheard.remove(spoken.request_id)
-                del self._outputs[spoken.request_id]
-                events.append(Finished(spoken.request_id, output.completion()))
-        return events
-
     def _in_use(self, request_id: str) -> bool:
         """By a request that runs or waits, or whose `Finished` has not been told."""
-        return request_id in self._outputs or any(e.request_id == request_id for e in self._ended)
+        return request_id in self._replies.outputs or any(e.request_id == request_id for e in self._ended)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -15,6 +15,7 @@ from checkpoints import RANDOM_CODEC
 from antiphon import (
     AudioDelta,
     Engine,
+    Event,
     Finished,
     Request,
     SamplingParams,
@@ -333,7 +334,7 @@ def test_abort_while_speech_is_made(engine: Engine, codec: Codec, monkeypatch: p
 
 
 def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests wait while as many as run at a time have yet to be heard."""
+    """Who will speak waits while as many as run at a time have yet to be heard; who only writes does not."""
     from checkpoints import RANDOM_MODEL
 
     gate = Gate(codec, monkeypatch)
@@ -341,7 +342,7 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
     with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
         for _ in range(5):
             engine.add_request(SPEAKS, params)
-        while len(engine._unheard) < 2 or engine.scheduler.running:
+        while len(engine._replies.unheard) < 2 or engine.scheduler.running:
             engine.step()
         vocoder = engine.vocoder
         assert vocoder is not None
@@ -356,6 +357,13 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
             assert engine.step() == []
         assert len(engine.scheduler.waiting) >= 1
         assert min(waits) > 0, "a step with nothing to compute gives the cores to the vocoder"
+        written = engine.add_request(Request("Hello", modalities=("text",)), SamplingParams(max_tokens=3))
+        before = list(engine.scheduler.waiting)[:-1]
+        events: list[Event] = []
+        while not any(isinstance(event, Finished) for event in events):
+            events += engine.step()
+        assert {event.request_id for event in events} == {written}
+        assert list(engine.scheduler.waiting) == before
         gate.is_open.set()
         assert sum(isinstance(event, Finished) for event in run(engine)) == 5
 

@@ -90,19 +90,21 @@ class Scheduler:
             self.waiting_open.remove(request)
             self.add(request)
 
-    def admit(self) -> list[RequestState]:
-        """Start waiting requests, oldest first, while there are rows and blocks for all they know."""
-        admitted = []
-        while self.waiting or self.waiting_open:
-            queue = self.waiting or self.waiting_open
-            request = queue[0]
-            if not self._make_way(request):
-                break
-            queue.popleft()
-            request.row = self._rows.pop()
-            request.status = Status.RUNNING
-            self.running.append(request)
-            admitted.append(request)
+    def admit(self, *, may_speak: bool = True) -> list[RequestState]:
+        """Start waiting requests, oldest first, while there are rows and blocks for all they know.
+
+        may_speak: False passes over those that answer in speech.
+        """
+        admitted: list[RequestState] = []
+        for queue in (self.waiting, self.waiting_open):
+            while (request := next((r for r in queue if may_speak or not r.speaks), None)) is not None:
+                if not self._make_way(request):
+                    return admitted
+                queue.remove(request)
+                request.row = self._rows.pop()
+                request.status = Status.RUNNING
+                self.running.append(request)
+                admitted.append(request)
         return admitted
 
     def finish(self, request: RequestState) -> None:

@@ -27,6 +27,17 @@ def test_the_oldest_goes_first() -> None:
     assert admitted == ["r0", "r1", "r2"]
 
 
+def test_who_speaks_can_be_passed_over() -> None:
+    """And keeps its place for when it is not."""
+    world = World(20, mind=STEADY)
+    for first, speaks in ((20, True), (21, False), (22, True), (23, False)):
+        world.add(world.make(make_prompt(ids(8, first), speaks=speaks), max_units=9 if speaks else None))
+    admitted = world.scheduler.admit(may_speak=False)
+    assert [request.request_id for request in admitted] == ["r1", "r3"]
+    assert [request.request_id for request in world.scheduler.waiting] == ["r0", "r2"]
+    assert [request.request_id for request in world.scheduler.admit()] == ["r0", "r2"]
+
+
 def test_the_last_admitted_is_preempted_first() -> None:
     """It goes to the head of the queue, keeps what it knows, and computes it again."""
     world = World(12, enable_prefix_caching=False, mind=STEADY)
