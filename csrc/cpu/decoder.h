@@ -35,8 +35,8 @@ static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t*
   a.num_fused = fused;
 }
 
-// active[rows][intermediate] = silu(gate) * up of rows [row0, row1) of x, whose gates and ups are never in memory: a
-// thread takes a panel of gates and the same of ups. `gate_up`: (2 * intermediate) features, of whole panels each.
+// out = silu(gate) * up of a chunk of rows, whose gates and ups are in L1 only: a
+// thread takes a panel of gates and the same of ups. The weight: gates and then ups, each in whole panels.
 static void gated_linear(const LinearArgs& a) {
   const int64_t panels = a.out_features / 2 / kPanel;
   parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
@@ -51,11 +51,12 @@ static void gated_linear(const LinearArgs& a) {
   });
 }
 
-// What a run of layers writes meanwhile. Rows go through all but attention ROW_CHUNK at a time, so most of it stays in L2.
+// What a run of layers writes meanwhile. Rows go through all but attention ROW_CHUNK at a time, so that most of it
+// stays in L2.
 struct DecoderScratch {
-  float *qkv, *mixed;              // of all rows
+  float *qkv, *mixed;                // of all rows
   float *normed, *gate_up, *active;  // of a chunk
-  float *query, *fused;            // of a chunk, for fusion
+  float *query, *fused;              // of a chunk, for fusion
   float* memory;
 
   explicit DecoderScratch(const DecoderArgs& a) {

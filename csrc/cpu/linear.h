@@ -21,11 +21,11 @@ constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumul
 constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
 constexpr int CACHE_LINE = 16;            // floats
 constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
-constexpr int FETCHED = 4;
+constexpr int FETCHED = 4;                // lines that are asked for together
 constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
 
-// Weights to fetch meanwhile: FETCHED lines at a time, at `from`, `from + next`, `from + pair` and `from + pair + next`,
-// and then `step` floats on. Each k counts for so many `lines` (none, one or LINES).
+// Weights to fetch meanwhile: FETCHED lines at a time, at `from`, `from + next`, `from + pair` and
+// `from + pair + next`, and then `step` floats on. Each k counts for so many `lines` (none, one or LINES).
 struct Prefetch {
   const float* from;
   int lines;
@@ -83,7 +83,8 @@ static inline int rows_of_block(int64_t left) {
   return static_cast<int>((left + blocks - 1) / blocks);
 }
 
-// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: the panel that this thread goes on with, or null.
+// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: the panel that this thread goes on with, or
+// null.
 static void panel_sums(const LinearArgs& a, int64_t panel, const float* next, int64_t row0, int64_t row1,
                        float* buffer) {
   const float* w = a.weight + panel * a.in * kPanel;
@@ -91,7 +92,8 @@ static void panel_sums(const LinearArgs& a, int64_t panel, const float* next, in
     const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
     const float* slice = w + k0 * kPanel;
     // The first two blocks of rows share the fetching of the next slice, evenly, so that memory is never idle: a line
-    // of each of its quarters in turn. A quarter is a page, and more lines of several pages than of one are on their way.
+    // of each of its quarters in turn. A quarter is a page, and more lines of several pages than of one are on their
+    // way at a time.
     constexpr int64_t quarter = K_BLOCK * kPanel / 4;
     const int lines = row1 - row0 <= MAX_MR ? LINES : LINES / 2;
     Prefetch ahead = {k0 + depth < a.in ? slice + depth * kPanel : next, lines, quarter, 2 * quarter, CACHE_LINE};
