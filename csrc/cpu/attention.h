@@ -13,9 +13,8 @@ static inline float dot(const float* a, const float* b, int64_t size) {
   vf acc = {};
   int64_t i = 0;
   for (; i + VL <= size; i += VL) acc += load(a + i) * load(b + i);
-  float total = sum(acc);
-  for (; i < size; i++) total += a[i] * b[i];
-  return total;
+  if (i < size) acc += load_some(a + i, size - i) * load_some(b + i, size - i);
+  return sum(acc);
 }
 
 // out[0:4] = the dot products of a with four rows of b, each as `dot` has it
@@ -26,12 +25,12 @@ static inline void dot4(const float* a, const float* b, int64_t stride, int64_t 
     const vf x = load(a + i);
     for (int row = 0; row < 4; row++) acc[row] += x * load(b + row * stride + i);
   }
-  const vf4 totals = sum4(acc[0], acc[1], acc[2], acc[3]);
-  for (int row = 0; row < 4; row++) {
-    float total = totals[row];
-    for (int64_t j = i; j < size; j++) total += a[j] * b[row * stride + j];
-    out[row] = total * scale;
+  if (i < size) {
+    const vf x = load_some(a + i, size - i);
+    for (int row = 0; row < 4; row++) acc[row] += x * load_some(b + row * stride + i, size - i);
   }
+  const vf4 totals = sum4(acc[0], acc[1], acc[2], acc[3]) * scale;
+  std::memcpy(out, &totals, sizeof totals);
 }
 
 // x[0:size] = exp(x - max x); returns the sum
@@ -137,6 +136,14 @@ static inline void add_values(const float* weights, const float* values, int64_t
   for (int i = 0; i < N; i++) store(out + i * VL, acc[i]);
 }
 
+// The same for the last `rest` numbers of a row
+static inline void add_values_of_rest(const float* weights, const float* values, int64_t stride, int64_t size,
+                                      float* out, int64_t rest) {
+  vf acc = load_some(out, rest);
+  for (int64_t key = 0; key < size; key++) acc += splat(weights[key]) * load_some(values + key * stride, rest);
+  store_some(out, acc, rest);
+}
+
 // out[head] = sum over keys of weights[head][key] * value, keys ascending
 static void attention_values(const Attention& a, const float* weights) {
   const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
@@ -156,8 +163,7 @@ static void attention_values(const Attention& a, const float* weights) {
       for (; d + VL <= a.head_dim; d += VL) {
         add_values<1>(w, values + d, a.cache.row_stride, size, out + d, ahead);
       }
-      for (; d < a.head_dim; d++)
-        for (int64_t i = 0; i < size; i++) out[d] += w[i] * values[i * a.cache.row_stride + d];
+      if (d < a.head_dim) add_values_of_rest(w, values + d, a.cache.row_stride, size, out + d, a.head_dim - d);
     }
   }
 }

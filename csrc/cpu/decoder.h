@@ -74,7 +74,8 @@ struct DecoderScratch {
 };
 
 // For those of rows [row0, row1) that receive fusion, which are [begin, end) of them.
-static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end, const DecoderScratch& to) {
+static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end,
+                           const DecoderScratch& to) {
   const DecoderLayer& layer = a.layers[index];
   const int64_t width = a.num_heads * a.head_dim, n = end - begin;
   const int64_t* tokens = a.fusion_tokens + begin;
@@ -84,8 +85,8 @@ static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, i
   const float* key = a.fusion_cache + index * 2 * width;
   const int64_t entry = a.num_layers * 2 * width;
   fusion_attention({to.query, key, key + width, a.fusion_rows + begin, a.fusion_valid + begin,
-                    a.fusion_positions + begin, a.cos_sin, to.fused, n, a.num_heads, a.head_dim, a.window * entry, entry,
-                    a.scale});
+                    a.fusion_positions + begin, a.cos_sin, to.fused, n, a.num_heads, a.head_dim, a.window * entry,
+                    entry, a.scale});
   linear({to.fused, layer.fusion_o, to.normed, to.normed, n, width, a.hidden, width, a.hidden});
   for (int64_t i = 0; i < n; i++)
     std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
@@ -117,8 +118,8 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
   }
 
   rms_norm(x, layer.post_norm, to.normed, n, a.hidden, a.eps);
-  const LinearArgs gate_up = {to.normed, layer.gate_up, nullptr, to.gate_up, n, a.hidden, 2 * a.intermediate, a.hidden,
-                              2 * a.intermediate};
+  const LinearArgs gate_up = {to.normed, layer.gate_up, nullptr, to.gate_up, n, a.hidden, 2 * a.intermediate,
+                              a.hidden, 2 * a.intermediate};
   if (a.intermediate % kPanel == 0) {
     LinearArgs gated = gate_up;
     gated.out = to.active, gated.ldo = a.intermediate;

@@ -134,7 +134,8 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   p.num_shares.store(count, std::memory_order_relaxed);
   const uint64_t job = p.job.load(std::memory_order_relaxed) + 1;
   for (int i = 0; i < count; i++)
-    p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count), std::memory_order_release);
+    p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count),
+                           std::memory_order_release);
   p.job.store(job);  // sequentially before the look at the sleepers
   if (p.num_sleeping.load()) {
     { std::lock_guard<std::mutex> lock(p.sleeping); }  // a helper between its look and its wait

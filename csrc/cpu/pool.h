@@ -15,17 +15,17 @@ constexpr int64_t kMostChunks = 0xffff;
 using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
 
 // body(context, chunk, goes_on) for every chunk of [0, num_chunks), of which there are kMostChunks at most, on this
-// thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it from
-// its first, so that it knows where it `goes_on`: with the chunk behind this one. Who has finished takes chunks from
-// the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
+// thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it
+// from its first, so that it knows where it `goes_on`: with the chunk behind this one. Who has finished takes chunks
+// from the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
 // Threads of later calls, the caller included. The default is the number of cores this process may use.
 void set_num_threads(int count);
 int num_threads();
 
-// f(begin, end) over slices of [0, size) of at most `grain`; in one piece where it is not worth more. Or f(begin, end,
-// goes_on): this thread most likely goes on with what is behind `end`.
+// f(begin, end) over slices of [0, size) of at most `grain`; in one piece where it is not worth more. Or
+// f(begin, end, goes_on): this thread most likely goes on with what is behind `end`.
 template <class F>
 void parallel_for(int64_t size, int64_t grain, bool worthwhile, const F& f) {
   constexpr bool asks = std::is_invocable_v<F, int64_t, int64_t, bool>;

@@ -21,6 +21,17 @@ static inline vf load(const float* p) {
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf splat(float a) { return a - vf{}; }
 
+// The first `count` numbers, and zeros behind them. What is left of a row goes through vectors, too: of a scalar loop
+// compilers decide by the loop whether its products are rounded before they are added.
+static inline vf load_some(const float* p, int64_t count) {
+  vf v = {};
+  std::memcpy(&v, p, sizeof(float) * static_cast<size_t>(count));
+  return v;
+}
+static inline void store_some(float* p, vf v, int64_t count) {
+  std::memcpy(p, &v, sizeof(float) * static_cast<size_t>(count));
+}
+
 // Reductions by halves: the order is fixed, and each step is one shuffle and one operation.
 typedef float vf4 __attribute__((vector_size(16)));
 typedef float vf8 __attribute__((vector_size(32)));
