@@ -1,7 +1,8 @@
 """A run of Llama layers over a ragged batch and its paged cache: the op that a decoding step is made of.
 
 Layer: x += o(attention(norm(x))); where a token receives fusion, x += fusion_o(fusion(x)) on the
-un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x)))   (Llama; Stream-Omni's top layers).
+un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x)))   (Llama; Stream-Omni's top layers). What comes out
+is the final norm of x.
 
 On the CPU the whole run is one call into C++, which is to a CPU what a CUDA graph is to a GPU: between
 the operators of a one-row step there would be more time than in them.
@@ -57,7 +58,7 @@ class DecoderLayers(Protocol):
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """x (tokens, hidden), consumed -> (tokens, hidden). `caches`: keys and values of each layer.
+        """x (tokens, hidden), consumed -> (tokens, hidden), normed. `caches`: keys and values of each layer.
 
         wanted: int64 (n,), ascending: only these tokens' rows come out, (n, hidden), and the last layer does
             no more for the others than to write their keys and values.
@@ -66,9 +67,15 @@ class DecoderLayers(Protocol):
 
 
 def decoder_layers(
-    layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor, *, backend: str | None = None
+    layers: Sequence[DecoderLayer],
+    final_norm: Tensor,
+    geometry: DecoderGeometry,
+    cos_sin: Tensor,
+    *,
+    backend: str | None = None,
 ) -> DecoderLayers:
-    """The layers as one callable. They must all be on one device and of one dtype.
+    """The layers, and the norm (hidden) behind the last, as one callable. They must all be on one device and of
+    one dtype.
 
     Raises ValueError naming the argument that does not fit, here and when called; what the batch says
     is trusted.
@@ -76,18 +83,25 @@ def decoder_layers(
     if not layers:
         raise ValueError("layers: expected at least one, got none")
     norm = layers[0].input_norm
+    if final_norm.shape != norm.shape or final_norm.dtype != norm.dtype:
+        raise ValueError(
+            f"final_norm: expected {norm.dtype} {tuple(norm.shape)}, "
+            f"got {final_norm.dtype} {tuple(final_norm.shape)}"
+        )
     run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(
-        layers, geometry, cos_sin
+        layers, final_norm, geometry, cos_sin
     )
     return run
 
 
 @register("decoder_layers", "cpp", is_available=cpp_available, supports=cpp_float32)
 class CppDecoderLayers:
-    def __init__(self, layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor) -> None:
+    def __init__(
+        self, layers: Sequence[DecoderLayer], final_norm: Tensor, geometry: DecoderGeometry, cos_sin: Tensor
+    ) -> None:
         from antiphon import _C
 
-        self._kept = (tuple(layers), cos_sin)  # the addresses below point into these
+        self._kept = (tuple(layers), final_norm, cos_sin)  # the addresses below point into these
         self._decoder = _C.Decoder(
             layers=[
                 [
@@ -109,6 +123,7 @@ class CppDecoderLayers:
             head_dim=geometry.head_dim,
             eps=geometry.rms_norm_eps,
             cos_sin=cos_sin.data_ptr(),
+            final_norm=final_norm.data_ptr(),
         )
 
     def __call__(
@@ -164,8 +179,11 @@ class TorchDecoderLayers:
     On a GPU nothing here waits for the device, so that the whole run can be captured in a CUDA graph.
     """
 
-    def __init__(self, layers: Sequence[DecoderLayer], geometry: DecoderGeometry, cos_sin: Tensor) -> None:
+    def __init__(
+        self, layers: Sequence[DecoderLayer], final_norm: Tensor, geometry: DecoderGeometry, cos_sin: Tensor
+    ) -> None:
         self.layers = layers
+        self.final_norm = final_norm
         self.geometry = geometry
         self.cos_sin = cos_sin
 
@@ -190,12 +208,11 @@ class TorchDecoderLayers:
             else:
                 normed, x = rms_norm_residual(layer.o(mixed), x, layer.post_norm, eps)
             gated = silu_mul(layer.gate_up(normed))
-            if index + 1 < len(self.layers):  # the sum is taken where it is normed, by the layer behind
-                following = self.layers[index + 1].input_norm
-                normed, x = rms_norm_residual(layer.down(gated), x, following, eps)
-            else:
-                x = layer.down(gated, x)
-        return x if wanted is None else x.index_select(0, wanted)
+            # the sum is taken where it is normed, by what comes behind
+            is_last = index + 1 == len(self.layers)
+            following = self.final_norm if is_last else self.layers[index + 1].input_norm
+            normed, x = rms_norm_residual(layer.down(gated), x, following, eps)
+        return normed if wanted is None else normed.index_select(0, wanted)
 
     def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
         assert layer.fusion_q is not None and layer.fusion_o is not None

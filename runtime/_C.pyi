@@ -14,6 +14,7 @@ class Decoder:
         head_dim: int,
         eps: float,
         cos_sin: int,
+        final_norm: int,
         isa: str = "",
     ) -> None: ...
     def run(

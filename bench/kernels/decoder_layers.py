@@ -29,7 +29,8 @@ def cases(setting: Setting) -> Iterator[Case]:
         def inputs(backend: str, seqs: int = seqs, new: int = new, context: int = context) -> tuple[Any, ...]:
             layers = [_layer(setting, qkv, backend) for _ in range(NUM_LAYERS)]
             geometry = DecoderGeometry(sizes.num_heads, sizes.num_kv_heads, sizes.head_dim, 1e-5)
-            run = decoder_layers(layers, geometry, cos_sin(setting, context), backend=backend)
+            norm = setting.randn(sizes.hidden).abs()
+            run = decoder_layers(layers, norm, geometry, cos_sin(setting, context), backend=backend)
             caches = kv_cache(setting, seqs, context, NUM_LAYERS)
             batch = attention_batch(setting, seqs, new, context)
             return run, setting.randn(seqs * new, sizes.hidden), batch, caches

@@ -125,7 +125,7 @@ void bind_kernels(py::module_& m) {
   py::class_<Decoder>(m, "Decoder", "A run of decoder layers whose weights stay where they are.")
       .def(py::init([](const std::vector<std::vector<Address>>& layers, int64_t hidden, int64_t intermediate,
                        int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float eps, Address cos_sin,
-                       const std::string& isa) {
+                       Address final_norm, const std::string& isa) {
              Decoder decoder{pick(isa), {}, {}};
              for (const auto& p : layers) {
                if (p.size() != 8) throw std::invalid_argument("Decoder: a layer is eight addresses");
@@ -136,11 +136,11 @@ void bind_kernels(py::module_& m) {
              a.hidden = hidden, a.intermediate = intermediate;
              a.num_heads = num_heads, a.num_kv_heads = num_kv_heads, a.head_dim = head_dim;
              a.eps = eps, a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-             a.cos_sin = at<float>(cos_sin);
+             a.cos_sin = at<float>(cos_sin), a.final_norm = at<float>(final_norm);
              return decoder;
            }),
            py::arg("layers"), py::arg("hidden"), py::arg("intermediate"), py::arg("num_heads"),
-           py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("eps"), py::arg("cos_sin"), py::arg("isa") = "")
+           py::arg("num_kv_heads"), py::arg("head_dim"), py::arg("eps"), py::arg("cos_sin"), py::arg("final_norm"), py::arg("isa") = "")
       .def(
           "run",
           [](const Decoder& decoder, Address x, int64_t num_tokens, Address positions, Address slots, Address key,

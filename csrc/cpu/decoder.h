@@ -2,7 +2,8 @@
 // weights are read at memory speed, and what is left to save is the time between the operators.
 //
 // Layer: x += o(attention(norm(x))); where a row receives fusion, x += fusion_o(fusion(x)) on the
-// un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))).   (Stream-Omni, arXiv 2506.13642)
+// un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))). What comes out is the final norm of x.
+// (Stream-Omni, arXiv 2506.13642)
 #pragma once
 
 #include <algorithm>
@@ -155,6 +156,7 @@ static void decoder_layers(DecoderArgs a) {
     for (int64_t row = 0; row < n; row += ROW_CHUNK)
       decoder_after(a, i, row, std::min(row + ROW_CHUNK, n), scratch);
   }
+  rms_norm(a.x, a.final_norm, a.x, n, a.hidden, a.eps);
 }
 
 }  // namespace ANTIPHON_ISA

@@ -82,10 +82,11 @@ struct DecoderLayer {
   const float *fusion_q, *fusion_o;  // null in layers without fusion
 };
 
-// A run of Llama layers over a ragged batch, x in place; see decoder.h.
+// A run of Llama layers and the norm behind them over a ragged batch, x in place; see decoder.h.
 struct DecoderArgs {
   float* x;  // (tokens, hidden); where `wanted` is given, only its first num_wanted rows are left
   const DecoderLayer* layers;
+  const float* final_norm;
   int64_t num_layers, num_tokens, hidden, intermediate, num_heads, num_kv_heads, head_dim;
   float eps, scale;
   const int32_t* positions;

@@ -14,7 +14,6 @@ from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, Decod
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.paged_attention import AttentionBatch
-from antiphon.kernels.rms_norm import rms_norm
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
 from antiphon.model.graphed_layers import GraphedLayers, decode_sizes
@@ -43,9 +42,9 @@ class OmniModel:
         )
         self.weights = weights
         self._layer_bytes: list[int] = []
-        self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers)
-        self.text_layers: DecoderLayers = self._stack(weights.layers)
-        self.top_layers: DecoderLayers = self._stack(weights.top_layers)
+        self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers, weights.audio_norm)
+        self.text_layers: DecoderLayers = self._stack(weights.layers, weights.norm)
+        self.top_layers: DecoderLayers = self._stack(weights.top_layers, weights.top_audio_norm)
         self.ctc_head = self._take("audio_to_text_proj")
         self.lm_head = self._take("lm_head")
         self.unit_head = self._take("audio_lm_head")
@@ -53,8 +52,7 @@ class OmniModel:
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
-        x = self.bottom_layers(F.embedding(ids, self.weights.audio_embed_tokens), batch, caches, None)
-        return rms_norm(x, self.weights.audio_norm, self.config.rms_norm_eps)
+        return self.bottom_layers(F.embedding(ids, self.weights.audio_embed_tokens), batch, caches, None)
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
         """H (rows, hidden) -> frame labels int64 (rows)"""
@@ -70,15 +68,11 @@ class OmniModel:
     def think(
         self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, wanted: Tensor | None = None
     ) -> Tensor:
-        """LLM layers over input embeddings (tokens, hidden); the final norm is in `text_states`.
+        """LLM layers over input embeddings (tokens, hidden), consumed -> (tokens, hidden), what `lm_head` reads
 
         wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
         """
         return self.text_layers(x, batch, caches, None, wanted)
-
-    def text_states(self, x: Tensor) -> Tensor:
-        """(rows, hidden) after the LLM's norm, what `lm_head` reads"""
-        return rms_norm(x, self.weights.norm, self.config.rms_norm_eps)
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
         """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""
@@ -93,15 +87,11 @@ class OmniModel:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Top layers over H (tokens, hidden), which is consumed; the final norm is in `speech_states`.
+        """Top layers over H (tokens, hidden), consumed -> (tokens, hidden), what `unit_head` reads
 
         wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
         """
         return self.top_layers(hidden, batch, caches, fusion, wanted)
-
-    def speech_states(self, x: Tensor) -> Tensor:
-        """(rows, hidden) after the top stack's norm, what the unit head reads"""
-        return rms_norm(x, self.weights.top_audio_norm, self.config.rms_norm_eps)
 
     def record(
         self,
@@ -142,7 +132,7 @@ class OmniModel:
             "fusion": self.fusion_kv.num_bytes,
         }
 
-    def _stack(self, layers: list[LayerWeights]) -> DecoderLayers:
+    def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
         packed = [_packed(layers.pop(0)) for _ in range(len(layers))]
         geometry = DecoderGeometry(
             self.config.num_attention_heads,
@@ -151,7 +141,7 @@ class OmniModel:
             self.config.rms_norm_eps,
         )
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
-        return decoder_layers(packed, geometry, self.cos_sin)
+        return decoder_layers(packed, norm, geometry, self.cos_sin)
 
     def _take(self, name: str) -> Linear:
         weight: Tensor = getattr(self.weights, name)

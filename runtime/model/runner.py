@@ -130,11 +130,11 @@ class Runner:
         """LLM layers; one picked id for each chunk that samples."""
         chunks = plan.chunks
         batch = attention_batch(chunks, [c.request.text for c in chunks], self.device)
-        x = self.model.think(self._text_inputs(chunks), batch, self.cache.text, self._sampled_rows(chunks))
+        sampled = self._sampled_rows(chunks)
+        states = self.model.think(self._text_inputs(chunks), batch, self.cache.text, sampled)
         requests = [c.request for c in chunks if c.samples]
         if not requests:
             return []
-        states = self.model.text_states(x)
         if self.tracer is not None:  # under speech, "logits" are those of the units
             shown = [i for i, r in enumerate(requests) if not r.speaks]
             self._trace_rows("logits", [requests[i] for i in shown], self.model.lm_head(states)[shown])
@@ -154,11 +154,11 @@ class Runner:
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
         fusion = self._windows.prepare(chunks)
         caches = self.cache.speech[self._num_bottom :]
-        x = self.model.speak(self._top_inputs(chunks), batch, caches, fusion, self._sampled_rows(chunks))
+        sampled = self._sampled_rows(chunks)
+        states = self.model.speak(self._top_inputs(chunks), batch, caches, fusion, sampled)
         requests = [c.request for c in chunks if c.samples]
         if not requests:
             return []
-        states = self.model.speech_states(x)
         if self.tracer is not None:
             self._trace_rows("top_hidden", requests, states)
             self._trace_rows("logits", requests, self.model.unit_head(states))

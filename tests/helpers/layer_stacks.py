@@ -33,6 +33,7 @@ class Stack:
     geometry: DecoderGeometry
     hidden: int
     layers: list[dict[str, Tensor]]
+    final_norm: Tensor
     table: Tensor
 
     @staticmethod
@@ -60,9 +61,10 @@ class Stack:
             for _ in range(num_layers)
         ]
         table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 200)
-        return Stack(DecoderGeometry(heads, kv_heads, head_dim, 1e-5), hidden, layers, table)
+        geometry = DecoderGeometry(heads, kv_heads, head_dim, 1e-5)
+        return Stack(geometry, hidden, layers, 1 + matrix(1, hidden)[0], table)
 
-    def build(self, backend: str, dtype: torch.dtype = torch.float32, *, fuses: bool = True) -> DecoderLayers:
+    def packed(self, backend: str, dtype: torch.dtype, *, fuses: bool = True) -> list[DecoderLayer]:
         packed = []
         for layer in self.layers:
             given = {
@@ -71,7 +73,16 @@ class Stack:
                 if fuses or not name.startswith("fusion")
             }
             packed.append(DecoderLayer(**given))  # type: ignore[arg-type]
-        return decoder_layers(packed, self.geometry, self.table.to(dtype), backend=backend)
+        return packed
+
+    def build(self, backend: str, dtype: torch.dtype = torch.float32, *, fuses: bool = True) -> DecoderLayers:
+        return decoder_layers(
+            self.packed(backend, dtype, fuses=fuses),
+            self.final_norm.to(dtype),
+            self.geometry,
+            self.table.to(dtype),
+            backend=backend,
+        )
 
 
 @dataclass

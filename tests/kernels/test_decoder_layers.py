@@ -85,7 +85,7 @@ def test_what_a_layer_computes() -> None:
             x = x + added
         gate, up = (norm(x, w["post_norm"]) @ w["gate_up"].T).chunk(2, dim=1)
         x = x + (torch.nn.functional.silu(gate) * up) @ w["down"].T
-    torch.testing.assert_close(found, x)
+    torch.testing.assert_close(found, norm(x, stack.final_norm.double()))
 
 
 @pytest.mark.parametrize("wanted", [[], [0], [12], [1, 4, 19, 26], list(range(8, 30))], ids=len)
@@ -200,7 +200,11 @@ def test_wrong_arguments_are_named(backend: str) -> None:
     fusion = session.fusion([(0, 0), (0, 1), (0, 2)])
     assert fusion is not None
     with pytest.raises(ValueError, match="layers: expected at least one, got none"):
-        decoder_layers([], stack.geometry, stack.table, backend=backend)
+        decoder_layers([], stack.final_norm, stack.geometry, stack.table, backend=backend)
+    layers = stack.packed(backend, torch.float32)
+    for norm in (stack.final_norm[:-1], stack.final_norm.double()):
+        with pytest.raises(ValueError, match=r"final_norm: expected torch.float32 \(48,\), got"):
+            decoder_layers(layers, norm, stack.geometry, stack.table, backend=backend)
     for wrong in (x[:, :-1], x[0], x.double()):
         with pytest.raises(ValueError, match=r"x: expected torch.float32 \(tokens, 48\), got"):
             run(wrong, batch, caches, None)
