@@ -1,8 +1,8 @@
 """A run of Llama layers over a ragged batch and its paged cache: the op that a decoding step is made of.
 
 Layer: x += o(attention(norm(x))); where a token receives fusion, x += fusion_o(fusion(x)) on the
-un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x)))   (Llama; Stream-Omni's top layers). What comes out
-is the final norm of x.
+un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))). What comes out is the final norm of x
+(Llama; Stream-Omni's top layers).
 
 On the CPU the whole run is one call into C++, which is to a CPU what a CUDA graph is to a GPU: between
 the operators of a one-row step there would be more time than in them.
@@ -74,8 +74,8 @@ def decoder_layers(
     *,
     backend: str | None = None,
 ) -> DecoderLayers:
-    """The layers, and the norm (hidden) behind the last, as one callable. They must all be on one device and of
-    one dtype.
+    """The layers, and the norm (hidden) behind the last, as one callable. They must all be on one device and
+    of one dtype.
 
     Raises ValueError naming the argument that does not fit, here and when called; what the batch says
     is trusted.

@@ -68,7 +68,7 @@ class OmniModel:
     def think(
         self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, wanted: Tensor | None = None
     ) -> Tensor:
-        """LLM layers over input embeddings (tokens, hidden), consumed -> (tokens, hidden), what `lm_head` reads
+        """LLM layers over embeddings (tokens, hidden), consumed -> what `lm_head` reads (tokens, hidden)
 
         wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
         """
@@ -87,7 +87,7 @@ class OmniModel:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Top layers over H (tokens, hidden), consumed -> (tokens, hidden), what `unit_head` reads
+        """Top layers over H (tokens, hidden), consumed -> what `unit_head` reads (tokens, hidden)
 
         wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
         """
