@@ -6,6 +6,10 @@ each the mean of all text embeddings weighted by the CTC head's probabilities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -23,8 +27,10 @@ from antiphon.kernels.registry import (
 
 __all__ = ["soft_embedding", "soft_embedding_reference"]
 
-# Bounds the probabilities in memory; one weight pass of the CPU's product, and of the tensor cores'.
+# Bounds the reference's probabilities in memory; one weight pass of the tensor cores'.
 ROWS_AT_A_TIME = 96
+
+Mix: TypeAlias = Callable[[Tensor, Linear, Tensor], tuple[Tensor, Tensor]]
 
 
 def soft_embedding(
@@ -38,14 +44,26 @@ def soft_embedding(
             f"embedding: expected {hidden.dtype} ({head.out_features}, {head.in_features}), "
             f"got {embedding.dtype} {tuple(embedding.shape)}"
         )
-    mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype)
-    out, labels = torch.empty_like(hidden), hidden.new_empty(hidden.shape[0], dtype=torch.int64)
-    total = hidden.shape[0]
-    size = -(-total // max(1, -(-total // ROWS_AT_A_TIME)))  # even parts: 100 rows are 50 + 50, not 96 + 4
-    for start in range(0, total, max(1, size)):
-        rows = slice(start, start + size)
-        out[rows], labels[rows] = mix(hidden[rows], head, embedding)
-    return out, labels
+    mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype)
+    return mix(hidden, head, embedding)
+
+
+def _in_parts(mix: Mix) -> Mix:
+    """Decorates an implementation that is to see a bounded number of rows at a time."""
+
+    @wraps(mix)
+    def mix_parts(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        total = hidden.shape[0]
+        if total <= ROWS_AT_A_TIME:
+            return mix(hidden, head, embedding)
+        out, labels = torch.empty_like(hidden), hidden.new_empty(total, dtype=torch.int64)
+        size = -(-total // -(-total // ROWS_AT_A_TIME))  # even parts: 100 rows are 50 + 50, not 96 + 4
+        for start in range(0, total, size):
+            rows = slice(start, start + size)
+            out[rows], labels[rows] = mix(hidden[rows], head, embedding)
+        return out, labels
+
+    return mix_parts
 
 
 @register("soft_embedding", "cpp", is_available=cpp_available, supports=cpp_float32)
@@ -74,6 +92,7 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
 
 
 @register("soft_embedding", "triton", is_available=triton_available, supports=on_triton_floats)
+@_in_parts
 def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     weight = plain_weight(head)
     if weight is None or weight.dtype != hidden.dtype:  # which the head itself refuses
@@ -84,6 +103,7 @@ def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> t
 
 
 @register("soft_embedding", "torch")
+@_in_parts
 def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     logits = at_least_float32(head(hidden))
     return logits.softmax(-1).to(embedding.dtype) @ embedding, logits.argmax(-1)

@@ -94,7 +94,9 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
 
 static void soft_embedding(const SoftEmbeddingArgs& a) {
   const int64_t segments = (a.vocab + SEGMENT - 1) / SEGMENT;
-  const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK;
+  if (a.rows == 0) return;
+  // even parts: 100 rows are 50 + 50, not 96 + 4
+  const int64_t parts = (a.rows + ROW_CHUNK - 1) / ROW_CHUNK, chunk = (a.rows + parts - 1) / parts;
   const int64_t sums_size = chunk * a.width;
   // As many segments at a time as threads need; how many changes nothing but memory.
   int64_t wave = SEGMENT_SUMS_BYTES / static_cast<int64_t>(sizeof(float) * (sums_size + 1));
@@ -104,8 +106,8 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
   SegmentRow* found = static_cast<SegmentRow*>(std::malloc(sizeof(SegmentRow) * (wave + 1) * chunk));
   SegmentRow* all = found + wave * chunk;  // of the segments before
 
-  for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
-    const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows, rows = row1 - row0;
+  for (int64_t row0 = 0; row0 < a.rows; row0 += chunk) {
+    const int64_t row1 = row0 + chunk < a.rows ? row0 + chunk : a.rows, rows = row1 - row0;
     for (int64_t first = 0; first < segments; first += wave) {
       const int64_t count = first + wave < segments ? wave : segments - first;
       parallel_for(count, 1, a.in * a.vocab > 32768, [&](int64_t begin, int64_t end) {
