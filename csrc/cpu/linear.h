@@ -17,7 +17,8 @@ namespace antiphon {
 namespace ANTIPHON_ISA {
 
 constexpr int NV = kPanel / VL;           // vectors across a panel
-constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 3 : 1);  // rows whose accumulators fit the registers
+constexpr int ACCUMULATORS = VL == 16 ? 24 : (VL == 8 ? 12 : 8);  // that fit the registers
+constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 6 : 1);         // rows of a tile
 constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
 constexpr int CACHE_LINE = 16;            // floats
 constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
@@ -32,18 +33,19 @@ struct Prefetch {
   int64_t next, pair, step;
 };
 
-// out[0:MR][0:32] (+)= x[0:MR][0:depth] * w[0:depth][0:32], summed before it is added. AHEAD is ahead.lines.
+// out[0:MR][0:TV vectors] (+)= x[0:MR][0:depth] * w[0:depth][0:TV vectors], summed before it is added. AHEAD is
+// ahead.lines.
 //
 // Rows are reached in threes, the second and third by a scaled index: a pointer for each would not fit the registers,
 // and every one that is kept elsewhere costs the multipliers a turn. GCC would make a pointer for each after all.
-template <int MR, int AHEAD>
+template <int MR, int TV, int AHEAD>
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("no-ivopts")))
 #endif
 static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
                  int64_t ldo, bool first, Prefetch ahead) {
   constexpr int THREES = (MR + 2) / 3;
-  vf acc[MR][NV] = {};
+  vf acc[MR][TV] = {};
   const float* row[THREES];
   for (int i = 0; i < THREES; i++) row[i] = x + 3 * i * ldx;
   for (int64_t k = 0; k < depth; k++) {
@@ -53,26 +55,33 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
           __builtin_prefetch(ahead.from + i % 2 * ahead.next + i / 2 * ahead.pair, 0, 2);
         ahead.from += ahead.step;
       }
-    vf weight[NV];
-    for (int v = 0; v < NV; v++) weight[v] = load(w + v * VL);
+    vf weight[TV];
+    for (int v = 0; v < TV; v++) weight[v] = load(w + v * VL);
     w += ldw;
     for (int m = 0; m < MR; m++) {
       const vf broadcast = splat(row[m / 3][m % 3 * ldx]);
-      for (int v = 0; v < NV; v++) acc[m][v] += broadcast * weight[v];
+      for (int v = 0; v < TV; v++) acc[m][v] += broadcast * weight[v];
     }
     for (int i = 0; i < THREES; i++) row[i]++;
   }
   for (int m = 0; m < MR; m++, out += ldo)
-    for (int v = 0; v < NV; v++) store(out + v * VL, first ? acc[m][v] : load(out + v * VL) + acc[m][v]);
+    for (int v = 0; v < TV; v++) store(out + v * VL, first ? acc[m][v] : load(out + v * VL) + acc[m][v]);
 }
 
+// A panel's 32 columns, in two halves where the accumulators of all do not fit the registers.
 template <int MR>
 static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth,
                       float* out, int64_t ldo, bool first, Prefetch ahead) {
   if (rows == MR) {
-    if (ahead.lines == 0) return tile<MR, 0>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
-    if (ahead.lines == 1) return tile<MR, 1>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
-    return tile<MR, LINES>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+    constexpr int TV = MR * NV <= ACCUMULATORS ? NV : NV / 2;
+    for (int v = 0; v < NV; v += TV, w += TV * VL, out += TV * VL) {
+      const int lines = TV == NV ? ahead.lines : (ahead.lines + (v == 0)) / 2;
+      if (lines == 0) tile<MR, TV, 0>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+      else if (lines == 1) tile<MR, TV, 1>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+      else tile<MR, TV, LINES>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+      ahead.from += depth * lines / FETCHED * ahead.step;
+    }
+    return;
   }
   if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first, ahead);
 }
