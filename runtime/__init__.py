@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from antiphon.config import InputLimits, StreamSchedule
-from antiphon.errors import AntiphonError, CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
+from antiphon.errors import (
+    AntiphonError,
+    CheckpointError,
+    ConfigError,
+    EngineDead,
+    EngineOverloaded,
+    InvalidRequest,
+)
 from antiphon.types import (
     AudioDelta,
     Completion,
@@ -32,6 +39,7 @@ __all__ = [
     "AudioDelta",
     "CheckpointError",
     "Completion",
+    "ConfigError",
     "Engine",
     "EngineDead",
     "EngineOverloaded",

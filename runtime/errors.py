@@ -1,6 +1,13 @@
 """The errors a caller may see. Everything else that escapes is a bug of ours."""
 
-__all__ = ["AntiphonError", "CheckpointError", "EngineDead", "EngineOverloaded", "InvalidRequest"]
+__all__ = [
+    "AntiphonError",
+    "CheckpointError",
+    "ConfigError",
+    "EngineDead",
+    "EngineOverloaded",
+    "InvalidRequest",
+]
 
 
 class AntiphonError(Exception):
@@ -9,6 +16,10 @@ class AntiphonError(Exception):
 
 class InvalidRequest(AntiphonError, ValueError):
     """A request that cannot be served as it stands: says what was expected, what came, and where."""
+
+
+class ConfigError(AntiphonError, ValueError):
+    """A setting of an engine, codec or command that cannot be used: says what was expected and what came."""
 
 
 class CheckpointError(AntiphonError, ValueError):
