@@ -3,6 +3,7 @@
 #   make demo    build, then answer a spoken question about a picture with the packaged checkpoint
 #   make test    build, then all tests
 #   make lint    ruff, mypy (strict) and pyright
+#   make lock    write requirements/lock.txt anew, with the newest releases that pyproject.toml allows
 #   make clean   remove what was built
 #
 # PYTHON chooses the interpreter (3.10 to 3.12): make test PYTHON=python3.12
@@ -14,8 +15,9 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements/lock.txt
 SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
 TYPES := build/types
+LOCK := build/lock/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint lock format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -31,6 +33,17 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/python setup.py -q build_py --build-lib $(TYPES)
 	$(BIN)/mypy $(TYPES)/antiphon tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# One file for all Pythons and machines, resolved against the public index alone: what an index of one's own or a
+# folder of wheels offers is nothing that others can install.
+lock:
+	$(PYTHON) -m venv build/lock
+	$(LOCK)/pip --disable-pip-version-check install --quiet --constraint requirements/lock.txt uv
+	env $(addprefix -u ,UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL UV_FIND_LINKS) \
+		UV_CUSTOM_COMPILE_COMMAND='make lock    # for pip as constraints: pip install -c requirements/lock.txt' \
+		$(LOCK)/uv pip compile --quiet --no-config --upgrade --universal \
+		--python-version 3.10 --extra dev --extra gpu --extra recipe --strip-extras --no-annotate \
+		--constraint requirements/held.txt --output-file requirements/lock.txt pyproject.toml
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix-only --quiet .
