@@ -11,6 +11,7 @@ from antiphon.errors import (
     EngineOverloaded,
     InvalidRequest,
 )
+from antiphon.footprint import switch_telemetry_off
 from antiphon.types import (
     AudioDelta,
     Completion,
@@ -60,6 +61,9 @@ __all__ = [
     "UnitDelta",
     "Units",
 ]
+
+
+switch_telemetry_off()  # here, so that it holds for whoever imports onnxruntime first
 
 
 def __getattr__(name: str) -> Any:

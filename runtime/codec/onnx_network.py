@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from antiphon.errors import CheckpointError
+from antiphon.footprint import switch_telemetry_off
 
 __all__ = ["OnnxNetwork"]
 
@@ -22,6 +23,7 @@ class OnnxNetwork:
     def __init__(self, path: Path, num_threads: int | None = None) -> None:
         """num_threads: None for as many as PyTorch uses. Raises CheckpointError where the file is not a
         network."""
+        switch_telemetry_off()  # again: an environment may have been changed since
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
