@@ -11,12 +11,16 @@ from pathlib import Path
 
 __all__ = ["switch_telemetry_off", "use_passing_caches"]
 
-CACHES = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
-"""Variables of the environment that say where caches lie, and how `use_passing_caches` names their folders."""
+CACHES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "XDG_CACHE_HOME": "cache",  # of fontconfig, which matplotlib asks
+}
+"""Variables of the environment that say where caches lie, and the folders there of `use_passing_caches`"""
 
 
 def switch_telemetry_off() -> None:
-    """onnxruntime writes no device id, gathers no events and looks up no host, in this process and its children.
+    """onnxruntime keeps no device id, gathers no events and looks up no host, here and in child processes.
 
     From 1.29 on it reads the variable when it is imported, so `antiphon` calls this when it is imported
     itself. Whatever the variable held is replaced: that nothing leaves the machine is not up to a setting.
@@ -29,8 +33,8 @@ def switch_telemetry_off() -> None:
 
 
 def use_passing_caches() -> None:
-    """What matplotlib knows of fonts and what torch.compile makes lies in a folder that ends with this process,
-    unless the environment says where it is wanted. To be called before either is imported."""
+    """Lists of fonts and what torch.compile makes are kept in a folder that ends with this process, unless
+    the environment says where they are wanted. To be called before matplotlib or the compiler is imported."""
     missing = [variable for variable in CACHES if variable not in os.environ]
     if not missing:
         return
