@@ -9,6 +9,7 @@ import typer
 
 from antiphon.cli import options
 from antiphon.errors import InvalidRequest
+from antiphon.footprint import use_passing_caches
 from antiphon.types import Image, Part, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def profile(
 
     from antiphon.bench import profile as bench
 
+    if trace is not None:
+        use_passing_caches()  # PyTorch's profiler imports its compiler
     if config is not None and model is not None:
         raise typer.BadParameter("goes without --model", param_hint="--config")
     settings: dict[str, Any] = {"device": device, "dtype": dtype, "enable_prefix_caching": False}
