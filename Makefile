@@ -1,10 +1,11 @@
 # Everything runs in .venv, made on first use with the versions of requirements/lock.txt.
 #
-#   make demo    build, then answer a spoken question about a picture with the packaged checkpoint
-#   make test    build, then all tests
-#   make lint    ruff, mypy (strict) and pyright
-#   make lock    write requirements/lock.txt anew, with the newest releases that pyproject.toml allows
-#   make clean   remove what was built
+#   make demo        build, then answer a spoken question about a picture with the packaged checkpoint
+#   make test        build, then all tests
+#   make lint        ruff, mypy (strict) and pyright
+#   make check-lock  ask the public package index whether everybody can install requirements/lock.txt
+#   make lock        write requirements/lock.txt anew, with the newest releases that pyproject.toml allows
+#   make clean       remove what was built
 #
 # PYTHON chooses the interpreter (3.10 to 3.12): make test PYTHON=python3.12
 
@@ -17,7 +18,7 @@ SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.c
 TYPES := build/types
 LOCK := build/lock/bin
 
-.PHONY: demo test lint lock format clean
+.PHONY: demo test lint check-lock lock format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/run.stamp
@@ -33,6 +34,9 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/python setup.py -q build_py --build-lib $(TYPES)
 	$(BIN)/mypy $(TYPES)/antiphon tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-lock: $(VENV)/dev.stamp
+	$(BIN)/pytest -m index tests/test_lock.py
 
 # One file for all Pythons and machines, resolved against the public index alone: what an index of one's own or a
 # folder of wheels offers is nothing that others can install.
