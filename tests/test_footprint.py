@@ -60,7 +60,7 @@ import speech
 import onnxruntime
 from matplotlib import font_manager
 """
-PROGRAMS = {
+PROGRAMS: dict[str, list[str | Path]] = {
     "engines": [sys.executable, "-c", ENGINES],
     "codec alone": [sys.executable, "-c", CODEC_ALONE],
     "onnxruntime of one's own": [sys.executable, "-c", ONNXRUNTIME_OF_ONES_OWN],
