@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from antiphon.codec.speech_activity import SpeechActivity
 from antiphon.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class AudioFeed:
         """tell: gets all units heard so far, and is waited for. fail: gets what ended the feed, if not
         `finish` or `close`."""
         self._listener = listener
+        self._activity = SpeechActivity(listener.rate_hz)
         self._tell = tell
         self._fail = fail
         self._pieces: deque[np.ndarray] = deque()
@@ -66,6 +68,11 @@ class AudioFeed:
         await asyncio.wait([self._task])
         self._check()
         return self._units
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether there is speech in what was heard."""
+        return self._activity.has_speech()
 
     def close(self) -> None:
         """Hear no more. The thread ends when it is through with what it is at."""
@@ -98,7 +105,9 @@ class AudioFeed:
         return pieces
 
     def _hear(self, pieces: list[np.ndarray]) -> Heard | None:
-        return self._listener.push(np.concatenate(pieces))
+        samples = np.concatenate(pieces)
+        self._activity.push(samples)
+        return self._listener.push(samples)
 
     def _check(self) -> None:
         if self._error is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError, InvalidRequest
 
 __all__ = [
     "CacheConfig",
@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 SpeechPrompt = Literal["soft", "collapsed"]
+NoSpeech = Literal["answer", "empty", "error"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class InputLimits:
     max_image_pixels: int = 64_000_000
     max_audio_bytes: int = 64 * 2**20
     max_audio_s: float = 300.0
+    """Of all recordings of a request together."""
     max_text_chars: int = 400_000
     max_messages: int = 256
 
@@ -245,6 +247,10 @@ class EngineConfig:
     seed: int = 0
     """Of requests that bring none, and of dummy weights."""
     limits: InputLimits = InputLimits()
+    no_speech: NoSpeech = "answer"
+    """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the model
+    answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
+    finish_reason "error"."""
 
     def __post_init__(self) -> None:
         lows = {
@@ -259,6 +265,10 @@ class EngineConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise InvalidRequest(f"{name}: expected an integer >= {low}, got {value!r}")
+        if self.no_speech not in get_args(NoSpeech):
+            raise ConfigError(
+                f"no_speech: expected one of {', '.join(get_args(NoSpeech))}, got {self.no_speech!r:.200}"
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise InvalidRequest(
                 "gpu_memory_utilization: expected a number above 0 and up to 1, "

@@ -112,7 +112,13 @@ class Engine:
             self.model_config.audio_vocab_size,
             enforce_eager=self.config.enforce_eager,
         )
-        self.inputs = InputProcessor(self.model_config, self.tokenizer, self.codec, self.config.limits)
+        self.inputs = InputProcessor(
+            self.model_config,
+            self.tokenizer,
+            self.codec,
+            self.config.limits,
+            max_model_len=self.config.max_model_len,
+        )
         if self.device.type == "cpu":
             set_num_threads(torch.get_num_threads())
         weights = load_weights(
@@ -238,6 +244,7 @@ class Engine:
             self.model_config,
             arrived_s,
             sample_rate_hz=self.codec.sample_rate_hz if speaks and self.codec is not None else None,
+            no_speech=self.config.no_speech,
         )
         self.scheduler.add(state)
         return request_id
@@ -269,16 +276,21 @@ class Engine:
         self._ended += self._open_requests.update(request_id, units)
 
     def commit(
-        self, request_id: str, units: Sequence[int] | None = None, *, committed_s: float | None = None
+        self,
+        request_id: str,
+        units: Sequence[int] | None = None,
+        *,
+        committed_s: float | None = None,
+        no_speech: bool = False,
     ) -> None:
         """The user of an open request has said all: from here on it is like any other.
 
         units: all of its speech, where that is not what `update_speech` gave last; there must be at least
         one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
-        now. Raises what `update_speech` raises; the request then is as open as it was.
+        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the request then is as open as it was.
         """
         self._check_open()
-        self._open_requests.commit(request_id, units, committed_s)
+        self._open_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""

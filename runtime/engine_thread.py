@@ -114,7 +114,12 @@ class EngineThread:
         return done
 
     def revise(
-        self, mailbox: Mailbox, units: Sequence[int] | None, *, committed_s: float | None = None
+        self,
+        mailbox: Mailbox,
+        units: Sequence[int] | None,
+        *,
+        committed_s: float | None = None,
+        no_speech: bool = False,
     ) -> Future[None]:
         """Tell the engine what was heard so far of an open request that it has taken, see `Revise`."""
         done: Future[None] = Future()
@@ -122,7 +127,7 @@ class EngineThread:
             if self._has_ended:
                 done.set_exception(self._dead())
             else:
-                self._inbox.put(Revise(mailbox, units, done, committed_s))
+                self._inbox.put(Revise(mailbox, units, done, committed_s, no_speech))
         return done
 
     def stop(self) -> None:
@@ -227,7 +232,12 @@ class EngineThread:
             if request_id is None or not is_here or request_id in self._aborted:
                 raise InvalidRequest("the request has ended")
             if command.committed_s is not None:
-                self.engine.commit(request_id, command.units, committed_s=command.committed_s)
+                self.engine.commit(
+                    request_id,
+                    command.units,
+                    committed_s=command.committed_s,
+                    no_speech=command.no_speech,
+                )
             elif command.units is not None:
                 self.engine.update_speech(request_id, command.units)
         except InvalidRequest as error:

@@ -45,7 +45,14 @@ class OpenRequests:
         self._revise(output, self._inputs.hear(prompt, units))
         return list(output.poll())
 
-    def commit(self, request_id: str, units: Sequence[int] | None, committed_s: float | None) -> None:
+    def commit(
+        self,
+        request_id: str,
+        units: Sequence[int] | None,
+        committed_s: float | None,
+        *,
+        no_speech: bool = False,
+    ) -> None:
         """See `Engine.commit`."""
         if committed_s is None:
             committed_s = time.perf_counter()
@@ -54,7 +61,7 @@ class OpenRequests:
             prompt = self._inputs.hear(prompt, units)
         if not prompt.num_open_units:
             raise InvalidRequest("units: expected at least one unit before the commit, found none")
-        self._revise(output, prompt.committed())
+        self._revise(output, prompt.committed(no_speech=no_speech))
         output.commit(committed_s)
 
     def _find(self, request_id: str) -> tuple[OutputState, OpenPrompt]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,12 @@ from antiphon.audio_feed import AudioFeed
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox, ring
-from antiphon.types import Event, Finished, Request, SamplingParams
+from antiphon.types import UNITS_PER_S, Event, Finished, Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.async_engine import AsyncEngine
+    from antiphon.codec.samples import SampleReader
+    from antiphon.config import InputLimits
 
 __all__ = ["Session"]
 
@@ -56,6 +59,7 @@ class Session(AsyncIterator[Event]):
         self._sampling_params = sampling_params
         self._mailbox: Mailbox | None = None
         self._feed: AudioFeed | None = None
+        self._reader: SampleReader | None = None
         self._rate_hz = 0
         self._num_samples = 0
         self._has_units = False
@@ -87,10 +91,12 @@ class Session(AsyncIterator[Event]):
         """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
 
         Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
-        that. What is found wrong with the audio only when it is heard ends the session.
+        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends the
+        session; what is refused here changes nothing.
         """
         # Sound libraries are loaded by the first session that brings sound.
-        from antiphon.codec.audio import check_duration, check_rate, mono_samples
+        from antiphon.codec.audio import check_duration, check_rate
+        from antiphon.codec.samples import SampleReader, num_frames
 
         mailbox = self._speaking()
         if self._has_units:
@@ -100,9 +106,14 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest(
                 f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
             )
-        limits = self._engine.engine.config.limits
-        mono = mono_samples(samples)
+        limits = self._limits()
+        check_duration(self._num_samples + num_frames(samples), rate_hz, limits)
+        if self._reader is None:
+            self._reader = SampleReader()
+        mono = self._reader.read(samples, or_none=True)
         check_duration(self._num_samples + len(mono), rate_hz, limits)
+        if not len(mono):
+            return
         if self._feed is None:
             codec = self._engine.engine.codec
             if codec is None:
@@ -134,9 +145,14 @@ class Session(AsyncIterator[Event]):
         """
         committed_s = time.perf_counter()
         mailbox = self._speaking()
-        units = None if self._feed is None else await self._feed.finish()
+        units, no_speech = None, False
+        if self._feed is not None:
+            units = await self._feed.finish()
+            no_speech = not self._feed.has_speech
         try:
-            await asyncio.wrap_future(self._thread.revise(mailbox, units, committed_s=committed_s))
+            await asyncio.wrap_future(
+                self._thread.revise(mailbox, units, committed_s=committed_s, no_speech=no_speech)
+            )
         except InvalidRequest as error:
             if self._feed is not None:
                 _fail(self._thread, mailbox, error)
@@ -166,6 +182,12 @@ class Session(AsyncIterator[Event]):
         # No lock is taken here: this may be inside anything.
         if self._mailbox is not None and not self._has_ended:
             self._thread.leave(self._mailbox)
+
+    def _limits(self) -> InputLimits:
+        """Of the audio: no longer than what the model holds, either."""
+        config = self._engine.engine.config
+        longest_s = config.max_model_len / UNITS_PER_S
+        return replace(config.limits, max_audio_s=min(config.limits.max_audio_s, longest_s))
 
     def _leave(self) -> None:
         if self._feed is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from antiphon.errors import InvalidRequest
 
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+UNITS_PER_S = 25
+"""Units of speech."""
 MODALITIES = (("text",), ("text", "audio"))
 ROLES = ("system", "user", "assistant")
 
@@ -55,13 +57,17 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Spoken input: a path, the bytes of an audio file (wav, flac, ogg, mp3), or ``(samples, rate_hz)``.
+    """Spoken input: a path (of a file or a pipe), the bytes of an audio file, a file that is open for reading
+    bytes, or ``(samples, rate_hz)``.
 
-    ``samples`` is an array of shape (frames,) or (frames, channels), floating point in [-1, 1] or
-    16-bit integers.
+    Files are wav, flac, ogg (Vorbis, Opus, FLAC), mp3, aiff, au, caf and w64; with ``antiphon[audio]`` also
+    webm, mkv, mp4, m4a, mov, 3gp, aac, amr and wma. They are read to their end, or refused. ``samples`` is an
+    array or tensor of shape (frames,), (frames, channels) or (channels, frames): floating point in [-1, 1], or
+    8-, 16- or 32-bit integers, whose numbers are understood in floating point, too (`antiphon.codec.samples`
+    says how). Channels are averaged.
     """
 
-    source: str | os.PathLike[str] | bytes | tuple[Any, int]
+    source: str | os.PathLike[str] | bytes | IO[bytes] | tuple[Any, int]
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,10 @@ class Completion:
     request_id: str
     transcript: str = ""
     """What was heard in the last message that holds speech."""
+    no_speech: bool = False
+    """Whether nothing was said in that message: it is silence or noise (channels that cancel each other are
+    silence), or the model read no word from it. The transcript is empty then; `EngineConfig.no_speech` says
+    what becomes of the reply."""
     transcript_ids: list[int] = field(default_factory=list)
     """CTC-collapsed ids of all speech in the prompt."""
     text: str = ""

@@ -18,7 +18,9 @@ __all__ = ["FORMATS", "MAX_RATE_HZ", "check_duration", "check_rate", "mono_sampl
 MAX_SHOWN = 200
 
 
-def read_audio(source: Any, limits: InputLimits | None = None) -> tuple[AudioArray, int]:
+def read_audio(
+    source: Any, limits: InputLimits | None = None, *, before_s: float = 0.0
+) -> tuple[AudioArray, int]:
     """Reads speech: a path (of a file or a pipe), the bytes of an audio file, a file that is open for reading
     bytes, or (samples, rate_hz).
 
@@ -29,30 +31,31 @@ def read_audio(source: Any, limits: InputLimits | None = None) -> tuple[AudioArr
 
     Returns float32 (frames,), channels averaged, and the rate in Hz. Raises InvalidRequest for whatever is
     missing, empty, damaged, of another kind, or beyond the limits, which count while it is decoded.
+    before_s: seconds of other recordings that the limit is for as well.
     """
     limits = limits or InputLimits()
     if isinstance(source, tuple):
-        return _read_array(source, limits)
+        return _read_array(source, limits, before_s)
     if isinstance(source, (str, os.PathLike)):
         path = os.fsdecode(os.fspath(source))
-        return decode(_read_file(path, limits), _shown(path), limits)
+        return decode(_read_file(path, limits), _shown(path), limits, before_s)
     if isinstance(source, (bytes, bytearray, memoryview)):
         _check_bytes(memoryview(source).nbytes, limits)
-        return decode(bytes(source), "these bytes", limits)
+        return decode(bytes(source), "these bytes", limits, before_s)
     if callable(getattr(source, "read", None)):
-        return decode(_read_open(source, limits), "this file", limits)
+        return decode(_read_open(source, limits), "this file", limits, before_s)
     raise InvalidRequest(
         f"audio: expected a path, bytes, an open file or (samples, rate_hz), got {type(source).__name__}"
     )
 
 
-def _read_array(source: tuple[Any, ...], limits: InputLimits) -> tuple[AudioArray, int]:
+def _read_array(source: tuple[Any, ...], limits: InputLimits, before_s: float) -> tuple[AudioArray, int]:
     if len(source) != 2:
         raise InvalidRequest(f"audio: expected (samples, rate_hz), got a tuple of {len(source)}")
     samples, rate_hz = source[0], check_rate(source[1])
-    check_duration(num_frames(samples), rate_hz, limits)
+    check_duration(num_frames(samples), rate_hz, limits, before_s)
     mono = mono_samples(samples)
-    check_duration(len(mono), rate_hz, limits)
+    check_duration(len(mono), rate_hz, limits, before_s)
     return mono, rate_hz
 
 

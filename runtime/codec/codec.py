@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.arrays import AudioArray, bands_first, float_array, integer, to_numpy, unit_array
-from antiphon.codec.audio import check_rate, mono_samples
 from antiphon.codec.batches import plan_batches
 from antiphon.codec.checkpoint import HIFT_PREFIX, fill_module, read_tensors
 from antiphon.codec.device import exact_float32, resolve_device
@@ -23,6 +22,7 @@ from antiphon.codec.logmel import INPUT_RATE_HZ
 from antiphon.codec.noise import MEL, normal_rows
 from antiphon.codec.packed import has_onednn
 from antiphon.codec.resample import resample
+from antiphon.codec.samples import check_rate, mono_samples
 from antiphon.codec.source import draw, harmonics
 from antiphon.codec.speaker_encoder import SpeakerEncoder
 from antiphon.codec.speech_tokenizer import SpeechTokenizer
@@ -184,7 +184,7 @@ class Codec:
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
         """Clones the voice of a clip of 1 to 30 s: from now on `name` may be given as a voice.
 
-        samples: (frames,) or (frames, channels), as in `read_audio`, at any rate. Each utterance of the new
+        samples: an array as in `antiphon.codec.samples.mono_samples`, at any rate. Each utterance of the new
         voice then goes on from the clip, and takes as much longer to make. Raises InvalidRequest for a name
         that is taken, for such a clip as cannot be used, and where the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
@@ -204,7 +204,7 @@ class Codec:
         self._voices.remove(name)
 
     def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
-        """Units of speech: samples (frames,) or (frames, channels), as in `read_audio`, at any rate."""
+        """Units of speech: samples as in `antiphon.codec.samples.mono_samples`, at any rate."""
         tokenizer = self._tokenizer()
         return tokenizer.tokenize(resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ))
 

@@ -61,7 +61,7 @@ class Sound(NamedTuple):
     rate_hz: int
 
 
-def decode(data: bytes, name: str, limits: InputLimits) -> Sound:
+def decode(data: bytes, name: str, limits: InputLimits, before_s: float = 0.0) -> Sound:
     """A file's samples, float32 (frames,), n > 0, channels averaged, and its rate.
 
     Recordings that were joined are heard one after the other, at the rate of the first. name: of the file, for
@@ -76,7 +76,7 @@ def decode(data: bytes, name: str, limits: InputLimits) -> Sound:
     try:
         demuxer, parts = _parts(data)
         sounds: list[Sound] = []
-        seconds = 0.0
+        seconds = before_s
         for part in parts:
             if part.num_frames is not None:
                 _check_seconds(seconds, part.num_frames - part.shortfall, part.rate_hz, limits)
@@ -96,9 +96,9 @@ def decode(data: bytes, name: str, limits: InputLimits) -> Sound:
     return Sound(to_unit(mono), rate_hz)
 
 
-def check_duration(frames: int, rate_hz: int, limits: InputLimits) -> None:
-    """Raises InvalidRequest for more audio than the limits allow."""
-    _check_seconds(0.0, frames, rate_hz, limits)
+def check_duration(frames: int, rate_hz: int, limits: InputLimits, before_s: float = 0.0) -> None:
+    """Raises InvalidRequest for more audio, with the seconds before it, than the limits allow."""
+    _check_seconds(before_s, frames, rate_hz, limits)
 
 
 def _parts(data: bytes) -> tuple[str | None, list[Part]]:

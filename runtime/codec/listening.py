@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from antiphon.codec.arrays import AudioArray, as_array, integer
-from antiphon.codec.audio import check_duration, check_rate, mono_samples
+from antiphon.codec.arrays import AudioArray, integer
+from antiphon.codec.decoding import check_duration
 from antiphon.codec.logmel import INPUT_RATE_HZ
 from antiphon.codec.resample import StreamingResampler
+from antiphon.codec.samples import SampleReader, check_rate, num_frames
 from antiphon.codec.speech_tokenizer import PIECE_SAMPLES, SpeechTokenizer
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
@@ -84,6 +85,7 @@ class Listener:
         self._tokenizer = tokenizer
         self._limits = InputLimits(max_audio_s=max_audio_s)
         self._resampler = StreamingResampler(self.rate_hz, INPUT_RATE_HZ)
+        self._reader = SampleReader()
         self._num_samples = 0
         # The open piece: its samples, and what the network last said about the first num_read of them.
         self._piece: AudioArray = np.empty(PIECE_SAMPLES, np.float32)
@@ -102,12 +104,11 @@ class Listener:
         more than `max_audio_s` in all (both leave it as it was) and after the end.
         """
         self._check_open()
-        array = as_array("audio", samples)
-        if array.ndim in (1, 2) and not len(array):
+        check_duration(self._num_samples + num_frames(samples), self.rate_hz, self._limits)
+        mono = self._reader.read(samples, or_none=True)
+        if not len(mono):
             return None
-        if array.ndim:
-            check_duration(self._num_samples + len(array), self.rate_hz, self._limits)
-        mono = mono_samples(array)
+        check_duration(self._num_samples + len(mono), self.rate_hz, self._limits)
         # Samples are missing from here on if the network fails.
         self._is_open = False
         self._num_samples += len(mono)

@@ -74,11 +74,14 @@ class SampleReader:
     def __init__(self) -> None:
         self._found: dict[str, FullScale] = {}
 
-    def read(self, samples: Any) -> AudioArray:
+    def read(self, samples: Any, *, or_none: bool = False) -> AudioArray:
+        """or_none: a piece may be without samples."""
         _check_count(samples)
         array = _frames_first(as_array("audio", samples))
         _check_numbers(samples, array)
         if array.shape[0] == 0:
+            if or_none:
+                return np.zeros(0, np.float32)
             raise InvalidRequest("audio: expected at least one sample, got none")
         low, high = float(array.min()), float(array.max())
         if not -LARGEST <= low <= high <= LARGEST:
