@@ -32,13 +32,14 @@ class AudioFeed:
     def __init__(
         self,
         listener: Listener,
+        rate_hz: int,
         tell: Callable[[list[int]], Awaitable[None]],
         fail: Callable[[BaseException], None],
     ) -> None:
-        """tell: gets all units heard so far, and is waited for. fail: gets what ended the feed, if not
-        `finish` or `close`."""
+        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what ended
+        the feed, if not `finish` or `close`."""
         self._listener = listener
-        self._activity = SpeechActivity(listener.rate_hz)
+        self._activity = SpeechActivity(rate_hz)
         self._tell = tell
         self._fail = fail
         self._pieces: deque[np.ndarray] = deque()

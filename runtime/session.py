@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from antiphon.types import UNITS_PER_S, Event, Finished, Request, SamplingParams
 if TYPE_CHECKING:
     from antiphon.async_engine import AsyncEngine
     from antiphon.codec.samples import SampleReader
-    from antiphon.config import InputLimits
 
 __all__ = ["Session"]
 
@@ -106,11 +104,13 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest(
                 f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
             )
-        limits = self._limits()
+        limits = self._engine.engine.config.limits
+        self._check_room(self._num_samples + num_frames(samples), rate_hz)
         check_duration(self._num_samples + num_frames(samples), rate_hz, limits)
         if self._reader is None:
             self._reader = SampleReader()
-        mono = self._reader.read(samples, or_none=True)
+        mono = self._reader.read(samples, or_none=True, scales_floats=False)
+        self._check_room(self._num_samples + len(mono), rate_hz)
         check_duration(self._num_samples + len(mono), rate_hz, limits)
         if not len(mono):
             return
@@ -121,7 +121,10 @@ class Session(AsyncIterator[Event]):
             listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
             # Not bound to the session, which would then never be dropped.
             self._feed = AudioFeed(
-                listener, partial(_tell, self._thread, mailbox), partial(_fail, self._thread, mailbox)
+                listener,
+                rate_hz,
+                partial(_tell, self._thread, mailbox),
+                partial(_fail, self._thread, mailbox),
             )
             self._rate_hz = rate_hz
         self._num_samples += len(mono)
@@ -183,11 +186,14 @@ class Session(AsyncIterator[Event]):
         if self._mailbox is not None and not self._has_ended:
             self._thread.leave(self._mailbox)
 
-    def _limits(self) -> InputLimits:
-        """Of the audio: no longer than what the model holds, either."""
-        config = self._engine.engine.config
-        longest_s = config.max_model_len / UNITS_PER_S
-        return replace(config.limits, max_audio_s=min(config.limits.max_audio_s, longest_s))
+    def _check_room(self, frames: int, rate_hz: int) -> None:
+        """InvalidRequest for more audio than the model can read."""
+        longest = self._engine.engine.config.max_model_len
+        if frames * UNITS_PER_S > longest * rate_hz:
+            raise InvalidRequest(
+                f"audio: expected at most {longest / UNITS_PER_S:.1f} s of speech (max_model_len is {longest}, "
+                f"a second takes {UNITS_PER_S}), got {frames / rate_hz:.1f} s"
+            )
 
     def _leave(self) -> None:
         if self._feed is not None:

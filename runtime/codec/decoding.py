@@ -147,7 +147,7 @@ def _decode_part(part: Part, demuxer: str | None, seconds: float, limits: InputL
 def _by_libsndfile(part: Part, seconds: float, limits: InputLimits) -> Sound:
     import soundfile
 
-    with soundfile.SoundFile(BytesIO(part.data)) as file:
+    with soundfile.SoundFile(_File(part.data)) as file:
         rate_hz = check_rate(file.samplerate)
         if file.channels > MAX_CHANNELS:
             raise InvalidRequest(f"audio: expected up to {MAX_CHANNELS} channels, got {file.channels}")
@@ -160,6 +160,15 @@ def _by_libsndfile(part: Part, seconds: float, limits: InputLimits) -> Sound:
             _check_seconds(seconds, frames, rate_hz, limits, " or more")
             blocks.append(block[:, 0] if block.shape[1] == 1 else _mean(block))
     return Sound(np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate_hz)
+
+
+class _File(BytesIO):
+    """Goes nowhere that it is not: what libsndfile computes of a header may lie anywhere, and python-soundfile
+    writes what is raised in its callbacks to standard error."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        begin = {0: 0, 1: self.tell(), 2: len(self.getbuffer())}[whence]
+        return super().seek(min(max(0, begin + offset), len(self.getbuffer())))
 
 
 def _mean(block: AudioArray) -> AudioArray:

@@ -71,7 +71,7 @@ def decode(data: bytes, demuxer: str, max_audio_s: float) -> list[tuple[AudioArr
 
 def _parsed(process: subprocess.CompletedProcess[bytes]) -> list[tuple[AudioArray, int]]:
     """What the process wrote: lines of JSON, each with the samples that it announces behind it."""
-    runs: list[tuple[AudioArray, int]] = []
+    runs: list[tuple[list[AudioArray], int]] = []
     output = process.stdout
     position, is_whole = 0, False
     while (end := output.find(b"\n", position)) >= 0:
@@ -84,11 +84,11 @@ def _parsed(process: subprocess.CompletedProcess[bytes]) -> list[tuple[AudioArra
             break
         samples = np.frombuffer(output, np.float32, said["num_samples"], position)
         position += samples.nbytes
-        if runs and runs[-1][1] == said["rate_hz"]:
-            samples = np.concatenate([runs.pop()[0], samples])
-        runs.append((samples, said["rate_hz"]))
+        if not runs or runs[-1][1] != said["rate_hz"]:
+            runs.append(([], said["rate_hz"]))
+        runs[-1][0].append(samples)
     if not is_whole:
         lines = process.stderr.decode(errors="backslashreplace").strip().splitlines()
         reason = lines[-1][:200] if lines else f"exit status {process.returncode}"
         raise InvalidRequest(f"its decoder broke down: {reason}")
-    return runs
+    return [(np.concatenate(pieces), rate_hz) for pieces, rate_hz in runs]

@@ -74,8 +74,9 @@ class SampleReader:
     def __init__(self) -> None:
         self._found: dict[str, FullScale] = {}
 
-    def read(self, samples: Any, *, or_none: bool = False) -> AudioArray:
-        """or_none: a piece may be without samples."""
+    def read(self, samples: Any, *, or_none: bool = False, scales_floats: bool = True) -> AudioArray:
+        """or_none: a piece may be without samples. scales_floats: False leaves floating point, once checked, as
+        it is, for whoever reads it next."""
         _check_count(samples)
         array = _frames_first(as_array("audio", samples))
         _check_numbers(samples, array)
@@ -89,7 +90,7 @@ class SampleReader:
         kind = "f" if array.dtype.kind == "f" else array.dtype.name
         found = _full_scale(array, low, high, self._found.get(kind, UNIT))
         self._found[kind] = found
-        if found != UNIT:
+        if found != UNIT and (kind != "f" or scales_floats):
             array = (array.astype(np.float64) - found.zero) / found.scale
         mono = array if array.ndim == 1 else array.mean(axis=1, dtype=np.float64)
         return np.ascontiguousarray(mono, dtype=np.float32)
