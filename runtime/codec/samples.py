@@ -46,7 +46,8 @@ INTEGERS = {
     "uint16": FullScale(2.0**15, 2.0**15),
     "int32": FullScale(2.0**31),
 }
-SIGNED = (INTEGERS["int16"], FullScale(2.0**23), INTEGERS["int32"])
+INT24 = FullScale(2.0**23)
+SIGNED = (INTEGERS["int16"], INT24, INTEGERS["int32"])
 UNSIGNED = (INTEGERS["uint8"], INTEGERS["uint16"])
 
 
@@ -57,10 +58,10 @@ def mono_samples(samples: Any) -> AudioArray:
     more than 32 frames or one channel. Its numbers are
 
     - floating point within [-1, 1]; what mixing and resampling put above that, up to 8, stays as it is;
-    - int8, int16, int32, uint8 or uint16 over their full range. In int32, numbers that fit in 16 or 24 bits
-      are of so many, unless they are all multiples of 256;
-    - such integers as floating point, as `astype` leaves them, averaged and resampled ones too: of the
-      narrowest of 16, 24 and 32 bits that holds them, or unsigned where silence lies in the middle.
+    - int8, int16, uint8 or uint16 over their full range, or int32: numbers that fit in 16 or 24 bits are of so
+      many (but multiples of 256 that do not fit in 16 are of 32 bits);
+    - such integers as floating point, as `astype` leaves them, averaged and resampled ones too: understood like
+      those in int32, or as unsigned where they lie around the middle of 8 or 16 bits.
 
     Raises InvalidRequest for any other shape or type, and for numbers that are none of this.
     """
@@ -174,9 +175,7 @@ def _full_scale(array: Array, low: float, high: float, before: FullScale) -> Ful
     peak = max(-low, high)
     if array.dtype.kind != "f":
         whole = INTEGERS[array.dtype.name]
-        if array.dtype.name != "int32" or not (array % 256).any():
-            return whole
-        return max(before, _narrowest(SIGNED, peak))
+        return whole if array.dtype.name != "int32" else max(before, _signed(array, peak))
     if peak <= 1:
         return before
     if peak <= INTEGERS["int32"].scale and np.array_equal(array, np.rint(array)):
@@ -185,7 +184,7 @@ def _full_scale(array: Array, low: float, high: float, before: FullScale) -> Ful
             for found in UNSIGNED:
                 if high < 2 * found.scale and abs(middle - found.zero) < found.zero / 2:
                     return found
-        return max(before, _narrowest(SIGNED, peak))
+        return max(before, _signed(array, peak))
     if before != UNIT and peak <= before.scale + before.zero:
         return before
     if peak <= HEADROOM:
@@ -195,8 +194,12 @@ def _full_scale(array: Array, low: float, high: float, before: FullScale) -> Ful
             f"audio: expected floating point within [-1, 1] or in the range of integers, "
             f"got values from {low:.4g} to {high:.4g}"
         )
-    return max(before, _narrowest(SIGNED, peak))
+    return max(before, _signed(array, peak))
 
 
-def _narrowest(ranges: Sequence[FullScale], peak: float) -> FullScale:
-    return next(found for found in ranges if peak <= found.scale)
+def _signed(array: Array, peak: float) -> FullScale:
+    """The narrowest range that holds the numbers. 16 and 24 bits that were put into the upper part of 32 are
+    multiples of 256."""
+    found = next(found for found in SIGNED if peak <= found.scale)
+    is_widened = found.scale == INT24.scale and not np.fmod(array, 256).any()
+    return INTEGERS["int32"] if is_widened else found

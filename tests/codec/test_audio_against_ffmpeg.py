@@ -60,9 +60,9 @@ BY_FFMPEG = [
     Kind("-c:a flac -f ogg", "oggflac", frame=8192),
     Kind("-c:a mp2 -f mp2", "mp2", frame=1152),
 ]
-SIZES = st.sampled_from([0, 2, 1000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**64 - 1]) | st.integers(
-    0, 2**20
-)
+SIZES = st.sampled_from(
+    [0, 2, 1000, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+) | st.integers(0, 2**20)
 
 
 def with_size(kind: Kind, data: bytes, size: int) -> bytes:
@@ -138,16 +138,22 @@ def test_what_libsndfile_decodes(
     num_frames=st.integers(8000, 30000),
     cut=st.none() | st.floats(0.3, 0.99),
 )
-def test_what_ffmpeg_makes(kind: Kind, rate_hz: int, channels: int, num_frames: int, cut: float | None) -> None:
+def test_what_ffmpeg_makes(
+    kind: Kind, rate_hz: int, channels: int, num_frames: int, cut: float | None
+) -> None:
     data = by_ffmpeg(kind.name, rate_hz, channels, num_frames)
     data = data if cut is None else data[: int(cut * len(data))]
     check(kind, data, rate_hz, num_frames / rate_hz)
 
 
-@pytest.mark.parametrize("kind", [*NATIVE, *BY_FFMPEG], ids=lambda kind: f"{kind.name[:4].strip()} {kind.subtype}")
+@pytest.mark.parametrize(
+    "kind", [*NATIVE, *BY_FFMPEG], ids=lambda kind: f"{kind.name[:4].strip()} {kind.subtype}"
+)
 def test_whole_files_are_read(kind: Kind) -> None:
     """So that not all is refused."""
     make = by_libsndfile if kind in NATIVE else None
     data = make(kind.name, kind.subtype) if make else by_ffmpeg(kind.name)
     samples, rate_hz = read_audio(data)
-    assert abs(len(samples) / rate_hz - judged_seconds(data)) <= RESAMPLING_S + (kind.frame + kind.delay) / 16000
+    assert (
+        abs(len(samples) / rate_hz - judged_seconds(data)) <= RESAMPLING_S + (kind.frame + kind.delay) / 16000
+    )
