@@ -47,7 +47,7 @@ $(VENV)/torch.stamp: requirements/lock.txt
 
 $(VENV)/run.stamp: $(VENV)/torch.stamp $(SOURCES)
 	$(INSTALL) setuptools pybind11
-	$(INSTALL) --no-build-isolation --editable .
+	$(INSTALL) --no-build-isolation --editable '.[audio]'
 	touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

@@ -36,8 +36,8 @@ class AudioFeed:
         tell: Callable[[list[int]], Awaitable[None]],
         fail: Callable[[BaseException], None],
     ) -> None:
-        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what ended
-        the feed, if not `finish` or `close`."""
+        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what
+        ended the feed, if not `finish` or `close`."""
         self._listener = listener
         self._activity = SpeechActivity(rate_hz)
         self._tell = tell

@@ -248,8 +248,8 @@ class EngineConfig:
     """Of requests that bring none, and of dummy weights."""
     limits: InputLimits = InputLimits()
     no_speech: NoSpeech = "answer"
-    """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the model
-    answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
+    """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the
+    model answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
     finish_reason "error"."""
 
     def __post_init__(self) -> None:

@@ -287,7 +287,8 @@ class Engine:
 
         units: all of its speech, where that is not what `update_speech` gave last; there must be at least
         one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
-        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the request then is as open as it was.
+        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the
+        request then is as open as it was.
         """
         self._check_open()
         self._open_requests.commit(request_id, units, committed_s, no_speech=no_speech)

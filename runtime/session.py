@@ -89,8 +89,8 @@ class Session(AsyncIterator[Event]):
         """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
 
         Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
-        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends the
-        session; what is refused here changes nothing.
+        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends
+        the session; what is refused here changes nothing.
         """
         # Sound libraries are loaded by the first session that brings sound.
         from antiphon.codec.audio import check_duration, check_rate
@@ -191,8 +191,8 @@ class Session(AsyncIterator[Event]):
         longest = self._engine.engine.config.max_model_len
         if frames * UNITS_PER_S > longest * rate_hz:
             raise InvalidRequest(
-                f"audio: expected at most {longest / UNITS_PER_S:.1f} s of speech (max_model_len is {longest}, "
-                f"a second takes {UNITS_PER_S}), got {frames / rate_hz:.1f} s"
+                f"audio: expected at most {longest / UNITS_PER_S:.1f} s of speech (max_model_len is "
+                f"{longest}, a second takes {UNITS_PER_S}), got {frames / rate_hz:.1f} s"
             )
 
     def _leave(self) -> None:

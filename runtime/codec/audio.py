@@ -25,9 +25,9 @@ def read_audio(
     bytes, or (samples, rate_hz).
 
     Files are wav, flac, ogg (Vorbis, Opus, FLAC), mp3, aiff, au, caf and w64 and, where PyAV is installed
-    (`antiphon[audio]`), webm, mkv, mp4, m4a, mov, 3gp, aac, amr, wma and what else ffmpeg makes sound of; of a
-    film, the sound. They are decoded to their end, whatever their headers say about their length. Arrays are
-    described at `mono_samples`.
+    (`antiphon[audio]`), webm, mkv, mp4, m4a, mov, 3gp, aac, amr, wma and what else ffmpeg makes sound of; of
+    a film, the sound. They are decoded to their end, whatever their headers say about their length. Arrays
+    are described at `mono_samples`.
 
     Returns float32 (frames,), channels averaged, and the rate in Hz. Raises InvalidRequest for whatever is
     missing, empty, damaged, of another kind, or beyond the limits, which count while it is decoded.
@@ -84,7 +84,7 @@ def _read_open(file: Any, limits: InputLimits) -> bytes:
         while left > 0 and (piece := file.read(left)):
             if not isinstance(piece, bytes):
                 raise InvalidRequest(
-                    f"audio: expected a file that is open for reading bytes, got one of {type(piece).__name__}"
+                    f"audio: expected a file open for reading bytes, got one of {type(piece).__name__}"
                 )
             pieces.append(piece)
             left -= len(piece)

@@ -1,7 +1,7 @@
 """Sizes in WAV, RF64, AIFF, W64, CAF and AU files as they are, where a header says something else.
 
-Who writes to a pipe, or is stopped, leaves 0, the largest number or an early state where the size of the sound
-should stand.
+Who writes to a pipe, or is stopped, leaves 0, the largest number or an early state where the size of the
+sound should stand.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class _Chunk(NamedTuple):
 def with_true_sizes(data: bytes) -> bytes:
     """The file with sizes that say what is there; the same bytes where they do already.
 
-    Raises InvalidRequest where the sound is said to end and something follows that is no chunk: it may be sound.
+    Raises InvalidRequest where the sound is said to end and something follows that is no chunk: it may be
+    sound.
     """
     if data[:4] == b".snd":
         return _au(data)
@@ -83,7 +84,8 @@ def with_true_sizes(data: bytes) -> bytes:
     if layout.lead < size <= rest:
         end = found.body + size
         _check_behind(data, end, layout)
-        # What follows is not for the decoder, unless it may explain the sound (pakt and kuki of CAF, COMM of AIFF).
+        # What follows is not for the decoder, unless it may explain the sound (pakt and kuki of CAF, COMM of
+        # AIFF).
         return data[:end] if layout is not CAF and layout is not AIFF else data
     if rest <= layout.lead or (size <= layout.lead and _are_chunks(data, found.body + size, layout)):
         return data  # there is no sound in it
@@ -166,7 +168,7 @@ def _check_behind(data: bytes, end: int, layout: _Layout | None) -> None:
         if layout is not None and _are_chunks(data, behind, layout):
             return
     raise InvalidRequest(
-        f"its header counts the sound up to byte {end}, but it goes on to byte {len(data)} with what is no chunk"
+        f"its header counts the sound up to byte {end}, but it goes on to byte {len(data)} with no chunk"
     )
 
 

@@ -1,8 +1,8 @@
 """Sound files to mono float32, to their end: wav, flac, ogg, mp3 and the like by libsndfile, others by PyAV.
 
-What a header says about the length is neither believed nor used: parts of a file are counted and given headers
-that say what is there (`chunk_sizes`, `flac_frames`, `mpeg_frames`, `ogg_links`), since libsndfile stops where
-a header tells it to; then they are decoded block by block, and refused at the limit.
+What a header says about the length is neither believed nor used: parts of a file are counted and given
+headers that say what is there (`chunk_sizes`, `flac_frames`, `mpeg_frames`, `ogg_links`), since libsndfile
+stops where a header tells it to; then they are decoded block by block, and refused at the limit.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Sound(NamedTuple):
 def decode(data: bytes, name: str, limits: InputLimits, before_s: float = 0.0) -> Sound:
     """A file's samples, float32 (frames,), n > 0, channels averaged, and its rate.
 
-    Recordings that were joined are heard one after the other, at the rate of the first. name: of the file, for
-    errors. Raises InvalidRequest for what cannot be decoded to its end, and beyond the limits.
+    Recordings that were joined are heard one after the other, at the rate of the first. name: of the file,
+    for errors. Raises InvalidRequest for what cannot be decoded to its end, and beyond the limits.
     """
     if not data:
         raise InvalidRequest(f"audio: {name}: expected {FORMATS}, got nothing")
@@ -155,7 +155,7 @@ def _by_libsndfile(part: Part, seconds: float, limits: InputLimits) -> Sound:
         frames = part.num_lead_frames
         if frames:
             blocks.append(np.zeros(frames, np.float32))
-        while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        while len(block := np.asarray(file.read(BLOCK_FRAMES, dtype="float32", always_2d=True), np.float32)):
             frames += len(block)
             _check_seconds(seconds, frames, rate_hz, limits, " or more")
             blocks.append(block[:, 0] if block.shape[1] == 1 else _mean(block))
@@ -163,8 +163,8 @@ def _by_libsndfile(part: Part, seconds: float, limits: InputLimits) -> Sound:
 
 
 class _File(BytesIO):
-    """Goes nowhere that it is not: what libsndfile computes of a header may lie anywhere, and python-soundfile
-    writes what is raised in its callbacks to standard error."""
+    """Goes nowhere that it is not: what libsndfile computes of a header may lie anywhere, and
+    python-soundfile writes what is raised in its callbacks to standard error."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
         begin = {0: 0, 1: self.tell(), 2: len(self.getbuffer())}[whence]

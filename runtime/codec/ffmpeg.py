@@ -1,8 +1,8 @@
 """Sound that libsndfile cannot decode, by ffmpeg, which PyAV brings (`pip install antiphon[audio]`).
 
 It reads what browsers and phones record, and is far too much code for bytes of a stranger to meet in this
-process: it runs in one of its own (`ffmpeg_process.py`), within bounds of time and memory, with one demuxer, no
-protocol and the decoders of sound.
+process: it runs in one of its own (`ffmpeg_process.py`), within bounds of time and memory, with one demuxer,
+no protocol and the decoders of sound.
 """
 
 from __future__ import annotations

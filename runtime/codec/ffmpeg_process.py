@@ -60,20 +60,23 @@ def say(line: dict[str, Any], content: bytes = b"") -> None:
 def decode(data: bytes, settings: dict[str, Any]) -> None:
     """Writes the sound of the first stream that has some, until it is longer than it may be."""
     import av
+    from av.error import FFmpegError
+    from av.logging import set_level
 
-    av.logging.set_level(None)
+    set_level(None)
     try:
         with av.open(BytesIO(data), format=settings["demuxer"], options=OPTIONS) as container:
             streams = [stream for stream in container.streams if stream.type == "audio"]
             if not streams:
                 raise Refused(f"expected a stream of sound, found {_kinds(container)}")
             _decode_stream(container, streams[0], settings)
-    except (av.error.FFmpegError, ValueError) as error:
+    except (FFmpegError, ValueError) as error:
         raise Refused(f"{getattr(error, 'strerror', None) or error}") from error
 
 
 def _decode_stream(container: Any, stream: Any, settings: dict[str, Any]) -> None:
-    import av
+    from av.error import EOFError as EndOfFile
+    from av.error import FFmpegError
 
     if stream.codec_context is None:
         raise Refused("its sound is of a kind that no decoder is for")
@@ -81,9 +84,9 @@ def _decode_stream(container: Any, stream: Any, settings: dict[str, Any]) -> Non
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
-        except av.error.EOFError:
+        except EndOfFile:
             break
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             # The last one may be broken off; sound behind it shows that some is missing.
             failed_at = failed_at or f"{getattr(error, 'strerror', None) or error}"
             continue

@@ -1,4 +1,5 @@
-"""FLAC whose length is counted from its frames (RFC 9639): a header that was written to a pipe does not know it."""
+"""FLAC whose length is counted from its frames (RFC 9639): a header that was written to a pipe does not know
+it."""
 
 from __future__ import annotations
 
@@ -100,8 +101,8 @@ def _saying(data: bytes, num_samples: int, rate_hz: int) -> Part:
 def _frames(data: bytes, first: int) -> Iterator[tuple[int, _Frame | None]]:
     """The frames and where they begin; the marker of another file, without a frame, ends them.
 
-    A frame does not say how long it is, so headers are looked for. One is told by 14 bits of sync, a checksum,
-    and rate, channels and size of samples as in the first one.
+    A frame does not say how long it is, so headers are looked for. One is told by 14 bits of sync, a
+    checksum, and rate, channels and size of samples as in the first one.
     """
     if _header(data, first) is None:
         return

@@ -1,7 +1,7 @@
 """MPEG audio (mp3) whose length is counted from its frames, not guessed from its size and its first bitrate.
 
-libsndfile reads as many samples as the first frame's tag promises or, without one, as it guesses. So each part
-gets a tag that promises what is there.
+libsndfile reads as many samples as the first frame's tag promises or, without one, as it guesses. So each
+part gets a tag that promises what is there.
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def mpeg_parts(data: bytes) -> list[Part]:
     Raises InvalidRequest for what is too much to be looked through.
     """
     runs: list[_Run] = []
-    total = 0
-    for position, header in _frames(data):
-        total += 1
+    for total, (position, header) in enumerate(_frames(data), start=1):
         if total > MAX_FRAMES:
             raise InvalidRequest(f"expected at most {MAX_FRAMES} frames of MPEG audio, got more")
         if not runs or header.kind != runs[-1].header.kind or _tag_at(data, position, header):

@@ -1,4 +1,5 @@
-"""Ogg (RFC 3533) that is a chain: recordings joined one after the other, of which libsndfile reads the first."""
+"""Ogg (RFC 3533) that is a chain: recordings joined one after the other, of which libsndfile reads the
+first."""
 
 from __future__ import annotations
 

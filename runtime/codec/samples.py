@@ -25,9 +25,11 @@ MAX_CHANNELS = 32
 MAX_NUMBERS = 2**28
 """Of an array, all channels together: views may claim any size, and are copied."""
 HEADROOM = 8.0
-"""Floating point up to this (18 dB over full scale) is loud: mixing, resampling and lossy decoding overshoot."""
+"""Floating point up to this (18 dB over full scale) is loud: mixing, resampling and lossy decoding
+overshoot."""
 QUIETEST_INTEGERS = 256.0
-"""Floating point that is not whole, but at least as large somewhere (-42 dB of 16 bits), was made of integers."""
+"""Floating point that is not whole, but at least as large somewhere (-42 dB of 16 bits), was made of
+integers."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -58,10 +60,10 @@ def mono_samples(samples: Any) -> AudioArray:
     more than 32 frames or one channel. Its numbers are
 
     - floating point within [-1, 1]; what mixing and resampling put above that, up to 8, stays as it is;
-    - int8, int16, uint8 or uint16 over their full range, or int32: numbers that fit in 16 or 24 bits are of so
-      many (but multiples of 256 that do not fit in 16 are of 32 bits);
-    - such integers as floating point, as `astype` leaves them, averaged and resampled ones too: understood like
-      those in int32, or as unsigned where they lie around the middle of 8 or 16 bits.
+    - int8, int16, uint8 or uint16 over their full range, or int32: numbers that fit in 16 or 24 bits are of
+      so many (but multiples of 256 that do not fit in 16 are of 32 bits);
+    - such integers as floating point, as `astype` leaves them, averaged and resampled ones too: understood
+      like those in int32, or as unsigned where they lie around the middle of 8 or 16 bits.
 
     Raises InvalidRequest for any other shape or type, and for numbers that are none of this.
     """
@@ -76,8 +78,8 @@ class SampleReader:
         self._found: dict[str, FullScale] = {}
 
     def read(self, samples: Any, *, or_none: bool = False, scales_floats: bool = True) -> AudioArray:
-        """or_none: a piece may be without samples. scales_floats: False leaves floating point, once checked, as
-        it is, for whoever reads it next."""
+        """or_none: a piece may be without samples. scales_floats: False leaves floating point, once checked,
+        as it is, for whoever reads it next."""
         _check_count(samples)
         array = _frames_first(as_array("audio", samples))
         _check_numbers(samples, array)
@@ -108,7 +110,8 @@ def to_unit(mono: AudioArray) -> AudioArray:
 
 
 def num_frames(samples: Any) -> int:
-    """Frames that an array or list of samples claims to have, without a look at them; 0 where it cannot say."""
+    """Frames that an array or list of samples claims to have, without a look at them; 0 where it cannot
+    say."""
     shape = _shape(samples)
     if not shape:
         return 0

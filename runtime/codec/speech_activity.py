@@ -1,11 +1,12 @@
 """Whether a recording holds speech at all: a cheap test that takes noise, hum and silence for what they are.
 
-Speech swells and fades in bands of frequency, by tens of decibels within fractions of a second; noise and hum do
-not. So where no four of 16 bands swell above their usual level for a tenth of a second, nobody speaks. What
-swells as speech does (music, a slamming door) is taken for speech: the test is to miss no speech.
+Speech swells and fades in bands of frequency, by tens of decibels within fractions of a second; noise and hum
+do not. So where no four of 16 bands swell above their usual level for a tenth of a second, nobody speaks.
+What swells as speech does (music, a slamming door) is taken for speech: the test is to miss no speech.
 
-Measured: noise (white, pink, brown; 1 s to 300 s) swells by at most 4.6 dB at 1 s and 7.2 dB at 300 s, hum and
-tones not at all; spoken questions of 1 to 8 s by at least 33 dB, under noise as loud as themselves (0 dB) 11 dB.
+Measured: noise (white, pink, brown; 1 s to 300 s) swells by at most 4.6 dB at 1 s and 7.2 dB at 300 s, hum
+and tones not at all; spoken questions of 1 to 8 s by at least 33 dB, under noise as loud as themselves (0 dB)
+11 dB.
 """
 
 from __future__ import annotations

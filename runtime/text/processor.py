@@ -73,9 +73,9 @@ class InputProcessor:
         *,
         max_model_len: int | None = None,
     ) -> None:
-        """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None: as
-        many as there may be. `CheckpointError` if the tokenizer does not fit the
-        config, or a setting of the config is not known."""
+        """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None:
+        as many as there may be. `CheckpointError` if the tokenizer does not fit the config, or a setting of
+        the config is not known."""
         if tokenizer.max_text_id >= config.text_vocab_size:
             raise CheckpointError(
                 f"tokenizer.json: expected ids of text below text_vocab_size {config.text_vocab_size}, "
@@ -154,8 +154,8 @@ class InputProcessor:
         recordings: Mapping[str, Recording],
         max_model_len: int,
     ) -> None:
-        """`InvalidRequest` for more speech than the longest sequence holds, before any of it is tokenized: how
-        many units there will be at least follows from its length."""
+        """`InvalidRequest` for more speech than the longest sequence holds, before any of it is tokenized:
+        how many units there will be at least follows from its length."""
         lengths = {
             placed.where: recordings[placed.where].num_units
             if isinstance(placed.part, Speech)

@@ -87,7 +87,7 @@ def test_pictures_alone_are_no_sound() -> None:
 )
 def test_what_is_no_sound_is_refused(data: bytes) -> None:
     with pytest.raises(
-        InvalidRequest, match="audio: these bytes: expected (wav, flac, ogg or mp3|at least one sample)"
+        InvalidRequest, match=r"audio: these bytes: expected (wav, flac, ogg or mp3|at least one sample)"
     ):
         read_audio(data)
 

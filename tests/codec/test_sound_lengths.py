@@ -1,4 +1,5 @@
-"""How long a file is shows in its sound, not in its header: neither is a guess a reason to refuse nor to stop."""
+"""How long a file is shows in its sound, not in its header: neither is a guess a reason to refuse nor to
+stop."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_flac_of_blocks_of_any_size(channels: int) -> None:
 def test_flac_that_lacks_its_middle_is_refused() -> None:
     data = flac(None, 64000)
     third = len(data) // 3
-    with pytest.raises(InvalidRequest, match="it is damaged: frame [0-9]+ follows where"):
+    with pytest.raises(InvalidRequest, match=r"it is damaged: frame [0-9]+ follows where"):
         read_audio(data[:third] + data[2 * third :])
 
 
@@ -128,8 +129,8 @@ def test_a_wav_without_sound_is_refused() -> None:
 @pytest.mark.parametrize("arguments", [VBR, NO_XING, f"-b:a 32k {NO_XING}".replace("-q:a 4 ", "")])
 @pytest.mark.parametrize(("rate_hz", "channels"), [(44100, 1), (16000, 2), (8000, 1)])
 def test_mp3_is_counted(arguments: str, rate_hz: int, channels: int) -> None:
-    """libsndfile guesses the length from the size of the file and the first bitrate, refused by it, or stopped
-    there without a word; a tag of an encoder may say anything."""
+    """libsndfile guesses the length from the size of the file and the first bitrate, refused by it, or
+    stopped there without a word; a tag of an encoder may say anything."""
     num = 2 * rate_hz
     data = by_ffmpeg(arguments, rate_hz, channels, num)
     samples, found_hz = read_audio(data)
@@ -223,10 +224,10 @@ def test_pipes_descriptors_and_open_files(tmp_path: Path) -> None:
             read_audio(file, InputLimits(max_audio_bytes=1000))
     with (
         path.open(encoding="latin-1") as text,
-        pytest.raises(InvalidRequest, match="reading bytes, got one of str"),
+        pytest.raises(InvalidRequest, match="open for reading bytes, got one of str"),
     ):
         read_audio(text)
-    with pytest.raises(InvalidRequest, match="this file cannot be read: .*closed"):
+    with pytest.raises(InvalidRequest, match=r"this file cannot be read: .*closed"):
         read_audio(text)
 
 

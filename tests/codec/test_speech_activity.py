@@ -25,7 +25,8 @@ def coloured(num: int, slope: float, seed: int) -> np.ndarray[Any, Any]:
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=num))
     spectrum[1:] /= np.arange(1, len(spectrum)) ** slope
     noise: np.ndarray[Any, Any] = np.fft.irfft(spectrum, num)
-    return noise / noise.std()
+    noise /= noise.std()
+    return noise
 
 
 def spoken() -> list[tuple[AudioArray, int]]:
@@ -92,9 +93,9 @@ def test_what_is_neither(samples: np.ndarray[Any, Any]) -> None:
 
 
 def test_very_short_sound_may_be_speech() -> None:
-    assert has_speech(np.float32([0.1, -0.1, 0.2]), RATE_HZ)
+    assert has_speech(np.array([0.1, -0.1, 0.2], np.float32), RATE_HZ)
     assert not has_speech(np.zeros(3, np.float32), RATE_HZ)
-    assert has_speech(np.float32([0.1, -0.1]), 1)
+    assert has_speech(np.array([0.1, -0.1], np.float32), 1)
 
 
 @pytest.mark.parametrize("size", [1, 159, 160, 401, 7777])

@@ -44,7 +44,8 @@ def by_ffmpeg(
     *,
     to_pipe: bool = False,
 ) -> bytes:
-    """What ffmpeg writes with these arguments, to a file or to a pipe, where it cannot go back and mend a header."""
+    """What ffmpeg writes with these arguments, to a file or to a pipe, where it cannot go back and mend a
+    header."""
     samples = speechlike(num_frames, channels, seed)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound"
