@@ -19,6 +19,9 @@ TOTAL_AT = STREAMINFO_AT + 13
 """The byte whose lower half begins the 36 bits of the number of samples."""
 MAX_HEADER_BYTES = 16
 MAX_FRAMES = 2**20
+MAX_DOUBTS = 2**16
+"""Places that look like the beginning of a frame and are none: bounds the search. By chance there are a
+thousand in 64 MB."""
 CRC8_POLYNOMIAL = 0x07
 
 
@@ -107,7 +110,7 @@ def _frames(data: bytes, first: int) -> Iterator[tuple[int, _Frame | None]]:
     if _header(data, first) is None:
         return
     sync, alike = data[first : first + 2], (data[first + 2] & 0x0F, data[first + 3])
-    position = first
+    position, doubts = first, 0
     marker = data.find(MARKER, first)
     while position >= 0:
         if 0 <= marker < position:
@@ -120,7 +123,11 @@ def _frames(data: bytes, first: int) -> Iterator[tuple[int, _Frame | None]]:
         if len(head) == 2 and _is_alike((head[0] & 0x0F, head[1]), alike):
             frame = _header(data, position)
             if frame is not None:
+                doubts -= 1
                 yield position, frame
+        doubts += 1
+        if doubts > MAX_DOUBTS:
+            raise InvalidRequest("expected frames of FLAC, got too much else between them")
         position = data.find(sync, position + 2)
         if position < 0 <= marker:
             position = len(data)

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 from antiphon.codec.flac_frames import flac_parts
 from antiphon.codec.sound_parts import Part, check_num_parts
+from antiphon.errors import InvalidRequest
 
 __all__ = ["ogg_parts"]
 
 CAPTURE = b"OggS"
 HEADER_BYTES = 27
 FIRST_PAGE = 0x02
+MAX_PAGES = 2**16
+"""What looks like one is added up by libogg, up to 64 KB each time."""
 FLAC = b"\x7fFLAC"
 FLAC_LEAD_BYTES = 9
 """In front of the marker that every FLAC file begins with."""
@@ -33,6 +36,8 @@ def ogg_parts(data: bytes) -> list[Part]:
     links: list[_Link] = []
     was_first = False
     position = data.find(CAPTURE)
+    if data.count(CAPTURE) > MAX_PAGES:
+        raise InvalidRequest(f"expected at most {MAX_PAGES} pages of Ogg, got more")
     while position >= 0 and position + HEADER_BYTES <= len(data):
         num_segments = data[position + HEADER_BYTES - 1]
         segments = data[position + HEADER_BYTES : position + HEADER_BYTES + num_segments]

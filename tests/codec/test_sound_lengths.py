@@ -205,6 +205,22 @@ def test_joined_without_end_is_refused(num: int) -> None:
         read_audio(one * num)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (flac(None) + b"\xff\xf8" * 10**7, "expected frames of FLAC, got too much else"),
+        (by_libsndfile("OGG", "OPUS") + b"OggS\0\0" * 10**7, "at most 65536 pages of Ogg"),
+        (b"\xff" * 10**7, "Format not recognised"),
+        (by_libsndfile("MP3", "MPEG_LAYER_III") + b"\xff" * 10**7, "got too much else between"),
+        (b"RIFF\xff\xff\xff\xffWAVE" + b"LIST\0\0\0\0" * 10**6, "fewer than 1024 chunks"),
+    ],
+    ids=["flac", "ogg", "sync", "mp3", "wav"],
+)
+def test_the_search_for_frames_is_bounded(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        read_audio(data)
+
+
 def test_pipes_descriptors_and_open_files(tmp_path: Path) -> None:
     data = by_libsndfile("WAV", "PCM_16", RATE_HZ, 1, 32000)
     whole, _ = read_audio(data)
