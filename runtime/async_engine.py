@@ -13,8 +13,8 @@ from typing import Any
 
 from antiphon.engine import Engine
 from antiphon.engine_thread import EngineThread
-from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox
+from antiphon.plain import string, told
 from antiphon.session import Session
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -99,9 +99,7 @@ class AsyncEngine:
         Its blocks are free when this returns. A request without an id of its own has the one that its
         events bear.
         """
-        if not isinstance(request_id, str):
-            raise InvalidRequest(f"request_id: expected a string, found {type(request_id).__name__}")
-        return await asyncio.wrap_future(self._thread.abort(request_id))
+        return await asyncio.wrap_future(self._thread.abort(string("request_id", request_id)))
 
     def health(self) -> Health:
         """How it is just now. Never waits, and may be called from any thread."""
@@ -113,7 +111,7 @@ class AsyncEngine:
             num_waiting=scheduler.num_waiting + thread.num_preparing,
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
-            error=None if thread.cause is None else f"{type(thread.cause).__name__}: {thread.cause}",
+            error=None if thread.cause is None else told(thread.cause),
         )
 
     def close(self) -> None:
@@ -168,7 +166,10 @@ class EventStream(AsyncIterator[Event]):
             raise StopAsyncIteration
         try:
             if self._mailbox is None:
-                self._mailbox = self._thread.open(self._request, self._sampling_params)
+                given = await self._thread.copied(self._request, self._sampling_params)
+                if self._has_ended:  # it was left meanwhile
+                    raise StopAsyncIteration
+                self._mailbox = self._thread.open(*given)
             event = await self._mailbox.get()
         except BaseException:
             self._leave()

@@ -8,13 +8,21 @@ import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec
+from antiphon.arguments import (
+    all_requests,
+    bounded,
+    check_choice,
+    engine_config,
+    given_id,
+    model_folder,
+    one_each,
+    open_codec,
+)
 from antiphon.codec.device import resolve_device
 from antiphon.cuda_graph import capture_for
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
@@ -27,10 +35,12 @@ from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
 from antiphon.open_requests import OpenRequests
 from antiphon.output import OutputState
+from antiphon.plain import flag, shown, string
 from antiphon.replies import Replies
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
+from antiphon.text.copies import plain_options, plain_params
 from antiphon.text.processor import InputProcessor
 from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tokenizer import Tokenizer
@@ -89,7 +99,7 @@ class Engine:
         check_choice("vocoder_backend", vocoder_backend, "torch")
         check_choice("speech_prompt", speech_prompt, "soft")
         self._closed = False
-        folder = Path(model) if model is not None else EMBEDDED_MODEL
+        folder = model_folder(model) if model is not None else EMBEDDED_MODEL
         if model is None and codec is None:
             codec = EMBEDDED_CODEC
         self.model_name = folder.name
@@ -180,8 +190,6 @@ class Engine:
     def prepare(self, request: Request) -> Prompt:
         """Read a request's files and lay out its prompt. May run in another thread than `step`."""
         self._check_open()
-        if not isinstance(request, Request):
-            raise InvalidRequest(f"request: expected a Request, got {type(request).__name__}")
         return self.inputs.process(request)
 
     def add_prepared(
@@ -199,17 +207,19 @@ class Engine:
         its metrics count from there. None: now.
         """
         self._check_open()
+        request, params = plain_options(request), plain_params(sampling_params)
+        stream_audio = flag("stream_audio", stream_audio)
         number = next(self._ids)
         request_id = request.request_id
         if request_id is None:
             request_id = next(name for name in self._names if not self._in_use(name))
         elif self._in_use(request_id):
-            raise InvalidRequest(f"request_id: {request_id!r} is in use by a request that has not finished")
+            raise InvalidRequest(
+                f"request_id: {shown(request_id)} is in use by a request that has not finished"
+            )
         if self.scheduler.num_waiting >= self.config.max_num_waiting:
             raise EngineOverloaded(f"{self.scheduler.num_waiting} requests are waiting already")
-        params = sampling_params or request.sampling_params or SamplingParams()
-        if not isinstance(params, SamplingParams):
-            raise InvalidRequest(f"sampling_params: expected SamplingParams, got {type(params).__name__}")
+        params = params or request.sampling_params or SamplingParams()
         speaks = "audio" in request.modalities
         if speaks and params.stop:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
@@ -254,8 +264,6 @@ class Engine:
     def prepare_open(self, request: Request) -> OpenPrompt:
         """`prepare` for `open_request`; `add_prepared` takes the result."""
         self._check_open()
-        if not isinstance(request, Request):
-            raise InvalidRequest(f"request: expected a Request, got {type(request).__name__}")
         return self.inputs.process_open(request)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
@@ -266,7 +274,7 @@ class Engine:
         stays as it was.
         """
         self._check_open()
-        self._ended += self._open_requests.update(request_id, units)
+        self._ended += self._open_requests.update(string("request_id", request_id), units)
 
     def commit(
         self, request_id: str, units: Sequence[int] | None = None, *, committed_s: float | None = None
@@ -278,11 +286,11 @@ class Engine:
         now. Raises what `update_speech` raises; the request then is as open as it was.
         """
         self._check_open()
-        self._open_requests.commit(request_id, units, committed_s)
+        self._open_requests.commit(string("request_id", request_id), units, committed_s)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
-        output = self._replies.outputs.get(request_id)
+        output = self._replies.outputs.get(request_id := string("request_id", request_id))
         if output is None:
             return False
         if not output.request.finished or request_id in self._replies.unheard:
@@ -341,7 +349,7 @@ class Engine:
         Speech is decoded whole, since nobody listens before the end. A request that cannot be served
         comes back with finish_reason "error" and the reason in `error`; the others go on.
         """
-        requests = [requests] if isinstance(requests, Request) else list(requests)
+        requests = all_requests(requests)
         params = one_each(sampling_params, len(requests))
         done: dict[str, Completion] = {}
         order: list[str | Completion] = []
@@ -349,7 +357,7 @@ class Engine:
             try:
                 order.append(self.add_request(request, one, stream_audio=False))
             except InvalidRequest as error:
-                request_id = getattr(request, "request_id", None) or next(self._names)
+                request_id = given_id(request) or next(self._names)
                 order.append(Completion(request_id, finish_reason="error", error=str(error)))
             except EngineOverloaded:
                 self._run(done)

@@ -9,6 +9,7 @@ from antiphon.arguments import bounded
 from antiphon.errors import InvalidRequest
 from antiphon.model.runner import Runner
 from antiphon.output import OutputState
+from antiphon.plain import number, shown
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.processor import InputProcessor
 from antiphon.text.prompt import OpenPrompt, Prompt
@@ -49,18 +50,20 @@ class OpenRequests:
         """See `Engine.commit`."""
         if committed_s is None:
             committed_s = time.perf_counter()
+        else:
+            committed_s = number("committed_s", committed_s, 0.0)
         output, prompt = self._find(request_id)
         if units is not None:
             prompt = self._inputs.hear(prompt, units)
         if not prompt.num_open_units:
-            raise InvalidRequest("units: expected at least one unit before the commit, found none")
+            raise InvalidRequest("units: expected at least one unit before the commit, got none")
         self._revise(output, prompt.committed())
         output.commit(committed_s)
 
     def _find(self, request_id: str) -> tuple[OutputState, OpenPrompt]:
         output = self._outputs.get(request_id)
         if output is None or not isinstance(output.request.prompt, OpenPrompt):
-            raise InvalidRequest(f"request_id: expected that of an open request, got {request_id!r}")
+            raise InvalidRequest(f"request_id: expected that of an open request, got {shown(request_id)}")
         return output, output.request.prompt
 
     def _revise(self, output: OutputState, prompt: Prompt) -> None:

@@ -54,6 +54,7 @@ class Session(AsyncIterator[Event]):
         self._thread = thread
         self._request = request
         self._sampling_params = sampling_params
+        self._is_entered = False
         self._mailbox: Mailbox | None = None
         self._feed: AudioFeed | None = None
         self._rate_hz = 0
@@ -68,9 +69,15 @@ class Session(AsyncIterator[Event]):
         return None if self._mailbox is None else self._mailbox.request_id
 
     async def __aenter__(self) -> Session:
-        if self._mailbox is not None:
+        if self._is_entered:
             raise InvalidRequest("session: it can be entered once")
-        self._mailbox = self._thread.open(self._request, self._sampling_params, is_open=True)
+        self._is_entered = True
+        try:
+            given = await self._thread.copied(self._request, self._sampling_params)
+            self._mailbox = self._thread.open(*given, is_open=True)
+        except BaseException:
+            self._is_entered = False  # it may be entered later, for example when fewer wait
+            raise
         try:
             await self._mailbox.taken()
         except BaseException:
@@ -120,11 +127,12 @@ class Session(AsyncIterator[Event]):
     async def push_units(self, units: Sequence[int]) -> None:
         """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
         has them. If it raises InvalidRequest, those before still stand."""
+        numbers = await self._thread.copied_units(units)
         mailbox = self._speaking()
         if self._feed is not None:
             raise InvalidRequest("units: this session was given audio")
         self._has_units = True
-        await _tell(self._thread, mailbox, units)
+        await _tell(self._thread, mailbox, numbers)
 
     async def commit(self) -> None:
         """The user has said all; from here on the reply is made, and metrics count. Returns when all audio

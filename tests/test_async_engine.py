@@ -255,7 +255,7 @@ def test_abort_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 0 < len(done.text_ids) < 2000
             assert not await served.abort("a")
             assert_nothing_held(engine)
-            with pytest.raises(InvalidRequest, match="expected a string, found list"):
+            with pytest.raises(InvalidRequest, match="expected a string, got list"):
                 await served.abort(["a"])  # type: ignore[arg-type]
 
     run(main())
@@ -284,10 +284,10 @@ def test_abort_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD: list[tuple[Any, Any, str]] = [
-    ("Hello", None, "request: expected a Request, found str"),
-    (Request("Hello"), {"max_tokens": 3}, "sampling_params: expected SamplingParams or None, found dict"),
+    ("Hello", None, "request: expected a Request, got str"),
+    (Request("Hello"), {"max_tokens": 3}, "sampling_params: expected SamplingParams or None, got dict"),
     (Request(""), None, "content: expected content"),
-    (Request([Units([1, 64])]), None, "expected unit numbers from 0 to 63, found 64"),
+    (Request([Units([1, 64])]), None, "expected unit numbers from 0 to 63, got 64"),
     (Request([Image(b"no picture"), "?"]), None, r"content\[0\]"),
     (Request("Hello", request_id=["a"]), None, "request_id: expected a string"),  # type: ignore[arg-type]
     (Request("Hello", modalities=("text", "audio")), SamplingParams(stop="."), "stop strings"),

@@ -30,7 +30,7 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.cuda_graph import Capture, capture_for
-from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 
 __all__ = ["Codec"]
 
@@ -124,10 +124,10 @@ class Codec:
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
         if backend not in BACKENDS:
-            raise InvalidRequest(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+            raise ConfigError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         precision = str(dtype).removeprefix("torch.")
         if precision not in DTYPES:
-            raise InvalidRequest(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
+            raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
         root = Path(folder)
         if not root.is_dir():

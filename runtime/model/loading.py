@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
-from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.errors import CheckpointError, ConfigError
 from antiphon.model.checkpoint import LoadFormat, check_folder
 from antiphon.model.settings import read_json
 from antiphon.model.shards import TensorFiles, read_headers
 from antiphon.model.tensors import VISION_PREFIX, empty_weights, is_unused, named_tensors
 from antiphon.model.vision_settings import vision_folder
 from antiphon.model.weights import OmniWeights
+from antiphon.plain import shown
 
 __all__ = ["Progress", "load_weights", "resolve_dtype"]
 
@@ -47,15 +48,15 @@ def resolve_dtype(
     bytes are in (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
-        InvalidRequest: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
+        ConfigError: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
         CheckpointError: "auto", and the file cannot be read or holds other dtypes.
     """
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    if dtype != "auto":
-        raise InvalidRequest(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(dtype, str) or dtype != "auto":
+        raise ConfigError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {shown(dtype)}")
     if torch.device(device).type == "cpu":
         return torch.float32
     if load_format == "dummy":
@@ -98,14 +99,14 @@ def load_weights(
     Raises:
         CheckpointError: a tensor is missing, is unknown, or has another shape or an unsupported dtype; a
             file is missing, truncated or corrupt. Names file, tensor, expected and found.
-        InvalidRequest: an unknown `load_format`.
+        ConfigError: an unknown `load_format`.
     """
     if load_format == "dummy":
         weights = empty_weights(config, device=device, dtype=dtype)
         _fill_randomly(weights, config, torch.device(device), seed)
         return weights
     if load_format != "auto":
-        raise InvalidRequest(f"load_format: expected 'auto' or 'dummy', got {load_format!r}")
+        raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
     check_folder(folder)
     files = _with_vision_tower(read_headers(folder), folder, config)
     # Checked against storage that takes no memory, so that a wrong file fails before a large allocation.

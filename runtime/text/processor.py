@@ -9,15 +9,21 @@ import numpy as np
 
 from antiphon.config import InputLimits, ModelConfig
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.plain import reading, shown
 from antiphon.text.chat import DEFAULT_SYSTEM, IMAGE_ID, ChatLayout, Turn
-from antiphon.text.checks import CheckedMessage, at, check_request, unit_numbers
+from antiphon.text.checks import CheckedMessage, at, check_request
+from antiphon.text.copies import plain_request, plain_units
 from antiphon.text.images import PreparedImage, prepare_image
 from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tiles import Tiler
 from antiphon.text.tokenizer import Tokenizer
+from antiphon.text.turns import Turns
 from antiphon.types import Image, Request, Speech, Units
 
 __all__ = ["InputProcessor", "SpeechTokenizer"]
+
+
+MAX_LISTED_VOICES = 20
 
 
 class SpeechTokenizer(Protocol):
@@ -54,11 +60,23 @@ class InputProcessor:
         self._codec = codec
         self._limits = limits
         self._layout = ChatLayout(tokenizer, config)
+        self._sharing = Turns()
         self._tiler = Tiler(config) if config.vision is not None else None
+
+    def plain(self, request: Request) -> Request:
+        """A copy of the request that is made of plain values alone, see `antiphon.text.copies`."""
+        return plain_request(request, self._limits, self._config.max_position_embeddings)
+
+    def units(self, units: Sequence[int]) -> tuple[int, ...]:
+        """Units as plain values; `InvalidRequest` for too many of them, or for what is no unit."""
+        numbers = plain_units("units", units, self._config.max_position_embeddings)
+        self._check_units("units", numbers)
+        return numbers
 
     def process(self, request: Request) -> Prompt:
         """The prompt of one request, its files read."""
-        messages = check_request(request, self._limits)
+        request = self.plain(request)
+        messages = check_request(request)
         openings, turns = self._turns(request, messages)
         ids = self._layout.prompt_ids([*openings, *turns])
         spoken = [turn.num_units for turn in turns if turn.num_units]
@@ -73,7 +91,8 @@ class InputProcessor:
 
     def process_open(self, request: Request) -> OpenPrompt:
         """The prompt of a request whose last part, `Units`, is what was heard so far of its last message."""
-        messages = check_request(request, self._limits, is_open=True)
+        request = self.plain(request)
+        messages = check_request(request, is_open=True)
         openings, turns = self._turns(request, messages)
         closing = self._layout.closing_ids()
         ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
@@ -91,9 +110,7 @@ class InputProcessor:
 
     def hear(self, prompt: OpenPrompt, units: Sequence[int]) -> OpenPrompt:
         """An open prompt with these units as all that was heard so far; `InvalidRequest` if they are none."""
-        numbers = unit_numbers("units", units)
-        self._check_units("units", numbers)
-        return prompt.with_units(numbers)
+        return prompt.with_units(self.units(units))
 
     def _turns(self, request: Request, messages: Sequence[CheckedMessage]) -> tuple[list[Turn], list[Turn]]:
         """The system message, if there is one, and the others."""
@@ -110,7 +127,9 @@ class InputProcessor:
         """`InvalidRequest` for what other checkpoints or codecs could serve, but not these."""
         voices = None if self._codec is None else self._codec.voices
         if voices is not None and request.voice is not None and request.voice not in voices:
-            raise InvalidRequest(f"voice: expected one of {', '.join(voices)}, found {request.voice!r:.200}")
+            raise InvalidRequest(
+                f"voice: expected one of {', '.join(voices[:MAX_LISTED_VOICES])}, got {shown(request.voice)}"
+            )
         for placed in (placed for message in messages for placed in message.parts):
             if isinstance(placed.part, Image) and self._tiler is None:
                 raise InvalidRequest(f"{placed.where}: this model has no vision tower and takes no images")
@@ -125,7 +144,9 @@ class InputProcessor:
         num_units = self._config.audio_vocab_size
         wrong = next((unit for unit in units if not 0 <= unit < num_units), None)
         if wrong is not None:
-            raise InvalidRequest(f"{where}: expected unit numbers from 0 to {num_units - 1}, found {wrong}")
+            raise InvalidRequest(
+                f"{where}: expected unit numbers from 0 to {num_units - 1}, got {shown(wrong)}"
+            )
 
     def _turn(self, message: CheckedMessage) -> Turn:
         pieces: list[str | tuple[int, ...]] = []
@@ -144,10 +165,12 @@ class InputProcessor:
         from antiphon.codec.audio import read_audio
 
         assert self._codec is not None, "speech is refused where there is no codec"
+        with at(where), reading("audio"):
+            audio = read_audio(speech.source, self._limits)
         with at(where):
-            units = self._codec.tokenize(*read_audio(speech.source, self._limits))
+            units = self._codec.tokenize(*audio)
         if not units:
-            raise InvalidRequest(f"{where}: expected speech of at least one unit, found less")
+            raise InvalidRequest(f"{where}: expected speech of at least one unit, got less")
         self._check_units(where, units)
         return tuple(units)
 
@@ -155,8 +178,11 @@ class InputProcessor:
         for placed in (placed for message in messages for placed in message.parts):
             if isinstance(placed.part, Image):
                 assert self._tiler is not None, "images are refused where there is no vision tower"
-                with at(placed.where):
-                    yield prepare_image(placed.part.source, self._tiler, self._limits)
+                with at(placed.where), reading("image"), self._sharing.of(placed.part.source):
+                    picture = prepare_image(
+                        placed.part.source, self._tiler, self._limits, exact=placed.part.exact
+                    )
+                yield picture
 
     def _unit_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
         units = range(self._config.first_unit_id, self._config.first_unit_id + self._config.audio_vocab_size)

@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 from antiphon import (
     AudioDelta,
     Completion,
+    ConfigError,
     Engine,
     EngineDead,
     EngineOverloaded,
@@ -400,9 +401,9 @@ def test_codec_in_another_precision() -> None:
     with Engine(codec_dtype="bfloat16", progress=False) as engine:
         assert engine.codec is not None
         assert engine.codec.dtype == torch.bfloat16
-        with pytest.raises(InvalidRequest, match=r"codec_dtype: expected a codec given as a folder, got one"):
+        with pytest.raises(ConfigError, match=r"codec_dtype: expected a codec given as a folder, got one"):
             Engine(codec=engine.codec, codec_dtype="float16", progress=False)
     with pytest.raises(
-        InvalidRequest, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
+        ConfigError, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
     ):
         Engine(codec_dtype="int8", progress=False)
