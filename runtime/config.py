@@ -141,7 +141,8 @@ class InputLimits:
     max_images: int = 16
     max_image_bytes: int = 32 * 2**20
     max_image_pixels: int = 64_000_000
-    """Fewer for files whose decoders take several times the memory, see `antiphon.text.image_file`."""
+    """Of each picture. A file whose decoder takes more than 10 bytes for each of these is refused, too: WebP
+    takes 18 for each pixel, JPEG 2000 of one tile 20."""
     max_audio_bytes: int = 64 * 2**20
     max_audio_s: float = 300.0
     max_text_chars: int = 400_000

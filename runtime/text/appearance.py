@@ -124,7 +124,7 @@ def _transparent_grey_step(image: PilImage.Image) -> int:
 
 def _transparent_colour(image: PilImage.Image, grey_step: int) -> Any:
     """The colour, index or opacities by index that PIL calls transparency, in bytes; None: there is none."""
-    found = image.info.get("transparency")
+    found: Any = image.info.get("transparency")
     if image.mode == "P" and (isinstance(found, bytes) or (type(found) is int and 0 <= found < 256)):
         return found
     if image.mode in ("1", "L") and type(found) is int and 0 <= found * grey_step < 256:
@@ -175,7 +175,7 @@ def _recolour(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Imag
 
 
 def _fits(mode: str, profile_mode: str) -> bool:
-    """Whether the pixels of this mode are colours of such a profile, once alpha and palette are taken away."""
+    """Whether the pixels of this mode are colours of such a profile, once alpha and palette are gone."""
     kinds = {
         "RGB": ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA"),
         "L": ("L", "LA", "La", "1"),

@@ -34,11 +34,13 @@ _NAMES = "PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP, TIFF, PPM or JPEG 2000"
 # pixel high must not have as many columns as their number of pixels would allow.
 _MAX_SIDE = 65_535
 _BYTES_PER_PIXEL = 10
-"""That a picture may take while it is decoded and converted, on average: max_image_pixels is of these."""
+"""That a picture may take while it is decoded, for each of max_image_pixels."""
+_ALWAYS_BYTES = 2**24
+"""That it may take however few these are."""
 _DECODER_BYTES = {"WEBP": 18, "AVIF": 13}
 """Bytes for each pixel that decoders take which keep several copies of a picture (measured)."""
 _SAMPLE_BYTES = 5.5
-_TILE_BYTES = 8192
+_TILE_BYTES = 10_240
 """That OpenJPEG takes for each sample of the tile it is at (measured), and for each tile and component."""
 _MAX_BOXES = 10_000
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -52,7 +54,7 @@ def open_file(data: bytes, limits: InputLimits) -> PilImage.Image:
     check_num_bytes(len(data), limits)
     try:
         image = _opener(data)(io.BytesIO(data))
-        bytes_per_pixel = _decoder_bytes(image, data)
+        num_bytes = _decoder_bytes(image, data)
     except (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning) as error:
         raise InvalidRequest(f"image: too many pixels: {error}") from error
     except UnidentifiedImageError as error:
@@ -61,7 +63,13 @@ def open_file(data: bytes, limits: InputLimits) -> PilImage.Image:
         ) from error
     except DECODE_ERRORS as error:
         raise InvalidRequest(f"image: the file is corrupt: {told(error)}") from error
-    check_size(image.size, limits, bytes_per_pixel, image.format or "")
+    check_size(image.size, limits)
+    most = max(_ALWAYS_BYTES, _BYTES_PER_PIXEL * limits.max_image_pixels)
+    if num_bytes > most:
+        raise InvalidRequest(
+            f"image: expected one that is decoded in at most {most} bytes of memory, found "
+            f"{image.format} of {image.width} x {image.height}, which takes about {num_bytes}"
+        )
     return image
 
 
@@ -70,18 +78,15 @@ def check_num_bytes(num_bytes: int, limits: InputLimits) -> None:
         raise InvalidRequest(f"image: expected at most {limits.max_image_bytes} bytes, found {num_bytes}")
 
 
-def check_size(
-    size: tuple[int, int], limits: InputLimits, bytes_per_pixel: float = 0.0, kind: str = ""
-) -> None:
-    """`InvalidRequest` if (width, height) are too many pixels, or would take too much memory to decode."""
+def check_size(size: tuple[int, int], limits: InputLimits) -> None:
+    """`InvalidRequest` if (width, height) are no pixels, or too many."""
     width, height = size
     if width <= 0 or height <= 0:
         raise InvalidRequest(f"image: expected at least one pixel, found {width} x {height}")
-    most, what = limits.max_image_pixels, ""
-    if bytes_per_pixel > _BYTES_PER_PIXEL:
-        most, what = int(most * _BYTES_PER_PIXEL / bytes_per_pixel), f" of {kind} files like this one"
-    if width * height > most:
-        raise InvalidRequest(f"image: expected at most {most} pixels{what}, found {width} x {height}")
+    if width * height > limits.max_image_pixels:
+        raise InvalidRequest(
+            f"image: expected at most {limits.max_image_pixels} pixels, found {width} x {height}"
+        )
     if max(width, height) > _MAX_SIDE:
         raise InvalidRequest(f"image: expected at most {_MAX_SIDE} pixels a side, found {width} x {height}")
 
@@ -116,20 +121,20 @@ def _brands(data: bytes) -> set[bytes]:
     return {data[8:12], *(data[i : i + 4] for i in range(16, end - 3, 4))}
 
 
-def _decoder_bytes(image: PilImage.Image, data: bytes) -> float:
-    """Bytes for each pixel that it takes to decode a picture; 0 for what takes no more than the picture."""
-    num_pixels = max(1, image.width * image.height)
+def _decoder_bytes(image: PilImage.Image, data: bytes) -> int:
+    """About what it takes to decode a picture, where that is much more than the picture."""
+    num_pixels = image.width * image.height
     if image.format == "JPEG2000":
-        return 4 + _openjpeg_bytes(data) / num_pixels
+        return 4 * num_pixels + _openjpeg_bytes(data)
     if image.format == "TIFF":
         # A tile is decoded whole, however little of it is picture.
         tags = getattr(image, "tag_v2", {})
         width, height = int(tags.get(322, 0)), int(tags.get(323, 0))
-        return 8 + 4 * max(0, width * height - num_pixels) / num_pixels
-    return _DECODER_BYTES.get(image.format or "", 0)
+        return 4 * (num_pixels + width * height)
+    return num_pixels * _DECODER_BYTES.get(image.format or "", 4)
 
 
-def _openjpeg_bytes(data: bytes) -> float:
+def _openjpeg_bytes(data: bytes) -> int:
     """What OpenJPEG takes beside the picture to decode a file. The boxes around a codestream may give another
     size than the codestream itself, which is what is decoded."""
     start = _codestream(data)
@@ -143,7 +148,7 @@ def _openjpeg_bytes(data: bytes) -> float:
         raise OSError(f"it has {components} components in tiles of {tile_width} x {tile_height}")
     num_tiles = -(-right // tile_width) * -(-bottom // tile_height)
     num_samples = min(width, tile_width) * min(height, tile_height)
-    return float(components * (_SAMPLE_BYTES * num_samples + _TILE_BYTES * num_tiles))
+    return int(components * (_SAMPLE_BYTES * num_samples + _TILE_BYTES * num_tiles))
 
 
 def _codestream(data: bytes) -> int:
