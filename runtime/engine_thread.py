@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from antiphon.commands import Abort, Add, Close, Command, Leave, Revise
 from antiphon.engine import Engine
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.mailbox import Mailbox, ring
-from antiphon.plain import told
-from antiphon.text.copies import is_plain, plain_params
+from antiphon.plain import reading, told
+from antiphon.text.copies import is_plain, plain_options, plain_params, plain_samples
 from antiphon.text.prompt import Prompt
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -80,6 +81,16 @@ class EngineThread:
             lambda: (self.engine.inputs.plain(request), plain_params(sampling_params)),
             is_quick=is_plain(request) and is_plain(sampling_params),
         )
+
+    async def copied_samples(self, samples: Any) -> Any:
+        """Samples that a client gave, counted and as mono float32 (n,); raises InvalidRequest."""
+        from antiphon.codec.audio import mono_samples
+
+        def copy() -> Any:
+            with reading("audio"):
+                return mono_samples(plain_samples("audio", samples, self.engine.config.limits))
+
+        return await _run_apart(copy, is_quick=type(samples) is np.ndarray)
 
     async def copied_units(self, units: Sequence[int]) -> tuple[int, ...]:
         """Units that a client gave, made of plain values and checked; raises InvalidRequest."""
@@ -151,7 +162,12 @@ class EngineThread:
     def _prepare(self, mailbox: Mailbox, request: Request, is_open: bool) -> Prompt | None:
         if mailbox.is_over:
             return None
-        return self.engine.prepare_open(request) if is_open else self.engine.prepare(request)
+        try:
+            return self.engine.prepare_open(request) if is_open else self.engine.prepare(request)
+        except Exception:
+            raise
+        except BaseException as error:  # of a picture's or sound's own code: it must not end the event loop
+            raise InvalidRequest(f"request: it cannot be read: {told(error)}") from error
 
     def _pass_on(
         self,
@@ -165,7 +181,9 @@ class EngineThread:
             return  # by `close`, when every mailbox has its error
         # Whatever it is, it concerns this request alone.
         if (error := prepared.exception()) is None:
-            self._inbox.put(Add(mailbox, request, sampling_params, arrived_s, prepared.result()))
+            # Without its content: what a client gave is let go of, and perhaps finalized, in this thread.
+            options = plain_options(request)
+            self._inbox.put(Add(mailbox, options, sampling_params, arrived_s, prepared.result()))
             return
         with self._lock:
             self._preparing.discard(mailbox)

@@ -158,11 +158,13 @@ def count(value: Sequence[Any] | range) -> int:
     return len(value)
 
 
-def items(where: str, value: Any, expected: str, most: int, least: int = 0) -> tuple[Any, ...]:
+def items(
+    where: str, value: Any, expected: str, most: int, least: int = 0, *, noun: str = "of them"
+) -> tuple[Any, ...]:
     """What a list or another sequence holds: from `least` to `most` of them, counted before they are walked.
 
-    expected: what to say where it is no sequence. A sequence whose length is not what it says is read to
-    `most`, and one more.
+    expected: what to say where it is no sequence. noun: what there are too many of. A sequence whose length
+    is not what it says is read to `most`, and one more.
     """
     exact = type(value)
     if not issubclass(exact, Sequence) or issubclass(exact, (str, bytes, bytearray, memoryview)):
@@ -175,7 +177,7 @@ def items(where: str, value: Any, expected: str, most: int, least: int = 0) -> t
             found = len(taken)
             if least <= found <= most:
                 return taken
-    raise InvalidRequest(f"{where}: expected {span} of them, got {shown(found)}")
+    raise InvalidRequest(f"{where}: expected {span} {noun}, got {shown(found)}")
 
 
 def _float(value: Any) -> float:

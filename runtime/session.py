@@ -13,6 +13,7 @@ from antiphon.audio_feed import AudioFeed
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox, ring
+from antiphon.plain import reading
 from antiphon.types import Event, Finished, Request, SamplingParams
 
 if TYPE_CHECKING:
@@ -97,18 +98,19 @@ class Session(AsyncIterator[Event]):
         that. What is found wrong with the audio only when it is heard ends the session.
         """
         # Sound libraries are loaded by the first session that brings sound.
-        from antiphon.codec.audio import check_duration, check_rate, mono_samples
+        from antiphon.codec.audio import check_duration, check_rate
 
+        mono = await self._thread.copied_samples(samples)
         mailbox = self._speaking()
         if self._has_units:
             raise InvalidRequest("audio: this session was given units")
-        rate_hz = check_rate(rate_hz)
+        with reading("audio"):
+            rate_hz = check_rate(rate_hz)
         if self._rate_hz not in (0, rate_hz):
             raise InvalidRequest(
                 f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
             )
         limits = self._engine.engine.config.limits
-        mono = mono_samples(samples)
         check_duration(self._num_samples + len(mono), rate_hz, limits)
         if self._feed is None:
             codec = self._engine.engine.codec

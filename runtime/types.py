@@ -278,7 +278,8 @@ Event: TypeAlias = TranscriptUpdate | TranscriptDelta | TextDelta | UnitDelta | 
 
 def _stop_strings(stop: object) -> tuple[str, ...]:
     where = "SamplingParams.stop"
-    given = (stop,) if issubclass(type(stop), str) else items(where, stop, "strings", MAX_STOP_STRINGS)
+    is_one = issubclass(type(stop), str)
+    given = (stop,) if is_one else items(where, stop, "strings", MAX_STOP_STRINGS, noun="strings")
     texts = tuple(string(where, text, MAX_STOP_CHARS) for text in given)
     if "" in texts:
         raise InvalidRequest(f"{where}: expected strings that are not empty, got ''")

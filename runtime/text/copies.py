@@ -6,7 +6,9 @@ neither is true, but for the sources of pictures and speech, which are read wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import Tensor
 
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
-from antiphon.plain import flag, integer, items, kind, reading, shown, string
+from antiphon.plain import count, flag, integer, items, kind, reading, shown, string
 from antiphon.types import MODALITIES, ROLES, Image, Message, Part, Request, SamplingParams, Speech, Units
 
-__all__ = ["is_plain", "plain_options", "plain_params", "plain_request", "plain_units"]
+__all__ = ["is_plain", "plain_options", "plain_params", "plain_request", "plain_samples", "plain_units"]
 
 MAX_NAME_CHARS = 1000
 """Of ids and voices."""
@@ -94,10 +96,53 @@ def plain_units(where: str, units: object, max_units: int) -> tuple[int, ...]:
         numbers: Sequence[Any] = array.tolist() if len(array) <= max_units else range(len(array))
     else:
         numbers = units  # type: ignore[assignment]
-    taken = items(where, numbers, expected, max_units)
+    taken = items(where, numbers, expected, max_units, noun="units")
     if set(map(type, taken)) <= {int}:
         return taken
     return tuple(_unit(f"{where}.units[{index}]", unit) for index, unit in enumerate(taken))
+
+
+def plain_samples(where: str, samples: Any, limits: InputLimits) -> Any:
+    """Samples of speech, counted, and not looked at. A view of an array may be longer than memory, and so may
+    a list that holds ranges; another sequence is read to the end of the limits."""
+    # Sound libraries are loaded by the first request that brings sound.
+    from antiphon.codec.audio import MAX_CHANNELS, MAX_RATE_HZ
+
+    most = int(limits.max_audio_s * MAX_RATE_HZ)
+    if issubclass(type(samples), (np.ndarray, Tensor)):
+        with reading(where):
+            shape = tuple(samples.shape)
+        if math.prod(shape) > most * (MAX_CHANNELS if len(shape) > 1 else 1):
+            raise InvalidRequest(f"{where}: expected at most {most} samples, got {shown(samples)}")
+        return samples
+    if not _is_sequence(samples):
+        return samples
+    found = samples
+    if type(samples) not in (list, tuple):
+        found = items(where, samples, "a list of samples", most, noun="samples")
+    with reading(where):
+        num_samples = len(found)
+        if num_samples <= most and any(map(_is_sequence, found)):
+            rows = [row for row in found if _is_sequence(row)]
+            if any(_is_sequence(number) for row in rows for number in islice(row, 1)):
+                raise InvalidRequest(f"{where}: expected samples in at most two dimensions, got more")
+            num_samples = sum(map(count, rows))
+    if num_samples > most:
+        raise InvalidRequest(f"{where}: expected at most {most} samples, got {shown(num_samples)}")
+    return found
+
+
+def _sound(where: str, source: Any, limits: InputLimits) -> Any:
+    """What of a recording's source is counted before it is read."""
+    if not issubclass(type(source), tuple) or tuple.__len__(source) != 2:
+        return source
+    samples, rate_hz = tuple.__iter__(source)
+    return plain_samples(f"{where}: audio", samples, limits), rate_hz
+
+
+def _is_sequence(value: Any) -> bool:
+    exact = type(value)
+    return issubclass(exact, Sequence) and not issubclass(exact, (str, bytes, bytearray, memoryview))
 
 
 def is_plain(value: Any) -> bool:
@@ -119,6 +164,8 @@ def _inside(request: Request) -> Iterator[object]:
         for part in _first(content) or [content]:
             if type(part) is Units:
                 yield part.units
+            elif type(part) is Speech and type(part.source) is tuple:
+                yield from (object() if _is_sequence(samples) else None for samples in part.source[:1])
             else:
                 yield None if type(part) in (str, Image, Speech) else part
 
@@ -172,10 +219,10 @@ def _message(where: str, message: object, budget: _Budget) -> Message:
 def _content(where: str, role: str, content: object, budget: _Budget) -> Any:
     """A part, or the list of them."""
     exact = type(content)
-    if not issubclass(exact, Sequence) or issubclass(exact, (str, bytes, bytearray, memoryview, range)):
+    if not _is_sequence(content) or exact is range:
         budget.parts -= 1
         return _part(where, role, content, budget)
-    parts = items(where, content, "content", max(0, budget.parts))
+    parts = items(where, content, "content", max(0, budget.parts), noun="parts")
     budget.parts -= len(parts)
     return [_part(f"{where}[{index}]", role, part, budget) for index, part in enumerate(parts)]
 
@@ -193,7 +240,7 @@ def _part(where: str, role: str, part: Any, budget: _Budget) -> Part:
             budget.take_image()
             return Image(part.source, flag(f"{where}.exact", part.exact))
         if issubclass(exact, Speech):
-            return Speech(part.source)
+            return Speech(_sound(where, part.source, budget.limits))
         units = plain_units(where, part.units, budget.max_units)
     budget.take_units(where, len(units))
     return Units(units)
