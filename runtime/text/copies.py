@@ -23,6 +23,10 @@ __all__ = ["is_plain", "plain_options", "plain_params", "plain_request", "plain_
 
 MAX_NAME_CHARS = 1000
 """Of ids and voices."""
+MAX_RATE_HZ = 192_000
+MAX_CHANNELS = 64
+"""At which, and in which, samples are counted at most. Who reads them knows what there may be; to ask it here
+would load the libraries of sound in a caller's event loop."""
 MAX_LOOKED_AT = 4096
 """Items of a list whose types `is_plain` sees: longer ones are most likely refused by their length."""
 _PARTS: dict[str, tuple[type, ...]] = {
@@ -105,9 +109,6 @@ def plain_units(where: str, units: object, max_units: int) -> tuple[int, ...]:
 def plain_samples(where: str, samples: Any, limits: InputLimits) -> Any:
     """Samples of speech, counted, and not looked at. A view of an array may be longer than memory, and so may
     a list that holds ranges; another sequence is read to the end of the limits."""
-    # Sound libraries are loaded by the first request that brings sound.
-    from antiphon.codec.audio import MAX_CHANNELS, MAX_RATE_HZ
-
     most = int(limits.max_audio_s * MAX_RATE_HZ)
     if issubclass(type(samples), (np.ndarray, Tensor)):
         with reading(where):
