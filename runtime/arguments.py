@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -56,9 +57,10 @@ def check_choice(name: str, value: object, only: str | None) -> None:
 
 
 def model_folder(model: object) -> Path:
-    if not isinstance(model, (str, os.PathLike)) or isinstance(os.fspath(model), bytes):
-        raise ConfigError(f"model: expected the path of a checkpoint's folder, got {shown(model)}")
-    return Path(model)
+    if issubclass(type(model), (str, os.PathLike)):
+        with suppress(TypeError):  # of a path in bytes
+            return Path(model)  # type: ignore[arg-type]
+    raise ConfigError(f"model: expected the path of a checkpoint's folder, got {shown(model)}")
 
 
 def open_codec(

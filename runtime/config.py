@@ -303,6 +303,6 @@ class EngineConfig:
         read[name] = number(name, self.gpu_memory_utilization, 0.0, 1.0, above=True, error=ConfigError)
         for name, expected in (("stream_schedule", StreamSchedule), ("limits", InputLimits)):
             value = getattr(self, name)
-            if not isinstance(value, expected):
+            if not issubclass(type(value), expected):
                 raise ConfigError(f"{name}: expected {expected.__name__}, got {kind(value)}")
         _set(self, read)

@@ -9,12 +9,11 @@ Nothing of it reaches the engine's thread.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from antiphon.errors import AntiphonError, ConfigError, InvalidRequest
 
@@ -64,9 +63,9 @@ def shown(value: Any) -> str:
         return repr(text[:MAX_SHOWN_CHARS]) + ("..." if len(text) > MAX_SHOWN_CHARS else "")
     if exact is bytes:
         return repr(value[:MAX_SHOWN_CHARS]) + ("..." if len(value) > MAX_SHOWN_CHARS else "")
-    if issubclass(exact, (np.number, np.bool_)):
-        return _cut(repr(np.generic.item(value)), MAX_SHOWN_CHARS)
-    if exact is np.ndarray:
+    if issubclass(exact, _numpy("number", "bool_")):
+        return _cut(str(_item(value)), MAX_SHOWN_CHARS)
+    if exact in _numpy("ndarray"):
         return _cut(f"an array of {value.dtype} of shape {value.shape}", 2 * MAX_SHOWN_CHARS)
     return kind(value)
 
@@ -105,8 +104,8 @@ def integer(
     exact, whole = type(value), None
     if issubclass(exact, int) and exact is not bool:
         whole = int.__index__(value)
-    elif issubclass(exact, np.integer):
-        whole = int(np.generic.item(value))
+    elif _is_numpy_integer(exact):
+        whole = _item(value)
     if whole is None or (low is not None and whole < low) or (high is not None and whole > high):
         raise error(f"{where}: expected an integer{_span(low, high)}, got {shown(value)}")
     return whole
@@ -136,8 +135,10 @@ def number(
 def flag(where: str, value: Any, *, error: type[InvalidRequest] | type[ConfigError] = InvalidRequest) -> bool:
     """A bool, from a bool or one of numpy's."""
     exact = type(value)
-    if exact is bool or issubclass(exact, np.bool_):
+    if exact is bool:
         return bool(value)
+    if issubclass(exact, _numpy("bool_")):
+        return bool(_item(value))
     raise error(f"{where}: expected True or False, got {shown(value)}")
 
 
@@ -192,9 +193,26 @@ def _float(value: Any) -> float:
             return float(int.__index__(value))
         except OverflowError:
             return math.inf
-    if issubclass(exact, (np.integer, np.floating)):
-        return float(np.asarray(value, np.float64))
+    if _is_numpy_integer(exact) or issubclass(exact, _numpy("floating")):
+        return float(_item(value))
     return math.nan
+
+
+def _is_numpy_integer(exact: type) -> bool:
+    """A time difference, which numpy counts among them, is none."""
+    return issubclass(exact, _numpy("integer")) and not issubclass(exact, _numpy("timedelta64"))
+
+
+def _numpy(*names: str) -> tuple[type, ...]:
+    """Types of numpy's; none where it is not loaded, which it is where there is one of them."""
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else tuple(getattr(numpy, name) for name in names)
+
+
+def _item(scalar: Any) -> Any:
+    """A scalar of numpy's as a value of Python's, by numpy's own method."""
+    (generic,) = _numpy("generic")
+    return generic.item(scalar)  # type: ignore[attr-defined]
 
 
 def _span(low: int | None, high: int | None) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 __all__ = ["Poison", "asked_in", "poisoned"]
 
 METHODS = """
-    abs add and array array_interface bool bytes call complex contains divmod enter eq float floordiv format
-    fspath ge getattr getattribute getitem gt hash index instancecheck int invert iter le len length_hint lt mod
-    mul ne neg next or pos pow radd repr reversed rmul round rsub setitem str sub truediv
+    abs add and array array_interface bool bytes call complex contains divmod enter eq float floordiv
+    format fspath ge getattr getattribute getitem gt hash index instancecheck int invert iter le len
+    length_hint lt mod mul ne neg next or pos pow radd repr reversed rmul round rsub setitem str sub truediv
 """.split()  # noqa: SIM905 - as a list it would take a line each
 
 asked_in: set[str] = set()
