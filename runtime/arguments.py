@@ -58,7 +58,7 @@ def check_choice(name: str, value: object, only: str | None) -> None:
 
 def model_folder(model: object) -> Path:
     if issubclass(type(model), (str, os.PathLike)):
-        with suppress(TypeError):  # of a path in bytes
+        with suppress(Exception):  # it may be a path in bytes, or anything else that has __fspath__
             return Path(model)  # type: ignore[arg-type]
     raise ConfigError(f"model: expected the path of a checkpoint's folder, got {shown(model)}")
 

@@ -91,13 +91,11 @@ def test_settings_take_scalars_of_numpy() -> None:
 
 
 def test_an_unknown_setting_is_told_its_likely_name() -> None:
-    for wrong, near in {
-        "max_num_seq": "max_num_seqs",
-        "kv_cache_byte": "kv_cache_bytes",
-        "limit": "limits",
-    }.items():
-        with pytest.raises(ConfigError, match=f"it has no setting '{wrong}'; did you mean {near}\\?"):
-            Engine(RANDOM_MODEL, **{wrong: 3})
+    near = {"max_num_seq": "max_num_seqs", "kv_cache_byte": "kv_cache_bytes", "limit": "limits"}
+    for wrong, right in near.items():
+        settings: dict[str, Any] = {wrong: 3}
+        with pytest.raises(ConfigError, match=f"it has no setting '{wrong}'; did you mean {right}\\?"):
+            Engine(RANDOM_MODEL, **settings)
     with pytest.raises(
         ConfigError, match=r"it has no setting 'colour'; there are block_size, .*text_lookahead$"
     ):
@@ -127,9 +125,10 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
     ],
 )
 def test_wrong_arguments_of_an_engine(name: str, value: Any, message: str) -> None:
+    arguments: dict[str, Any] = {"model": RANDOM_MODEL, "device": "cpu"}
     value = value() if value is Poison else value
     with pytest.raises(ConfigError, match=f"^{message}") as caught:
-        Engine(**{"model": RANDOM_MODEL, "device": "cpu"} | {name: value})
+        Engine(**arguments | {name: value})
     assert len(str(caught.value)) < 300
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ class Lying(Endless):
         return iter(())
 
 
-def objects(item: Any) -> np.ndarray:
+def objects(item: Any) -> Any:
     array = np.empty(1, object)
     array[0] = item
     return array
@@ -311,7 +311,7 @@ def test_odd_pushes_concern_their_sessions_alone() -> None:
                     await session.commit()
                     events = [event async for event in session]
                     assert isinstance(events[-1], Finished), "what was refused has changed nothing"
-            for wrong in (Poison(), PoisonedList(), 3, None, ["a"]):
+            for wrong in cast(list[Any], [Poison(), PoisonedList(), 3, None, ["a"]]):
                 assert "expected a string" in await outcome(served.abort(wrong))
             assert not await served.abort(PoisonedStr("nobody"))
             stop.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def png(mode: tuple[int, int], width: int, rows: list[bytes], *chunks: tuple[byt
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def tiff(pixels: np.ndarray, photometric: int, order: str = "<") -> bytes:
+def tiff(pixels: np.ndarray, photometric: int, order: Literal["<", ">"] = "<") -> bytes:
     """An uncompressed grey TIFF of any number type."""
     data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     formats = {"u": 1, "i": 2, "f": 3}
