@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +129,7 @@ def changed(params: SamplingParams, **values: Any) -> SamplingParams:
 
 
 def a_request(**options: Any) -> Request:
-    return Request(**{"content": "Hello"} | options)
+    return Request("Hello", **options)
 
 
 def odd_requests() -> dict[str, Callable[[], tuple[Any, Any]]]:
@@ -278,7 +278,7 @@ def test_odd_requests_concern_their_clients_alone() -> None:
                 del request, params
                 check_engine(engine, served)
             stop.set()
-            assert await honest > 2
+            assert await honest >= 2
             assert_nothing_held(engine)
         served_all_the_same = {name for name, message in told.items() if message == "served"}
         assert served_all_the_same == {
@@ -311,7 +311,8 @@ def test_odd_pushes_concern_their_sessions_alone() -> None:
                     await session.commit()
                     events = [event async for event in session]
                     assert isinstance(events[-1], Finished), "what was refused has changed nothing"
-            for wrong in cast(list[Any], [Poison(), PoisonedList(), 3, None, ["a"]]):
+            wrong_ids: list[Any] = [Poison(), PoisonedList(), 3, None, ["a"]]
+            for wrong in wrong_ids:
                 assert "expected a string" in await outcome(served.abort(wrong))
             assert not await served.abort(PoisonedStr("nobody"))
             stop.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -80,12 +81,11 @@ def plain_request(request: object, limits: InputLimits, max_units: int) -> Reque
         raise InvalidRequest(f"request: expected either content or messages, got {found}")
     budget = _Budget(limits, max_units)
     budget.take_chars(len(options.system or ""))
-    fixed = {name: getattr(options, name) for name in Request.__dataclass_fields__}
     if messages is None:
-        return Request(**fixed | {"content": _content("content", "user", content, budget)})
+        return replace(options, content=_content("content", "user", content, budget))
     given = items("messages", messages, "a list of Message", limits.max_messages, 1)
     copied = [_message(f"messages[{index}]", message, budget) for index, message in enumerate(given)]
-    return Request(**fixed | {"messages": copied})
+    return replace(options, messages=copied)
 
 
 def plain_units(where: str, units: object, max_units: int) -> tuple[int, ...]:

@@ -34,11 +34,7 @@ class Unprintable:
 def poisoned(base: type, *leave: str) -> Any:
     """A subclass of `base` whose special methods raise, but for those of these names."""
     methods = {f"__{name}__": _raise for name in METHODS if name not in leave}
-
-    def finalize(self: Any) -> None:
-        asked_in.add(threading.current_thread().name)
-
-    return type("Poisoned" + base.__name__.title(), (base,), {**methods, "__del__": finalize})
+    return type("Poisoned" + base.__name__.title(), (base,), methods)
 
 
 Poison = poisoned(object)
