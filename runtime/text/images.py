@@ -21,7 +21,7 @@ from antiphon.errors import InvalidRequest
 from antiphon.files import read_bounded
 from antiphon.plain import kind, told
 from antiphon.text.appearance import array_as_bytes, as_seen
-from antiphon.text.image_file import DECODE_ERRORS, check_num_bytes, check_size, open_file
+from antiphon.text.image_file import check_num_bytes, check_size, open_file
 from antiphon.text.tiles import MergePlan, Tiler
 
 __all__ = ["PreparedImage", "open_image", "prepare_image"]
@@ -74,7 +74,7 @@ def open_image(source: Any, limits: InputLimits, *, exact: bool = False) -> PilI
         return image.convert("RGB") if exact else as_seen(image)
     except InvalidRequest:
         raise
-    except DECODE_ERRORS as error:
+    except Exception as error:  # decoders raise whatever they please
         raise InvalidRequest(f"image: the picture cannot be decoded: {told(error)}") from error
 
 

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as PilImage
-from PIL import features
+from PIL import ImageCms, features
 
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 from antiphon.text import image_file
 from antiphon.text.image_file import open_file
+from antiphon.text.images import open_image
 
 LIMITS = InputLimits()
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -203,3 +206,53 @@ def test_the_boxes_that_are_looked_at_are_bounded(monkeypatch: pytest.MonkeyPatc
     open_file(data[:first] + 50 * empty + data[first:], LIMITS)
     with pytest.raises(InvalidRequest, match="no JPEG 2000 codestream"):
         open_file(data[:first] + 200 * empty + data[first:], LIMITS)
+
+
+# --- what is broken -------------------------------------------------------------------------------
+
+
+def samples() -> list[bytes]:
+    """Small files of every format that PIL writes, with what they may hold beside pixels."""
+    exif = PilImage.Exif()
+    exif[0x0112] = 6
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    colour, grey = PilImage.fromarray(RGB), PilImage.fromarray(RGB[..., 0])
+    rgba, deep = colour.convert("RGBA"), PilImage.fromarray(RGB[..., 0].astype(np.uint16) * 257)
+    extras: dict[str, Any] = {"exif": exif.tobytes(), "icc_profile": srgb[:-20]}
+    return [
+        encoded(colour, "PNG", **extras),
+        encoded(grey.convert("P"), "PNG", transparency=3),
+        encoded(deep, "PNG", transparency=9),
+        encoded(colour, "JPEG", **extras),
+        encoded(colour.convert("CMYK"), "JPEG"),
+        encoded(rgba, "WEBP", lossless=True, **extras),
+        encoded(grey, "GIF", save_all=True, append_images=[grey] * 2, transparency=3),
+        encoded(colour, "BMP"),
+        encoded(colour, "TIFF", compression="tiff_lzw"),
+        encoded(deep, "TIFF"),
+        encoded(colour, "PPM"),
+        encoded(rgba, "JPEG2000", tile_size=(16, 16)),
+        *([encoded(rgba, "AVIF")] if features.check("avif") else []),
+    ]
+
+
+EDIT = st.tuples(st.integers(0, 2**16), st.binary(max_size=6), st.sampled_from([0, 1, 4, 100]))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(samples()), st.lists(EDIT, min_size=1, max_size=5))
+@pytest.mark.filterwarnings("ignore")  # of PIL, on what is broken
+def test_a_broken_file_is_read_or_refused(data: bytes, edits: list[tuple[int, bytes, int]]) -> None:
+    """Bytes are put in place of others, anywhere: nothing but `InvalidRequest` in one line comes of it."""
+    for place, put, taken in edits:
+        place %= len(data) + 1
+        data = data[:place] + put + data[place + taken :]
+    try:
+        image = open_image(data, InputLimits(max_image_pixels=100_000))
+    except InvalidRequest as error:
+        message = str(error)
+        assert "\n" not in message
+        assert len(message) < 400
+    else:
+        assert image.mode == "RGB"
+        assert image.width * image.height <= 100_000
