@@ -13,6 +13,7 @@ from typing import Any
 
 from antiphon.engine import Engine
 from antiphon.engine_thread import EngineThread
+from antiphon.intake import take_request
 from antiphon.mailbox import Mailbox
 from antiphon.plain import string, told
 from antiphon.session import Session
@@ -166,7 +167,7 @@ class EventStream(AsyncIterator[Event]):
             raise StopAsyncIteration
         try:
             if self._mailbox is None:
-                given = await self._thread.copied(self._request, self._sampling_params)
+                given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
                 if self._has_ended:  # it was left meanwhile
                     raise StopAsyncIteration
                 self._mailbox = self._thread.open(*given)

@@ -7,21 +7,19 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
 from antiphon.commands import Abort, Add, Close, Command, Leave, Revise
 from antiphon.engine import Engine
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.mailbox import Mailbox, ring
-from antiphon.plain import reading, told
-from antiphon.text.copies import is_plain, plain_options, plain_params, plain_samples
+from antiphon.plain import told
+from antiphon.text.copies import plain_options
 from antiphon.text.prompt import Prompt
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -29,8 +27,6 @@ __all__ = ["EngineThread"]
 
 NUM_PREPARE_THREADS = 4
 """Requests that are read at a time. Few: they share the interpreter with the engine's thread."""
-
-T = TypeVar("T")
 
 logger = logging.getLogger("antiphon")
 
@@ -73,36 +69,14 @@ class EngineThread:
         """Requests whose files are being read, or wait for it."""
         return len(self._preparing)
 
-    async def copied(
-        self, request: Request, sampling_params: SamplingParams | None
-    ) -> tuple[Request, SamplingParams | None]:
-        """What a client gave, made of plain values of our own; raises InvalidRequest."""
-        return await _run_apart(
-            lambda: (self.engine.inputs.plain(request), plain_params(sampling_params)),
-            is_quick=is_plain(request) and is_plain(sampling_params),
-        )
-
-    async def copied_samples(self, samples: Any) -> Any:
-        """Samples that a client gave, counted and as mono float32 (n,); raises InvalidRequest."""
-        from antiphon.codec.audio import mono_samples
-
-        def copy() -> Any:
-            with reading("audio"):
-                return mono_samples(plain_samples("audio", samples, self.engine.config.limits))
-
-        return await _run_apart(copy, is_quick=type(samples) is np.ndarray)
-
-    async def copied_units(self, units: Sequence[int]) -> tuple[int, ...]:
-        """Units that a client gave, made of plain values and checked; raises InvalidRequest."""
-        return await _run_apart(lambda: self.engine.inputs.units(units), is_quick=is_plain(units))
-
     def open(
         self, request: Request, sampling_params: SamplingParams | None, *, is_open: bool = False
     ) -> Mailbox:
         """Have a request prepared and run; its events come to a mailbox of the running event loop.
 
-        Both are plain, see `copied`. What is found wrong with the request later comes to the mailbox, too.
-        is_open: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or EngineDead.
+        Both are plain, see `antiphon.intake`. What is found wrong with the request later comes to the
+        mailbox, too. is_open: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or
+        EngineDead.
         """
         arrived_s = time.perf_counter()
         mailbox = Mailbox(asyncio.get_running_loop(), request.request_id)
@@ -138,7 +112,7 @@ class EngineThread:
         self, mailbox: Mailbox, units: Sequence[int] | None, *, committed_s: float | None = None
     ) -> Future[None]:
         """Tell the engine what was heard so far of an open request that it has taken, see `Revise`. The units
-        are plain, see `copied_units`."""
+        are plain."""
         done: Future[None] = Future()
         with self._lock:
             if self._has_ended:
@@ -334,9 +308,3 @@ class EngineThread:
         error = EngineDead(f"the engine has failed: {told(self.cause)}")
         error.__cause__ = self.cause
         return error
-
-
-async def _run_apart(copy: Callable[[], T], *, is_quick: bool) -> T:
-    """What a client gave is looked at in its own thread, the event loop's; but where that runs code of the
-    client's, which may sleep, in another one of the loop's."""
-    return copy() if is_quick else await asyncio.to_thread(copy)

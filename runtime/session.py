@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from antiphon.audio_feed import AudioFeed
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
+from antiphon.intake import take_request, take_samples, take_units
 from antiphon.mailbox import Mailbox, ring
 from antiphon.plain import reading
 from antiphon.types import Event, Finished, Request, SamplingParams
@@ -74,7 +75,7 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest("session: it can be entered once")
         self._is_entered = True
         try:
-            given = await self._thread.copied(self._request, self._sampling_params)
+            given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
             self._mailbox = self._thread.open(*given, is_open=True)
         except BaseException:
             self._is_entered = False  # it may be entered later, for example when fewer wait
@@ -100,7 +101,8 @@ class Session(AsyncIterator[Event]):
         # Sound libraries are loaded by the first session that brings sound.
         from antiphon.codec.audio import check_duration, check_rate
 
-        mono = await self._thread.copied_samples(samples)
+        limits = self._engine.engine.config.limits
+        mono = await take_samples(samples, limits)
         mailbox = self._speaking()
         if self._has_units:
             raise InvalidRequest("audio: this session was given units")
@@ -110,7 +112,6 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest(
                 f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
             )
-        limits = self._engine.engine.config.limits
         check_duration(self._num_samples + len(mono), rate_hz, limits)
         if self._feed is None:
             codec = self._engine.engine.codec
@@ -129,7 +130,7 @@ class Session(AsyncIterator[Event]):
     async def push_units(self, units: Sequence[int]) -> None:
         """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
         has them. If it raises InvalidRequest, those before still stand."""
-        numbers = await self._thread.copied_units(units)
+        numbers = await take_units(self._engine.engine.inputs, units)
         mailbox = self._speaking()
         if self._feed is not None:
             raise InvalidRequest("units: this session was given audio")

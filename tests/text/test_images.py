@@ -263,5 +263,7 @@ def test_digest(config: ModelConfig) -> None:
     black = [np.zeros(shape, np.uint8) for shape in ((100, 50), (50, 100), (98, 50), (100, 49))]
     merges = [prepare_image(pixels, tiler, LIMITS) for pixels in black]
     assert len({merge.digest for merge in merges}) == len({merge.plan for merge in merges})
+    ways = [prepare_image(PIXELS, tiler, LIMITS, exact=exact).digest for exact in (False, True)]
+    assert ways[0] != ways[1] == image.digest, "what is read in two ways is two pictures"
     unshrunk = Tiler(replace(config, mm_patch_merge_type="flat"))
     assert prepare_image(RGB, unshrunk, LIMITS).digest != image.digest
