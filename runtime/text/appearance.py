@@ -129,11 +129,12 @@ def _transparent_colour(image: PilImage.Image, grey_step: int) -> Any:
         return found
     if image.mode in ("1", "L") and type(found) is int and 0 <= found * grey_step < 256:
         return found * grey_step
-    is_colour = image.mode == "RGB" and isinstance(found, tuple) and len(found) == 3
-    if is_colour and all(type(value) is int and 0 <= value < 2**16 for value in found):
-        # Of 16 bits PIL reads the upper 8.
-        return tuple(value >> 8 for value in found) if max(found) > 255 else found
-    return None
+    if image.mode != "RGB" or not isinstance(found, tuple) or len(found) != 3:
+        return None
+    if not all(type(value) is int and 0 <= value < 2**16 for value in found):
+        return None
+    # Of 16 bits PIL reads the upper 8.
+    return tuple(value >> 8 for value in found) if max(found) > 255 else found
 
 
 # --- colours --------------------------------------------------------------------------------------
@@ -143,6 +144,7 @@ def _recolour(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Imag
     """From a band in the picture's own colour space to RGB in sRGB; None: PIL's conversion will do."""
     profile: Any = image.info.get("icc_profile")
     is_lab = image.mode == "LAB"
+    source: Any
     if not is_lab and not (isinstance(profile, bytes) and 0 < len(profile) <= _MAX_PROFILE_BYTES):
         return None
     try:
@@ -154,7 +156,8 @@ def _recolour(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Imag
             opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" in ImageCms.getProfileDescription(opened):
                 return None
-            source, mode = opened.profile, _PROFILE_MODES[opened.profile.xcolor_space]
+            source = opened.profile
+            mode = _PROFILE_MODES[source.xcolor_space]
             if not _fits(image.mode, mode):
                 return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
