@@ -7,6 +7,7 @@ from antiphon.errors import (
     AntiphonError,
     CheckpointError,
     ConfigError,
+    EngineBusy,
     EngineDead,
     EngineOverloaded,
     InvalidRequest,
@@ -41,6 +42,7 @@ __all__ = [
     "Completion",
     "ConfigError",
     "Engine",
+    "EngineBusy",
     "EngineDead",
     "EngineOverloaded",
     "Event",
@@ -64,6 +66,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The engines bring torch with them, which takes a second to import: not before they are asked for."""
+    import antiphon.process  # noqa: F401 - looks whether torch is here already
+
     if name == "Engine":
         from antiphon.engine import Engine
 

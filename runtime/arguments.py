@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from antiphon.types import SamplingParams
 if TYPE_CHECKING:
     from antiphon.codec import Codec
 
-__all__ = ["bounded", "check_choice", "engine_config", "one_each", "open_codec"]
+__all__ = ["bounded", "check_choice", "engine_config", "open_codec"]
 
 DEFAULT_MAX_TOKENS = 1024
 """Of text-only replies."""
@@ -50,6 +49,7 @@ def open_codec(
     if codec is None:
         return None
     if isinstance(codec, Codec):
+        codec.check_process()
         if dtype != "auto":
             raise InvalidRequest(f"codec_dtype: expected a codec given as a folder, got one of {codec.dtype}")
     else:
@@ -59,18 +59,6 @@ def open_codec(
             f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"
         )
     return codec
-
-
-def one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> Sequence[SamplingParams | None]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise InvalidRequest(
-            f"sampling_params: expected one, or one for each of {count} requests, got {len(params)}"
-        )
-    return params
 
 
 def bounded(params: SamplingParams, prompt: Prompt, longest: int, *, speaks: bool) -> SamplingParams:

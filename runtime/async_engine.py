@@ -15,6 +15,7 @@ from antiphon.engine import Engine
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox
+from antiphon.ownership import OfOneProcess
 from antiphon.session import Session
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -38,7 +39,7 @@ class Health:
     """What the engine died of; None while it lives, and when it was closed."""
 
 
-class AsyncEngine:
+class AsyncEngine(OfOneProcess):
     """An `Engine` that serves tasks of any number of event loops.
 
     A thread of its own steps the engine, from construction until `close`; it sleeps while there is
@@ -48,6 +49,9 @@ class AsyncEngine:
             async for event in engine.stream(Request("Hello")):
                 ...
 
+    It serves the process that made it: in a forked child all of its methods but `close` raise EngineDead, and
+    a new one can be made.
+
     Args: those of `Engine`, which loads here, at once.
     """
 
@@ -56,7 +60,9 @@ class AsyncEngine:
 
     @classmethod
     def from_engine(cls, engine: Engine) -> AsyncEngine:
-        """Take over an engine. From here on it must not be used directly, but to read its settings."""
+        """Take over an engine. From here on it cannot be used directly (EngineBusy), but to read its
+        settings. Raises EngineBusy for one that is in use, EngineDead for one that is closed or of another
+        process."""
         self = cls.__new__(cls)
         self._start(engine)
         return self
@@ -136,7 +142,7 @@ class AsyncEngine:
         await self.aclose()
 
 
-class EventStream(AsyncIterator[Event]):
+class EventStream(OfOneProcess, AsyncIterator[Event]):
     """The events of one request, from `AsyncEngine.stream`; each delta as `Engine.step` tells it.
 
     The request is sent when the first event is asked for, and aborted when the stream is left before
@@ -167,6 +173,7 @@ class EventStream(AsyncIterator[Event]):
         if self._has_ended:
             raise StopAsyncIteration
         try:
+            self._thread.check_process()
             if self._mailbox is None:
                 self._mailbox = self._thread.open(self._request, self._sampling_params)
             event = await self._mailbox.get()

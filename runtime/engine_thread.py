@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from antiphon.commands import Abort, Add, Close, Command, Leave, Revise
 from antiphon.engine import Engine
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.mailbox import Mailbox, ring
+from antiphon.ownership import check_process
 from antiphon.text.prompt import Prompt
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -54,13 +56,15 @@ class EngineThread:
         self._workers = ThreadPoolExecutor(NUM_PREPARE_THREADS, thread_name_prefix="antiphon-prepare")
         # A daemon, or the interpreter would wait for it before it calls what `atexit` has.
         self._thread = threading.Thread(target=self._run, name="antiphon-engine", daemon=True)
+        self._pid = os.getpid()
+        engine.hand_over(self._thread)
         self._thread.start()
         atexit.register(self.close)
 
     @property
     def is_alive(self) -> bool:
         """Whether requests are served."""
-        return not self._has_ended
+        return not self._has_ended and self._pid == os.getpid()
 
     @property
     def num_preparing(self) -> int:
@@ -75,6 +79,7 @@ class EngineThread:
         What is found wrong with it later comes there too. is_open: its user still speaks, see
         `Engine.open_request`. Raises InvalidRequest, EngineOverloaded or EngineDead.
         """
+        self.check_process()
         arrived_s = time.perf_counter()
         if not isinstance(request, Request):
             raise InvalidRequest(f"request: expected a Request, found {type(request).__name__}")
@@ -105,6 +110,7 @@ class EngineThread:
 
     def abort(self, request_id: str) -> Future[bool]:
         """Abort a request wherever it is; done when its blocks are free. False: there is none."""
+        self.check_process()
         done: Future[bool] = Future()
         with self._lock:
             if self._has_ended:
@@ -117,6 +123,7 @@ class EngineThread:
         self, mailbox: Mailbox, units: Sequence[int] | None, *, committed_s: float | None = None
     ) -> Future[None]:
         """Tell the engine what was heard so far of an open request that it has taken, see `Revise`."""
+        self.check_process()
         done: Future[None] = Future()
         with self._lock:
             if self._has_ended:
@@ -125,12 +132,18 @@ class EngineThread:
                 self._inbox.put(Revise(mailbox, units, done, committed_s))
         return done
 
+    def check_process(self) -> None:
+        """Raise EngineDead in a forked child."""
+        check_process("engine", self._pid)
+
     def stop(self) -> None:
         """Have the thread end after its step. Takes no lock, for finalizers to call it."""
         self._inbox.put(Close())
 
     def close(self) -> None:
-        """`stop`, and wait until all threads have ended."""
+        """`stop`, and wait until all threads have ended. In a forked child there are none."""
+        if self._pid != os.getpid():
+            return
         self.stop()
         self._thread.join()
         self._workers.shutdown(cancel_futures=True)

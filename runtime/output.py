@@ -16,6 +16,7 @@ from antiphon.types import (
     AudioDelta,
     Completion,
     Event,
+    FinishReason,
     RequestMetrics,
     TextDelta,
     TranscriptDelta,
@@ -125,10 +126,15 @@ class OutputState:
             unit_ids=list(request.unit_ids),
             audio=np.concatenate(self._audio) if self._audio else None,
             sample_rate_hz=self._sample_rate_hz,
-            finish_reason=request.finish_reason or "error",
+            finish_reason=self._finish_reason(),
             error=self.error,
             metrics=metrics,
         )
+
+    def _finish_reason(self) -> FinishReason:
+        """Speech that ends by itself has said less than was to say if its text met its limit."""
+        reason = self.request.finish_reason or "error"
+        return "length" if reason == "stop" and self.request.has_cut_text else reason
 
     def _text_delta(self, text: str) -> TextDelta:
         self.text += text

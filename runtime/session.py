@@ -13,6 +13,7 @@ from antiphon.audio_feed import AudioFeed
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox, ring
+from antiphon.ownership import OfOneProcess
 from antiphon.types import Event, Finished, Request, SamplingParams
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class _Left(Exception):
     """The session was left: there is nothing more to read."""
 
 
-class Session(AsyncIterator[Event]):
+class Session(OfOneProcess, AsyncIterator[Event]):
     """An open request, from `AsyncEngine.open`: speech goes in while it is spoken, events come out.
 
         async with engine.open(Request([Image("cat.jpg"), Units([])])) as session:
@@ -148,6 +149,7 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest("session: it has to be entered first, with `async with`")
         if self._has_ended:
             raise StopAsyncIteration
+        self._thread.check_process()
         try:
             event = await self._mailbox.get()
         except _Left:
@@ -178,6 +180,7 @@ class Session(AsyncIterator[Event]):
         """The mailbox of a session that may be told more."""
         if self._mailbox is None:
             raise InvalidRequest("session: it has to be entered first, with `async with`")
+        self._thread.check_process()
         if self._is_committed or self._has_ended:
             raise InvalidRequest(f"session: it {'has ended' if self._has_ended else 'is committed'}")
         return self._mailbox

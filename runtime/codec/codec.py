@@ -31,6 +31,8 @@ from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.cuda_graph import Capture, capture_for
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.forking import check_device, make_ready
+from antiphon.ownership import OfOneProcess, check_process
 
 __all__ = ["Codec"]
 
@@ -57,7 +59,7 @@ CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024, torch.float16: 1024}
 CUDA_BATCH_FRAMES = 4096
 
 
-class Codec:
+class Codec(OfOneProcess):
     """Whole utterances, alone or many. Arrays come out on the CPU as float32.
 
     In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are; norms,
@@ -70,6 +72,8 @@ class Codec:
 
     On a GPU, TF32 is switched off while it computes (it costs 1e-3 of the mel) and restored after; the
     switch belongs to the process, so one thread at a time should run a codec there.
+
+    A codec serves the process that made it: in a forked child, its methods raise EngineDead.
     """
 
     def __init__(
@@ -90,6 +94,8 @@ class Codec:
         to compute in it, and so serves one codec only. capture: records the flow's estimator; None: it runs
         kernel by kernel. Packed copies of the weights take as much memory again in float32, half as much in
         16 bits."""
+        make_ready()
+        self._pid = os.getpid()
         self.params = params
         self.device = device
         self.dtype = dtype
@@ -129,6 +135,8 @@ class Codec:
         if precision not in DTYPES:
             raise InvalidRequest(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
+        check_device(place)
+        make_ready()
         root = Path(folder)
         if not root.is_dir():
             raise CheckpointError(f"{root}: expected a CosyVoice folder, found none")
@@ -179,7 +187,12 @@ class Codec:
     def voice(self, name: str | Voice | None) -> Voice:
         """The voice of this name, None for the default one: to go on speaking with it whatever becomes of the
         name. Raises InvalidRequest for an unknown one."""
+        self.check_process()
         return self._voices.get(name)
+
+    def check_process(self) -> None:
+        """Raise EngineDead in a forked child of the process that made it."""
+        check_process("codec", self._pid)
 
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
         """Clones the voice of a clip of 1 to 30 s: from now on `name` may be given as a voice.
@@ -189,6 +202,7 @@ class Codec:
         that is taken, for such a clip as cannot be used, and where the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
         """
+        self.check_process()
         self._voices.check_new(name)
         encoder, tokenizer = self.speaker_encoder, self.tokenizer
         if encoder is None or tokenizer is None:
@@ -246,6 +260,7 @@ class Codec:
 
         source: (256 * frames,) excitation instead of what f0 and the seed give.
         """
+        self.check_process()
         rows = [self._tensor(float_array("mel", mel, (MEL_BANDS, None)))]
         sources = None
         if source is not None:
@@ -263,6 +278,7 @@ class Codec:
 
         voices, seeds: one for each utterance; None: the default voice, seed 0. A single voice is for all.
         """
+        self.check_process()
         count = len(units)
         each_voice = [voices] * count if voices is None or isinstance(voices, (str, Voice)) else list(voices)
         each_seed = [0] * count if seeds is None else [integer("seeds", seed) for seed in seeds]
@@ -289,9 +305,7 @@ class Codec:
         schedule: None for the default one, with first sound after 15 units. Raises InvalidRequest for an
         unknown voice.
         """
-        return SpeechStream(
-            self, self._voices.get(voice), integer("seed", seed), schedule or StreamSchedule()
-        )
+        return SpeechStream(self, self.voice(voice), integer("seed", seed), schedule or StreamSchedule())
 
     def flow_input(
         self,
@@ -346,6 +360,7 @@ class Codec:
         return sources
 
     def _tokenizer(self) -> SpeechTokenizer:
+        self.check_process()
         if self.tokenizer is None:
             raise InvalidRequest(f"speech: this codec folder has no {TOKENIZER_FILE}, so units must be given")
         return self.tokenizer

@@ -15,6 +15,7 @@ from antiphon.codec.resample import StreamingResampler
 from antiphon.codec.speech_tokenizer import PIECE_SAMPLES, SpeechTokenizer
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
+from antiphon.ownership import OfOneProcess
 
 __all__ = ["Heard", "ListenSchedule", "Listener"]
 
@@ -59,7 +60,7 @@ class ListenSchedule:
             )
 
 
-class Listener:
+class Listener(OfOneProcess):
     """Maps audio to units while it comes in; at the end they are those of `Codec.tokenize`.
 
     The network may look at all of its piece of 30 s, and the floor of the log-mel follows the loudest value

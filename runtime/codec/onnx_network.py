@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from antiphon import forking
 from antiphon.errors import CheckpointError
+from antiphon.ownership import check_process
 
 __all__ = ["OnnxNetwork"]
 
@@ -20,12 +22,12 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, num_threads: int | None = None) -> None:
-        """num_threads: None for as many as PyTorch uses. Raises CheckpointError where the file is not a
+        """num_threads: None for as many as may compute. Raises CheckpointError where the file is not a
         network."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or torch.get_num_threads()
+        options.intra_op_num_threads = num_threads or forking.num_threads()
         # Threads that spin while they wait would take the cores from the model.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -34,6 +36,8 @@ class OnnxNetwork:
             )
         except _errors() as error:
             raise CheckpointError(f"{path}: expected an ONNX network: {error}") from error
+        forking.keep_in_children(self._session)
+        self._pid = os.getpid()
         self.path = path
         inputs = self._session.get_inputs()
         self._names = [item.name for item in inputs]
@@ -45,7 +49,8 @@ class OnnxNetwork:
 
     def run(self, *inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The first output, for as many inputs as the network has. Raises CheckpointError where it cannot
-        take their shapes."""
+        take their shapes, EngineDead in a forked child, where its threads are not."""
+        check_process("codec", self._pid)
         feeds = dict(zip(self._names, inputs, strict=True))
         try:
             return np.asarray(self._session.run([self._output], feeds)[0])

@@ -18,6 +18,7 @@ from antiphon.codec.stream_flow import FlowStream
 from antiphon.codec.stream_hift import HiftStream, vocode_streams
 from antiphon.config import StreamSchedule
 from antiphon.errors import InvalidRequest
+from antiphon.ownership import OfOneProcess
 
 if TYPE_CHECKING:
     from antiphon.codec.codec import Codec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SpeechStream", "advance"]
 
 
-class SpeechStream:
+class SpeechStream(OfOneProcess):
     """One utterance being spoken; made by `Codec.stream`. Memory does not grow with its length.
 
     `push` decodes all chunks that are ready. Who serves many calls `add` on each, and `advance` on those that
@@ -52,6 +53,7 @@ class SpeechStream:
 
     def add(self, units: Any = (), *, final: bool = False) -> None:
         """`push` without decoding."""
+        self.codec.check_process()
         if self.flow.is_complete:
             raise InvalidRequest("units: the stream has ended; its last units were pushed with final=True")
         new = [] if len(units) == 0 else unit_array("units", units, self.codec.num_units_vocab).tolist()
