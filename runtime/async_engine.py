@@ -36,6 +36,12 @@ class Health:
     uptime_s: float
     error: str | None
     """What the engine died of; None while it lives, and when it was closed."""
+    can_speak: bool
+    """Whether speech can be made of units: it is alive, has a codec, and no `speech_error`. Each request for
+    speech is another try, so this may become true again."""
+    speech_error: str | None
+    """Why no speech could be made when it was tried last, be it that its thread died or that none could be
+    started; None once some was. Speech of a single request that failed is told by its completion alone."""
 
 
 class AsyncEngine:
@@ -101,19 +107,21 @@ class AsyncEngine:
         """
         if not isinstance(request_id, str):
             raise InvalidRequest(f"request_id: expected a string, found {type(request_id).__name__}")
-        return await asyncio.wrap_future(self._thread.abort(request_id))
+        return await self._thread.answer(self._thread.abort(request_id))
 
     def health(self) -> Health:
         """How it is just now. Never waits, and may be called from any thread."""
         thread = self._thread
-        scheduler = thread.engine.scheduler
+        scheduler, vocoder = thread.engine.scheduler, thread.engine.vocoder
         return Health(
             alive=thread.is_alive,
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting + thread.num_preparing,
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
-            error=None if thread.cause is None else f"{type(thread.cause).__name__}: {thread.cause}",
+            error=thread.error,
+            can_speak=thread.is_alive and vocoder is not None and vocoder.error is None,
+            speech_error=None if vocoder is None else vocoder.error,
         )
 
     def close(self) -> None:
@@ -125,7 +133,10 @@ class AsyncEngine:
 
     async def aclose(self) -> None:
         """`close` that lets the event loop go on meanwhile."""
-        await asyncio.to_thread(self.close)
+        try:
+            await asyncio.to_thread(self.close)
+        except RuntimeError:  # no thread can be started: the loop has to wait
+            self.close()
 
     async def __aenter__(self) -> AsyncEngine:
         return self

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec
+from antiphon.at_exit import awaited_at_exit
 from antiphon.codec.device import resolve_device
 from antiphon.cuda_graph import capture_for
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
@@ -67,6 +68,7 @@ class Engine:
         ValueError: an argument is out of its range.
     """
 
+    @awaited_at_exit
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -177,6 +179,7 @@ class Engine:
             request, prompt, sampling_params, arrived_s=arrived_s, stream_audio=stream_audio
         )
 
+    @awaited_at_exit
     def prepare(self, request: Request) -> Prompt:
         """Read a request's files and lay out its prompt. May run in another thread than `step`."""
         self._check_open()
@@ -229,17 +232,14 @@ class Engine:
                 f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
                 f"does not fit the KV cache of {self.cache_config.num_blocks} blocks"
             )
-        if speaks and self.vocoder is not None:
-            schedule = self.config.stream_schedule if stream_audio else None
-            self.vocoder.open(request_id, request.voice, state.seed, schedule)
-        self._replies.outputs[request_id] = OutputState(
+        output = OutputState(
             state,
             self.tokenizer,
             self.model_config,
             arrived_s,
             sample_rate_hz=self.codec.sample_rate_hz if speaks and self.codec is not None else None,
         )
-        self.scheduler.add(state)
+        self._replies.take(output, request.voice, self.config.stream_schedule if stream_audio else None)
         return request_id
 
     def open_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
@@ -290,6 +290,16 @@ class Engine:
             self._ended += self._replies.finish(output)
         return True
 
+    @property
+    def request_ids(self) -> list[str]:
+        """Of all requests whose `Finished` has yet to come."""
+        return list(self._replies.outputs)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it serves nothing any more: it was closed, or has failed in a step."""
+        return self._closed
+
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
         to do."""
@@ -298,6 +308,7 @@ class Engine:
 
     # --- the loop -----------------------------------------------------------------------------
 
+    @awaited_at_exit
     def step(self) -> list[Event]:
         """One pass through each stack that has work; what became known by it.
 

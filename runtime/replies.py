@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from antiphon.config import StreamSchedule
 from antiphon.output import OutputState
 from antiphon.sched.plan import StackPlan
 from antiphon.sched.scheduler import Scheduler
@@ -26,6 +27,21 @@ class Replies:
         """By the ids of requests whose `Finished` has not been told."""
         self.unheard: set[str] = set()
         """Requests that have ended and whose speech is still being made."""
+
+    def take(self, output: OutputState, voice: str | None, schedule: StreamSchedule | None) -> None:
+        """A new request, whose speech is made by this schedule. Where it raises, nothing of it is left."""
+        request = output.request
+        try:
+            if request.speaks and self._vocoder is not None:
+                self._vocoder.open(request.request_id, voice, request.seed, schedule)
+            self.outputs[request.request_id] = output
+            self._scheduler.add(request)
+        except BaseException:
+            self.outputs.pop(request.request_id, None)
+            self._scheduler.finish(request)
+            if self._vocoder is not None:
+                self._vocoder.abort(request.request_id)
+            raise
 
     def poll(self, plan: StackPlan) -> Iterator[Event]:
         """What a pass has made known."""
@@ -63,7 +79,9 @@ class Replies:
         waits = may_wait and self.unheard
         events: list[Event] = []
         for spoken in self._vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
-            output = self.outputs[spoken.request_id]
+            output = self.outputs.get(spoken.request_id)
+            if output is None:
+                continue  # what an earlier fault has left behind
             if len(spoken.samples):
                 events.append(output.hear(spoken.samples))
             if spoken.error is not None:
@@ -72,7 +90,7 @@ class Replies:
                 self.unheard.discard(spoken.request_id)
                 events += self.finish(output)
             elif spoken.is_last:
-                self.unheard.remove(spoken.request_id)
+                self.unheard.discard(spoken.request_id)
                 del self.outputs[spoken.request_id]
                 events.append(Finished(spoken.request_id, output.completion()))
         return events

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -110,7 +109,10 @@ class Session(AsyncIterator[Event]):
             listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
             # Not bound to the session, which would then never be dropped.
             self._feed = AudioFeed(
-                listener, partial(_tell, self._thread, mailbox), partial(_fail, self._thread, mailbox)
+                listener,
+                partial(_tell, self._thread, mailbox),
+                partial(_fail, self._thread, mailbox),
+                self._thread.listener(),
             )
             self._rate_hz = rate_hz
         self._num_samples += len(mono)
@@ -136,7 +138,7 @@ class Session(AsyncIterator[Event]):
         mailbox = self._speaking()
         units = None if self._feed is None else await self._feed.finish()
         try:
-            await asyncio.wrap_future(self._thread.revise(mailbox, units, committed_s=committed_s))
+            await self._thread.answer(self._thread.revise(mailbox, units, committed_s=committed_s))
         except InvalidRequest as error:
             if self._feed is not None:
                 _fail(self._thread, mailbox, error)
@@ -164,6 +166,8 @@ class Session(AsyncIterator[Event]):
 
     def __del__(self) -> None:
         # No lock is taken here: this may be inside anything.
+        if self._feed is not None:
+            self._feed.drop()
         if self._mailbox is not None and not self._has_ended:
             self._thread.leave(self._mailbox)
 
@@ -184,7 +188,7 @@ class Session(AsyncIterator[Event]):
 
 
 async def _tell(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
-    await asyncio.wrap_future(thread.revise(mailbox, units))
+    await thread.answer(thread.revise(mailbox, units))
 
 
 def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:

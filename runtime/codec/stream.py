@@ -6,7 +6,8 @@ for each mel frame of the utterance, as many as the whole has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from antiphon.codec.codec import Codec
     from antiphon.codec.voices import Voice
 
-__all__ = ["SpeechStream", "advance"]
+__all__ = ["SpeechStream", "advance", "all_or_nothing"]
 
 
 class SpeechStream:
@@ -76,6 +77,19 @@ class SpeechStream:
         return self.hift.is_complete and self.hift.num_emitted == self.hift.num_frames
 
 
+@contextmanager
+def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
+    """Where the block raises, whatever it is, these streams are as they were before it."""
+    parts = [part for stream in streams for part in (stream.flow, stream.hift)]
+    before = [part.state() for part in parts]
+    try:
+        yield
+    except BaseException:
+        for part, state in zip(parts, before, strict=True):
+            part.restore(state)
+        raise
+
+
 @torch.inference_mode()
 def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), perhaps none.
@@ -83,7 +97,7 @@ def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     Where it raises, no stream has lost anything: each may be tried again by itself.
     """
     codec = streams[0].codec
-    with exact_float32(codec.device):
+    with all_or_nothing(streams), exact_float32(codec.device):
         chunked = [stream for stream in streams if stream.flow.ready_units()]
         chunks = [stream.flow.chunk(codec.device) for stream in chunked]
         outputs = codec.flow.generate(chunks) if chunks else []
