@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from antiphon.at_exit import awaited_at_exit
 from antiphon.codec.arrays import AudioArray, bands_first, float_array, integer, to_numpy, unit_array
 from antiphon.codec.audio import check_rate, mono_samples
 from antiphon.codec.batches import plan_batches
@@ -107,6 +108,7 @@ class Codec:
             self.hift.pack(dtype)
 
     @classmethod
+    @awaited_at_exit
     def from_pretrained(
         cls,
         folder: str | os.PathLike[str],
@@ -203,6 +205,7 @@ class Codec:
         the folder and for one that is not there."""
         self._voices.remove(name)
 
+    @awaited_at_exit
     def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
         """Units of speech: samples (frames,) or (frames, channels), as in `read_audio`, at any rate."""
         tokenizer = self._tokenizer()
@@ -218,6 +221,7 @@ class Codec:
         `tokenize`. rate_hz: of the samples. More than max_audio_s is refused. Raises InvalidRequest."""
         return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s)
 
+    @awaited_at_exit
     def mel(
         self,
         units: Any,
@@ -241,6 +245,7 @@ class Codec:
         with exact_float32(self.device):
             return to_numpy(self.flow.generate([row])[0].mel)
 
+    @awaited_at_exit
     def vocode(self, mel: Any, *, source: Any = None, seed: int = 0) -> AudioArray:
         """Speech float32 (256 * frames,) of a log-mel (80, frames).
 
@@ -252,6 +257,7 @@ class Codec:
             sources = [self._tensor(float_array("source", source, (HOP * rows[0].shape[1],)))]
         return to_numpy(self._vocode(rows, [integer("seed", seed)], sources)[0])
 
+    @awaited_at_exit
     def decode(
         self,
         units: Sequence[Any],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from antiphon.at_exit import awaited_at_exit
 from antiphon.codec.arrays import AudioArray, as_array, integer
 from antiphon.codec.audio import check_duration, check_rate, mono_samples
 from antiphon.codec.logmel import INPUT_RATE_HZ
@@ -95,6 +96,7 @@ class Listener:
         self._reported_final = 0
         self._is_open = True
 
+    @awaited_at_exit
     def push(self, samples: Any) -> Heard | None:
         """Takes the samples that follow, in any form `Codec.tokenize` takes, or an empty array of samples.
 
@@ -115,6 +117,7 @@ class Listener:
         self._is_open = True
         return self._report(self.schedule.holdback_units) if was_read else None
 
+    @awaited_at_exit
     def finish(self) -> Heard:
         """All units, all final. Raises InvalidRequest where nothing was ever pushed, and after the end."""
         self._check_open()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from antiphon.at_exit import awaited_at_exit
 from antiphon.codec.arrays import AudioArray, to_numpy, unit_array
 from antiphon.codec.device import exact_float32
 from antiphon.codec.stream_flow import FlowStream
@@ -90,6 +91,7 @@ def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
         raise
 
 
+@awaited_at_exit
 @torch.inference_mode()
 def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), perhaps none.
