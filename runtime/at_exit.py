@@ -26,7 +26,7 @@ EXIT_WAIT_S = 30.0
 layers of a network whether it is to end, one that steps an engine between its steps."""
 
 HOLD_S = 5.0
-"""How long a caller's daemon thread is held where the interpreter is about to be taken down; that takes less."""
+"""How long a caller's daemon thread is held where the interpreter is being taken down; that takes less."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,7 +64,7 @@ class _Interpreter:
         _undisturbed(lambda: self._wait_for_callers(deadline_s))
 
     def holds_back(self) -> bool:
-        """At the end a daemon thread waits here for it; not for ever, since something may wait for the thread."""
+        """At the end a daemon thread waits here; not for ever, since others may wait for the thread."""
         if not self.is_ending or not threading.current_thread().daemon:
             return False
         time.sleep(HOLD_S)
