@@ -58,10 +58,15 @@ class _Interpreter:
         deadline_s = time.monotonic() + EXIT_WAIT_S
         for endable in list(self.endables):
             _undisturbed(endable.stop)
-        for thread in list(self.threads):
-            _undisturbed(lambda: thread.join(max(0.0, deadline_s - time.monotonic())))  # noqa: B023
+        self._join_threads(deadline_s)
         self.is_ending = True  # from here on no caller comes in, and none of those inside gets away
         _undisturbed(lambda: self._wait_for_callers(deadline_s))
+        self._join_threads(deadline_s)  # of those that callers have started meanwhile
+
+    def _join_threads(self, deadline_s: float) -> None:
+        for thread in list(self.threads):
+            if thread.ident is not None:
+                _undisturbed(lambda: thread.join(max(0.0, deadline_s - time.monotonic())))  # noqa: B023
 
     def holds_back(self) -> bool:
         """At the end a daemon thread waits here; not for ever, since others may wait for the thread."""

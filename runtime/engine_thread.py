@@ -60,6 +60,8 @@ class EngineThread:
         """Ids whose last event the engine has yet to tell."""
         self._workers = Workers(NUM_PREPARE_THREADS, "antiphon-prepare")
         self._listeners: weakref.WeakSet[Workers] = weakref.WeakSet()
+        self._has_let_go = False
+        """Of the engine, in order."""
         self._pid = os.getpid()
         self._thread = start_thread(self._run, "antiphon-engine")
         end_before_exit(self)
@@ -167,21 +169,22 @@ class EngineThread:
         """Have the thread end after its step. Takes no lock, for finalizers to call it."""
         self._inbox.put(Close())
 
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait for all threads, once they were stopped. Nothing in a child, which has none of them."""
+    def close(self) -> None:
+        """`stop`, and wait until all threads have ended. Nothing in a child, which has none of them."""
         if self._pid != os.getpid():
             return
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        with self._lock:
-            threads: list[threading.Thread | Workers] = [self._thread, self._workers, *self._listeners]
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
-
-    def close(self) -> None:
-        """`stop`, and wait until all threads have ended."""
         self.stop()
-        self.join()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join()
+        with self._lock:
+            workers = [self._workers, *self._listeners]
+        for each in workers:
+            each.stop()  # again, if the thread could not
+        if not self._has_let_go:
+            self._guarded(self.engine.close)
+        for each in workers:
+            each.join()
 
     # --- in the threads that prepare ------------------------------------------------------------
 
@@ -386,13 +389,17 @@ class EngineThread:
             self._refuse_commands,
             self._workers.stop,
             *(listener.stop for listener in listeners),
-            self.engine.close,
         ]
         for end in ends:
-            try:
-                end()
-            except BaseException as error:  # noqa: BLE001 - the rest has to be done as well
-                log_fault("while the engine ended", error=error)
+            self._guarded(end)
+        self._guarded(self.engine.close)
+        self._has_let_go = True
+
+    def _guarded(self, end: Callable[[], object]) -> None:
+        try:
+            end()
+        except BaseException as error:  # noqa: BLE001 - the rest has to be done as well
+            log_fault("while the engine ended", error=error)
 
     def _refuse_commands(self) -> None:
         while not self._inbox.empty():
