@@ -400,7 +400,8 @@ def test_a_decode_that_nobody_wants_is_given_up(
 ) -> None:
     """In the middle of the flow: it took seconds to close an engine, and to end the program."""
     gate = Gate(codec, monkeypatch)
-    for end in (lambda: vocoder.abort("a"), vocoder.stop):
+    ends: list[Callable[[], None]] = [lambda: vocoder.abort("a"), vocoder.stop]
+    for end in ends:
         steps: list[Any] = []
         estimator = codec.flow.matching.estimator
 
