@@ -58,6 +58,9 @@ class Workers:
                 raise
             call = partial(function, *args, **kwargs)
             self._calls.put(lambda: _settle(future, None if self._is_stopped else call))
+            if self._is_stopped:  # meanwhile: the threads may be gone, and a new one has nothing to end it
+                self._refuse_waiting()
+                self.stop()
         return future
 
     def stop(self) -> None:
@@ -74,10 +77,19 @@ class Workers:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+        self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Settle what waits, once it was stopped."""
+        num_ends = 0
         with suppress(Empty):
             while True:
                 if (call := self._calls.get_nowait()) is not None:
                     call()
+                else:
+                    num_ends += 1
+        for _ in range(num_ends):
+            self._calls.put(None)
 
     def _have_threads(self) -> None:
         self._threads = [thread for thread in self._threads if thread.is_alive()]

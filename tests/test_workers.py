@@ -74,3 +74,27 @@ def test_a_call_that_no_thread_can_be_started_for_is_not_kept(monkeypatch: pytes
     assert made == [2]
     workers.stop()
     workers.join(LIMIT_S)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_call_that_comes_as_it_is_stopped_is_settled(
+    monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    """Its place in the queue was behind the thread's end, and whoever waited for it waited for ever."""
+    workers = Workers(2, "test-worker")
+    if not is_first:
+        workers.submit(int).result(LIMIT_S)
+    have_threads = workers._have_threads
+
+    def stopped_meanwhile() -> None:
+        have_threads()
+        workers.stop()
+        for thread in threading.enumerate():
+            if thread.name == "test-worker":
+                thread.join(LIMIT_S)
+
+    monkeypatch.setattr(workers, "_have_threads", stopped_meanwhile)
+    with pytest.raises(EngineDead):
+        workers.submit(int).result(LIMIT_S)
+    workers.join(LIMIT_S)
+    assert not any(thread.name == "test-worker" for thread in threading.enumerate())
