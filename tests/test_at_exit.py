@@ -96,7 +96,6 @@ atexit.register(lambda: print(engine.generate(speech, SamplingParams(max_units=3
 # Each program is a child of one process that has imported everything, which is what takes long.
 PROGRAM = f"""
 import json, os, signal
-import antiphon._C, antiphon.codec.codec, numpy.random, onnxruntime, rich.progress, torch._dynamo
 {HEAD}
 programs = json.loads(sys.stdin.read())
 status = {{}}
