@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from antiphon.async_engine import AsyncEngine
     from antiphon.engine import Engine
 
+    __version__: str
+
 __all__ = [
     "AntiphonError",
     "AsyncEngine",
@@ -59,11 +61,13 @@ __all__ = [
     "TranscriptUpdate",
     "UnitDelta",
     "Units",
+    "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The engines bring torch with them, which takes a second to import: not before they are asked for."""
+    """The engines bring torch with them, which takes a second to import: not before they are asked for.
+    Nor is the version looked up before."""
     if name == "Engine":
         from antiphon.engine import Engine
 
@@ -72,4 +76,8 @@ def __getattr__(name: str) -> Any:
         from antiphon.async_engine import AsyncEngine
 
         return AsyncEngine
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("antiphon")
     raise AttributeError(f"module 'antiphon' has no attribute {name!r}")
