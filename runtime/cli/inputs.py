@@ -52,11 +52,9 @@ def _input(path: Path, max_bytes: int, hint: str) -> Path | bytes:
     try:
         if str(path) == STDIN:
             return _bounded(read_stdin(max_bytes), max_bytes)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             return read_file(path, max_bytes)
-        if status.st_size > max_bytes:
-            raise OSError(f"expected at most {max_bytes} bytes, found {status.st_size}")
+        _check_size(path, max_bytes)
         with path.open("rb"):
             return path
     except (OSError, ValueError) as error:
@@ -65,12 +63,19 @@ def _input(path: Path, max_bytes: int, hint: str) -> Path | bytes:
 
 def read_file(path: Path, max_bytes: int, *, patience_s: float | None = None) -> bytes:
     """A file or what comes out of a pipe, read now. Raises OSError for what is too long or is no file."""
+    _check_size(path, max_bytes)
     content = (
         read_bounded(path, max_bytes)
         if patience_s is None
         else read_bounded(path, max_bytes, patience_s=patience_s)
     )
     return _bounded(content, max_bytes)
+
+
+def _check_size(path: Path, max_bytes: int) -> None:
+    """Of a regular file, before it is read; 0 is what a pipe has."""
+    if (size := path.stat().st_size) > max_bytes:
+        raise OSError(f"expected at most {max_bytes} bytes, found {size}")
 
 
 def _bounded(content: bytes, max_bytes: int) -> bytes:

@@ -21,8 +21,9 @@ from typing import Any, NoReturn
 
 from antiphon.files import discard_unfinished
 
-__all__ = ["Note", "Stopped", "at_once", "end", "forget", "noted", "watched"]
+__all__ = ["INTERRUPT", "Note", "Stopped", "at_once", "end", "forget", "noted", "watched"]
 
+INTERRUPT = int(signal.SIGINT)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 PATIENCE_S = 3.0
 """How long what goes on may take to end in order."""
