@@ -46,7 +46,7 @@ class EventPrinter:
             seconds = len(completion.audio) / completion.sample_rate_hz
             self._add(SPEECH, f"{_shown(file)} ({seconds:.1f} s)")
         elif out is not None:
-            made = f"{len(completion.units)} units, no sound" if completion.units else "none"
+            made = f"{len(completion.units)} units" if completion.units else "none"
             self._add(SPEECH, f"{made}: {_shown(out)} was not written")
         elif completion.units:
             self._add(SPEECH, f"{len(completion.units)} units")
