@@ -10,10 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import select
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -194,6 +192,8 @@ def _begin(path: str | os.PathLike[str]) -> Path:
     if special:
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        import tempfile  # brings much with it, and few need it
+
         folder = Path(tempfile.gettempdir())
     else:
         target = _target(path)
@@ -202,7 +202,7 @@ def _begin(path: str | os.PathLike[str]) -> Path:
             raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
         if _mode(target) is not None and not os.access(target, os.W_OK):  # replacing would not ask
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    part = folder / f".antiphon-{secrets.token_hex(8)}{Path(path).suffix}"
+    part = folder / f".antiphon-{os.urandom(8).hex()}{Path(path).suffix}"
     _unfinished.add(part)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

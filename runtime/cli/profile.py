@@ -70,6 +70,11 @@ def profile(
 
         from antiphon.bench import profile as bench
         from antiphon.bench.options import check_output
+        from antiphon.bench.sizes import model_configs
+    if config is not None and config not in model_configs():
+        raise typer.BadParameter(
+            f"expected one of {', '.join(model_configs())}, got {config!r}", param_hint="--config"
+        )
     check_output(trace, "--trace")
     check_output(json_out, "--json")
     use_stdin_once({"--image": image, "--audio": audio, "--text": text})

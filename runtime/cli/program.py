@@ -5,6 +5,7 @@ Imports little, so that from its first moments on Ctrl-C is answered and errors 
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import signal
@@ -39,7 +40,7 @@ def main() -> None:
             signals.end(stopped.number)
     if (failed := streams.flush_streams()) is not None and status == 0:
         status = _not_shown(failed)
-    _leave_signals()
+    atexit.register(_ignore_signals)
     sys.exit(status)
 
 
@@ -85,14 +86,7 @@ def _not_shown(error: OSError) -> int:
     return FAILED
 
 
-def _leave_signals() -> None:
-    """While the interpreter is taken down, a signal ends the process; an exception would only be shown."""
-    import atexit
-
+def _ignore_signals() -> None:
+    """While the interpreter is taken down: all is done, and an exception would only be shown."""
     for number in signals.WORDS:
-        if callable(signal.getsignal(number)):
-            atexit.register(_as_by_default, number)
-
-
-def _as_by_default(number: int) -> None:
-    signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN)

@@ -56,6 +56,7 @@ class _Watch:
         self._raised_s = -TWICE_S
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
+        self._ending = threading.Lock()
         self._terminal = _terminal_settings()
         self._thread = threading.Thread(target=self._run, name="antiphon-signals", daemon=True)
         self._thread.start()
@@ -85,6 +86,9 @@ class _Watch:
 
     def end(self, number: int) -> NoReturn:
         """End the process without another look at anything."""
+        if not self._ending.acquire(blocking=False):  # the other thread is about to
+            time.sleep(TWICE_S)
+            os._exit(128 + number)
         discard_unfinished()
         if self._terminal is not None:
             with suppress(OSError, termios.error):
