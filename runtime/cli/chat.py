@@ -14,7 +14,7 @@ import typer
 
 from antiphon.cli import options, signals
 from antiphon.cli.generate import run
-from antiphon.cli.inputs import check_texts, read_file
+from antiphon.cli.inputs import about, check_texts, read_file
 from antiphon.cli.lines import lines
 from antiphon.cli.options import Modalities
 from antiphon.cli.sound_file import Written, write_sound
@@ -203,8 +203,7 @@ def _read(typed: str, max_bytes: int) -> bytes:
     try:
         return read_file(path, max_bytes, patience_s=PIPE_PATIENCE_S)
     except (OSError, ValueError) as error:
-        shown = one_line(error)
-        raise OSError(shown if str(path) in shown else f"{path}: {shown}") from error
+        raise OSError(about(path, error)) from error
 
 
 def _path(typed: str) -> Path:

@@ -13,7 +13,7 @@ from antiphon.config import InputLimits
 from antiphon.files import read_bounded
 from antiphon.types import Image, Speech
 
-__all__ = ["check_texts", "image_input", "read_file", "speech_input", "text_input", "use_stdin_once"]
+__all__ = ["about", "check_texts", "image_input", "read_file", "speech_input", "text_input", "use_stdin_once"]
 
 STDIN = "-"
 
@@ -58,7 +58,7 @@ def _input(path: Path, max_bytes: int, hint: str) -> Path | bytes:
         with path.open("rb"):
             return path
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(_about(path, error), param_hint=hint) from error
+        raise typer.BadParameter(about(path, error), param_hint=hint) from error
 
 
 def read_file(path: Path, max_bytes: int, *, patience_s: float | None = None) -> bytes:
@@ -84,10 +84,10 @@ def _bounded(content: bytes, max_bytes: int) -> bytes:
     return content
 
 
-def _about(path: Path, error: Exception) -> str:
-    """An error that names the file."""
-    shown = one_line(error)
-    return shown if str(path) in shown else f"{path}: {shown}"
+def about(path: Path, error: Exception) -> str:
+    """What is wrong with a file, by its name."""
+    is_named = isinstance(error, OSError) and error.filename is not None
+    return one_line(error) if is_named else f"{path}: {one_line(error)}"
 
 
 def use_stdin_once(options: Mapping[str, str | Path | Sequence[Path] | None]) -> None:

@@ -10,8 +10,8 @@ from io import FileIO
 
 __all__ = ["NotShown", "flush_streams", "one_line", "prepare_streams", "read_stdin", "say", "show_error"]
 
-MAX_LINE = 2000
-"""Characters of an error that are shown."""
+MAX_LINE = 1000
+"""Characters of an error that are shown; of a longer one the middle is left out, which may be a name."""
 
 
 class NotShown(Exception):
@@ -92,9 +92,10 @@ def one_line(message: object) -> str:
     if isinstance(message, OSError) and message.strerror:
         name = message.filename
         text = message.strerror if name is None else f"{os.fsdecode(name)}: {message.strerror}"
-    text = " ".join(text[: 4 * MAX_LINE].split())
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} ..."
+    if len(text) > MAX_LINE:
+        text = f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read_stdin(max_bytes: int) -> bytes:
