@@ -34,17 +34,16 @@ def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def run_python(*arguments: str, stdin: bytes | None = b"", **options: Any) -> Ended:
+def run_python(*arguments: str, stdin: bytes = b"", **options: Any) -> Ended:
     """Runs Python to its end. options: of `subprocess.run`."""
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    if "stdin" not in streams:
-        streams["input"] = stdin
+    usual: dict[str, Any] = {
+        "input": stdin,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "preexec_fn": _as_a_shell_does,
+    }
     done = subprocess.run(
-        [sys.executable, *arguments],
-        check=False,
-        timeout=TIMEOUT_S,
-        env=_environment(),
-        **({"preexec_fn": _as_a_shell_does} | streams),
+        [sys.executable, *arguments], check=False, timeout=TIMEOUT_S, env=_environment(), **(usual | options)
     )
     return Ended(done.returncode, done.stdout or b"", (done.stderr or b"").decode())
 
