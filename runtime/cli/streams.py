@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from contextlib import suppress
 from io import FileIO
@@ -23,10 +24,13 @@ class NotShown(Exception):
 
 
 def prepare_streams() -> None:
-    """Nothing that is closed stays so, and no character cannot be written.
+    """Nothing that is closed stays so, no character cannot be written, and no terminal is 0 columns wide.
 
     A file opened later would get the number of a closed stream, and with it what is meant for that.
     """
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("0*[1-9][0-9]{0,3}", os.environ.get(name, "80")):
+            del os.environ[name]
     for number in range(3):
         try:
             os.fstat(number)
