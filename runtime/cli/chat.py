@@ -163,7 +163,7 @@ class Conversation:
             # A conversation holds no empty messages.
             self.messages += [asked, *([Message("assistant", completion.text)] if completion.text else [])]
         if note.number is not None:
-            raise signals.Stopped(note.number)
+            signals.stop(note.number)
 
     def _write(self, completion: Completion) -> tuple[Path | None, Written]:
         """Where its speech belongs, and what became of it."""

@@ -118,7 +118,7 @@ def generate(
             if written.error is not None:
                 show_error(written.error)
         if note.number is not None:
-            raise signals.Stopped(note.number)
+            signals.stop(note.number)
     if printer is not None and printer.lost is not None:
         raise printer.lost
     if written.error is not None:

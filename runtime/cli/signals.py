@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from antiphon.files import discard_unfinished
 
-__all__ = ["INTERRUPT", "Note", "Stopped", "at_once", "end", "forget", "noted", "watched"]
+__all__ = ["INTERRUPT", "Note", "Stopped", "at_once", "end", "forget", "noted", "stop", "watched"]
 
 INTERRUPT = int(signal.SIGINT)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -207,6 +207,13 @@ def forget() -> None:
     """The signals so far have been answered."""
     if (watch := _watch()) is not None:
         watch.tell(FORGET)
+
+
+def stop(number: int) -> NoReturn:
+    """What was noted now ends what goes on, as if the signal had just come: within the same time."""
+    if (watch := _watch()) is not None:
+        watch.tell(bytes([number]))
+    raise Stopped(number)
 
 
 def end(number: int) -> NoReturn:
