@@ -17,11 +17,32 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from antiphon.kernels.attention_batch import (
+    AttentionBatch,
+    check_batch,
+    check_cache,
+    check_caches_written,
+    check_sequences,
+    check_slots,
+)
+from antiphon.kernels.checks import (
+    FLOATS,
+    address,
+    check,
+    check_device,
+    check_integer,
+    check_number,
+    check_plain,
+    check_range,
+    check_rising,
+    check_written,
+)
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
-from antiphon.kernels.linear import CppLinear, Linear
-from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
+from antiphon.kernels.linear import CppLinear, Linear, check_linear
+from antiphon.kernels.paged_attention import paged_attention, rope_cache_write
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
+from antiphon.kernels.rope import check_table
 from antiphon.kernels.silu_mul import silu_mul
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
@@ -77,17 +98,15 @@ def decoder_layers(
     """The layers, and the norm (hidden) behind the last, as one callable. They must all be on one device and
     of one dtype.
 
-    Raises ValueError naming the argument that does not fit, here and when called; what the batch says
-    is trusted.
+    Gradients are not computed. Raises ValueError naming the argument that does not fit, here and when called; what
+    the batch says is looked at where that can be done without waiting for the device.
     """
-    if not layers:
-        raise ValueError("layers: expected at least one, got none")
+    if not isinstance(layers, Sequence) or not layers:
+        found = "none" if isinstance(layers, Sequence) else type(layers).__name__
+        raise ValueError(f"layers: expected at least one, got {found}")
+    layers = tuple(layers)
+    _check_stack(layers, final_norm, geometry, cos_sin)
     norm = layers[0].input_norm
-    if final_norm.shape != norm.shape or final_norm.dtype != norm.dtype:
-        raise ValueError(
-            f"final_norm: expected {norm.dtype} {tuple(norm.shape)}, "
-            f"got {final_norm.dtype} {tuple(final_norm.shape)}"
-        )
     run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(
         layers, final_norm, geometry, cos_sin
     )
@@ -101,20 +120,24 @@ class CppDecoderLayers:
     ) -> None:
         from antiphon import _C
 
-        self._kept = (tuple(layers), final_norm, cos_sin)  # the addresses below point into these
+        self.layers, self.geometry = tuple(layers), geometry
+        self.cos_sin = cos_sin.float().contiguous()
+        norms = [(layer.input_norm.contiguous(), layer.post_norm.contiguous()) for layer in layers]
+        final_norm = final_norm.contiguous()
+        self._kept = (norms, final_norm)  # the addresses below point into these
         self._decoder = _C.Decoder(
             layers=[
                 [
-                    layer.input_norm.data_ptr(),
-                    _address(layer.qkv),
-                    _address(layer.o),
-                    layer.post_norm.data_ptr(),
-                    _address(layer.gate_up),
-                    _address(layer.down),
-                    _address(layer.fusion_q),
-                    _address(layer.fusion_o),
+                    address(input_norm),
+                    _address(f"layers[{i}].qkv", layer.qkv),
+                    _address(f"layers[{i}].o", layer.o),
+                    address(post_norm),
+                    _address(f"layers[{i}].gate_up", layer.gate_up),
+                    _address(f"layers[{i}].down", layer.down),
+                    _address(f"layers[{i}].fusion_q", layer.fusion_q),
+                    _address(f"layers[{i}].fusion_o", layer.fusion_o),
                 ]
-                for layer in layers
+                for i, (layer, (input_norm, post_norm)) in enumerate(zip(layers, norms, strict=True))
             ],
             hidden=layers[0].qkv.in_features,
             intermediate=layers[0].down.in_features,
@@ -122,8 +145,8 @@ class CppDecoderLayers:
             num_kv_heads=geometry.num_kv_heads,
             head_dim=geometry.head_dim,
             eps=geometry.rms_norm_eps,
-            cos_sin=cos_sin.data_ptr(),
-            final_norm=final_norm.data_ptr(),
+            cos_sin=address(self.cos_sin),
+            final_norm=address(final_norm),
         )
 
     def __call__(
@@ -134,39 +157,43 @@ class CppDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self._kept[0], caches, fusion, wanted)
-        x = x.contiguous()
+        _check(x, self.layers, self.geometry, self.cos_sin, batch, caches, fusion, wanted)
         key, value = caches[0]
         layer_stride = _layer_stride(caches)
+        x = x.contiguous()
+        windows = fusion.cache if fusion is not None else None
+        check_caches_written(caches, layer_stride, (("x", x), ("fusion.cache", windows)))
+        check_written("x", x, (("fusion.cache", windows),))
+        wanted = wanted.contiguous() if wanted is not None else None
         fused = (0, 0, 0, 0, 0, 0, 0)
         if fusion is not None:
             fused = (
-                fusion.cache.data_ptr(),
-                fusion.tokens.data_ptr(),
-                fusion.rows.data_ptr(),
-                fusion.num_valid.data_ptr(),
-                fusion.positions.data_ptr(),
+                address(fusion.cache),
+                address(fusion.tokens),
+                address(fusion.rows),
+                address(fusion.num_valid),
+                address(fusion.positions),
                 len(fusion.tokens),
                 fusion.cache.shape[1],
             )
         self._decoder.run(
-            x.data_ptr(),
+            address(x),
             x.shape[0],
-            batch.positions.data_ptr(),
-            batch.slot_mapping.data_ptr(),
-            key.data_ptr(),
-            value.data_ptr(),
+            address(batch.positions),
+            address(batch.slot_mapping),
+            address(key),
+            address(value),
             key.stride(0),
             key.stride(1),
             key.shape[1],
             layer_stride,
-            batch.cu_seqlens_q.data_ptr(),
-            batch.context_lens.data_ptr(),
-            batch.block_table.data_ptr(),
+            address(batch.cu_seqlens_q),
+            address(batch.context_lens),
+            address(batch.block_table),
             batch.num_seqs,
             batch.block_table.shape[1],
             *fused,
-            wanted.data_ptr() if wanted is not None else 0,
+            address(wanted) if wanted is not None else 0,
             len(wanted) if wanted is not None else 0,
         )
         return x if wanted is None else x[: len(wanted)]
@@ -195,7 +222,7 @@ class TorchDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, caches, fusion, wanted)
+        _check(x, self.layers, self.geometry, self.cos_sin, batch, caches, fusion, wanted)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
         normed = rms_norm(x, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
@@ -224,39 +251,149 @@ class TorchDecoderLayers:
         return x.index_copy_(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
 
 
+def _check_stack(
+    layers: Sequence[DecoderLayer], final_norm: Tensor, geometry: DecoderGeometry, cos_sin: Tensor
+) -> None:
+    """Sizes, dtypes and devices of all weights fit together."""
+    if not isinstance(geometry, DecoderGeometry):
+        raise ValueError(f"geometry: expected a DecoderGeometry, got {type(geometry).__name__}")
+    for field in ("num_heads", "num_kv_heads", "head_dim"):
+        check_integer(f"geometry.{field}", getattr(geometry, field), 1)
+    check_number("geometry.rms_norm_eps", geometry.rms_norm_eps, least=0)
+    if geometry.num_heads % geometry.num_kv_heads:
+        raise ValueError(
+            f"geometry: expected num_heads a multiple of num_kv_heads, "
+            f"got {geometry.num_heads} and {geometry.num_kv_heads}"
+        )
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, DecoderLayer):
+            raise ValueError(f"layers[{index}]: expected a DecoderLayer, got {type(layer).__name__}")
+    norm = layers[0].input_norm
+    check("layers[0].input_norm", norm, FLOATS, ("hidden",))
+    check("final_norm", final_norm, norm.dtype, norm.shape, ("the layers", norm))
+    check_table("cos_sin", cos_sin, geometry.head_dim, ("the layers", norm))
+    width = geometry.num_heads * geometry.head_dim
+    first_down = layers[0].down
+    check_linear("layers[0].down", first_down)
+    sizes = {
+        "qkv": (len(norm), width + 2 * geometry.num_kv_heads * geometry.head_dim),
+        "o": (width, len(norm)),
+        "gate_up": (len(norm), 2 * first_down.in_features),
+        "down": (first_down.in_features, len(norm)),
+        "fusion_q": (len(norm), width),
+        "fusion_o": (width, len(norm)),
+    }
+    for index, layer in enumerate(layers):
+        where = f"layers[{index}]"
+        for name in ("input_norm", "post_norm"):
+            weight = getattr(layer, name)
+            check(f"{where}.{name}", weight, norm.dtype, norm.shape, ("layers[0].input_norm", norm))
+        if (layer.fusion_q is None) != (layer.fusion_o is None):
+            raise ValueError(f"{where}: expected both of fusion_q and fusion_o or neither, got one")
+        for name, expected in sizes.items():
+            product = getattr(layer, name)
+            if product is None and name.startswith("fusion"):
+                continue
+            check_linear(f"{where}.{name}", product)
+            found = (product.in_features, product.out_features)
+            if found != expected:
+                raise ValueError(
+                    f"{where}.{name}: expected {expected[0]} to {expected[1]} features, got {found[0]} to {found[1]}"
+                )
+
+
 def _check(
     x: Tensor,
     layers: Sequence[DecoderLayer],
+    geometry: DecoderGeometry,
+    cos_sin: Tensor,
+    batch: AttentionBatch,
     caches: Sequence[tuple[Tensor, Tensor]],
     fusion: FusionBatch | None,
     wanted: Tensor | None,
 ) -> None:
-    norm = layers[0].input_norm
-    if x.dim() != 2 or x.shape[1:] != norm.shape or x.dtype != norm.dtype:
-        raise ValueError(f"x: expected {norm.dtype} (tokens, {len(norm)}), got {x.dtype} {tuple(x.shape)}")
-    if len(caches) != len(layers):
-        raise ValueError(f"caches: expected one for each of {len(layers)} layers, got {len(caches)}")
-    if fusion is not None and fusion.cache.shape[2] != len(layers):
-        raise ValueError(f"fusion.cache: expected {len(layers)} layers, got {fusion.cache.shape[2]}")
-    if wanted is not None and (wanted.dtype != torch.int64 or wanted.dim() != 1 or len(wanted) > len(x)):
+    norm, count = layers[0].input_norm, len(layers)
+    check("x", x, norm.dtype, ("tokens", len(norm)), ("the weights", norm))
+    check_batch(batch)
+    if not isinstance(caches, Sequence) or len(caches) != count:
+        found = len(caches) if isinstance(caches, Sequence) else type(caches).__name__
+        raise ValueError(f"caches: expected one for each of {count} layers, got {found}")
+    key, value = _pair(caches[0])
+    check_cache(key, value, x)
+    if key.shape[2:] != (geometry.num_kv_heads, geometry.head_dim):
         raise ValueError(
-            f"wanted: expected int64, at most {len(x)}, got {wanted.dtype} {tuple(wanted.shape)}"
+            f"caches: expected {geometry.num_kv_heads} kv heads of {geometry.head_dim}, got {tuple(key.shape)}"
         )
+    for pair in caches:
+        for cache in _pair(pair):
+            if (
+                not isinstance(cache, Tensor)
+                or cache.shape != key.shape
+                or cache.dtype is not key.dtype
+                or cache.device != key.device
+                or cache.is_neg()
+            ):
+                raise ValueError("caches: expected keys and values of one shape, dtype and device")
+    check("batch.positions", batch.positions, torch.int32, (len(x),), ("x", x), contiguous=True)
+    check_range("batch.positions", batch.positions, 0, len(cos_sin) - 1)
+    check_slots(batch, x, key)
+    check_sequences(batch, x, key)
+    if fusion is not None:
+        _check_fusion(fusion, x, count, geometry, cos_sin)
+    if wanted is not None:
+        check_plain("wanted", wanted)
+        if wanted.dtype != torch.int64 or wanted.dim() != 1 or len(wanted) > len(x):
+            raise ValueError(
+                f"wanted: expected int64, at most {len(x)}, got {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        check_device("wanted", wanted, "x", x)
+        check_rising("wanted", wanted, len(x) - 1)
+
+
+def _check_fusion(
+    fusion: FusionBatch, x: Tensor, num_layers: int, geometry: DecoderGeometry, cos_sin: Tensor
+) -> None:
+    if not isinstance(fusion, FusionBatch):
+        raise ValueError(f"fusion: expected a FusionBatch, got {type(fusion).__name__}")
+    width = geometry.num_heads * geometry.head_dim
+    check_plain("fusion.cache", fusion.cache)
+    if fusion.cache.dim() == 5 and fusion.cache.shape[2] != num_layers:
+        raise ValueError(f"fusion.cache: expected {num_layers} layers, got {fusion.cache.shape[2]}")
+    shape = ("rows", "window", num_layers, 2, width)
+    check("fusion.cache", fusion.cache, x.dtype, shape, ("x", x), contiguous=True)
+    check("fusion.tokens", fusion.tokens, torch.int64, ("fused",), ("x", x), contiguous=True)
+    fused = fusion.tokens.shape
+    check("fusion.rows", fusion.rows, torch.int64, fused, ("x", x), contiguous=True)
+    check("fusion.num_valid", fusion.num_valid, torch.int32, fused, ("x", x), contiguous=True)
+    check("fusion.positions", fusion.positions, torch.int32, fused, ("x", x), contiguous=True)
+    check_rising("fusion.tokens", fusion.tokens, len(x) - 1)
+    check_range("fusion.rows", fusion.rows, 0, len(fusion.cache) - 1)
+    check_range("fusion.num_valid", fusion.num_valid, 0, fusion.cache.shape[1])
+    check_range("fusion.positions", fusion.positions, 0, len(cos_sin) - 1)
+
+
+def _pair(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ValueError(f"caches: expected pairs of keys and values, got {type(pair).__name__}")
+    return pair[0], pair[1]
 
 
 def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
     """Numbers from one layer's keys to the next layer's, the same for all: the caches share a storage."""
-    places = [(key.data_ptr(), value.data_ptr()) for key, value in (caches[0], caches[-1])]
-    between = max(1, len(caches) - 1)
-    between_keys, between_values = ((last - first) // between for first, last in zip(*places, strict=True))
-    if between_keys != between_values:
-        raise ValueError("caches: expected keys and values at equal distances from layer to layer")
-    stride: int = between_keys // caches[0][0].element_size()
-    return stride
+    places = [(key.data_ptr(), value.data_ptr()) for key, value in caches]
+    first_keys, first_values = places[0]
+    between = places[1][0] - first_keys if len(places) > 1 else 0
+    strides = caches[0][0].stride()
+    for layer, (keys, values) in enumerate(places):
+        are_apart = keys == first_keys + layer * between and values == first_values + layer * between
+        if not are_apart or any(cache.stride() != strides for cache in caches[layer]):
+            raise ValueError("caches: expected keys and values at equal distances from layer to layer")
+    return between // caches[0][0].element_size()
 
 
-def _address(weight: Linear | None) -> int:
+def _address(name: str, weight: Linear | None) -> int:
     if weight is None:
         return 0
-    assert isinstance(weight, CppLinear), "the C++ decoder reads packed weights"
+    if not isinstance(weight, CppLinear):
+        raise ValueError(f"{name}: expected a weight packed by backend 'cpp', got {type(weight).__name__}")
     return weight.address

@@ -4,6 +4,7 @@
 #include "bindings.h"
 
 PYBIND11_MODULE(_C, m) {
+  antiphon::bind_checks(m);
   antiphon::bind_ctc_collapse(m);
   antiphon::bind_heads(m);
   antiphon::bind_kernels(m);
