@@ -19,6 +19,7 @@ from antiphon.kernels.checks import (
     check_device,
     check_each_once,
     check_integer,
+    check_plain,
     check_range,
     check_written,
 )
@@ -197,8 +198,11 @@ def fusion_cache_write(
         raise ValueError(
             f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), got {tuple(cache.shape)}"
         )
-    check("slots", slots, torch.int64, ("tokens",), ("cache", cache))
+    check_plain("slots", slots)
+    if slots.dim() != 1:
+        raise ValueError(f"slots: expected torch.int64 of one dimension, got {tuple(slots.shape)}")
     check("kv", kv, cache.dtype, (len(slots), *cache.shape[2:]), ("cache", cache))
+    check("slots", slots, torch.int64, slots.shape, ("cache", cache))
     check("positions", positions, torch.int32, slots.shape, ("cache", cache))
     check_table("cos_sin", cos_sin, head_dim, ("cache", cache))
     check_written(

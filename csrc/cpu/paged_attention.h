@@ -43,9 +43,11 @@ static void paged_attention(const PagedAttentionArgs& a) {
   const int64_t kv_heads = a.num_kv_heads / parts, ldo = a.num_heads * a.head_dim;
   const int64_t tasks = (tokens + stride - 1) / stride * parts;
   const bool worthwhile = work / all * tokens * a.num_heads * a.head_dim > 32768;
+  ShortMemory is_short;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end, bool goes_on) {
     const int64_t size = stride * scores_stride(longest) * kv_heads * group;
-    const Scratch<float> memory(size + KEYS * a.head_dim);
+    const Scratch<float> memory(size + KEYS * a.head_dim, std::nothrow);
+    if (!memory) return is_short.set();
     float *scores = memory.get(), *packed = scores + size;
     const auto query_of = [&](int64_t row, int64_t part) -> Attention {
       const int64_t token = a.tokens ? a.tokens[row] : row, kv_begin = part * kv_heads, head = kv_begin * group;
@@ -74,6 +76,7 @@ static void paged_attention(const PagedAttentionArgs& a) {
       }
     }
   });
+  is_short.rethrow();
 }
 
 }  // namespace ANTIPHON_ISA

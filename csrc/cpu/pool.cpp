@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 
@@ -139,6 +140,13 @@ void after_fork() {
 const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 
 }  // namespace
+
+void prepare_to_throw() {
+  try {
+    throw std::bad_alloc();
+  } catch (const std::bad_alloc&) {
+  }
+}
 
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   Pool& p = *pool;

@@ -22,6 +22,10 @@ using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
 // then are left out.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
+// A thread's first exception takes memory of the C library's, which ends the process where there is none. So a thread
+// that will have to say that memory is out throws once before, while there is some.
+void prepare_to_throw();
+
 // Threads of later calls, the caller included. The default is the number of cores this process may use; fewer where
 // the system gives no more threads.
 void set_num_threads(int count);

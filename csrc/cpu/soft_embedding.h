@@ -117,12 +117,15 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
     const int64_t row1 = row0 + chunk < a.rows ? row0 + chunk : a.rows, rows = row1 - row0;
     for (int64_t first = 0; first < segments; first += wave) {
       const int64_t count = first + wave < segments ? wave : segments - first;
+      ShortMemory is_short;
       parallel_for(count, 1, a.in * a.vocab > 32768, [&](int64_t begin, int64_t end) {
-        const Scratch<float> weights(rows * SEGMENT);
+        const Scratch<float> weights(rows * SEGMENT, std::nothrow);
+        if (!weights) return is_short.set();
         for (int64_t i = begin; i < end; i++)
           soft_segment(a, (first + i) * SEGMENT, row0, row1, weights.get(), sums.get() + i * sums_size,
                        found.get() + i * chunk);
       });
+      is_short.rethrow();
       parallel_for(rows, 1, rows * count * a.width > 65536, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; m++) {
           float* out = a.out + (row0 + m) * a.width;
