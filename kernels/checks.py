@@ -37,6 +37,7 @@ __all__ = [
     "check_written",
     "has_overlap",
     "index_range",
+    "stretch",
     "values_are_at_hand",
     "wrong_sequences",
 ]
@@ -51,15 +52,24 @@ def check_plain(name: str, tensor: object) -> None:
     """A tensor whose numbers lie in memory as they are."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_neg() or tensor.is_conj():
-        kind = (
-            "nested"
-            if tensor.is_nested
-            else str(tensor.layout)
-            if tensor.layout is not torch.strided
-            else "lazy"
-        )
+    kind = ""
+    if tensor.is_nested:
+        kind = "nested"
+    elif tensor.layout is not torch.strided:
+        kind = str(tensor.layout)
+    elif tensor.is_neg() or tensor.is_conj():
+        kind = "lazily changed"
+    elif tensor.device.type == "cpu" and not _has_memory(tensor):
+        kind = "memoryless"
+    if kind:
         raise ValueError(f"{name}: expected a plain strided tensor, got a {kind} one")
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    try:
+        return tensor.data_ptr() != 0 or not tensor.numel()
+    except RuntimeError:  # one of those that only stand for tensors
+        return False
 
 
 def check_device(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
@@ -144,10 +154,7 @@ def _shown(value: object) -> str:
 
 def address(tensor: Tensor) -> int:
     """Where a tensor's numbers begin, for the C++ kernels."""
-    begin = tensor.data_ptr()
-    if begin == 0 and tensor.numel():
-        raise ValueError("expected tensors with memory, got one whose storage is empty")
-    return begin
+    return tensor.data_ptr()
 
 
 def check_written(name: str, written: Tensor, others: Sequence[tuple[str, Tensor | None]]) -> None:
@@ -159,11 +166,11 @@ def check_written(name: str, written: Tensor, others: Sequence[tuple[str, Tensor
         raise ValueError(
             f"{name}: expected memory of its own for each number, got strides {written.stride()}"
         )
-    begin, end = _stretch(written)
+    begin, end = stretch(written)
     for other_name, other in others:
         if other is None or other.device != written.device:
             continue
-        other_begin, other_end = _stretch(other)
+        other_begin, other_end = stretch(other)
         if begin < other_end and other_begin < end:
             raise ValueError(f"{name}: expected memory of its own, got some of {other_name}")
 
@@ -181,7 +188,7 @@ def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return False
 
 
-def _stretch(tensor: Tensor) -> tuple[int, int]:
+def stretch(tensor: Tensor) -> tuple[int, int]:
     """The first byte and the one behind the last."""
     begin = tensor.data_ptr()
     if not tensor.numel():

@@ -36,6 +36,7 @@ from antiphon.kernels.checks import (
     check_range,
     check_rising,
     check_written,
+    stretch,
 )
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
 from antiphon.kernels.linear import CppLinear, Linear, check_linear
@@ -120,24 +121,25 @@ class CppDecoderLayers:
     ) -> None:
         from antiphon import _C
 
-        self.layers, self.geometry = tuple(layers), geometry
+        self.layers, self.geometry, self.final_norm = tuple(layers), geometry, final_norm
         self.cos_sin = cos_sin.float().contiguous()
-        norms = [(layer.input_norm.contiguous(), layer.post_norm.contiguous()) for layer in layers]
-        final_norm = final_norm.contiguous()
-        self._kept = (norms, final_norm)  # the addresses below point into these
+        # of its own, since x is written to: the addresses below point into it
+        norms = [norm for layer in layers for norm in (layer.input_norm, layer.post_norm)]
+        self._weights = _stretches(layers, final_norm, self.cos_sin)
+        self._norms = torch.stack([*norms, final_norm])
         self._decoder = _C.Decoder(
             layers=[
                 [
-                    address(input_norm),
+                    address(self._norms[2 * i]),
                     _address(f"layers[{i}].qkv", layer.qkv),
                     _address(f"layers[{i}].o", layer.o),
-                    address(post_norm),
+                    address(self._norms[2 * i + 1]),
                     _address(f"layers[{i}].gate_up", layer.gate_up),
                     _address(f"layers[{i}].down", layer.down),
                     _address(f"layers[{i}].fusion_q", layer.fusion_q),
                     _address(f"layers[{i}].fusion_o", layer.fusion_o),
                 ]
-                for i, (layer, (input_norm, post_norm)) in enumerate(zip(layers, norms, strict=True))
+                for i, layer in enumerate(layers)
             ],
             hidden=layers[0].qkv.in_features,
             intermediate=layers[0].down.in_features,
@@ -146,9 +148,10 @@ class CppDecoderLayers:
             head_dim=geometry.head_dim,
             eps=geometry.rms_norm_eps,
             cos_sin=address(self.cos_sin),
-            final_norm=address(final_norm),
+            final_norm=address(self._norms[-1]),
         )
 
+    @torch.no_grad()
     def __call__(
         self,
         x: Tensor,
@@ -157,13 +160,14 @@ class CppDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, self.geometry, self.cos_sin, batch, caches, fusion, wanted)
+        _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
         key, value = caches[0]
         layer_stride = _layer_stride(caches)
         x = x.contiguous()
         windows = fusion.cache if fusion is not None else None
-        check_caches_written(caches, layer_stride, (("x", x), ("fusion.cache", windows)))
-        check_written("x", x, (("fusion.cache", windows),))
+        read = (("fusion.cache", windows),)
+        check_caches_written(caches, layer_stride, (("x", x), *read))
+        check_written("x", x, read)
         wanted = wanted.contiguous() if wanted is not None else None
         fused = (0, 0, 0, 0, 0, 0, 0)
         if fusion is not None:
@@ -213,7 +217,9 @@ class TorchDecoderLayers:
         self.final_norm = final_norm
         self.geometry = geometry
         self.cos_sin = cos_sin
+        self._weights = _stretches(layers, final_norm, cos_sin)
 
+    @torch.no_grad()
     def __call__(
         self,
         x: Tensor,
@@ -222,7 +228,7 @@ class TorchDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, self.geometry, self.cos_sin, batch, caches, fusion, wanted)
+        _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
         normed = rms_norm(x, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
@@ -249,6 +255,12 @@ class TorchDecoderLayers:
         q = layer.fusion_q(fused).view(-1, heads, head_dim)
         mixed = fusion_attention(q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows)
         return x.index_copy_(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
+
+
+def _stretches(layers: Sequence[DecoderLayer], final_norm: Tensor, cos_sin: Tensor) -> list[tuple[int, int]]:
+    """Where the weights lie that are not a `Linear`'s: no call may write there."""
+    norms = [norm for layer in layers for norm in (layer.input_norm, layer.post_norm)]
+    return [stretch(weight) for weight in (*norms, final_norm, cos_sin) if weight.device.type != "meta"]
 
 
 def _check_stack(
@@ -307,6 +319,7 @@ def _check(
     layers: Sequence[DecoderLayer],
     geometry: DecoderGeometry,
     cos_sin: Tensor,
+    weights: Sequence[tuple[int, int]],
     batch: AttentionBatch,
     caches: Sequence[tuple[Tensor, Tensor]],
     fusion: FusionBatch | None,
@@ -334,6 +347,9 @@ def _check(
                 or cache.is_neg()
             ):
                 raise ValueError("caches: expected keys and values of one shape, dtype and device")
+    written = (stretch(x), stretch(key), stretch(value))
+    if any(begin < last and first < end for first, last in written for begin, end in weights):
+        raise ValueError("x, caches: expected memory of their own, got some of a norm's or of cos_sin")
     check("batch.positions", batch.positions, torch.int32, (len(x),), ("x", x), contiguous=True)
     check_range("batch.positions", batch.positions, 0, len(cos_sin) - 1)
     check_slots(batch, x, key)

@@ -166,7 +166,8 @@ def fusion_attention_reference(
     turned = rotated(q, positions, cos_sin)
     scores = torch.einsum("thd,twhd->thw", at_least_float32(turned), at_least_float32(k)) * q.shape[2] ** -0.5
     empty = torch.arange(k.shape[1], device=q.device) >= num_valid[:, None]
-    weights = scores.masked_fill(empty[:, None, :], float("-inf")).softmax(-1).nan_to_num(0.0)
+    weights = scores.masked_fill(empty[:, None, :], float("-inf")).softmax(-1)
+    weights = weights.masked_fill((num_valid == 0)[:, None, None], 0.0)
     return torch.einsum("thw,twhd->thd", weights.to(v.dtype), v.masked_fill(empty[:, :, None, None], 0.0))
 
 

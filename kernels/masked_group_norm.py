@@ -81,5 +81,5 @@ def group_norm_reference(
     mean = (grouped * valid).sum(dim=(2, 3), keepdim=True) / count
     centred = grouped - mean
     variance = (centred * valid).square().sum(dim=(2, 3), keepdim=True) / count
-    normed = (centred * torch.rsqrt(variance + eps)).view(batch, channels, frames)
+    normed = (centred * torch.rsqrt(variance + eps)).reshape(batch, channels, frames)
     return torch.addcmul(bias[:, None], normed, weight[:, None])

@@ -247,7 +247,7 @@ def paged_attention_reference(
 ) -> Tensor:
     """One sequence after the other, its blocks gathered; softmax in float32."""
     tokens, num_heads, head_dim = q.shape
-    out = torch.empty_like(q)
+    out = q.new_empty(q.shape)
     starts, lens = batch.cu_seqlens_q.tolist(), batch.context_lens.tolist()
     block_size, group = key_cache.shape[1], num_heads // key_cache.shape[2]
     for i, keys in enumerate(lens):

@@ -232,7 +232,7 @@ def on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def on_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cuda" or triton_interpreted()
+    return device.type == "cuda" or (device.type == "cpu" and triton_interpreted())
 
 
 def on_triton_floats(device: torch.device, dtype: torch.dtype) -> bool:

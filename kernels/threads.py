@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from antiphon.kernels.checks import INT32_MIN, check_integer
 from antiphon.kernels.registry import cpp_available
 
 __all__ = ["openmp_threads", "set_num_threads"]
 
 
 def set_num_threads(count: int) -> None:
-    """Threads of later C++ kernels, the caller included; for all of the process, like torch's."""
+    """Threads of later C++ kernels, the caller included; for all of the process, like torch's. Less than 1 is 1.
+
+    Raises ValueError for what is no number of threads.
+    """
+    count = check_integer("count", count, INT32_MIN)
     if cpp_available():
         from antiphon import _C
 
