@@ -16,8 +16,8 @@ __all__ = ["argmax", "argmax_reference", "ordinary"]
 def argmax(logits: Tensor, *, backend: str | None = None) -> Tensor:
     """logits (rows, vocab), vocab not empty -> int64 (rows)
 
-    What is not a number is as unlikely as can be, like minus infinity. Raises ValueError, naming the argument, for
-    what does not fit.
+    What is not a number is as unlikely as can be, like minus infinity. Raises ValueError, naming the
+    argument, for what does not fit.
     """
     check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
     if logits.shape[1] == 0:

@@ -49,7 +49,8 @@ def argmax_head(
     Logits descend; of equal ones the lower id comes first. In 16 bits a backend may or may not round logits
     before it compares them, so that backends may differ where two logits round to the same number.
     subset: int64 (m,), rows of the head's weight, each once and in any order; only they compete, and ids are
-        still the head's. Out of range or twice is an error where it can be seen without waiting for the device.
+        still the head's. Out of range or twice is an error where it can be seen without waiting for the
+        device.
     A logit that is not a number has no place in the order, but ids are always of the head.
 
     Raises ValueError, naming the argument, for what does not fit.

@@ -107,7 +107,7 @@ def check_sequences(batch: AttentionBatch, q: Tensor, key_cache: Tensor) -> None
     max_blocks = batch.block_table.shape[1]
     expected = {
         "cu_seqlens_q": f"to rise from 0 to the {len(q)} tokens",
-        "context_lens": f"0, or as many as a sequence has queries to the {max_blocks * block_size} of the block table",
+        "context_lens": f"0, or from its number of queries to the block table's {max_blocks * block_size}",
         "block_table": f"blocks from 0 to {num_blocks - 1} for the keys of each sequence",
     }[wrong]
     low, high = index_range(getattr(batch, wrong))
@@ -117,8 +117,8 @@ def check_sequences(batch: AttentionBatch, q: Tensor, key_cache: Tensor) -> None
 def check_caches_written(
     caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int, others: Sequence[tuple[str, Tensor | None]]
 ) -> None:
-    """Keys and values of layers that are `layer_stride` numbers apart: each number has a place of its own, and all
-    of them lie apart from the other tensors."""
+    """Keys and values of layers that are `layer_stride` numbers apart: each number has a place of its own,
+    and all of them lie apart from the other tensors."""
     key, value = caches[0]
     distance = abs(value.data_ptr() - key.data_ptr()) // key.element_size()
     shape, strides = (*key.shape, 2, len(caches)), (*key.stride(), distance, abs(layer_stride))

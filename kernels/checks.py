@@ -1,7 +1,9 @@
 """What the wrappers of all ops look at before a kernel runs, whichever backend it is of.
 
-Kernels read and write memory by address. So each argument's kind, dtype, shape, device and layout are looked at,
-and what is a place in another argument, like a row, a position or a block, must be one; on the CPU, since elsewhere
+Kernels read and write memory by address. So each argument's kind, dtype, shape, device and layout are looked
+at,
+and what is a place in another argument, like a row, a position or a block, must be one; on the CPU, since
+elsewhere
 a look at the values would wait for the device. Each error is a ValueError of one line: the argument, what was
 expected, and what came.
 """
@@ -57,7 +59,7 @@ def check_plain(name: str, tensor: object) -> None:
         kind = "nested"
     elif tensor.layout is not torch.strided:
         kind = str(tensor.layout)
-    elif tensor.is_neg() or tensor.is_conj():
+    elif tensor.is_neg():
         kind = "lazily changed"
     elif tensor.device.type == "cpu" and not _has_memory(tensor):
         kind = "memoryless"
@@ -137,7 +139,8 @@ def check_integer(name: str, value: object, least: int, most: int = INT32_MAX) -
 
 def check_number(name: str, value: object, least: float = -math.inf) -> float:
     """A finite number of Python's or numpy's."""
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    is_number = isinstance(value, Real) and type(value) is not bool
+    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
     if not (math.isfinite(number) and number >= least):
         bound = "" if least == -math.inf else f", {least:g} or more"
         raise ValueError(f"{name}: expected a finite number{bound}, got {_shown(value)}")
@@ -158,11 +161,11 @@ def address(tensor: Tensor) -> int:
 
 
 def check_written(name: str, written: Tensor, others: Sequence[tuple[str, Tensor | None]]) -> None:
-    """A tensor that an op writes to: it has one place for each number, and none of them is of another argument's
-    stretch of memory."""
+    """A tensor that an op writes to: it has one place for each number, and none of them is of another
+    argument's stretch of memory."""
     if torch.is_grad_enabled() and written.requires_grad:
         raise ValueError(f"{name}: expected no gradient to be wanted of what is written in place")
-    if has_overlap(written.shape, written.stride()):
+    if not written.is_contiguous() and has_overlap(written.shape, written.stride()):
         raise ValueError(
             f"{name}: expected memory of its own for each number, got strides {written.stride()}"
         )
@@ -190,11 +193,10 @@ def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 def stretch(tensor: Tensor) -> tuple[int, int]:
     """The first byte and the one behind the last."""
-    begin = tensor.data_ptr()
-    if not tensor.numel():
-        return begin, begin
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return begin, begin + (last + 1) * tensor.element_size()
+    begin, numel = tensor.data_ptr(), tensor.numel()
+    if numel and not tensor.is_contiguous():
+        numel = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return begin, begin + numel * tensor.element_size()
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -259,10 +261,11 @@ def wrong_sequences(
     block_size: int,
     num_blocks: int,
 ) -> str:
-    """The one of the three that does not fit the others and the cache, as far as they are at hand; "" for none.
+    """The one of the three that does not fit the others and the cache, as far as they are at hand; "" for
+    none.
 
-    Queries are rows that rise from 0 to num_tokens; a sequence has no keys, or at least one for each of its queries
-    and at most as many as its blocks hold; those blocks are of the cache.
+    Queries are rows that rise from 0 to num_tokens; a sequence has no keys, or at least one for each of its
+    queries and at most as many as its blocks hold; those blocks are of the cache.
     """
     if not values_are_at_hand(cu_seqlens_q):
         return ""

@@ -35,8 +35,8 @@ def ctc_trigger(
     rows: int64 (n,), each request's row, none twice; -1 is padding, which is never new and changes nothing
     blank: the label that stands for nothing
 
-    Raises ValueError, naming the argument, for what does not fit; labels beyond 32 bits and rows out of range or
-    twice where that can be seen without waiting for the device.
+    Raises ValueError, naming the argument, for what does not fit; labels beyond 32 bits and rows out of
+    range or twice where that can be seen without waiting for the device.
     """
     blank = _check(labels, last, rows, blank)
     is_new: Tensor = resolve("ctc_trigger", backend, labels.device, labels.dtype)(labels, last, rows, blank)

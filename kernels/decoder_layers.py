@@ -38,13 +38,11 @@ from antiphon.kernels.checks import (
     check_written,
     stretch,
 )
-from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention
+from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import CppLinear, Linear, check_linear
-from antiphon.kernels.paged_attention import paged_attention, rope_cache_write
+from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
-from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import check_table
-from antiphon.kernels.silu_mul import silu_mul
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
 
@@ -95,12 +93,17 @@ def decoder_layers(
     cos_sin: Tensor,
     *,
     backend: str | None = None,
+    checked: bool = True,
 ) -> DecoderLayers:
     """The layers, and the norm (hidden) behind the last, as one callable. They must all be on one device and
     of one dtype.
 
-    Gradients are not computed. Raises ValueError naming the argument that does not fit, here and when called; what
-    the batch says is looked at where that can be done without waiting for the device.
+    checked: False leaves out the checks of each call, for callers whose arguments fit by construction, since
+    these
+        take longer than a small layer does.
+
+    Gradients are not computed. Raises ValueError naming the argument that does not fit, here and when
+    called; what the batch says is looked at where that can be done without waiting for the device.
     """
     if not isinstance(layers, Sequence) or not layers:
         found = "none" if isinstance(layers, Sequence) else type(layers).__name__
@@ -109,7 +112,7 @@ def decoder_layers(
     _check_stack(layers, final_norm, geometry, cos_sin)
     norm = layers[0].input_norm
     run: DecoderLayers = resolve("decoder_layers", backend, norm.device, norm.dtype)(
-        layers, final_norm, geometry, cos_sin
+        layers, final_norm, geometry, cos_sin, checked
     )
     return run
 
@@ -117,7 +120,12 @@ def decoder_layers(
 @register("decoder_layers", "cpp", is_available=cpp_available, supports=cpp_float32)
 class CppDecoderLayers:
     def __init__(
-        self, layers: Sequence[DecoderLayer], final_norm: Tensor, geometry: DecoderGeometry, cos_sin: Tensor
+        self,
+        layers: Sequence[DecoderLayer],
+        final_norm: Tensor,
+        geometry: DecoderGeometry,
+        cos_sin: Tensor,
+        checked: bool,
     ) -> None:
         from antiphon import _C
 
@@ -125,6 +133,7 @@ class CppDecoderLayers:
         self.cos_sin = cos_sin.float().contiguous()
         # of its own, since x is written to: the addresses below point into it
         norms = [norm for layer in layers for norm in (layer.input_norm, layer.post_norm)]
+        self._checked = checked
         self._weights = _stretches(layers, final_norm, self.cos_sin)
         self._norms = torch.stack([*norms, final_norm])
         self._decoder = _C.Decoder(
@@ -160,15 +169,17 @@ class CppDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
+        if self._checked:
+            _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
+        x = x.contiguous()
         key, value = caches[0]
         layer_stride = _layer_stride(caches)
-        x = x.contiguous()
-        windows = fusion.cache if fusion is not None else None
-        read = (("fusion.cache", windows),)
-        check_caches_written(caches, layer_stride, (("x", x), *read))
-        check_written("x", x, read)
-        wanted = wanted.contiguous() if wanted is not None else None
+        if self._checked:
+            read = (("fusion.cache", fusion.cache if fusion is not None else None),)
+            _check_distances(caches, layer_stride)
+            check_caches_written(caches, layer_stride, (("x", x), *read))
+            check_written("x", x, read)
+            wanted = wanted.contiguous() if wanted is not None else None
         fused = (0, 0, 0, 0, 0, 0, 0)
         if fusion is not None:
             fused = (
@@ -211,12 +222,18 @@ class TorchDecoderLayers:
     """
 
     def __init__(
-        self, layers: Sequence[DecoderLayer], final_norm: Tensor, geometry: DecoderGeometry, cos_sin: Tensor
+        self,
+        layers: Sequence[DecoderLayer],
+        final_norm: Tensor,
+        geometry: DecoderGeometry,
+        cos_sin: Tensor,
+        checked: bool,
     ) -> None:
         self.layers = layers
         self.final_norm = final_norm
         self.geometry = geometry
         self.cos_sin = cos_sin
+        self._checked = checked
         self._weights = _stretches(layers, final_norm, cos_sin)
 
     @torch.no_grad()
@@ -228,32 +245,42 @@ class TorchDecoderLayers:
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
+        if self._checked:
+            _check(x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted)
+        # What has been checked is not checked again op by op.
+        norm, norm_sum, write, attend, gate = (
+            resolve(op, None, x.device, x.dtype)
+            for op in ("rms_norm", "rms_norm_residual", "rope_cache_write", "paged_attention", "silu_mul")
+        )
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
-        normed = rms_norm(x, self.layers[0].input_norm, eps)
+        scale = self.geometry.head_dim**-0.5
+        normed = norm(x, self.layers[0].input_norm, eps)
         for index, layer in enumerate(self.layers):
             keys, values = caches[index]
-            q = rope_cache_write(layer.qkv(normed), self.cos_sin, batch, keys, values, num_heads=heads)
-            mixed = paged_attention(q, keys, values, batch)
+            q = write(layer.qkv(normed), self.cos_sin, batch, keys, values, heads)
+            mixed = attend(q, keys, values, batch, scale)
             if fusion is not None and layer.fusion_q is not None:
                 x = self._fuse(layer.o(mixed, x), index, layer, fusion)
-                normed = rms_norm(x, layer.post_norm, eps)
+                normed = norm(x, layer.post_norm, eps)
             else:
-                normed, x = rms_norm_residual(layer.o(mixed), x, layer.post_norm, eps)
-            gated = silu_mul(layer.gate_up(normed))
+                normed, x = norm_sum(layer.o(mixed), x, layer.post_norm, eps)
+            gated = gate(layer.gate_up(normed))
             # the sum is taken where it is normed, by what comes behind
             is_last = index + 1 == len(self.layers)
             following = self.final_norm if is_last else self.layers[index + 1].input_norm
-            normed, x = rms_norm_residual(layer.down(gated), x, following, eps)
-        return normed if wanted is None else normed.index_select(0, wanted)
+            normed, x = norm_sum(layer.down(gated), x, following, eps)
+        rows: Tensor = normed if wanted is None else normed.index_select(0, wanted)
+        return rows
 
     def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
         assert layer.fusion_q is not None and layer.fusion_o is not None
         heads, head_dim = self.geometry.num_heads, self.geometry.head_dim
+        attend = resolve("fusion_attention", None, x.device, x.dtype)
         k, v = fusion.cache[:, :, index].unflatten(-1, (heads, head_dim)).unbind(2)
         fused = x[fusion.tokens]
         q = layer.fusion_q(fused).view(-1, heads, head_dim)
-        mixed = fusion_attention(q, k, v, fusion.num_valid, fusion.positions, self.cos_sin, rows=fusion.rows)
+        table = at_least_float32(self.cos_sin)
+        mixed = attend(q, k, v, fusion.num_valid, fusion.positions, table, fusion.rows)
         return x.index_copy_(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
 
 
@@ -310,7 +337,8 @@ def _check_stack(
             found = (product.in_features, product.out_features)
             if found != expected:
                 raise ValueError(
-                    f"{where}.{name}: expected {expected[0]} to {expected[1]} features, got {found[0]} to {found[1]}"
+                    f"{where}.{name}: expected {expected[0]} to {expected[1]} features, "
+                    f"got {found[0]} to {found[1]}"
                 )
 
 
@@ -335,7 +363,8 @@ def _check(
     check_cache(key, value, x)
     if key.shape[2:] != (geometry.num_kv_heads, geometry.head_dim):
         raise ValueError(
-            f"caches: expected {geometry.num_kv_heads} kv heads of {geometry.head_dim}, got {tuple(key.shape)}"
+            f"caches: expected {geometry.num_kv_heads} kv heads of {geometry.head_dim}, "
+            f"got {tuple(key.shape)}"
         )
     for pair in caches:
         for cache in _pair(pair):
@@ -395,16 +424,23 @@ def _pair(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
-    """Numbers from one layer's keys to the next layer's, the same for all: the caches share a storage."""
-    places = [(key.data_ptr(), value.data_ptr()) for key, value in caches]
-    first_keys, first_values = places[0]
-    between = places[1][0] - first_keys if len(places) > 1 else 0
-    strides = caches[0][0].stride()
-    for layer, (keys, values) in enumerate(places):
-        are_apart = keys == first_keys + layer * between and values == first_values + layer * between
-        if not are_apart or any(cache.stride() != strides for cache in caches[layer]):
+    """Numbers from one layer's keys to the next layer's."""
+    if len(caches) == 1:
+        return 0
+    stride: int = (caches[1][0].data_ptr() - caches[0][0].data_ptr()) // caches[0][0].element_size()
+    return stride
+
+
+def _check_distances(caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int) -> None:
+    """The same from layer to layer, for keys and for values: the caches share a storage."""
+    (key, value), step = caches[0], layer_stride * caches[0][0].element_size()
+    first_key, first_value, strides = key.data_ptr(), value.data_ptr(), key.stride()
+    for layer, (keys, values) in enumerate(caches):
+        is_apart = (
+            keys.data_ptr() == first_key + layer * step and values.data_ptr() == first_value + layer * step
+        )
+        if not is_apart or keys.stride() != strides or values.stride() != strides:
             raise ValueError("caches: expected keys and values at equal distances from layer to layer")
-    return between // caches[0][0].element_size()
 
 
 def _address(name: str, weight: Linear | None) -> int:

@@ -189,15 +189,16 @@ def fusion_cache_write(
     cos_sin: the rotary table (positions, head_dim), see `rope_table`
     cache: (rows, window, layers, 2, heads * head_dim), written in place
 
-    Raises ValueError naming the argument that does not fit; slots and positions that are out of range where that
-    can be seen without waiting for the device.
+    Raises ValueError naming the argument that does not fit; slots and positions that are out of range where
+    that can be seen without waiting for the device.
     """
     head_dim = check_integer("head_dim", head_dim, 1)
     shape = ("rows", "window", "layers", 2, f"heads * {head_dim}")
     check("cache", cache, FLOATS, shape, contiguous=True)
     if cache.shape[4] % head_dim:
         raise ValueError(
-            f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), got {tuple(cache.shape)}"
+            f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), "
+            f"got {tuple(cache.shape)}"
         )
     check_plain("slots", slots)
     if slots.dim() != 1:

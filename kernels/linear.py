@@ -39,8 +39,8 @@ class Linear(Protocol):
 def linear(weight: Tensor, *, backend: str | None = None) -> Linear:
     """The product with `weight` (out, in). The caller drops its own reference to save the memory.
 
-    Where gradients are wanted for the weight, it is PyTorch's product. Raises ValueError naming the argument that
-    does not fit.
+    Where gradients are wanted for the weight, it is PyTorch's product. Raises ValueError naming the argument
+    that does not fit.
     """
     check("weight", weight, FLOATS, ("out", "in"), note=", none of them 0")
     if 0 in weight.shape:

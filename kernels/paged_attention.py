@@ -64,11 +64,11 @@ def rope_cache_write(
 ) -> Tensor:
     """Rotate q and k of `qkv` (tokens, (heads + 2 * kv_heads) * head_dim), write k and v to their slots.
 
-    `qkv` is used up. Returns q, rotated, as a view (tokens, heads, head_dim) of it where the backend works in place.
-    cos_sin: the rotary table (positions, head_dim), see `rope_table`
+    `qkv` is used up. Returns q, rotated, as a view (tokens, heads, head_dim) of it where the backend works
+    in place. cos_sin: the rotary table (positions, head_dim), see `rope_table`
 
-    Raises ValueError naming the argument that does not fit; slots and positions that are out of range, and a slot
-    that is given twice, where that can be seen without waiting for the device.
+    Raises ValueError naming the argument that does not fit; slots and positions that are out of range, and a
+    slot that is given twice, where that can be seen without waiting for the device.
     """
     num_heads = check_integer("num_heads", num_heads, 1)
     check_batch(batch)
@@ -171,8 +171,8 @@ def paged_attention(
 
     q: (tokens, heads, head_dim), rotated; heads is a multiple of the cache's kv heads
     scale: 1 / sqrt(head_dim) where not given
-    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; what `batch` says
-    is looked at where that can be done without waiting for the device.
+    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; what `batch`
+    says is looked at where that can be done without waiting for the device.
     """
     check_batch(batch)
     check_plain("q", q)

@@ -124,7 +124,8 @@ def resolve(
             backend = "torch"
         elif backend != "torch" and backend in known:
             raise ValueError(
-                f"{op}: backend {backend!r} computes no gradients: call it under torch.no_grad(), or take 'torch'"
+                f"{op}: backend {backend!r} computes no gradients: "
+                "call it under torch.no_grad(), or take 'torch'"
             )
     if backend is None:
         return known[choose(op, device, dtype)].function

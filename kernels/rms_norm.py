@@ -20,7 +20,8 @@ __all__ = ["rms_norm", "rms_norm_reference", "rms_norm_residual", "rms_norm_resi
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
-    """x (rows, hidden), weight (hidden) -> (rows, hidden). Raises ValueError naming the argument that does not fit."""
+    """x (rows, hidden), weight (hidden) -> (rows, hidden). Raises ValueError naming the argument that does
+    not fit."""
     eps = _check(x, weight, eps)
     out: Tensor = resolve("rms_norm", backend, x.device, x.dtype, x, weight)(x, weight, eps)
     return out
@@ -85,8 +86,16 @@ def _rms_norm_residual_cpp(x: Tensor, residual: Tensor, weight: Tensor, eps: flo
 
     x, residual, weight = x.contiguous(), residual.contiguous(), weight.contiguous()
     out, total = torch.empty_like(x), torch.empty_like(x)
-    places = [address(t) for t in (x, residual, weight, out, total)]
-    _C.rms_norm_residual(*places, x.shape[0], x.shape[1], eps)
+    _C.rms_norm_residual(
+        address(x),
+        address(residual),
+        address(weight),
+        address(out),
+        address(total),
+        x.shape[0],
+        x.shape[1],
+        eps,
+    )
     return out, total
 
 

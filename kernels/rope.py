@@ -84,7 +84,8 @@ def rotated(x: Tensor, positions: Tensor, cos_sin: Tensor) -> Tensor:
 def as_cos_sin(rope: object, num_positions: int, head_dim: int, at: Tensor | None = None) -> Tensor:
     """The table from any of the forms that callers have: the table itself, (cos, sin), or frequencies.
 
-    at: for frequencies, the positions (tokens) that the table's rows stand for, instead of 0 to num_positions - 1
+    at: for frequencies, the positions (tokens) that the table's rows stand for, instead of 0 to
+    num_positions - 1
     """
     if isinstance(rope, (tuple, list)) and len(rope) == 2 and all(isinstance(t, Tensor) for t in rope):
         cos, sin = rope

@@ -46,8 +46,8 @@ def sample(
 
     A logit that is not a number is as unlikely as can be, like minus infinity.
 
-    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit, and for settings out of
-    range where that can be seen without waiting for the device.
+    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit, and for settings
+    out of range where that can be seen without waiting for the device.
     """
     check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
     if not 0 < logits.shape[1] < 2**31:

@@ -40,8 +40,8 @@ def soft_embedding(
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)
 
-    The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that does
-    not fit.
+    The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that
+    does not fit.
     """
     check_head(hidden, head)
     check("embedding", embedding, hidden.dtype, (head.out_features, head.in_features), ("hidden", hidden))

@@ -14,7 +14,8 @@ __all__ = ["openmp_threads", "set_num_threads"]
 
 
 def set_num_threads(count: int) -> None:
-    """Threads of later C++ kernels, the caller included; for all of the process, like torch's. Less than 1 is 1.
+    """Threads of later C++ kernels, the caller included; for all of the process, like torch's. Less than 1
+    is 1.
 
     Raises ValueError for what is no number of threads.
     """

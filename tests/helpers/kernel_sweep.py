@@ -1,7 +1,7 @@
 """Wrong arguments of every kernel, each in a child process, beside what the reference says to them.
 
-A case changes one argument of a right call. Children report as they go, so a crash names its case and costs no
-other one.
+A case changes one argument of a right call. Children report as they go, so a crash names its case and costs
+no other one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -264,9 +265,13 @@ def _spread(t: Tensor, dim: int) -> Tensor:
     """The same numbers, with one between any two along a dimension."""
     shape = [2 * n if i == dim else n for i, n in enumerate(t.shape)]
     wide = torch.full(shape, 3, dtype=t.dtype)
-    view = wide.unflatten(dim, (-1, 2)).select(dim + 1, 0)
+    view: Tensor = wide.unflatten(dim, (-1, 2)).select(dim + 1, 0)
     view.copy_(t)
     return view
+
+
+def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda t: t.to(dtype)
 
 
 def _filled(value: float) -> Callable[[Tensor], Tensor]:
@@ -292,7 +297,7 @@ CHANGES: dict[str, Callable[[Tensor], object]] = {
     "is numpy's": lambda t: t.numpy(),
     "is 3": lambda t: 3,
     "is a string": lambda t: "tensor",
-    **{f"in {dtype}": (lambda t, d=dtype: t.to(d)) for dtype in (
+    **{f"in {dtype}": _cast(dtype) for dtype in (
         torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8,
         torch.bool, torch.complex64,
     )},
@@ -337,8 +342,8 @@ CHANGES: dict[str, Callable[[Tensor], object]] = {
 }  # fmt: skip
 
 SCALARS: tuple[object, ...] = (
-    None, "3", [], True, -1, 0, 1, 2.5, 7, 10**6, 2**31, 2**40, 2**70, -(2**70), torch.nan, torch.inf, -torch.inf, 1e300,
-    np.int64(2), np.float32(0.5), np.float64(torch.nan),
+    None, "3", [], True, -1, 0, 1, 2.5, 7, 10**6, 2**31, 2**40, 2**70, -(2**70),
+    torch.nan, torch.inf, -torch.inf, 1e300, np.int64(2), np.float32(0.5), np.float64(torch.nan),
 )  # fmt: skip
 
 
@@ -398,7 +403,8 @@ def _changed(case: Case) -> Arguments:
 
 
 def _run(case: Case, backend: object) -> tuple[str, Any]:
-    """-> "refused", "raised" and what was; or "done" and what came out, with the arguments as they then are"""
+    """-> "refused", "raised" and what was; or "done" and what came out, with the arguments as they then
+    are"""
     op, arguments = OPS[case.op], _changed(case)
     with torch.no_grad() if case.change != "with a gradient" else torch.enable_grad():
         try:
@@ -406,7 +412,7 @@ def _run(case: Case, backend: object) -> tuple[str, Any]:
         except (ValueError, MemoryError) as error:
             is_line = "\n" not in str(error) and 0 < len(str(error)) < 300
             return ("refused", str(error)) if is_line else ("raised", f"a message like {str(error)[:300]!r}")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             return "raised", f"{type(error).__name__}: {str(error)[:150]}"
     left = [value for name, value in arguments.items() if name not in op.used_up and _is_readable(value)]
     return "done", [out, left]
@@ -466,13 +472,14 @@ def _work(todo: Sequence[Case], pipe: int) -> None:
         signal.alarm(20)
         try:
             verdict = judge(case)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             verdict = f"the sweep itself: {error!r}"
         os.write(pipe, (json.dumps(verdict) + "\n").encode())
 
 
 def outcomes(todo: Sequence[Case]) -> dict[Case, str]:
-    """Of each case: "refused", "same", "impossible", or what is wrong: "other", "raised ...", "signal ..."."""
+    """Of each case: "refused", "same", "impossible", or what is wrong: "other", "raised ...", "signal
+    ..."."""
     found: dict[Case, str] = {}
     left = list(todo)
     while left:
@@ -498,12 +505,13 @@ def outcomes(todo: Sequence[Case]) -> dict[Case, str]:
 
 
 def main() -> None:
-    """All cases; prints how each that is neither refused nor the same came out, and how many there are of each kind."""
+    """All cases; writes how each that is neither refused nor the same came out, and how many there are of
+    each kind."""
     torch.set_num_threads(1)
     found = outcomes(cases())
     wrong = {str(case): verdict for case, verdict in found.items() if verdict not in RIGHT}
     counts = {verdict: sum(v == verdict for v in found.values()) for verdict in RIGHT}
-    print(json.dumps({"wrong": wrong, "counts": counts}))
+    sys.stdout.write(json.dumps({"wrong": wrong, "counts": counts}))
 
 
 RIGHT = ("refused", "same", "impossible")
