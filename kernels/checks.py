@@ -139,8 +139,7 @@ def check_integer(name: str, value: object, least: int, most: int = INT32_MAX) -
 
 def check_number(name: str, value: object, least: float = -math.inf) -> float:
     """A finite number of Python's or numpy's."""
-    is_number = isinstance(value, Real) and type(value) is not bool
-    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if not (math.isfinite(number) and number >= least):
         bound = "" if least == -math.inf else f", {least:g} or more"
         raise ValueError(f"{name}: expected a finite number{bound}, got {_shown(value)}")

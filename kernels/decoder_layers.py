@@ -334,6 +334,7 @@ def _check_stack(
             if product is None and name.startswith("fusion"):
                 continue
             check_linear(f"{where}.{name}", product)
+            assert product is not None
             found = (product.in_features, product.out_features)
             if found != expected:
                 raise ValueError(

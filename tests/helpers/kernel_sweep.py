@@ -323,7 +323,7 @@ CHANGES: dict[str, Callable[[Tensor], object]] = {
     "its first row, expanded": lambda t: t[:1].expand_as(t),
     "one number, expanded": lambda t: t.flatten()[:1].expand(t.numel()).as_strided(t.shape, (0,) * t.dim()),
     "with overlapping rows": lambda t: t.as_strided(t.shape, (1,) * t.dim()),
-    "negated lazily": lambda t: torch._neg_view(t.neg()),
+    "negated lazily": lambda t: torch.ops.aten._neg_view(t.neg()),
     "sparse": lambda t: t.to_sparse(),
     "nested": lambda t: torch.nested.as_nested_tensor([t, t]),
     "quantized": lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.quint8),
