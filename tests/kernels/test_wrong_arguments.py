@@ -17,8 +17,9 @@ from antiphon.kernels import argmax, linear, ops, rms_norm, set_num_threads
 MEMORY = """
 import collections, os, resource, torch
 from antiphon import _C
-from antiphon.kernels import AttentionBatch, argmax_head, linear, paged_attention, sample, set_num_threads,
-soft_embedding torch.set_num_threads(1)
+from antiphon.kernels import AttentionBatch, argmax_head, linear, paged_attention, sample
+from antiphon.kernels import set_num_threads, soft_embedding
+torch.set_num_threads(1)
 set_num_threads(3)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 int32 = torch.int32
@@ -26,8 +27,8 @@ keys, blocks = 32768, 2048
 cache = torch.zeros(blocks, 16, 2, 16), torch.zeros(blocks, 16, 2, 16)
 q, table = torch.randn(256, 8, 16), torch.arange(blocks, dtype=int32)[None]
 places = torch.arange(256)
-batch = AttentionBatch(places.int(), places, torch.tensor([0, 256], dtype=int32), torch.tensor([keys],
-dtype=int32), table)
+bounds, lens = torch.tensor([0, 256], dtype=int32), torch.tensor([keys], dtype=int32)
+batch = AttentionBatch(places.int(), places, bounds, lens, table)
 head, embedding, hidden = linear(torch.randn(4096, 64)), torch.randn(4096, 64), torch.randn(96, 64)
 logits, ones, rows = torch.randn(4, 1_000_000), torch.ones(4), torch.arange(4)
 calls = {
