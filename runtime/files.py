@@ -12,7 +12,7 @@ import stat
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["PIPE_PATIENCE_S", "read_bounded", "read_regular"]
+__all__ = ["PIPE_PATIENCE_S", "check_regular", "read_bounded", "read_regular"]
 
 PIPE_PATIENCE_S = 10.0
 """How long a pipe may send nothing: one that nobody ever writes to would be waited for without end."""
@@ -70,6 +70,15 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise OSError(f"expected at most {max_bytes} bytes, found more")
     return content
+
+
+def check_regular(path: str | os.PathLike[str], max_bytes: int) -> int:
+    """The size of a regular file of at most `max_bytes`; raises OSError as `read_regular`."""
+    status = Path(path).stat()
+    _check_kind(status.st_mode, pipes=False)
+    if status.st_size > max_bytes:
+        raise OSError(f"expected at most {max_bytes} bytes, found {status.st_size}")
+    return status.st_size
 
 
 def _read_up_to(file: FileIO, size: int) -> bytes:
