@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from antiphon.checkpoint_files import is_folder, is_there
 from antiphon.codec.arrays import AudioArray, bands_first, float_array, integer, to_numpy, unit_array
 from antiphon.codec.audio import check_rate, mono_samples
 from antiphon.codec.batches import plan_batches
@@ -35,6 +36,7 @@ from antiphon.errors import CheckpointError, InvalidRequest
 __all__ = ["Codec"]
 
 RECIPE_FILE = "cosyvoice.yaml"
+OTHER_RECIPES = ("cosyvoice2.yaml", "cosyvoice3.yaml")
 FLOW_FILE = "flow.pt"
 HIFT_FILE = "hift.pt"
 VOICES_FILE = "spk2info.pt"
@@ -130,8 +132,14 @@ class Codec:
             raise InvalidRequest(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
         root = Path(folder)
-        if not root.is_dir():
+        if not is_folder(root):
             raise CheckpointError(f"{root}: expected a CosyVoice folder, found none")
+        other = next((name for name in OTHER_RECIPES if is_there(root / name)), None)
+        if other is not None and not is_there(root / RECIPE_FILE):
+            raise CheckpointError(
+                f"{root / other}: expected {RECIPE_FILE} of a first-generation CosyVoice with 25 units a "
+                "second (such as CosyVoice-300M-25Hz); later generations are not implemented"
+            )
         params = read_hyperparams(root / RECIPE_FILE)
         with torch.device("meta"):
             flow, hift = FlowModel(params.flow), Hift(params.hift)
@@ -145,8 +153,8 @@ class Codec:
             fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place),
             read_voices(root / VOICES_FILE, dim),
             place,
-            SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if tokenizer_path.is_file() else None,
-            speaker_encoder=SpeakerEncoder(speaker_path, dim) if speaker_path.is_file() else None,
+            SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if is_there(tokenizer_path) else None,
+            speaker_encoder=SpeakerEncoder(speaker_path, dim) if is_there(speaker_path) else None,
             dtype=DTYPES[precision],
             capture=capture_for(place, enforce_eager=enforce_eager),
         )
