@@ -3,7 +3,6 @@ beside a plain implementation measured in the same run."""
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import time
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,7 +22,15 @@ from antiphon.bench.codec_error import CodecError, codec_error
 from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.matrix_rate import matrix_rate, synchronize
-from antiphon.bench.options import device_name, dtype_name, read_counts, read_device, read_dtype
+from antiphon.bench.options import (
+    check_output,
+    device_name,
+    dtype_name,
+    read_counts,
+    read_device,
+    read_dtype,
+    write_record,
+)
 from antiphon.bench.plain_codec import PlainCodec
 from antiphon.codec import Codec
 
@@ -241,10 +248,13 @@ def run(
     device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
     eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
     repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
-    threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
-    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+    ] = None,
 ) -> None:
     """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
+    check_output(json_out, "--json")
     if threads:
         torch.set_num_threads(threads)
     place = read_device(device)
@@ -261,7 +271,7 @@ def run(
     machine = device_name(place) + (", without graphs" if eager and place.type == "cuda" else "")
     title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
-    if json_out:
+    if json_out is not None:
         record = {
             "title": title,
             "date": date.today().isoformat(),
@@ -270,7 +280,7 @@ def run(
             "error": asdict(error),
             "runs": [asdict(run) for run in runs],
         }
-        Path(json_out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(json_out, record)
 
 
 def _table(title: str, runs: list[CodecRun], error: CodecError) -> Table:

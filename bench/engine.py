@@ -7,7 +7,6 @@ ahead, units are generated and read back exactly as for a trained model.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -15,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
@@ -25,12 +24,14 @@ from rich.table import Table
 from antiphon.bench.bandwidth import memory_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.options import (
+    check_output,
     device_name,
     dtype_name,
     read_config,
     read_counts,
     read_device,
     read_dtype,
+    write_record,
 )
 from antiphon.engine import Engine
 from antiphon.sched.request import RequestState
@@ -180,17 +181,20 @@ def run(
         "auto", help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."
     ),
     batch: str = typer.Option("1,4,16", help="Requests at a time, by commas."),
-    prompt_units: int = typer.Option(100, help="Units of the spoken prompt."),
-    units: int = typer.Option(128, help="Units generated per request."),
-    rate: float = typer.Option(0.6, help="Text tokens that a unit asks for."),
-    repeats: int = typer.Option(5, help="Runs of each size; the median counts."),
+    prompt_units: int = typer.Option(100, min=1, help="Units of the spoken prompt."),
+    units: int = typer.Option(128, min=1, help="Units generated per request."),
+    rate: float = typer.Option(0.6, min=0.0, help="Text tokens that a unit asks for."),
+    repeats: int = typer.Option(5, min=1, help="Runs of each size; the median counts."),
     device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
     dtype: str = typer.Option("auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a name."),
     eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
-    threads: int = typer.Option(0, help="CPU threads; 0 leaves torch's choice."),
-    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+    ] = None,
 ) -> None:
     """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
+    check_output(json_out, "--json")
     if threads:
         torch.set_num_threads(threads)
     place = read_device(device)
@@ -234,12 +238,11 @@ def run(
             f"{run.share_of_floor:.0%}",
         )
     Console().print(table)
-    if json_out:
+    if json_out is not None:
         command = (
             f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
             f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
             f"--dtype {dtype_name(kind)}{' --enforce-eager' if eager else ''}"
         )
         record = {"title": title, "date": date.today().isoformat(), "command": command}
-        text = json.dumps(record | {"runs": [asdict(run) for run in runs]}, indent=1)
-        Path(json_out).write_text(text + "\n", encoding="utf-8")
+        write_record(json_out, record | {"runs": [asdict(run) for run in runs]})

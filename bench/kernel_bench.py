@@ -15,8 +15,9 @@ from rich.progress import Progress
 from antiphon.bench.kernel_report import Conditions, check_plot, plot_roofline, table, write_csv, write_json
 from antiphon.bench.kernel_runs import KernelRun, bench_op, measure_peaks
 from antiphon.bench.kernels.case import Setting
-from antiphon.bench.options import device_name, dtype_name, read_config, read_device, read_dtype
+from antiphon.bench.options import check_output, device_name, dtype_name, read_config, read_device, read_dtype
 from antiphon.bench.sizes import read_sizes
+from antiphon.footprint import use_passing_caches
 from antiphon.kernels import ops
 
 __all__ = ["main"]
@@ -44,7 +45,7 @@ def run(
         bool, typer.Option("--quick", help="Only the first shape of each op, three turns.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of the reference.")] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's choice.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")] = 0,
     csv_out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write CSV.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON.")] = None,
     plot: Annotated[
@@ -60,6 +61,8 @@ def run(
     place = read_device(device)
     config = read_config(config, place)
     setting = Setting(read_sizes(config), read_dtype(dtype, place), place)
+    if compiled or plot:
+        use_passing_caches()
     _check_outputs(csv_out, json_out, plot)
     if threads:
         torch.set_num_threads(threads)
@@ -93,8 +96,7 @@ def run(
 def _check_outputs(csv_out: Path | None, json_out: Path | None, plot: Path | None) -> None:
     """Before the minutes that it takes to have something to write."""
     for hint, path in (("--csv", csv_out), ("--json", json_out), ("--plot", plot)):
-        if path is not None and not path.parent.is_dir():
-            raise typer.BadParameter(f"there is no folder {path.parent}", param_hint=hint)
+        check_output(path, hint)
     if plot is not None:
         try:
             check_plot(plot)

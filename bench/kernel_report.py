@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from antiphon.bench.kernel_runs import KernelRun, Peaks
+from antiphon.bench.options import write_record
+from antiphon.files import written_whole
 from antiphon.kernels import ops
 
 __all__ = ["Conditions", "check_plot", "plot_roofline", "table", "write_csv", "write_json"]
@@ -78,13 +79,13 @@ def format_s(seconds: float) -> str:
 
 def write_json(runs: Sequence[KernelRun], peaks: Peaks, conditions: Conditions, path: Path) -> None:
     record = asdict(conditions) | {"peaks": asdict(peaks), "runs": [asdict(run) for run in runs]}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(path, record)
 
 
 def write_csv(runs: Sequence[KernelRun], peaks: Peaks, conditions: Conditions, path: Path) -> None:
     """Each row carries its conditions, so that rows of several files can be put together."""
     beside = asdict(conditions) | {f"peak_{name}": value for name, value in asdict(peaks).items()}
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(KernelRun)] + list(beside))
         writer.writeheader()
         writer.writerows(asdict(run) | beside for run in runs)
@@ -124,7 +125,8 @@ def plot_roofline(runs: Sequence[KernelRun], peaks: Peaks, title: str, path: Pat
     movers.set(
         xlabel="bytes of a call", ylabel="bytes/s", title="All ops: the line is the measured bandwidth"
     )
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=120)
 
 
 def _best(runs: Sequence[KernelRun]) -> list[KernelRun]:

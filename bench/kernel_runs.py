@@ -72,7 +72,8 @@ def bench_op(
     """The op's shapes, the first `num_shapes` or all of them, each by every way that takes the dtype here."""
     cases: Cases = importlib.import_module(f"antiphon.bench.kernels.{op}").cases
     for case in islice(cases(setting), num_shapes):
-        torch.compiler.reset()  # it keeps few shapes of a function
+        if compiled:
+            torch.compiler.reset()  # it keeps few shapes of a function
         ways = {name: _calls(case, name, call) for name, call in _ways(op, case, setting, compiled)}
         timings = time_in_turns(ways, setting.device, repeats=repeats, recordable=not case.waits)
         for name, timing in timings.items():

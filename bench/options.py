@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 import typer
 
 from antiphon.bench.sizes import model_configs
 from antiphon.codec.device import resolve_device
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError
+from antiphon.files import check_writable, write_whole
 from antiphon.machine import cpu_name
 
-__all__ = ["device_name", "dtype_name", "read_config", "read_counts", "read_device", "read_dtype"]
+__all__ = [
+    "check_output",
+    "device_name",
+    "dtype_name",
+    "read_config",
+    "read_counts",
+    "read_device",
+    "read_dtype",
+    "write_record",
+]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -19,7 +34,7 @@ def read_device(name: str) -> torch.device:
     """auto is a GPU if there is one."""
     try:
         return resolve_device(name)
-    except InvalidRequest as unknown:
+    except ConfigError as unknown:
         raise typer.BadParameter(str(unknown), param_hint="--device") from unknown
 
 
@@ -44,10 +59,26 @@ def read_config(name: str, device: torch.device) -> str:
 
 def read_counts(numbers: str, hint: str) -> list[int]:
     """Positive numbers by commas."""
-    counts = [int(number) if number.strip().isdigit() else 0 for number in numbers.split(",")]
+    parts = [number.strip() for number in numbers.split(",")]
+    counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else 0 for part in parts]
     if min(counts) < 1:
         raise typer.BadParameter(f"expected positive numbers by commas, got {numbers!r}", param_hint=hint)
     return counts
+
+
+def check_output(path: Path | None, hint: str) -> None:
+    """Before the minutes that it takes to have something to write."""
+    if path is None:
+        return
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=hint) from error
+
+
+def write_record(path: Path, record: Mapping[str, object]) -> None:
+    """As JSON, whole or not at all."""
+    write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def dtype_name(dtype: torch.dtype) -> str:

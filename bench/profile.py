@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import random
 import tempfile
 import time
@@ -17,8 +17,10 @@ from rich.table import Table
 
 from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.engine import add_paced_request
+from antiphon.bench.options import write_record
 from antiphon.bench.spans import Span, Spans, replaced
 from antiphon.engine import Engine
+from antiphon.files import written_whole
 from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear
@@ -155,12 +157,21 @@ def profile(
         start = time.perf_counter()
         units, tokens, audio_s = _serve(engine, requests, num_requests, prompt_units, max_units)
         wall_s = time.perf_counter() - start
-    if profiler is not None:
-        profiler.export_chrome_trace(str(trace))
+    if profiler is not None and trace is not None:
+        _write_trace(profiler, trace)
     device = cpu_name() if engine.device.type == "cpu" else torch.cuda.get_device_name(engine.device)
     title = f"{name or engine.model_name}, {str(engine.model.dtype).removeprefix('torch.')}, {device}"
     count = num_requests if requests is None else len(requests)
     return Profile(title, wall_s, count, units, tokens, audio_s, spans.tree())
+
+
+def _write_trace(profiler: torch.profiler.profile, path: Path) -> None:
+    """Raises OSError where it cannot be written, which the profiler does not always say."""
+    with written_whole(path) as part:
+        profiler.export_chrome_trace(str(part))
+        content = part.read_bytes()
+        if not (path.suffix == ".gz" or content.rstrip().endswith(b"}")):
+            raise OSError(errno.ENOSPC, "the trace was cut off, perhaps by a full disk", str(path))
 
 
 def _serve(
@@ -217,4 +228,4 @@ def table(found: Profile) -> Table:
 
 
 def write_json(found: Profile, path: Path) -> None:
-    path.write_text(json.dumps(found.as_json(), indent=1) + "\n", encoding="utf-8")
+    write_record(path, found.as_json())

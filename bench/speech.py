@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import tempfile
@@ -23,7 +22,16 @@ from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.engine import add_paced_request
 from antiphon.bench.matrix_rate import synchronize
-from antiphon.bench.options import device_name, dtype_name, read_config, read_counts, read_device, read_dtype
+from antiphon.bench.options import (
+    check_output,
+    device_name,
+    dtype_name,
+    read_config,
+    read_counts,
+    read_device,
+    read_dtype,
+    write_record,
+)
 from antiphon.bench.spans import replaced
 from antiphon.engine import Engine
 from antiphon.sched.plan import StackPlan
@@ -152,6 +160,7 @@ def run(
     ] = None,
 ) -> None:
     """Time to the first sound, and speech per second, of random weights and a codec of the released size."""
+    check_output(json_out, "--json")
     place = read_device(device)
     sizes = read_counts(batch, "--batch")
     config = read_config(config, place)
@@ -174,15 +183,14 @@ def run(
     names = [dtype_name(kind) for kind in (model_dtype, voice_dtype)]
     title = f"{config} in {names[0]}, codec in {names[1]}, {device_name(place)}, torch {torch.__version__}"
     Console().print(_table(title, runs, prompt_units, units))
-    if json_out:
+    if json_out is not None:
         command = (
             f"antiphon bench speech --config {config} --batch {batch} --prompt-units {prompt_units} "
             f"--units {units} --rate {rate} --dtype {names[0]} --codec-dtype {names[1]} "
             f"--device {place.type} --repeats {repeats}{' --enforce-eager' if eager else ''}"
         )
         record = {"title": title, "date": date.today().isoformat(), "command": command}
-        text = json.dumps(record | {"runs": [asdict(run) for run in runs]}, indent=1)
-        json_out.write_text(text + "\n", encoding="utf-8")
+        write_record(json_out, record | {"runs": [asdict(run) for run in runs]})
 
 
 def _table(title: str, runs: list[SpeechRun], prompt_units: int, units: int) -> Table:

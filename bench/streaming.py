@@ -7,11 +7,11 @@ difference) and the step of the mel from frame to frame are compared with those 
 
 from __future__ import annotations
 
-import json
 import random
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from antiphon.bench.options import check_output, write_record
 from antiphon.codec import Codec
 from antiphon.codec.hyperparams import HOP
 from antiphon.config import StreamSchedule
@@ -113,9 +114,12 @@ def run(
     utterances: int = typer.Option(3, min=1, help="How many, of random units."),
     context: str = typer.Option("0,12,25,50", help="Units of context, by commas."),
     lookahead: str = typer.Option("0,3,6", help="Units of look-ahead, by commas."),
-    json_out: str = typer.Option("", "--json", help="Also write the figures to this file."),
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+    ] = None,
 ) -> None:
     """Distance of streamed speech from the whole, and the seams between its chunks."""
+    check_output(json_out, "--json")
     loaded = Codec.from_pretrained(codec)
     rng = random.Random(0)
     spoken = [[rng.randrange(loaded.num_units_vocab) for _ in range(units)] for _ in range(utterances)]
@@ -148,17 +152,17 @@ def run(
                 str(row.samples_off),
             )
     Console().print(table)
-    if json_out:
+    if json_out is not None:
         record = {
             "command": "antiphon bench streaming",
             "codec": Path(codec).name,
             "rows": [asdict(r) for r in rows],
         }
-        Path(json_out).write_text(json.dumps(record, indent=1) + "\n")
+        write_record(json_out, record)
 
 
 def _numbers(name: str, given: str) -> list[int]:
     parts = [part.strip() for part in given.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
         raise typer.BadParameter(f"expected whole numbers by commas, got {given!r}", param_hint=name)
     return [int(part) for part in parts]

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
-__all__ = ["argmax", "argmax_reference"]
+__all__ = ["argmax", "argmax_reference", "ordinary"]
 
 
 def argmax(logits: Tensor, *, backend: str | None = None) -> Tensor:
-    """logits (rows, vocab), vocab not empty -> int64 (rows)"""
-    if logits.dim() != 2 or logits.shape[1] == 0:
+    """logits (rows, vocab), vocab not empty -> int64 (rows)
+
+    What is not a number is as unlikely as can be, like minus infinity. Raises ValueError, naming the
+    argument, for what does not fit.
+    """
+    check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
+    if logits.shape[1] == 0:
         raise ValueError(f"logits: expected (rows, vocab), vocab not empty, got {tuple(logits.shape)}")
     ids: Tensor = resolve("argmax", backend, logits.device, logits.dtype)(logits)
     return ids
@@ -23,11 +31,16 @@ def _argmax_cpp(logits: Tensor) -> Tensor:
     from antiphon import _C
 
     logits = logits.contiguous()
-    ids = torch.empty(len(logits), dtype=torch.int64)
-    _C.argmax(logits.data_ptr(), ids.data_ptr(), logits.shape[0], logits.shape[1])
+    ids = logits.new_empty(len(logits), dtype=torch.int64)
+    _C.argmax(address(logits), address(ids), logits.shape[0], logits.shape[1])
     return ids
 
 
 @register("argmax", "torch")
 def argmax_reference(logits: Tensor) -> Tensor:
-    return logits.argmax(-1)
+    return ordinary(logits).argmax(-1)
+
+
+def ordinary(logits: Tensor) -> Tensor:
+    """`logits` with minus infinity in place of what is not a number."""
+    return logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

@@ -9,7 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
+from antiphon.kernels.argmax import ordinary
+from antiphon.kernels.checks import (
+    FLOATS,
+    address,
+    check,
+    check_each_once,
+    check_integer,
+    check_plain,
+    check_range,
+)
+from antiphon.kernels.linear import CppLinear, Linear, TorchLinear, check_linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
     cpp_available,
@@ -39,13 +49,14 @@ def argmax_head(
     Logits descend; of equal ones the lower id comes first. In 16 bits a backend may or may not round logits
     before it compares them, so that backends may differ where two logits round to the same number.
     subset: int64 (m,), rows of the head's weight, each once and in any order; only they compete, and ids are
-        still the head's. Out of range is an error where it can be seen without waiting for the device.
+        still the head's. Out of range or twice is an error where it can be seen without waiting for the
+        device.
     A logit that is not a number has no place in the order, but ids are always of the head.
 
     Raises ValueError, naming the argument, for what does not fit.
     """
-    _check(hidden, head, top_k, subset)
-    pick = resolve("argmax_head", backend, hidden.device, hidden.dtype)
+    top_k = _check(hidden, head, top_k, subset)
+    pick = resolve("argmax_head", backend, hidden.device, hidden.dtype, hidden, _learned(head))
     found: tuple[Tensor, Tensor] = pick(hidden, head, top_k, subset)
     return found
 
@@ -64,11 +75,11 @@ def _argmax_head_cpp(
     rows = hidden.shape[0]
     ids, logits = hidden.new_empty(rows, top_k, dtype=torch.int64), hidden.new_empty(rows, top_k)
     _C.argmax_head(
-        hidden.data_ptr(),
+        address(hidden),
         head.address,
-        subset.data_ptr() if subset is not None else 0,
-        ids.data_ptr(),
-        logits.data_ptr(),
+        address(subset) if subset is not None else 0,
+        address(ids),
+        address(logits),
         rows,
         head.in_features,
         head.out_features,
@@ -95,7 +106,7 @@ def _argmax_head_triton(
 def argmax_head_reference(
     hidden: Tensor, head: Linear, top_k: int = 1, subset: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    logits = at_least_float32(head(hidden))
+    logits = ordinary(at_least_float32(head(hidden)))
     if subset is not None:
         subset = subset.sort().values  # so that of equal logits the lower id comes first
         logits = logits[:, subset]
@@ -109,30 +120,43 @@ def argmax_head_reference(
 
 
 def plain_weight(head: Linear) -> Tensor | None:
-    """The head's weight (vocab, n) as it lies, where the head has it in this form."""
+    """The head's weight (vocab, n) as it lies, where that is all there is to the head."""
+    return head.weight if isinstance(head, TorchLinear) else None
+
+
+def _learned(head: Linear) -> Tensor | None:
     weight = getattr(head, "weight", None)
-    return weight if isinstance(weight, Tensor) and weight.is_floating_point() else None
+    return weight if isinstance(weight, Tensor) else None
 
 
-def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> None:
-    if hidden.dim() != 2 or hidden.shape[1] != head.in_features:
-        raise ValueError(f"hidden: expected (rows, {head.in_features}), got {tuple(hidden.shape)}")
-    weight = plain_weight(head)
-    if weight is not None and (weight.dtype, weight.device) != (hidden.dtype, hidden.device):
-        raise ValueError(
-            f"hidden: expected {weight.dtype} on {weight.device} like the head, "
-            f"got {hidden.dtype} on {hidden.device}"
-        )
+def check_head(hidden: Tensor, head: Linear) -> None:
+    """hidden (rows, n) is what this head reads."""
+    check_linear("head", head)
+    check("hidden", hidden, FLOATS, ("rows", head.in_features))
+    weight = head.panels if isinstance(head, CppLinear) else plain_weight(head)
+    if weight is not None:
+        check("hidden", hidden, weight.dtype, ("rows", head.in_features), ("the head", weight))
+
+
+def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> int:
+    check_head(hidden, head)
     competing = head.out_features
     if subset is not None:
+        check_plain("subset", subset)
         if subset.dtype != torch.int64 or subset.dim() != 1 or subset.device != hidden.device:
             raise ValueError(
                 f"subset: expected int64 of one dimension on {hidden.device}, "
                 f"got {subset.dtype} {tuple(subset.shape)} on {subset.device}"
             )
         competing = len(subset)
-        outside = subset.device.type == "cpu" and ((subset < 0) | (subset >= head.out_features)).any()
-        if not competing or outside:
+        try:
+            check_range("subset", subset, 0, head.out_features - 1)
+        except ValueError:
+            competing = 0
+        if not competing:
             raise ValueError(f"subset: expected rows of the head, 0 to {head.out_features - 1}, at least one")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= competing:
-        raise ValueError(f"top_k: expected 1 to {competing}, as many as compete, got {top_k!r}")
+        check_each_once("subset", subset)
+    try:
+        return check_integer("top_k", top_k, 1, competing)
+    except ValueError:
+        raise ValueError(f"top_k: expected 1 to {competing}, as many as compete, got {top_k!r:.40}") from None

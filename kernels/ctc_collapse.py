@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import INT32_MAX, INT32_MIN, address, check_device, check_integer, check_plain
 from antiphon.kernels.registry import (
     cpp_available,
     cuda_library_available,
@@ -25,7 +26,8 @@ from antiphon.kernels.registry import (
 __all__ = ["CollapsedLabels", "ctc_collapse", "ctc_collapse_reference"]
 
 NO_LABEL = -1
-INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
+MAX_LABELS = INT32_MAX - (1 << 16)
+"""Kernels count in 32 bits, some a tile beyond the last."""
 
 
 class CollapsedLabels(NamedTuple):
@@ -59,7 +61,7 @@ def ctc_collapse(
 
     Raises ValueError, naming the argument, for what does not fit together.
     """
-    _check_kinds(labels, cu_seqlens, blank, prev)
+    blank = _check_kinds(labels, cu_seqlens, blank, prev)
     collapse = resolve("ctc_collapse", backend, labels.device, labels.dtype)
     collapsed: CollapsedLabels = collapse(labels, cu_seqlens, blank, prev)
     return collapsed
@@ -77,13 +79,13 @@ def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tens
     ids, frames = labels.new_empty(total), labels.new_empty(total)
     cu_out, last = labels.new_empty(batch + 1), labels.new_empty(batch)
     n = _C.ctc_collapse(
-        labels.data_ptr(),
-        cu_seqlens.data_ptr(),
-        prev.data_ptr() if prev is not None else 0,
-        ids.data_ptr(),
-        frames.data_ptr(),
-        cu_out.data_ptr(),
-        last.data_ptr(),
+        address(labels),
+        address(cu_seqlens),
+        address(prev) if prev is not None else 0,
+        address(ids),
+        address(frames),
+        address(cu_out),
+        address(last),
         batch,
         total,
         blank,
@@ -141,20 +143,24 @@ def ctc_collapse_reference(
     )
 
 
-def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> None:
+def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> int:
     """All that can be said without reading the tensors. A collapse of one request takes microseconds."""
     for name, tensor in (("labels", labels), ("cu_seqlens", cu_seqlens), ("prev", prev)):
-        if isinstance(tensor, Tensor):
-            if tensor.dtype != torch.int32 or tensor.dim() != 1:
-                raise ValueError(
-                    f"{name}: expected int32 of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
-                )
-            if tensor.device != labels.device:
-                raise ValueError(f"{name}: expected on {labels.device} like labels, got {tensor.device}")
-        elif tensor is not None or name != "prev":
-            raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if not isinstance(blank, int) or isinstance(blank, bool) or not INT32_MIN <= blank <= INT32_MAX:
-        raise ValueError(f"blank: expected a 32-bit integer, got {blank!r}")
+        if tensor is None and name == "prev":
+            continue
+        check_plain(name, tensor)
+        assert tensor is not None
+        if tensor.dtype != torch.int32 or tensor.dim() != 1:
+            raise ValueError(
+                f"{name}: expected int32 of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        check_device(name, tensor, "labels", labels)
+    if labels.numel() > MAX_LABELS:
+        raise ValueError(f"labels: expected at most {MAX_LABELS}, got {labels.numel()}")
+    try:
+        return check_integer("blank", blank, INT32_MIN, INT32_MAX)
+    except ValueError:
+        raise ValueError(f"blank: expected a 32-bit integer, got {blank!r:.40}") from None
 
 
 def _check_rows(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None:

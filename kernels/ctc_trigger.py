@@ -9,6 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import (
+    INT32_MAX,
+    INT32_MIN,
+    check_device,
+    check_each_once,
+    check_integer,
+    check_plain,
+    check_range,
+    check_written,
+    values_are_at_hand,
+)
 from antiphon.kernels.registry import on_triton, register, resolve, triton_available
 
 __all__ = ["ctc_trigger", "ctc_trigger_reference"]
@@ -24,10 +35,10 @@ def ctc_trigger(
     rows: int64 (n,), each request's row, none twice; -1 is padding, which is never new and changes nothing
     blank: the label that stands for nothing
 
-    Raises ValueError, naming the argument, for what does not fit; rows out of range where that can be seen
-    without waiting for the device.
+    Raises ValueError, naming the argument, for what does not fit; labels beyond 32 bits and rows out of
+    range or twice where that can be seen without waiting for the device.
     """
-    _check(labels, last, rows, blank)
+    blank = _check(labels, last, rows, blank)
     is_new: Tensor = resolve("ctc_trigger", backend, labels.device, labels.dtype)(labels, last, rows, blank)
     return is_new
 
@@ -47,24 +58,29 @@ def ctc_trigger_reference(labels: Tensor, last: Tensor, rows: Tensor, blank: int
     return is_new
 
 
-def _check(labels: Tensor, last: Tensor, rows: Tensor, blank: int) -> None:
+def _check(labels: Tensor, last: Tensor, rows: Tensor, blank: int) -> int:
     for name, tensor, dtypes in (
         ("labels", labels, (torch.int64, torch.int32)),
         ("last", last, (torch.int32,)),
         ("rows", rows, (torch.int64,)),
     ):
+        check_plain(name, tensor)
         if tensor.dtype not in dtypes or tensor.dim() != 1:
             expected = " or ".join(map(str, dtypes))
             raise ValueError(
                 f"{name}: expected {expected} of one dimension, got {tensor.dtype} {tuple(tensor.shape)}"
             )
-        if tensor.device != labels.device:
-            raise ValueError(f"{name}: expected on {labels.device} like labels, got {tensor.device}")
+        check_device(name, tensor, "labels", labels)
     if not last.is_contiguous():
         raise ValueError(f"last: expected contiguous, got strides {last.stride()}")
     if len(rows) != len(labels):
         raise ValueError(f"rows: expected one for each of {len(labels)} labels, got {len(rows)}")
-    if rows.device.type == "cpu" and ((rows < -1) | (rows >= len(last))).any():
-        raise ValueError(f"rows: expected -1 to {len(last) - 1}, got {rows.tolist()}")
-    if not isinstance(blank, int) or isinstance(blank, bool):
-        raise ValueError(f"blank: expected an integer, got {blank!r}")
+    check_written("last", last, (("labels", labels), ("rows", rows)))
+    check_range("labels", labels, INT32_MIN, INT32_MAX)
+    if values_are_at_hand(rows) and ((rows < -1) | (rows >= len(last))).any():
+        raise ValueError(f"rows: expected -1 to {len(last) - 1}, got {rows.tolist()[:8]}")
+    check_each_once("rows", rows)
+    try:
+        return check_integer("blank", blank, INT32_MIN, INT32_MAX)
+    except ValueError:
+        raise ValueError(f"blank: expected an integer, got {blank!r:.40}") from None

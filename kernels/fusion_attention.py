@@ -11,6 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import (
+    FLOATS,
+    INT32_MAX,
+    address,
+    check,
+    check_device,
+    check_each_once,
+    check_integer,
+    check_plain,
+    check_range,
+    check_written,
+)
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
     cpp_available,
@@ -20,7 +32,7 @@ from antiphon.kernels.registry import (
     resolve,
     triton_available,
 )
-from antiphon.kernels.rope import apply_rope, as_cos_sin
+from antiphon.kernels.rope import as_cos_sin, check_table, rotated
 
 __all__ = [
     "FusionBatch",
@@ -65,21 +77,24 @@ def fusion_attention(
         head_dim), of which token t looks at row rows[t]
     num_valid: int32 (tokens), 0 to window; a token with an empty window gets zeros
     positions: int32 (tokens), within the table
+    These and `rows` are looked at where that can be done without waiting for the device.
     rope: the rotary table (positions, head_dim) of cos then sin, a pair (cos, sin), or inverse
         frequencies (head_dim / 2)
 
     Returns (tokens, heads, head_dim). Raises ValueError naming the argument that does not fit.
     """
     _check(q, k, v, num_valid, positions, rows)
-    by_frequencies = isinstance(rope, Tensor) and rope.dim() == 1
-    num_positions = int(positions.max()) + 1 if by_frequencies and len(positions) else 1
-    cos_sin = as_cos_sin(rope, num_positions, q.shape[2])
-    if q.device.type == "cpu":  # elsewhere a look at the values would wait for the device
-        _check_range("num_valid", num_valid, k.shape[1] + 1)
-        _check_range("positions", positions, len(cos_sin))
-        if rows is not None:
-            _check_range("rows", rows, len(k))
-    attend = resolve("fusion_attention", backend, q.device, q.dtype)
+    cos_sin = as_cos_sin(rope, 0, q.shape[2], at=positions)
+    check_device("rope", cos_sin, "q", q)
+    check_range("num_valid", num_valid, 0, k.shape[1])
+    if rows is not None:
+        check_range("rows", rows, 0, len(k) - 1)
+    if isinstance(rope, Tensor) and rope.dim() == 1:  # a row for each token, so that no position is too large
+        check_range("positions", positions, 0, INT32_MAX)
+        positions = torch.arange(len(positions), dtype=torch.int32, device=q.device)
+    else:
+        check_range("positions", positions, 0, len(cos_sin) - 1)
+    attend = resolve("fusion_attention", backend, q.device, q.dtype, q, k, v)
     out: Tensor = attend(q, k, v, num_valid, positions, cos_sin, rows)
     return out
 
@@ -103,14 +118,14 @@ def _fusion_attention_cpp(
         k, v = k.contiguous(), v.contiguous()
     out = torch.empty_like(q)
     _C.fusion_attention(
-        q=q.data_ptr(),
-        key=k.data_ptr(),
-        value=v.data_ptr(),
-        rows=rows.data_ptr() if rows is not None else 0,
-        num_valid=num_valid.data_ptr(),
-        positions=positions.data_ptr(),
-        cos_sin=cos_sin.data_ptr(),
-        out=out.data_ptr(),
+        q=address(q),
+        key=address(k),
+        value=address(v),
+        rows=address(rows) if rows is not None else 0,
+        num_valid=address(num_valid),
+        positions=address(positions),
+        cos_sin=address(cos_sin),
+        out=address(out),
         num_tokens=tokens,
         num_heads=heads,
         head_dim=head_dim,
@@ -148,12 +163,11 @@ def fusion_attention_reference(
 ) -> Tensor:
     if rows is not None:
         k, v = k[rows], v[rows]
-    rotated = apply_rope(q, positions, cos_sin)
-    scores = (
-        torch.einsum("thd,twhd->thw", at_least_float32(rotated), at_least_float32(k)) * q.shape[2] ** -0.5
-    )
+    turned = rotated(q, positions, cos_sin)
+    scores = torch.einsum("thd,twhd->thw", at_least_float32(turned), at_least_float32(k)) * q.shape[2] ** -0.5
     empty = torch.arange(k.shape[1], device=q.device) >= num_valid[:, None]
-    weights = scores.masked_fill(empty[:, None, :], float("-inf")).softmax(-1).nan_to_num(0.0)
+    weights = scores.masked_fill(empty[:, None, :], float("-inf")).softmax(-1)
+    weights = weights.masked_fill((num_valid == 0)[:, None, None], 0.0)
     return torch.einsum("thw,twhd->thd", weights.to(v.dtype), v.masked_fill(empty[:, :, None, None], 0.0))
 
 
@@ -170,25 +184,37 @@ def fusion_cache_write(
     """Put text tokens' keys and values of all top layers into their window slots, keys rotated.
 
     kv: (tokens, layers, 2, heads * head_dim)
-    slots: int64 (tokens): row * window + entry
+    slots: int64 (tokens): row * window + entry, each once
     positions: int32 (tokens): places among the fusion entries
+    cos_sin: the rotary table (positions, head_dim), see `rope_table`
     cache: (rows, window, layers, 2, heads * head_dim), written in place
 
-    Raises ValueError naming the argument that does not fit; slots and positions are trusted.
+    Raises ValueError naming the argument that does not fit; slots and positions that are out of range where
+    that can be seen without waiting for the device.
     """
-    if cache.dim() != 5 or cache.shape[3] != 2 or cache.shape[4] % head_dim or not cache.is_contiguous():
+    head_dim = check_integer("head_dim", head_dim, 1)
+    shape = ("rows", "window", "layers", 2, f"heads * {head_dim}")
+    check("cache", cache, FLOATS, shape, contiguous=True)
+    if cache.shape[4] % head_dim:
         raise ValueError(
             f"cache: expected contiguous (rows, window, layers, 2, heads * {head_dim}), "
             f"got {tuple(cache.shape)}"
         )
-    if kv.shape != (len(slots), *cache.shape[2:]) or kv.dtype != cache.dtype:
-        raise ValueError(
-            f"kv: expected {cache.dtype} {(len(slots), *cache.shape[2:])}, got {kv.dtype} {tuple(kv.shape)}"
-        )
-    if cos_sin.dim() != 2 or cos_sin.shape[1] != head_dim or not cos_sin.is_contiguous():
-        raise ValueError(f"cos_sin: expected contiguous (positions, {head_dim}), got {tuple(cos_sin.shape)}")
-    for name, index, dtype in (("slots", slots, torch.int64), ("positions", positions, torch.int32)):
-        _check_index(name, index, dtype, len(kv))
+    check_plain("slots", slots)
+    if slots.dim() != 1:
+        raise ValueError(f"slots: expected torch.int64 of one dimension, got {tuple(slots.shape)}")
+    check("kv", kv, cache.dtype, (len(slots), *cache.shape[2:]), ("cache", cache))
+    check("slots", slots, torch.int64, slots.shape, ("cache", cache))
+    check("positions", positions, torch.int32, slots.shape, ("cache", cache))
+    check_table("cos_sin", cos_sin, head_dim, ("cache", cache))
+    check_written(
+        "cache", cache, (("kv", kv), ("slots", slots), ("positions", positions), ("cos_sin", cos_sin))
+    )
+    check_range("slots", slots, 0, cache.shape[0] * cache.shape[1] - 1)
+    check_each_once("slots", slots)
+    check_range("positions", positions, 0, len(cos_sin) - 1)
+    if not kv.numel():
+        return
     resolve("fusion_cache_write", backend, kv.device, kv.dtype)(
         kv, slots, positions, cos_sin, cache, head_dim
     )
@@ -200,13 +226,13 @@ def _fusion_cache_write_cpp(
 ) -> None:
     from antiphon import _C
 
-    kv = kv.contiguous()
+    kv, slots, positions, cos_sin = (t.contiguous() for t in (kv, slots, positions, cos_sin.float()))
     _C.fusion_cache_write(
-        kv=kv.data_ptr(),
-        slots=slots.data_ptr(),
-        positions=positions.data_ptr(),
-        cos_sin=cos_sin.data_ptr(),
-        cache=cache.data_ptr(),
+        kv=address(kv),
+        slots=address(slots),
+        positions=address(positions),
+        cos_sin=address(cos_sin),
+        cache=address(cache),
         num_tokens=kv.shape[0],
         num_layers=kv.shape[1],
         num_heads=kv.shape[3] // head_dim,
@@ -229,39 +255,25 @@ def fusion_cache_write_reference(
 ) -> None:
     tokens, layers, _, width = kv.shape
     keys = kv[:, :, 0].reshape(tokens, layers * width // head_dim, head_dim)
-    keys = apply_rope(keys, positions, cos_sin).view(tokens, layers, width)
+    keys = rotated(keys, positions, cos_sin).view(tokens, layers, width)
     cache.view(-1, *cache.shape[2:])[slots] = torch.stack([keys, kv[:, :, 1]], dim=2)
 
 
 def _check(
     q: Tensor, k: Tensor, v: Tensor, num_valid: Tensor, positions: Tensor, rows: Tensor | None
 ) -> None:
-    if q.dim() != 3 or q.shape[2] % 2:
-        raise ValueError(f"q: expected (tokens, heads, head_dim), head_dim even, got {tuple(q.shape)}")
+    check("q", q, FLOATS, ("tokens", "heads", "head_dim"), note=", head_dim even")
     tokens, heads, head_dim = q.shape
+    if head_dim < 2 or head_dim % 2:
+        raise ValueError(f"q: expected (tokens, heads, head_dim), head_dim even, got {tuple(q.shape)}")
+    first = "n" if rows is not None else tokens
     for name, tensor in (("k", k), ("v", v)):
-        if (
-            tensor.dim() != 4
-            or tensor.shape[2:] != (heads, head_dim)
-            or (rows is None and len(tensor) != tokens)
-        ):
-            first = "n" if rows is not None else str(tokens)
-            raise ValueError(
-                f"{name}: expected ({first}, window, {heads}, {head_dim}), got {tuple(tensor.shape)}"
-            )
+        check(name, tensor, FLOATS, (first, "window", heads, head_dim), ("q", q))
         if tensor.dtype != q.dtype:
             raise ValueError(f"{name}: expected {q.dtype} like q, got {tensor.dtype}")
-    _check_index("num_valid", num_valid, torch.int32, tokens)
-    _check_index("positions", positions, torch.int32, tokens)
+    if v.shape != k.shape:
+        raise ValueError(f"v: expected {tuple(k.shape)} like k, got {tuple(v.shape)}")
+    check("num_valid", num_valid, torch.int32, (tokens,), ("q", q))
+    check("positions", positions, torch.int32, (tokens,), ("q", q))
     if rows is not None:
-        _check_index("rows", rows, torch.int64, tokens)
-
-
-def _check_index(name: str, index: Tensor, dtype: torch.dtype, length: int) -> None:
-    if index.dtype != dtype or index.shape != (length,):
-        raise ValueError(f"{name}: expected {dtype} ({length},), got {index.dtype} {tuple(index.shape)}")
-
-
-def _check_range(name: str, index: Tensor, end: int) -> None:
-    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < end:
-        raise ValueError(f"{name}: expected numbers from 0 to {end - 1}, got {index.min()} to {index.max()}")
+        check("rows", rows, torch.int64, (tokens,), ("q", q))

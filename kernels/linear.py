@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.huge_pages import advise_huge_pages
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
-__all__ = ["Linear", "linear", "linear_reference", "pack_panels"]
+__all__ = ["Linear", "check_linear", "linear", "linear_reference", "pack_panels"]
 
 PANEL = 32
 
@@ -28,7 +29,7 @@ class Linear(Protocol):
     num_bytes: int
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (rows, in) -> (rows, out), plus `residual` (rows, out), which may be overwritten by the result.
+        """x (rows, in) -> (rows, out), plus `residual` (rows, out), both left as they are.
 
         Raises ValueError naming the argument that does not fit.
         """
@@ -36,10 +37,15 @@ class Linear(Protocol):
 
 
 def linear(weight: Tensor, *, backend: str | None = None) -> Linear:
-    """The product with `weight` (out, in). The caller drops its own reference to save the memory."""
-    if weight.dim() != 2 or 0 in weight.shape:
+    """The product with `weight` (out, in). The caller drops its own reference to save the memory.
+
+    Where gradients are wanted for the weight, it is PyTorch's product. Raises ValueError naming the argument
+    that does not fit.
+    """
+    check("weight", weight, FLOATS, ("out", "in"), note=", none of them 0")
+    if 0 in weight.shape:
         raise ValueError(f"weight: expected (out, in), none of them 0, got {tuple(weight.shape)}")
-    made: Linear = resolve("linear", backend, weight.device, weight.dtype)(weight)
+    made: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight)
     return made
 
 
@@ -58,20 +64,28 @@ class CppLinear:
         return self.panels.data_ptr()
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        _check(self, x, residual, self.panels.dtype)
+        _check(self, x, residual, self.panels)
+        if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
+            raise ValueError(
+                "x, residual: expected no gradients to be wanted of a packed weight: "
+                "call it under torch.no_grad(), or make it with backend='torch'"
+            )
         x = with_dense_rows(x)
         rows = x.shape[0]
-        out = with_dense_rows(residual) if residual is not None else x.new_empty(rows, self.out_features)
+        out = x.new_empty(rows, self.out_features)
+        residual = (
+            residual.contiguous() if residual is not None else None
+        )  # rows as far apart as those of `out`
         self._linear(
-            x.data_ptr(),
+            address(x),
             self.panels.data_ptr(),
-            out.data_ptr() if residual is not None else 0,
-            out.data_ptr(),
+            address(residual) if residual is not None else 0,
+            address(out),
             rows,
             self.in_features,
             self.out_features,
             x.stride(0),
-            out.stride(0),
+            self.out_features,
         )
         return out
 
@@ -84,7 +98,7 @@ class TorchLinear:
         self.num_bytes = weight.numel() * weight.element_size()
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        _check(self, x, residual, self.weight.dtype)
+        _check(self, x, residual, self.weight)
         return linear_reference(x, self.weight, residual)
 
 
@@ -106,16 +120,17 @@ def pack_panels(weight: Tensor) -> Tensor:
     return panels
 
 
-def _check(weight: Linear, x: Tensor, residual: Tensor | None, dtype: torch.dtype) -> None:
-    if x.dim() != 2 or x.shape[1] != weight.in_features or x.dtype != dtype:
-        raise ValueError(f"x: expected {dtype} (rows, {weight.in_features}), got {x.dtype} {tuple(x.shape)}")
-    if residual is None:
-        return
-    if residual.shape != (len(x), weight.out_features) or residual.dtype != dtype:
-        raise ValueError(
-            f"residual: expected {dtype} ({len(x)}, {weight.out_features}), "
-            f"got {residual.dtype} {tuple(residual.shape)}"
-        )
+def check_linear(name: str, weight: object) -> None:
+    """A `Linear`, as `linear` makes them."""
+    sizes = (getattr(weight, "in_features", None), getattr(weight, "out_features", None))
+    if not callable(weight) or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"{name}: expected a Linear, as `linear` makes it, got {type(weight).__name__}")
+
+
+def _check(weight: Linear, x: Tensor, residual: Tensor | None, packed: Tensor) -> None:
+    check("x", x, packed.dtype, ("rows", weight.in_features), ("the weight", packed))
+    if residual is not None:
+        check("residual", residual, packed.dtype, (len(x), weight.out_features), ("x", x))
 
 
 def with_dense_rows(x: Tensor) -> Tensor:

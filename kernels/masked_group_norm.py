@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from antiphon.kernels.checks import FLOATS, check, check_integer, check_number
 from antiphon.kernels.registry import on_triton_floats, register, resolve, triton_available
 
 __all__ = ["group_norm_reference", "masked_group_norm", "masked_group_norm_reference"]
@@ -32,24 +33,20 @@ def masked_group_norm(
 
     Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
     """
-    if x.dim() != 3 or num_groups < 1 or x.shape[1] % num_groups:
-        raise ValueError(
-            f"x: expected (batch, channels, frames), channels in {num_groups} groups, got {tuple(x.shape)}"
-        )
+    num_groups = check_integer("num_groups", num_groups, 1)
+    eps = check_number("eps", eps, least=0)
+    groups = f", channels in {num_groups} groups"
+    check("x", x, FLOATS, ("batch", "channels", "frames"), note=groups)
     batch, channels, frames = x.shape
-    others: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-        "weight": (weight, (channels,)),
-        "bias": (bias, (channels,)),
-    }
+    if channels % num_groups:
+        raise ValueError(f"x: expected (batch, channels, frames){groups}, got {tuple(x.shape)}")
+    check("weight", weight, x.dtype, (channels,), ("x", x), note=" on {device}")
+    check("bias", bias, x.dtype, (channels,), ("x", x), note=" on {device}")
     if mask is not None:
-        others["mask"] = (mask, (batch, 1, frames))
-    for name, (tensor, shape) in others.items():
-        if tensor.shape != shape or tensor.dtype != x.dtype or tensor.device != x.device:
-            raise ValueError(
-                f"{name}: expected {x.dtype} {shape} on {x.device}, "
-                f"got {tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
-            )
-    norm = resolve("masked_group_norm", backend, x.device, x.dtype)
+        check("mask", mask, x.dtype, (batch, 1, frames), ("x", x), note=" on {device}")
+    if not x.numel():
+        return torch.empty_like(x)
+    norm = resolve("masked_group_norm", backend, x.device, x.dtype, x, weight, bias, mask)
     out: Tensor = norm(x, weight, bias, num_groups, eps, mask)
     return out
 
@@ -78,11 +75,11 @@ def group_norm_reference(
     if mask is None:
         return F.group_norm(x, num_groups, weight, bias, eps)
     batch, channels, frames = x.shape
-    grouped = x.view(batch, num_groups, channels // num_groups, frames)
+    grouped = x.reshape(batch, num_groups, channels // num_groups, frames)
     valid = mask[:, None]
     count = valid.sum(dim=(2, 3), keepdim=True) * (channels // num_groups)
     mean = (grouped * valid).sum(dim=(2, 3), keepdim=True) / count
     centred = grouped - mean
     variance = (centred * valid).square().sum(dim=(2, 3), keepdim=True) / count
-    normed = (centred * torch.rsqrt(variance + eps)).view(batch, channels, frames)
+    normed = (centred * torch.rsqrt(variance + eps)).reshape(batch, channels, frames)
     return torch.addcmul(bias[:, None], normed, weight[:, None])

@@ -6,14 +6,29 @@ strided views (num_blocks, block_size, num_kv_heads, head_dim) into one storage.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.kernels.attention_batch import (
+    AttentionBatch,
+    check_batch,
+    check_cache,
+    check_caches_written,
+    check_sequences,
+    check_slots,
+)
+from antiphon.kernels.checks import (
+    FLOATS,
+    address,
+    check,
+    check_integer,
+    check_number,
+    check_plain,
+    check_range,
+    check_written,
+)
 from antiphon.kernels.flash_attention import (
-    PromptKeys,
     flash_attn_available,
     on_flash_attn,
     prompt_attention,
@@ -26,7 +41,7 @@ from antiphon.kernels.registry import (
     resolve,
     triton_available,
 )
-from antiphon.kernels.rope import apply_rope
+from antiphon.kernels.rope import check_table, rotated
 
 __all__ = [
     "AttentionBatch",
@@ -35,28 +50,6 @@ __all__ = [
     "rope_cache_write",
     "rope_cache_write_reference",
 ]
-
-
-@dataclass(frozen=True)
-class AttentionBatch:
-    """Where the tokens of a ragged batch stand, in their sequences and in the cache."""
-
-    positions: Tensor
-    """int32 (tokens)"""
-    slot_mapping: Tensor
-    """int64 (tokens): block * block_size + offset; -1 pads"""
-    cu_seqlens_q: Tensor
-    """int32 (seqs + 1)"""
-    context_lens: Tensor
-    """int32 (seqs): keys of each sequence, this batch's included"""
-    block_table: Tensor
-    """int32 (seqs, max_blocks)"""
-    prompt_keys: PromptKeys | None = None
-    """Where there are prompts on a GPU, for backends that want keys side by side"""
-
-    @property
-    def num_seqs(self) -> int:
-        return self.context_lens.shape[0]
 
 
 def rope_cache_write(
@@ -71,19 +64,31 @@ def rope_cache_write(
 ) -> Tensor:
     """Rotate q and k of `qkv` (tokens, (heads + 2 * kv_heads) * head_dim), write k and v to their slots.
 
-    Returns q, rotated, as a view (tokens, heads, head_dim) of `qkv` where the backend works in place.
-    Raises ValueError naming the argument that does not fit; slots and positions are trusted.
+    `qkv` is used up. Returns q, rotated, as a view (tokens, heads, head_dim) of it where the backend works
+    in place. cos_sin: the rotary table (positions, head_dim), see `rope_table`
+
+    Raises ValueError naming the argument that does not fit; slots and positions that are out of range, and a
+    slot that is given twice, where that can be seen without waiting for the device.
     """
-    _check_cache(key_cache, value_cache, qkv)
+    num_heads = check_integer("num_heads", num_heads, 1)
+    check_batch(batch)
+    check_plain("qkv", qkv)
+    check_cache(key_cache, value_cache, qkv)
+    check("batch.positions", batch.positions, torch.int32, ("tokens",), ("qkv", qkv), contiguous=True)
     tokens, (num_kv_heads, head_dim) = len(batch.positions), key_cache.shape[2:]
     width = (num_heads + 2 * num_kv_heads) * head_dim
-    if qkv.shape != (tokens, width) or not qkv.is_contiguous():
-        raise ValueError(f"qkv: expected contiguous ({tokens}, {width}), got {tuple(qkv.shape)}")
-    if cos_sin.dim() != 2 or cos_sin.shape[1] != head_dim or not cos_sin.is_contiguous():
-        raise ValueError(f"cos_sin: expected contiguous (positions, {head_dim}), got {tuple(cos_sin.shape)}")
-    _check_index("batch.positions", batch.positions, torch.int32, (tokens,))
-    _check_index("batch.slot_mapping", batch.slot_mapping, torch.int64, (tokens,))
-    write = resolve("rope_cache_write", backend, qkv.device, qkv.dtype)
+    check("qkv", qkv, FLOATS, (tokens, width), contiguous=True)
+    check_table("cos_sin", cos_sin, head_dim, ("qkv", qkv))
+    check_slots(batch, qkv, key_cache)
+    check_range("batch.positions", batch.positions, 0, len(cos_sin) - 1)
+    others = (
+        ("batch.positions", batch.positions),
+        ("batch.slot_mapping", batch.slot_mapping),
+        ("cos_sin", cos_sin),
+    )
+    check_caches_written([(key_cache, value_cache)], 0, (("qkv", qkv), *others))
+    check_written("qkv", qkv, others)
+    write = resolve("rope_cache_write", backend, qkv.device, qkv.dtype, qkv)
     q: Tensor = write(qkv, cos_sin, batch, key_cache, value_cache, num_heads)
     return q
 
@@ -100,14 +105,14 @@ def _rope_cache_write_cpp(
     from antiphon import _C
 
     _, block_size, num_kv_heads, head_dim = key_cache.shape
-    tokens = qkv.shape[0]
+    tokens, cos_sin = qkv.shape[0], cos_sin.float()
     _C.rope_cache_write(
-        qkv=qkv.data_ptr(),
-        positions=batch.positions.data_ptr(),
-        cos_sin=cos_sin.data_ptr(),
-        slots=batch.slot_mapping.data_ptr(),
-        key=key_cache.data_ptr(),
-        value=value_cache.data_ptr(),
+        qkv=address(qkv),
+        positions=address(batch.positions),
+        cos_sin=address(cos_sin),
+        slots=address(batch.slot_mapping),
+        key=address(key_cache),
+        value=address(value_cache),
         block_stride=key_cache.stride(0),
         row_stride=key_cache.stride(1),
         block_size=block_size,
@@ -148,9 +153,9 @@ def rope_cache_write_reference(
     kept = batch.slot_mapping >= 0
     slots = batch.slot_mapping[kept]
     where = (slots // block_size, slots % block_size)
-    key_cache[where] = apply_rope(k, batch.positions, cos_sin)[kept]
+    key_cache[where] = rotated(k, batch.positions, cos_sin)[kept]
     value_cache[where] = v[kept]
-    return apply_rope(q, batch.positions, cos_sin)
+    return rotated(q, batch.positions, cos_sin)
 
 
 def paged_attention(
@@ -166,22 +171,22 @@ def paged_attention(
 
     q: (tokens, heads, head_dim), rotated; heads is a multiple of the cache's kv heads
     scale: 1 / sqrt(head_dim) where not given
-    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; what
-    `batch` says is trusted.
+    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; what `batch`
+    says is looked at where that can be done without waiting for the device.
     """
-    _check_cache(key_cache, value_cache, q)
-    if q.dim() != 3 or q.shape[2] != key_cache.shape[3] or q.shape[1] % key_cache.shape[2]:
+    check_batch(batch)
+    check_plain("q", q)
+    check_cache(key_cache, value_cache, q)
+    kv_heads, head_dim = key_cache.shape[2:]
+    check("q", q, FLOATS, ("tokens", f"a multiple of {kv_heads} heads", head_dim))
+    if not q.shape[1] or q.shape[1] % kv_heads:
         raise ValueError(
-            f"q: expected (tokens, a multiple of {key_cache.shape[2]} heads, {key_cache.shape[3]}), "
-            f"got {tuple(q.shape)}"
+            f"q: expected (tokens, a multiple of {kv_heads} heads, {head_dim}), got {tuple(q.shape)}"
         )
-    seqs = batch.num_seqs
-    _check_index("batch.context_lens", batch.context_lens, torch.int32, (seqs,))
-    _check_index("batch.cu_seqlens_q", batch.cu_seqlens_q, torch.int32, (seqs + 1,))
-    max_blocks = batch.block_table.shape[-1]
-    _check_index("batch.block_table", batch.block_table, torch.int32, (seqs, max_blocks))
-    attend = resolve("paged_attention", backend, q.device, q.dtype)
-    out: Tensor = attend(q, key_cache, value_cache, batch, q.shape[2] ** -0.5 if scale is None else scale)
+    check_sequences(batch, q, key_cache)
+    scale = head_dim**-0.5 if scale is None else check_number("scale", scale)
+    attend = resolve("paged_attention", backend, q.device, q.dtype, q, key_cache, value_cache)
+    out: Tensor = attend(q, key_cache, value_cache, batch, scale)
     return out
 
 
@@ -196,23 +201,23 @@ def _paged_attention_cpp(
         q = q.contiguous()
     out = q.new_empty(tokens, num_heads * head_dim)
     _C.paged_attention(
-        q=q.data_ptr(),
+        q=address(q),
         ldq=q.stride(0),
-        key=key_cache.data_ptr(),
-        value=value_cache.data_ptr(),
+        key=address(key_cache),
+        value=address(value_cache),
         block_stride=key_cache.stride(0),
         row_stride=key_cache.stride(1),
         block_size=key_cache.shape[1],
-        cu_seqlens_q=batch.cu_seqlens_q.data_ptr(),
-        context_lens=batch.context_lens.data_ptr(),
-        block_table=batch.block_table.data_ptr(),
+        cu_seqlens_q=address(batch.cu_seqlens_q),
+        context_lens=address(batch.context_lens),
+        block_table=address(batch.block_table),
         num_seqs=batch.num_seqs,
         max_blocks=batch.block_table.shape[1],
         num_heads=num_heads,
         num_kv_heads=key_cache.shape[2],
         head_dim=head_dim,
         scale=scale,
-        out=out.data_ptr(),
+        out=address(out),
     )
     return out
 
@@ -242,7 +247,7 @@ def paged_attention_reference(
 ) -> Tensor:
     """One sequence after the other, its blocks gathered; softmax in float32."""
     tokens, num_heads, head_dim = q.shape
-    out = torch.empty_like(q)
+    out = q.new_empty(q.shape)
     starts, lens = batch.cu_seqlens_q.tolist(), batch.context_lens.tolist()
     block_size, group = key_cache.shape[1], num_heads // key_cache.shape[2]
     for i, keys in enumerate(lens):
@@ -263,28 +268,3 @@ def paged_attention_reference(
             mixed = F.scaled_dot_product_attention(seq[None], k[None], v[None], mask, scale=scale)[0]
         out[start:end] = mixed.transpose(0, 1)
     return out.view(tokens, num_heads * head_dim)
-
-
-def _check_cache(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
-    if key_cache.dim() != 4 or key_cache.shape[3] % 2:
-        raise ValueError(
-            "key_cache: expected (num_blocks, block_size, num_kv_heads, head_dim), head_dim even, "
-            f"got {tuple(key_cache.shape)}"
-        )
-    if value_cache.shape != key_cache.shape or value_cache.stride() != key_cache.stride():
-        raise ValueError(
-            f"value_cache: expected {tuple(key_cache.shape)} with strides {key_cache.stride()} "
-            f"like key_cache, got {tuple(value_cache.shape)} with {value_cache.stride()}"
-        )
-    for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
-        if cache.dtype != like.dtype:
-            raise ValueError(f"{name}: expected {like.dtype} like the queries, got {cache.dtype}")
-    if not key_cache[0, 0].is_contiguous():
-        raise ValueError(f"key_cache: expected positions to be contiguous, got strides {key_cache.stride()}")
-
-
-def _check_index(name: str, index: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    if index.dtype != dtype or index.shape != shape or not index.is_contiguous():
-        raise ValueError(
-            f"{name}: expected contiguous {dtype} {shape}, got {index.dtype} {tuple(index.shape)}"
-        )

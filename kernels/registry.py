@@ -105,15 +105,31 @@ def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
     raise ValueError(f"{op}: no backend takes {dtype} on {device.type}; it has {', '.join(known)}")
 
 
-def resolve(op: str, backend: str | None, device: torch.device, dtype: torch.dtype) -> Callable[..., Any]:
+def resolve(
+    op: str,
+    backend: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    *differentiated: torch.Tensor | None,
+) -> Callable[..., Any]:
     """The implementation of `op` for tensors of this device and dtype: the named one, or the first that fits.
+
+    differentiated: what the result would have gradients for. Where any are wanted, only `torch` will do.
 
     Raises ValueError where the name is unknown or the named backend cannot run here or not on such tensors.
     """
     known = _of(op)
+    if _wants_gradients(differentiated):
+        if backend is None:
+            backend = "torch"
+        elif backend != "torch" and backend in known:
+            raise ValueError(
+                f"{op}: backend {backend!r} computes no gradients: "
+                "call it under torch.no_grad(), or take 'torch'"
+            )
     if backend is None:
         return known[choose(op, device, dtype)].function
-    if backend not in known:
+    if not isinstance(backend, str) or backend not in known:
         raise ValueError(f"{op}: backend: expected one of {', '.join(known)}, got {backend!r}")
     implementation = known[backend]
     if not implementation.is_available():
@@ -152,6 +168,14 @@ def _restored() -> Iterator[None]:
     finally:
         _IMPLEMENTATIONS.clear()
         _IMPLEMENTATIONS.update(before)
+
+
+def _wants_gradients(differentiated: tuple[torch.Tensor | None, ...]) -> bool:
+    if not differentiated:
+        return False
+    import torch
+
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in differentiated)
 
 
 def _of(op: str) -> dict[str, Implementation]:
@@ -209,7 +233,7 @@ def on_cuda(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def on_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cuda" or triton_interpreted()
+    return device.type == "cuda" or (device.type == "cpu" and triton_interpreted())
 
 
 def on_triton_floats(device: torch.device, dtype: torch.dtype) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import FLOATS, address, check, check_device, check_number, check_plain
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
     cpp_available,
@@ -19,9 +20,10 @@ __all__ = ["rms_norm", "rms_norm_reference", "rms_norm_residual", "rms_norm_resi
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
-    """x (rows, hidden), weight (hidden) -> (rows, hidden)"""
-    _check(x, weight)
-    out: Tensor = resolve("rms_norm", backend, x.device, x.dtype)(x, weight, eps)
+    """x (rows, hidden), weight (hidden) -> (rows, hidden). Raises ValueError naming the argument that does
+    not fit."""
+    eps = _check(x, weight, eps)
+    out: Tensor = resolve("rms_norm", backend, x.device, x.dtype, x, weight)(x, weight, eps)
     return out
 
 
@@ -31,25 +33,27 @@ def rms_norm_residual(
     """The norm of a layer's next part and the sum that it is taken of, in one pass over memory.
 
     x, residual (rows, hidden), weight (hidden) -> the normed sum, and the sum x + residual; (rows, hidden)
+    Raises ValueError naming the argument that does not fit.
     """
-    _check(x, weight)
-    if residual.shape != x.shape or residual.dtype != x.dtype:
-        raise ValueError(
-            f"residual: expected {x.dtype} {tuple(x.shape)} like x, "
-            f"got {residual.dtype} {tuple(residual.shape)}"
-        )
-    norm = resolve("rms_norm_residual", backend, x.device, x.dtype)
+    eps = _check(x, weight, eps)
+    check("residual", residual, x.dtype, x.shape, ("x", x), note=" like x")
+    norm = resolve("rms_norm_residual", backend, x.device, x.dtype, x, residual, weight)
     out: tuple[Tensor, Tensor] = norm(x, residual, weight, eps)
     return out
 
 
-def _check(x: Tensor, weight: Tensor) -> None:
+def _check(x: Tensor, weight: Tensor, eps: float) -> float:
+    check_plain("x", x)
+    check_plain("weight", weight)
     if x.dim() != 2 or weight.shape != x.shape[1:]:
         raise ValueError(
             f"x, weight: expected (rows, n) and (n), got {tuple(x.shape)}, {tuple(weight.shape)}"
         )
+    check("x", x, FLOATS, x.shape)
     if weight.dtype != x.dtype:
         raise ValueError(f"weight: expected {x.dtype} like x, got {weight.dtype}")
+    check_device("weight", weight, "x", x)
+    return check_number("eps", eps, least=0)
 
 
 @register("rms_norm", "cpp", is_available=cpp_available, supports=cpp_float32)
@@ -58,7 +62,7 @@ def _rms_norm_cpp(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     x, weight = x.contiguous(), weight.contiguous()
     out = torch.empty_like(x)
-    _C.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), x.shape[0], x.shape[1], eps)
+    _C.rms_norm(address(x), address(weight), address(out), x.shape[0], x.shape[1], eps)
     return out
 
 
@@ -82,8 +86,16 @@ def _rms_norm_residual_cpp(x: Tensor, residual: Tensor, weight: Tensor, eps: flo
 
     x, residual, weight = x.contiguous(), residual.contiguous(), weight.contiguous()
     out, total = torch.empty_like(x), torch.empty_like(x)
-    places = (x.data_ptr(), residual.data_ptr(), weight.data_ptr(), out.data_ptr(), total.data_ptr())
-    _C.rms_norm_residual(*places, x.shape[0], x.shape[1], eps)
+    _C.rms_norm_residual(
+        address(x),
+        address(residual),
+        address(weight),
+        address(out),
+        address(total),
+        x.shape[0],
+        x.shape[1],
+        eps,
+    )
     return out, total
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from antiphon.kernels.argmax import argmax
+from antiphon.kernels.argmax import argmax_reference, ordinary
+from antiphon.kernels.checks import FLOATS, address, check, check_range, values_are_at_hand
 from antiphon.kernels.linear import with_dense_rows
 from antiphon.kernels.registry import (
     cpp_available,
@@ -35,17 +36,21 @@ def sample(
 ) -> Tensor:
     """logits (rows, vocab), vocab not empty -> int64 (rows); every setting is a tensor (rows,)
 
-    temperature: float32, finite; 0 takes the likeliest id, the first of equals
+    temperature: float32, finite, not negative; 0 takes the likeliest id, the first of equals
     top_k: int32; only the `top_k` likeliest ids can be picked, of equals those with lower ids; 0: all
-    top_p: float32; of them only the first whose probabilities add up to `top_p`, at least one
+    top_p: float32, 0 to 1; of them only the first whose probabilities add up to `top_p`, at least one
     seeds, positions: int64, of which the random number is made; `positions` counts a request's earlier picks
 
     The inverse of the distribution function over the ids by falling likelihood, then by id, at the random
     number. Backends may differ where it lies within rounding of a boundary between two ids.
 
-    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
+    A logit that is not a number is as unlikely as can be, like minus infinity.
+
+    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit, and for settings
+    out of range where that can be seen without waiting for the device.
     """
-    if logits.dim() != 2 or logits.shape[1] == 0:
+    check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
+    if not 0 < logits.shape[1] < 2**31:
         raise ValueError(f"logits: expected (rows, vocab), vocab not empty, got {tuple(logits.shape)}")
     settings = {
         "temperature": (temperature, torch.float32),
@@ -55,14 +60,20 @@ def sample(
         "positions": (positions, torch.int64),
     }
     for name, (setting, dtype) in settings.items():
-        if setting.shape != logits.shape[:1] or setting.dtype != dtype or setting.device != logits.device:
-            raise ValueError(
-                f"{name}: expected {dtype} ({len(logits)},) on {logits.device}, "
-                f"got {setting.dtype} {tuple(setting.shape)} on {setting.device}"
-            )
+        check(name, setting, dtype, logits.shape[:1], ("logits", logits), note=" on {device}")
+    check_range("top_k", top_k, 0, 2**31 - 1)
+    _check_floats("temperature", temperature, torch.finfo(torch.float32).max)
+    _check_floats("top_p", top_p, 1)
     draw = resolve("sample", backend, logits.device, logits.dtype)
     ids: Tensor = draw(logits, temperature, top_k, top_p, seeds, positions)
     return ids
+
+
+def _check_floats(name: str, setting: Tensor, most: float) -> None:
+    if values_are_at_hand(setting):
+        wrong = [value for value in setting.tolist() if not 0 <= value <= most]
+        if wrong:
+            raise ValueError(f"{name}: expected finite numbers from 0 to {most:g}, got {wrong[0]}")
 
 
 @register("sample", "cpp", is_available=cpp_available, supports=cpp_float32)
@@ -76,13 +87,13 @@ def _sample_cpp(
     seeds, positions = seeds.contiguous(), positions.contiguous()
     ids = seeds.new_empty(len(logits))
     _C.sample(
-        logits.data_ptr(),
-        temperature.data_ptr(),
-        top_k.data_ptr(),
-        top_p.data_ptr(),
-        seeds.data_ptr(),
-        positions.data_ptr(),
-        ids.data_ptr(),
+        address(logits),
+        address(temperature),
+        address(top_k),
+        address(top_p),
+        address(seeds),
+        address(positions),
+        address(ids),
         logits.shape[0],
         logits.shape[1],
         logits.stride(0),
@@ -104,11 +115,13 @@ def sample_reference(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:
     """In float64, for the rows that are sampled."""
-    picked = argmax(logits)
+    picked = argmax_reference(logits)
     drawn = (temperature > 0).nonzero().squeeze(1)
     if len(drawn):
         points = uniform_reference(seeds[drawn], positions[drawn])
-        picked[drawn] = _draw(logits[drawn].double(), temperature[drawn], top_k[drawn], top_p[drawn], points)
+        picked[drawn] = _draw(
+            ordinary(logits[drawn]).double(), temperature[drawn], top_k[drawn], top_p[drawn], points
+        )
     return picked
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.registry import (
     cpp_available,
     cpp_float32,
@@ -18,10 +19,11 @@ __all__ = ["silu_mul", "silu_mul_reference"]
 
 
 def silu_mul(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
-    """gate_up (rows, 2 * n), gate first -> (rows, n)"""
-    if gate_up.dim() != 2 or gate_up.shape[1] % 2:
+    """gate_up (rows, 2 * n), gate first -> (rows, n). Raises ValueError for what does not fit."""
+    check("gate_up", gate_up, FLOATS, ("rows", "2 * n"))
+    if gate_up.shape[1] % 2:
         raise ValueError(f"gate_up: expected (rows, 2 * n), got {tuple(gate_up.shape)}")
-    out: Tensor = resolve("silu_mul", backend, gate_up.device, gate_up.dtype)(gate_up)
+    out: Tensor = resolve("silu_mul", backend, gate_up.device, gate_up.dtype, gate_up)(gate_up)
     return out
 
 
@@ -32,7 +34,7 @@ def _silu_mul_cpp(gate_up: Tensor) -> Tensor:
     gate_up = gate_up.contiguous()
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, size)
-    _C.silu_mul(gate_up.data_ptr(), out.data_ptr(), rows, size)
+    _C.silu_mul(address(gate_up), address(out), rows, size)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.kernels.checks import FLOATS, check
 from antiphon.kernels.registry import on_triton_floats, register, resolve, triton_available
 
 __all__ = ["SNAKE_EPS", "snake", "snake_reference"]
@@ -22,14 +23,11 @@ def snake(
 
     Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
     """
-    if x.dim() != 3:
-        raise ValueError(f"x: expected (batch, channels, frames), got {tuple(x.shape)}")
-    if alpha.shape != x.shape[1:2] or alpha.dtype != x.dtype or alpha.device != x.device:
-        raise ValueError(
-            f"alpha: expected {x.dtype} ({x.shape[1]},) on {x.device}, "
-            f"got {alpha.dtype} {tuple(alpha.shape)} on {alpha.device}"
-        )
-    out: Tensor = resolve("snake", backend, x.device, x.dtype)(x, alpha, out_dtype or x.dtype)
+    check("x", x, FLOATS, ("batch", "channels", "frames"))
+    check("alpha", alpha, x.dtype, x.shape[1:2], ("x", x), note=" on {device}")
+    if out_dtype is not None and out_dtype not in FLOATS:
+        raise ValueError(f"out_dtype: expected a floating-point dtype, got {out_dtype!r:.40}")
+    out: Tensor = resolve("snake", backend, x.device, x.dtype, x, alpha)(x, alpha, out_dtype or x.dtype)
     return out
 
 

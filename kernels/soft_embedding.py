@@ -13,7 +13,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from antiphon.kernels.argmax_head import plain_weight
+from antiphon.kernels.argmax import ordinary
+from antiphon.kernels.argmax_head import check_head, plain_weight
+from antiphon.kernels.checks import address, check
 from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
@@ -36,15 +38,15 @@ Mix: TypeAlias = Callable[[Tensor, Linear, Tensor], tuple[Tensor, Tensor]]
 def soft_embedding(
     hidden: Tensor, head: Linear, embedding: Tensor, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)"""
-    if hidden.dim() != 2 or hidden.shape[1] != head.in_features:
-        raise ValueError(f"hidden: expected (rows, {head.in_features}), got {tuple(hidden.shape)}")
-    if embedding.shape != (head.out_features, head.in_features) or embedding.dtype != hidden.dtype:
-        raise ValueError(
-            f"embedding: expected {hidden.dtype} ({head.out_features}, {head.in_features}), "
-            f"got {embedding.dtype} {tuple(embedding.shape)}"
-        )
-    mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype)
+    """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)
+
+    The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that
+    does not fit.
+    """
+    check_head(hidden, head)
+    check("embedding", embedding, hidden.dtype, (head.out_features, head.in_features), ("hidden", hidden))
+    learned = plain_weight(head)
+    mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, learned, embedding)
     return mix(hidden, head, embedding)
 
 
@@ -76,11 +78,11 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
     out = hidden.new_empty(hidden.shape[0], embedding.shape[1])
     labels = hidden.new_empty(hidden.shape[0], dtype=torch.int64)
     _C.soft_embedding(
-        hidden.data_ptr(),
+        address(hidden),
         head.address,
-        embedding.data_ptr(),
-        out.data_ptr(),
-        labels.data_ptr(),
+        address(embedding),
+        address(out),
+        address(labels),
         hidden.shape[0],
         hidden.shape[1],
         embedding.shape[0],
@@ -106,4 +108,4 @@ def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> t
 @_in_parts
 def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     logits = at_least_float32(head(hidden))
-    return logits.softmax(-1).to(embedding.dtype) @ embedding, logits.argmax(-1)
+    return logits.softmax(-1).to(embedding.dtype) @ embedding, ordinary(logits).argmax(-1)

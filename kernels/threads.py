@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from antiphon.kernels.checks import INT32_MIN, check_integer
 from antiphon.kernels.registry import cpp_available
 
-__all__ = ["openmp_threads", "set_num_threads"]
+__all__ = ["openmp_library", "openmp_threads", "set_num_threads"]
 
 
 def set_num_threads(count: int) -> None:
-    """Threads of later C++ kernels, the caller included; for all of the process, like torch's."""
+    """Threads of later C++ kernels, the caller included; for all of the process, like torch's. Less than 1
+    is 1.
+
+    Raises ValueError for what is no number of threads.
+    """
+    count = check_integer("count", count, INT32_MIN)
     if cpp_available():
         from antiphon import _C
 
@@ -30,7 +36,7 @@ def openmp_threads(count: int | None) -> Iterator[None]:
     way to say that, since threads that begin meanwhile would inherit it. Does nothing where torch was
     built without OpenMP.
     """
-    openmp = _openmp()
+    openmp = openmp_library()
     if openmp is None or count is None:
         yield
         return
@@ -43,8 +49,9 @@ def openmp_threads(count: int | None) -> Iterator[None]:
 
 
 @cache
-def _openmp() -> ctypes.PyDLL | None:
-    """The library whose names torch, when it is imported, gives to the whole process."""
+def openmp_library() -> ctypes.PyDLL | None:
+    """OpenMP, whose names torch, when it is imported, gives to the whole process; None where torch has
+    none."""
     import torch
 
     if not torch.backends.openmp.is_available():

@@ -104,6 +104,9 @@ def fusion_cache_write(
     head_dim: int,
     isa: str = "",
 ) -> None: ...
+def index_range(values: int, count: int, itemsize: int) -> tuple[int, int]: ...
+def index_repeats(values: int, count: int, itemsize: int, least: int) -> bool: ...
+def index_rises(values: int, count: int, itemsize: int, most: int) -> bool: ...
 def linear(
     x: int,
     weight: int,
@@ -193,3 +196,13 @@ def soft_embedding(
     lde: int,
     isa: str = "",
 ) -> None: ...
+def wrong_sequences(
+    cu_seqlens_q: int,
+    context_lens: int,
+    block_table: int,
+    num_seqs: int,
+    max_blocks: int,
+    num_tokens: int,
+    block_size: int,
+    num_blocks: int,
+) -> str: ...

@@ -7,10 +7,12 @@ from antiphon.errors import (
     AntiphonError,
     CheckpointError,
     ConfigError,
+    EngineBusy,
     EngineDead,
     EngineOverloaded,
     InvalidRequest,
 )
+from antiphon.footprint import switch_telemetry_off
 from antiphon.types import (
     AudioDelta,
     Completion,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from antiphon.async_engine import AsyncEngine
     from antiphon.engine import Engine
 
+    __version__: str
+
 __all__ = [
     "AntiphonError",
     "AsyncEngine",
@@ -41,6 +45,7 @@ __all__ = [
     "Completion",
     "ConfigError",
     "Engine",
+    "EngineBusy",
     "EngineDead",
     "EngineOverloaded",
     "Event",
@@ -59,11 +64,18 @@ __all__ = [
     "TranscriptUpdate",
     "UnitDelta",
     "Units",
+    "__version__",
 ]
 
 
+switch_telemetry_off()  # here, so that it holds for whoever imports onnxruntime first
+
+
 def __getattr__(name: str) -> Any:
-    """The engines bring torch with them, which takes a second to import: not before they are asked for."""
+    """The engines bring torch with them, which takes a second to import: not before they are asked for.
+    Nor is the version looked up before."""
+    import antiphon.process  # noqa: F401 - looks whether torch is here already
+
     if name == "Engine":
         from antiphon.engine import Engine
 
@@ -72,4 +84,8 @@ def __getattr__(name: str) -> Any:
         from antiphon.async_engine import AsyncEngine
 
         return AsyncEngine
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("antiphon")
     raise AttributeError(f"module 'antiphon' has no attribute {name!r}")

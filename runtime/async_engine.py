@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from antiphon.client_input import take_request
 from antiphon.engine import Engine
 from antiphon.engine_thread import EngineThread
-from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox
+from antiphon.ownership import OfOneProcess
+from antiphon.plain import string
 from antiphon.session import Session
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
 
@@ -36,9 +38,15 @@ class Health:
     uptime_s: float
     error: str | None
     """What the engine died of; None while it lives, and when it was closed."""
+    can_speak: bool
+    """Whether speech can be made of units: it is alive, has a codec, and no `speech_error`. Each request for
+    speech is another try, so this may become true again."""
+    speech_error: str | None
+    """Why no speech could be made when it was tried last, be it that its thread died or that none could be
+    started; None once some was. Speech of a single request that failed is told by its completion alone."""
 
 
-class AsyncEngine:
+class AsyncEngine(OfOneProcess):
     """An `Engine` that serves tasks of any number of event loops.
 
     A thread of its own steps the engine, from construction until `close`; it sleeps while there is
@@ -48,6 +56,9 @@ class AsyncEngine:
             async for event in engine.stream(Request("Hello")):
                 ...
 
+    It serves the process that made it: in a forked child all of its methods but `close` raise EngineDead, and
+    a new one can be made.
+
     Args: those of `Engine`, which loads here, at once.
     """
 
@@ -56,7 +67,9 @@ class AsyncEngine:
 
     @classmethod
     def from_engine(cls, engine: Engine) -> AsyncEngine:
-        """Take over an engine. From here on it must not be used directly, but to read its settings."""
+        """Take over an engine. From here on it cannot be used directly (EngineBusy), but to read its
+        settings. Raises EngineBusy for one that is in use, EngineDead for one that is closed or of another
+        process."""
         self = cls.__new__(cls)
         self._start(engine)
         return self
@@ -99,21 +112,21 @@ class AsyncEngine:
         Its blocks are free when this returns. A request without an id of its own has the one that its
         events bear.
         """
-        if not isinstance(request_id, str):
-            raise InvalidRequest(f"request_id: expected a string, found {type(request_id).__name__}")
-        return await asyncio.wrap_future(self._thread.abort(request_id))
+        return await self._thread.answer(self._thread.abort(string("request_id", request_id)))
 
     def health(self) -> Health:
         """How it is just now. Never waits, and may be called from any thread."""
         thread = self._thread
-        scheduler = thread.engine.scheduler
+        scheduler, vocoder = thread.engine.scheduler, thread.engine.vocoder
         return Health(
             alive=thread.is_alive,
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting + thread.num_preparing,
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
-            error=None if thread.cause is None else f"{type(thread.cause).__name__}: {thread.cause}",
+            error=thread.error,
+            can_speak=thread.is_alive and vocoder is not None and vocoder.error is None,
+            speech_error=None if vocoder is None else vocoder.error,
         )
 
     def close(self) -> None:
@@ -125,7 +138,10 @@ class AsyncEngine:
 
     async def aclose(self) -> None:
         """`close` that lets the event loop go on meanwhile."""
-        await asyncio.to_thread(self.close)
+        try:
+            await asyncio.to_thread(self.close)
+        except RuntimeError:  # no thread can be started: the loop has to wait
+            self.close()
 
     async def __aenter__(self) -> AsyncEngine:
         return self
@@ -136,7 +152,7 @@ class AsyncEngine:
         await self.aclose()
 
 
-class EventStream(AsyncIterator[Event]):
+class EventStream(OfOneProcess, AsyncIterator[Event]):
     """The events of one request, from `AsyncEngine.stream`; each delta as `Engine.step` tells it.
 
     The request is sent when the first event is asked for, and aborted when the stream is left before
@@ -167,8 +183,12 @@ class EventStream(AsyncIterator[Event]):
         if self._has_ended:
             raise StopAsyncIteration
         try:
+            self._thread.check_process()
             if self._mailbox is None:
-                self._mailbox = self._thread.open(self._request, self._sampling_params)
+                given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
+                if self._has_ended:  # it was left meanwhile
+                    raise StopAsyncIteration
+                self._mailbox = self._thread.open(*given)
             event = await self._mailbox.get()
         except BaseException:
             self._leave()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from antiphon.codec.speech_activity import SpeechActivity
 from antiphon.errors import InvalidRequest
+from antiphon.faults import as_exception, log_fault
+from antiphon.workers import Workers
 
 if TYPE_CHECKING:
     from antiphon.codec.listening import Heard, Listener
@@ -31,12 +34,16 @@ class AudioFeed:
     def __init__(
         self,
         listener: Listener,
+        rate_hz: int,
         tell: Callable[[list[int]], Awaitable[None]],
         fail: Callable[[BaseException], None],
+        thread: Workers,
     ) -> None:
-        """tell: gets all units heard so far, and is waited for. fail: gets what ended the feed, if not
-        `finish` or `close`."""
+        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what
+        ended the feed, if not `finish` or `close`. thread: its own, since a network that takes long must hold
+        up nobody else; it is stopped when the feed ends."""
         self._listener = listener
+        self._activity = SpeechActivity(rate_hz)
         self._tell = tell
         self._fail = fail
         self._pieces: deque[np.ndarray] = deque()
@@ -44,8 +51,7 @@ class AudioFeed:
         self._units: list[int] = []
         self._error: BaseException | None = None
         self._changed = asyncio.Condition()
-        # Of its own: a network that takes long holds up nobody else.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="antiphon-listen")
+        self._thread = thread
         self._task = asyncio.create_task(self._run())
 
     async def push(self, samples: np.ndarray) -> None:
@@ -67,26 +73,46 @@ class AudioFeed:
         self._check()
         return self._units
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether there is speech in what was heard."""
+        return self._activity.has_speech()
+
     def close(self) -> None:
         """Hear no more. The thread ends when it is through with what it is at."""
         self._task.cancel()
 
+    def drop(self) -> None:
+        """`close` from any thread, and from a finalizer."""
+        with suppress(RuntimeError):  # of a loop that is closed
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        self._thread.stop()
+
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+        submit = self._thread.submit
         try:
             while pieces := await self._next():
-                heard = await loop.run_in_executor(self._thread, self._hear, pieces)
+                heard = await asyncio.wrap_future(submit(self._hear, pieces))
                 if heard is not None:
                     await self._tell(heard.units)
-            self._units = (await loop.run_in_executor(self._thread, self._listener.finish)).units
-        except Exception as error:  # noqa: BLE001 - whatever a codec raises, it concerns this speaker alone
-            self._error = error
-            self._fail(error)
+            self._units = (await asyncio.wrap_future(submit(self._listener.finish))).units
+        except asyncio.CancelledError:
+            self._error = InvalidRequest("audio: the session has ended")
+            raise
+        except BaseException as error:  # noqa: BLE001 - it concerns this speaker alone
+            self._error = as_exception(error)
+            self._tell_failure(self._error)
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread.stop()
             self._is_whole = True
             async with self._changed:
                 self._changed.notify_all()  # who waits for room finds that none will come
+
+    def _tell_failure(self, error: Exception) -> None:
+        try:
+            self._fail(error)
+        except Exception as fault:  # noqa: BLE001 - who pushes or commits is told all the same
+            log_fault("a session could not be told that its audio failed", error=fault)
 
     async def _next(self) -> list[np.ndarray]:
         """All that waits, once something does; nothing, once all was heard."""
@@ -98,7 +124,9 @@ class AudioFeed:
         return pieces
 
     def _hear(self, pieces: list[np.ndarray]) -> Heard | None:
-        return self._listener.push(np.concatenate(pieces))
+        samples = np.concatenate(pieces)
+        self._activity.push(samples)
+        return self._listener.push(samples)
 
     def _check(self) -> None:
         if self._error is not None:

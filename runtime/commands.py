@@ -54,6 +54,8 @@ class Revise:
     done: Future[None]
     committed_s: float | None = None
     """When its user had said all, on the clock of `time.perf_counter`; None: there is more to come."""
+    no_speech: bool = False
+    """Whether all that was heard is silence or noise."""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError
+from antiphon.plain import MAX_INT, choice, flag, integer, kind, number
 
 __all__ = [
     "CacheConfig",
@@ -19,6 +21,20 @@ __all__ = [
 ]
 
 SpeechPrompt = Literal["soft", "collapsed"]
+NoSpeech = Literal["answer", "empty", "error"]
+
+MAX_SCHEDULE_UNITS = 100_000
+"""Over an hour of speech."""
+
+
+def _integer(where: str, value: object, low: int, high: int) -> int:
+    return integer(where, value, low, high, error=ConfigError)
+
+
+def _set(frozen: object, read: Mapping[str, object]) -> None:
+    """Put plain values in place of those that were given, such as scalars of numpy's."""
+    for name, value in read.items():
+        object.__setattr__(frozen, name, value)
 
 
 @dataclass(frozen=True)
@@ -121,15 +137,36 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InputLimits:
-    """Bounds on what one request may bring; more is an `InvalidRequest`."""
+    """Bounds on what one request may bring; more is an `InvalidRequest`. Each a number from 0, or 1."""
 
     max_images: int = 16
     max_image_bytes: int = 32 * 2**20
     max_image_pixels: int = 64_000_000
+    """Of each picture. A file whose decoder takes more than 10 bytes for each of these is refused, too: WebP
+    takes 18 for each pixel, JPEG 2000 of one tile 20."""
     max_audio_bytes: int = 64 * 2**20
     max_audio_s: float = 300.0
+    """Of all recordings of a request together."""
     max_text_chars: int = 400_000
     max_messages: int = 256
+    max_parts: int = 4096
+    """Pieces of content in all messages together."""
+
+    def __post_init__(self) -> None:
+        read: dict[str, int | float] = {
+            name: _integer(f"InputLimits.{name}", getattr(self, name), low, MAX_INT)
+            for name, low in {
+                "max_images": 0,
+                "max_image_bytes": 1,
+                "max_image_pixels": 1,
+                "max_audio_bytes": 1,
+                "max_text_chars": 0,
+                "max_messages": 1,
+                "max_parts": 1,
+            }.items()
+        }
+        read["max_audio_s"] = number("InputLimits.max_audio_s", self.max_audio_s, 0.0, error=ConfigError)
+        _set(self, read)
 
 
 @dataclass(frozen=True)
@@ -196,14 +233,15 @@ class StreamSchedule:
     """Units behind a chunk that it sees, and over which it fades into the next."""
 
     def __post_init__(self) -> None:
-        lows = {"lookahead_units": 0, "context_units": 0, "first_units": self.lookahead_units + 1}
-        lows["max_units"] = 1
-        for name, low in lows.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InvalidRequest(f"StreamSchedule.{name}: expected an integer >= {low}, got {value!r}")
-        if not isinstance(self.growth, (int, float)) or not 1 <= self.growth < float("inf"):
-            raise InvalidRequest(f"StreamSchedule.growth: expected a number >= 1, got {self.growth!r}")
+        where = "StreamSchedule"
+        read: dict[str, int | float] = {
+            name: _integer(f"{where}.{name}", getattr(self, name), low, MAX_SCHEDULE_UNITS)
+            for name, low in {"lookahead_units": 0, "context_units": 0, "max_units": 1}.items()
+        }
+        low = int(read["lookahead_units"]) + 1
+        read["first_units"] = _integer(f"{where}.first_units", self.first_units, low, MAX_SCHEDULE_UNITS)
+        read["growth"] = number(f"{where}.growth", self.growth, 1.0, error=ConfigError)
+        _set(self, read)
 
     def chunk_units(self, index: int) -> int:
         """Length of chunk `index`, counted from 0."""
@@ -245,22 +283,33 @@ class EngineConfig:
     seed: int = 0
     """Of requests that bring none, and of dummy weights."""
     limits: InputLimits = InputLimits()
+    no_speech: NoSpeech = "answer"
+    """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the
+    model answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
+    finish_reason "error"."""
 
     def __post_init__(self) -> None:
-        lows = {
-            "max_num_seqs": 1,
-            "max_num_batched_tokens": 1,
-            "max_num_waiting": 1,
-            "block_size": 1,
-            "text_lookahead": 0,
-            "max_model_len": 2,
+        read: dict[str, object] = {
+            name: _integer(name, getattr(self, name), low, high)
+            for name, (low, high) in {
+                "max_num_seqs": (1, 2**16),
+                "max_num_batched_tokens": (1, 2**24),
+                "max_num_waiting": (1, MAX_INT),
+                "block_size": (1, 2**16),
+                "text_lookahead": (0, MAX_INT),
+                "max_model_len": (2, MAX_INT),
+                "seed": (-MAX_INT, MAX_INT),
+            }.items()
         }
-        for name, low in lows.items():
+        if self.kv_cache_bytes is not None:
+            read["kv_cache_bytes"] = _integer("kv_cache_bytes", self.kv_cache_bytes, 0, MAX_INT)
+        for name in ("enable_prefix_caching", "enforce_eager"):
+            read[name] = flag(name, getattr(self, name), error=ConfigError)
+        name = "gpu_memory_utilization"
+        read[name] = number(name, self.gpu_memory_utilization, 0.0, 1.0, above=True, error=ConfigError)
+        for name, expected in (("stream_schedule", StreamSchedule), ("limits", InputLimits)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise InvalidRequest(f"{name}: expected an integer >= {low}, got {value!r}")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise InvalidRequest(
-                "gpu_memory_utilization: expected a number above 0 and up to 1, "
-                f"got {self.gpu_memory_utilization!r}"
-            )
+            if not issubclass(type(value), expected):
+                raise ConfigError(f"{name}: expected {expected.__name__}, got {kind(value)}")
+        read["no_speech"] = choice("no_speech", self.no_speech, get_args(NoSpeech), error=ConfigError)
+        _set(self, read)

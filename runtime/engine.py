@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from antiphon.arguments import bounded, check_choice, engine_config, one_each, open_codec
+from antiphon.arguments import check_choice, engine_config, model_folder, open_codec
+from antiphon.at_exit import awaited_at_exit
+from antiphon.batch import Batch
 from antiphon.codec.device import resolve_device
 from antiphon.cuda_graph import capture_for
 from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
-from antiphon.errors import CheckpointError, EngineDead, EngineOverloaded, InvalidRequest
+from antiphon.errors import (
+    AntiphonError,
+    CheckpointError,
+    EngineBusy,
+    EngineDead,
+)
+from antiphon.forking import check_device, make_ready, num_threads
+from antiphon.intake import Intake
+from antiphon.interrupts import Interrupts
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import PagedKVCache, cache_config
 from antiphon.model.checkpoint import read_config
@@ -26,15 +36,17 @@ from antiphon.model.loading import load_weights, resolve_dtype
 from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
 from antiphon.open_requests import OpenRequests
-from antiphon.output import OutputState
+from antiphon.ownership import OfOneProcess, Ownership
+from antiphon.plain import flag, string, told
 from antiphon.replies import Replies
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
+from antiphon.steps import Steps
+from antiphon.text.copies import plain_options, plain_params
 from antiphon.text.processor import InputProcessor
 from antiphon.text.prompt import OpenPrompt, Prompt
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+from antiphon.types import Completion, Event, Request, SamplingParams
 from antiphon.vocoder import Vocoder
 
 if TYPE_CHECKING:
@@ -45,10 +57,15 @@ __all__ = ["Engine"]
 NUM_SPARE_WINDOWS = 64
 
 
-class Engine:
+class Engine(OfOneProcess):
     """A Stream-Omni model and, where given, a CosyVoice codec, serving many requests at a time.
 
-    Not thread-safe, but for `prepare`: one thread calls `step`. `AsyncEngine` puts it behind asyncio.
+    One thread at a time may call its methods, but for `prepare`; a call that finds another inside raises
+    EngineBusy and does nothing. `AsyncEngine` puts it behind asyncio. It serves the process that made it: in
+    a forked child its methods raise EngineDead, and a new one can be made.
+
+    What a signal's handler raises, as Ctrl-C does, comes out of `step` and `generate` between two passes, or
+    out of one, and the engine lives on.
 
     Args:
         model: the checkpoint's folder; None is the embedded model with its codec.
@@ -67,6 +84,7 @@ class Engine:
         ValueError: an argument is out of its range.
     """
 
+    @awaited_at_exit
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -88,12 +106,17 @@ class Engine:
         check_choice("text_backend", text_backend, "native")
         check_choice("vocoder_backend", vocoder_backend, "torch")
         check_choice("speech_prompt", speech_prompt, "soft")
+        self._ownership = Ownership()
         self._closed = False
-        folder = Path(model) if model is not None else EMBEDDED_MODEL
+        self._cause: BaseException | None = None
+        """What it has failed of."""
+        folder = model_folder(model) if model is not None else EMBEDDED_MODEL
         if model is None and codec is None:
             codec = EMBEDDED_CODEC
         self.model_name = folder.name
         self.device = resolve_device(device)
+        check_device(self.device)
+        make_ready()
         resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
         self.model_config = read_config(folder, load_format=load_format)
         if self.model_config.speech_prompt != "soft":
@@ -112,9 +135,15 @@ class Engine:
             self.model_config.audio_vocab_size,
             enforce_eager=self.config.enforce_eager,
         )
-        self.inputs = InputProcessor(self.model_config, self.tokenizer, self.codec, self.config.limits)
+        self.inputs = InputProcessor(
+            self.model_config,
+            self.tokenizer,
+            self.codec,
+            self.config.limits,
+            max_model_len=self.config.max_model_len,
+        )
         if self.device.type == "cpu":
-            set_num_threads(torch.get_num_threads())
+            set_num_threads(num_threads())
         weights = load_weights(
             folder,
             self.model_config,
@@ -142,16 +171,27 @@ class Engine:
             max_num_seqs=self.config.max_num_seqs,
             num_spare_windows=NUM_SPARE_WINDOWS,
             capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
+            interruptible=self._ownership.interruptible,
         )
         self.vocoder = Vocoder(self.codec) if self.codec is not None else None
         if self.vocoder is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.vocoder.stop)
         self._replies = Replies(self.scheduler, self.vocoder)
-        self._ids = itertools.count()
-        """Numbers of requests, for seeds."""
-        self._names = (f"request-{number}" for number in itertools.count())
-        self._ended: list[Event] = []
+        self._untold: list[Event] = []
         """Events that the next step tells."""
+        self._intake = Intake(
+            self.config,
+            self.model_config,
+            self.cache_config,
+            self.inputs,
+            self.tokenizer,
+            self.scheduler,
+            self._replies,
+            self.codec.sample_rate_hz if self.codec is not None else None,
+        )
+        self._steps = Steps(
+            self.scheduler, self.runner, self._replies, self._intake.probe, self._ownership.is_interrupt
+        )
         self._open_requests = OpenRequests(
             self.inputs, self.scheduler, self.runner, self._replies.outputs, self.config.max_model_len
         )
@@ -177,11 +217,10 @@ class Engine:
             request, prompt, sampling_params, arrived_s=arrived_s, stream_audio=stream_audio
         )
 
+    @awaited_at_exit
     def prepare(self, request: Request) -> Prompt:
         """Read a request's files and lay out its prompt. May run in another thread than `step`."""
         self._check_open()
-        if not isinstance(request, Request):
-            raise InvalidRequest(f"request: expected a Request, got {type(request).__name__}")
         return self.inputs.process(request)
 
     def add_prepared(
@@ -198,49 +237,18 @@ class Engine:
         arrived_s: when the request came, before it was prepared, on the clock of `time.perf_counter`;
         its metrics count from there. None: now.
         """
-        self._check_open()
-        number = next(self._ids)
-        request_id = request.request_id
-        if request_id is None:
-            request_id = next(name for name in self._names if not self._in_use(name))
-        elif self._in_use(request_id):
-            raise InvalidRequest(f"request_id: {request_id!r} is in use by a request that has not finished")
-        if self.scheduler.num_waiting >= self.config.max_num_waiting:
-            raise EngineOverloaded(f"{self.scheduler.num_waiting} requests are waiting already")
-        params = sampling_params or request.sampling_params or SamplingParams()
-        if not isinstance(params, SamplingParams):
-            raise InvalidRequest(f"sampling_params: expected SamplingParams, got {type(params).__name__}")
-        speaks = "audio" in request.modalities
-        if speaks and params.stop:
-            raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
-        limits = bounded(params, prompt, self.config.max_model_len, speaks=speaks)
-        state = RequestState(
-            request_id,
-            prompt,
-            params if prompt.is_open else limits,
-            speaks=speaks,
-            config=self.model_config,
-            cache=self.cache_config,
-            carries_speech=self.tokenizer.carries_speech,
-            seed=params.seed if params.seed is not None else (self.config.seed << 32) + number,
-        )
-        if not self.scheduler.fits(state, num_more=len(prompt.closing)):
-            raise InvalidRequest(
-                f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
-                f"does not fit the KV cache of {self.cache_config.num_blocks} blocks"
+        request, params = plain_options(request), plain_params(sampling_params)
+        stream_audio = flag("stream_audio", stream_audio)
+        with self._ownership.turn("add_prepared"):
+            self._check_open()
+            return self._intake.take(
+                request,
+                prompt,
+                params,
+                self._untold,
+                arrived_s=arrived_s,
+                stream_audio=stream_audio,
             )
-        if speaks and self.vocoder is not None:
-            schedule = self.config.stream_schedule if stream_audio else None
-            self.vocoder.open(request_id, request.voice, state.seed, schedule)
-        self._replies.outputs[request_id] = OutputState(
-            state,
-            self.tokenizer,
-            self.model_config,
-            arrived_s,
-            sample_rate_hz=self.codec.sample_rate_hz if speaks and self.codec is not None else None,
-        )
-        self.scheduler.add(state)
-        return request_id
 
     def open_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
         """Take a request whose user still speaks. Returns its id.
@@ -254,8 +262,6 @@ class Engine:
     def prepare_open(self, request: Request) -> OpenPrompt:
         """`prepare` for `open_request`; `add_prepared` takes the result."""
         self._check_open()
-        if not isinstance(request, Request):
-            raise InvalidRequest(f"request: expected a Request, got {type(request).__name__}")
         return self.inputs.process_open(request)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
@@ -265,104 +271,125 @@ class Engine:
         of no open request, for units that are none, and for more than the engine can hold; the request then
         stays as it was.
         """
-        self._check_open()
-        self._ended += self._open_requests.update(request_id, units)
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("update_speech"):
+            self._check_open()
+            self._untold += self._open_requests.update(request_id, units)
 
     def commit(
-        self, request_id: str, units: Sequence[int] | None = None, *, committed_s: float | None = None
+        self,
+        request_id: str,
+        units: Sequence[int] | None = None,
+        *,
+        committed_s: float | None = None,
+        no_speech: bool = False,
     ) -> None:
         """The user of an open request has said all: from here on it is like any other.
 
         units: all of its speech, where that is not what `update_speech` gave last; there must be at least
         one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
-        now. Raises what `update_speech` raises; the request then is as open as it was.
+        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the
+        request then is as open as it was.
         """
-        self._check_open()
-        self._open_requests.commit(request_id, units, committed_s)
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("commit"):
+            self._check_open()
+            self._open_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
-        output = self._replies.outputs.get(request_id)
-        if output is None:
-            return False
-        if not output.request.finished or request_id in self._replies.unheard:
-            output.request.finish("abort")
-            self._ended += self._replies.finish(output)
-        return True
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("abort"):
+            output = self._replies.outputs.get(request_id)
+            if output is not None:
+                self._untold += self._replies.abort(output)
+            return output is not None
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Of all requests whose `Finished` has yet to come."""
+        return list(self._replies.outputs)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it serves nothing any more: it was closed, or has failed in a step."""
+        return self._closed
 
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
         to do."""
-        replies = self._replies
-        return bool(self._ended or replies.unheard or (replies.outputs and self.scheduler.has_work))
+        return bool(self._untold) or self._has_work()
 
     # --- the loop -----------------------------------------------------------------------------
 
+    @awaited_at_exit
     def step(self) -> list[Event]:
         """One pass through each stack that has work; what became known by it.
 
-        The order is the data's: the bottom layers hear, the LLM thinks where somebody waits for
-        text, the top layers speak.
+        A fault in a pass ends the requests that brought it about, with "error"; the others are computed
+        again, to the same result. Raises what no request is to blame for: the engine has failed then, and is
+        closed. Raises what a signal's handler raises: all requests are aborted then, which the next step
+        tells.
         """
-        self._check_open()
-        events, self._ended = self._ended, []
-        computed = False
-        scheduler, runner, replies = self.scheduler, self.runner, self._replies
+        events: list[Event] = []
         try:
-            # who will speak waits while much speech is unheard, or it would pile up behind the model
-            for request in scheduler.admit(may_speak=len(replies.unheard) < self.config.max_num_seqs):
-                runner.start(request)
-            if (plan := scheduler.schedule_bottom()).chunks:
-                scheduler.complete_bottom(plan, runner.run_bottom(plan))
-                events += replies.poll(plan)
-                computed = True
-            if (plan := scheduler.schedule_text()).chunks:
-                scheduler.complete_text(plan, runner.run_text(plan))
-                events += replies.poll(plan)
-                computed = True
-            if (plan := scheduler.schedule_top()).chunks:
-                scheduler.complete_top(plan, runner.run_top(plan))
-                events += replies.poll(plan)
-                computed = True
-            events += replies.reap()
-            events += replies.hear(may_wait=not computed and not events)
-        except BaseException:
-            self._closed = True  # the caches may hold anything now
+            with self._ownership.turn("step") as interrupts:
+                self._check_open()
+                self._advance(may_wait=not self._untold)
+                interrupts.check()
+                events, self._untold = self._untold, []
+        except AntiphonError:
+            raise
+        except BaseException as error:
+            if self._ownership.is_interrupt(error):
+                self._give_up(events)
             raise
         return events
 
     def generate(
         self,
-        requests: Request | Sequence[Request],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        requests: Request | Iterable[Request],
+        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
     ) -> list[Completion]:
         """Answer all requests; completions in their order.
 
-        Speech is decoded whole, since nobody listens before the end. A request that cannot be served
-        comes back with finish_reason "error" and the reason in `error`; the others go on.
+        Speech is decoded whole, since nobody listens before the end. A request that cannot be served,
+        whatever the reason, comes back with finish_reason "error" and the reason in `error`; the others go
+        on. Events of requests that were added before are kept for `step`. Raises InvalidRequest, before any
+        is added, for arguments that are no such lists; what a signal's handler raises aborts these requests
+        and no others.
         """
-        requests = [requests] if isinstance(requests, Request) else list(requests)
-        params = one_each(sampling_params, len(requests))
-        done: dict[str, Completion] = {}
-        order: list[str | Completion] = []
-        for request, one in zip(requests, params, strict=True):
+        with self._ownership.turn("generate") as interrupts:
+            self._check_open()
+            with interrupts.allowed():
+                batch = Batch(requests, sampling_params)
             try:
-                order.append(self.add_request(request, one, stream_audio=False))
-            except InvalidRequest as error:
-                request_id = getattr(request, "request_id", None) or next(self._names)
-                order.append(Completion(request_id, finish_reason="error", error=str(error)))
-            except EngineOverloaded:
-                self._run(done)
-                order.append(self.add_request(request, one, stream_audio=False))
-        self._run(done)
-        return [item if isinstance(item, Completion) else done[item] for item in order]
+                for request, params in batch.asked():
+                    interrupts.check()
+                    batch.take(self._take_one(batch, request, params, interrupts))
+                while batch.is_waiting and self._has_work():
+                    self._advance_batch(batch)
+                    interrupts.check()
+            except BaseException as error:
+                if self._ownership.is_interrupt(error):
+                    self._abort_batch(batch)
+                    raise
+                if self._cause is None:
+                    raise
+            return batch.completions(self._cause)
 
     def close(self) -> None:
-        """Let go of everything. Requests that run are dropped."""
-        self._closed = True
-        self._replies.clear()
-        if self.vocoder is not None:
-            self.vocoder.close()
+        """Let go of everything. Requests that run are dropped. Nothing where it is closed already, or belongs
+        to another process."""
+        if not self._ownership.is_here:
+            return
+        with self._ownership.turn("close") as interrupts:
+            self._closed = True
+            self._replies.clear()
+            self._untold.clear()
+            if self.vocoder is not None:
+                with interrupts.allowed():
+                    self.vocoder.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
@@ -376,18 +403,69 @@ class Engine:
     ) -> None:
         self.close()
 
+    def hand_over(self, thread: threading.Thread) -> None:
+        """From now on only this thread may call methods that change anything, see
+        `AsyncEngine.from_engine`."""
+        self._check_open()
+        self._ownership.keep(thread)
+
     # --- inside -------------------------------------------------------------------------------
 
-    def _run(self, done: dict[str, Completion]) -> None:
-        while self.has_unfinished():
-            for event in self.step():
-                if isinstance(event, Finished):
-                    done[event.request_id] = event.completion
+    def _advance(self, *, may_wait: bool) -> None:
+        """A step; its events are added to those that are not told yet."""
+        try:
+            self._steps.make(self._untold, may_wait=may_wait)
+        except BaseException as error:
+            if not self._ownership.is_interrupt(error):
+                self._closed, self._cause = True, error
+            raise
 
-    def _in_use(self, request_id: str) -> bool:
-        """By a request that runs or waits, or whose `Finished` has not been told."""
-        return request_id in self._replies.outputs or any(e.request_id == request_id for e in self._ended)
+    def _take_one(
+        self, batch: Batch, request: Request, params: SamplingParams | None, interrupts: Interrupts
+    ) -> str | Completion:
+        """Add one of a batch, once there is room for it: its id, or why it cannot be served."""
+        while self.scheduler.num_waiting >= self.config.max_num_waiting and self._has_work():
+            self._advance_batch(batch)
+            interrupts.check()
+        try:
+            with interrupts.allowed():
+                arrived_s, prompt = time.perf_counter(), self.prepare(request)
+                plain, params = plain_options(request), plain_params(params)
+            batch.check_id(plain)
+            return self._intake.take(
+                plain, prompt, params, self._untold, arrived_s=arrived_s, stream_audio=False
+            )
+        except BaseException as error:
+            if self._ownership.is_interrupt(error):
+                raise
+            return batch.refused(request, error, self._intake.new_name(self._untold))
+
+    def _advance_batch(self, batch: Batch) -> None:
+        num_before = len(self._untold)
+        try:
+            self._advance(may_wait=True)
+        finally:
+            self._untold[num_before:] = batch.hear(self._untold[num_before:])
+
+    def _abort_batch(self, batch: Batch) -> None:
+        for request_id in batch.waits_for:
+            if (output := self._replies.outputs.get(request_id)) is not None:
+                self._replies.abort(output)
+        self._untold = batch.hear(self._untold)
+
+    def _give_up(self, events: list[Event]) -> None:
+        """Abort all requests, after these events that could not be told."""
+        with suppress(EngineBusy), self._ownership.turn("step"):
+            self._untold[:0] = events
+            for output in list(self._replies.outputs.values()):
+                self._untold += self._replies.abort(output)
+
+    def _has_work(self) -> bool:
+        return bool(self._replies.unheard or (self._replies.outputs and self.scheduler.has_work))
 
     def _check_open(self) -> None:
+        self._ownership.check_process()
+        if self._cause is not None:
+            raise EngineDead(f"the engine has failed: {told(self._cause)}") from self._cause
         if self._closed:
-            raise EngineDead("the engine is closed, or has failed in an earlier step")
+            raise EngineDead("the engine is closed")

@@ -4,6 +4,7 @@ __all__ = [
     "AntiphonError",
     "CheckpointError",
     "ConfigError",
+    "EngineBusy",
     "EngineDead",
     "EngineOverloaded",
     "InvalidRequest",
@@ -30,5 +31,10 @@ class EngineOverloaded(AntiphonError):
     """The waiting queue is full; the request was not taken and may be sent again later."""
 
 
+class EngineBusy(AntiphonError):
+    """The engine is in use: another thread is inside it, or an `AsyncEngine` has taken it over. Nothing was
+    done."""
+
+
 class EngineDead(AntiphonError):
-    """The engine was closed or has failed; nothing more can be served by it."""
+    """The engine was closed, has failed, or belongs to another process; nothing more can be served by it."""

@@ -1,18 +1,35 @@
-"""Reading files that others name: what is read is bounded, and nothing is waited for without end.
+"""Files that others name, read and written.
 
-Inputs may come from pipes (a FIFO, a process substitution); the files of a checkpoint are regular files.
-Devices, sockets and folders are refused before they are opened, since to open one may already wait.
+What is read is bounded, and nothing is waited for without end. Inputs may come from pipes (a FIFO, a process
+substitution); the files of a checkpoint are regular files. Devices, sockets and folders are refused before
+they are opened, since to open one may already wait. What is written is there whole or not at all.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import select
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-__all__ = ["PIPE_PATIENCE_S", "read_bounded", "read_regular"]
+__all__ = [
+    "PIPE_PATIENCE_S",
+    "check_regular",
+    "check_writable",
+    "discard_unfinished",
+    "is_special",
+    "read_bounded",
+    "read_regular",
+    "read_stream",
+    "write_whole",
+    "written_whole",
+]
 
 PIPE_PATIENCE_S = 10.0
 """How long a pipe may send nothing: one that nobody ever writes to would be waited for without end."""
@@ -38,20 +55,25 @@ def read_bounded(
         _check_kind(os.fstat(descriptor).st_mode, pipes=True)  # it may have been replaced since
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return _read_up_to(file, max_bytes + 1)
-        pieces, left = [], max_bytes + 1
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while left > 0:
-            if not poll.poll(patience_s * 1000):
-                raise TimeoutError(f"nothing was written to this pipe for {patience_s:g} s")
-            piece = file.read(min(left, PIECE_BYTES))
-            if piece is None:  # somebody else who reads from the pipe was faster
-                continue
-            if not piece:
-                break
-            pieces.append(piece)
-            left -= len(piece)
-        return b"".join(pieces)
+        return read_stream(file, max_bytes, patience_s=patience_s)
+
+
+def read_stream(file: FileIO, max_bytes: int, *, patience_s: float | None = None) -> bytes:
+    """`read_bounded` of what is open. patience_s: None waits for the end, as programs do with their input."""
+    pieces, left = [], max_bytes + 1
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    while left > 0:
+        if not poll.poll(None if patience_s is None else patience_s * 1000):
+            raise TimeoutError(f"nothing was written to this pipe for {patience_s:g} s")
+        piece = file.read(min(left, PIECE_BYTES))
+        if piece is None:  # somebody else who reads from the pipe was faster
+            continue
+        if not piece:
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
@@ -70,6 +92,15 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise OSError(f"expected at most {max_bytes} bytes, found more")
     return content
+
+
+def check_regular(path: str | os.PathLike[str], max_bytes: int) -> int:
+    """The size of a regular file of at most `max_bytes`; raises OSError as `read_regular`."""
+    status = Path(path).stat()
+    _check_kind(status.st_mode, pipes=False)
+    if status.st_size > max_bytes:
+        raise OSError(f"expected at most {max_bytes} bytes, found {status.st_size}")
+    return status.st_size
 
 
 def _read_up_to(file: FileIO, size: int) -> bytes:
@@ -92,3 +123,171 @@ def _check_kind(mode: int, *, pipes: bool) -> None:
     }
     expected = "a file or a pipe" if pipes else "a regular file"
     raise OSError(f"expected {expected}, found {kinds.get(stat.S_IFMT(mode), 'something else')}")
+
+
+# --- writing ----------------------------------------------------------------------------------------
+
+_unfinished: set[Path] = set()
+"""Files of this process that are being written. Of the process and not of a caller, since a signal may end
+all at once, and then there is nobody else to remove them."""
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside `path` for the block to write to; it takes `path`'s place when the block has ended.
+
+    So `path` holds the whole, or what it held before. Links are followed, and a file that is replaced keeps
+    its mode. Pipes and devices hold nothing: they are sent all of it when the block has ended.
+
+    Raises OSError, which names `path`, where it cannot be written.
+    """
+    with _named(path):
+        part = _begin(path)
+    try:
+        yield part
+        with _named(path):
+            _finish(part, path)
+    finally:
+        with suppress(FileNotFoundError):
+            part.unlink()
+        _unfinished.discard(part)
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file whole or not at all; see `written_whole`."""
+    with written_whole(path) as part, _named(path):
+        part.write_bytes(content)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises the OSError, which names `path`, that writing it would end in; nothing stays behind."""
+    with _named(path):
+        part = _begin(path)
+        part.unlink()
+        _unfinished.discard(part)
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a pipe, a device or a descriptor (/dev/fd/3), which is written to and not replaced."""
+    if _descriptor(path) is not None:
+        return True
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def discard_unfinished() -> None:
+    """Removes what is being written; for a process that ends at once."""
+    for part in list(_unfinished):
+        with suppress(OSError):
+            part.unlink()
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError from inside is one of `path`, whatever name was used for it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+    except ValueError as error:  # a name with a NUL
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from error
+
+
+def _begin(path: str | os.PathLike[str]) -> Path:
+    """An empty file to write to, where it can be renamed into place."""
+    special = is_special(path)
+    if special:
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        import tempfile  # brings much with it, and few need it
+
+        folder = Path(tempfile.gettempdir())
+    else:
+        target = _target(path)
+        folder = target.parent
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
+        if _mode(target) is not None and not os.access(target, os.W_OK):  # replacing would not ask
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    part = folder / f".antiphon-{os.urandom(8).hex()}{Path(path).suffix}"
+    _unfinished.add(part)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        os.close(os.open(part, flags, 0o600 if special else 0o666))
+    except OSError:
+        _unfinished.discard(part)
+        raise
+    return part
+
+
+def _finish(part: Path, path: str | os.PathLike[str]) -> None:
+    if is_special(path):
+        _send(path, part.read_bytes())
+        return
+    target = _target(path)
+    descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)  # some disks only say now that they are full
+        if (mode := _mode(target)) is not None:
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+    part.replace(target)
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The file behind links, which may not be there yet. Raises OSError for a folder."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir() or os.fspath(path).endswith("/"):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return target
+
+
+def _mode(target: Path) -> int | None:
+    """Permissions; None: there is no such file."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _descriptor(path: str | os.PathLike[str]) -> int | None:
+    """The number that a name such as /dev/stdout or /dev/fd/63 means."""
+    name = os.fspath(path)
+    standard = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    if name in standard:
+        return standard[name]
+    found = re.fullmatch(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", name)
+    return int(found[1]) if found else None
+
+
+def _send(path: str | os.PathLike[str], content: bytes) -> None:
+    """Into a pipe, a device or a descriptor."""
+    number = _descriptor(path)
+    descriptor = os.dup(number) if number is not None else _open_pipe(path)
+    with FileIO(descriptor, "w") as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+
+
+def _open_pipe(path: str | os.PathLike[str]) -> int:
+    """Opens a named pipe once somebody reads from it; a device is ready at once."""
+    until = time.monotonic() + PIPE_PATIENCE_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, f"nobody reads from this pipe for {PIPE_PATIENCE_S:g} s"
+                ) from error
+        time.sleep(0.05)
+    os.set_blocking(descriptor, True)
+    return descriptor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -21,10 +21,13 @@ from antiphon.types import (
     UnitDelta,
 )
 
-__all__ = ["MAX_PENDING_EVENTS", "Mailbox", "ring"]
+__all__ = ["LOOK_UP_S", "MAX_PENDING_EVENTS", "Mailbox", "ring"]
 
 MAX_PENDING_EVENTS = 64
 """Events that wait for a slow reader as they were made; of more, those of a kind become one."""
+
+LOOK_UP_S = 1.0
+"""How often one who waits looks by himself, if nobody rings: whoever should have may have failed to."""
 
 
 class Mailbox:
@@ -35,8 +38,15 @@ class Mailbox:
     `max_tokens` and `max_units` bound, in at most `MAX_PENDING_EVENTS` pieces. Nothing is lost.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, request_id: str | None) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        request_id: str | None,
+        why_nothing_comes: Callable[[], Exception | None] = lambda: None,
+    ) -> None:
+        """why_nothing_comes: an error to raise where nobody will put anything any more."""
         self.loop = loop
+        self._why_nothing_comes = why_nothing_comes
         self.request_id = request_id
         """None: the engine has yet to name it."""
         self.is_taken = False
@@ -69,26 +79,35 @@ class Mailbox:
     async def get(self) -> Event:
         """The next event, once there is one. One task at a time may wait here, or in `taken`."""
         while True:
+            over = self._why_nothing_comes()  # first: what was put before that is here
             with self._lock:
                 if self._events:
                     return self._events.popleft()
-                if self._error is not None:
-                    raise self._error
+                if error := self._error or over:
+                    raise error
                 self._filled.clear()
                 self._has_rung = False
-            await self._filled.wait()
+            await self._rung()
 
     async def taken(self) -> None:
         """Until the engine has taken the request, or ended it; raises the error if it cannot."""
         while True:
+            over = self._why_nothing_comes()
             with self._lock:
                 if self.is_taken or self._events:
                     return
-                if self._error is not None:
-                    raise self._error
+                if error := self._error or over:
+                    raise error
                 self._filled.clear()
                 self._has_rung = False
+            await self._rung()
+
+    async def _rung(self) -> None:
+        timer = self.loop.call_later(LOOK_UP_S, self._filled.set)
+        try:
             await self._filled.wait()
+        finally:
+            timer.cancel()
 
     def _must_ring(self) -> bool:
         """Whether the reader may be asleep with nobody on the way to wake it; the caller then is."""

@@ -9,6 +9,7 @@ from antiphon.arguments import bounded
 from antiphon.errors import InvalidRequest
 from antiphon.model.runner import Runner
 from antiphon.output import OutputState
+from antiphon.plain import number, shown
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.processor import InputProcessor
 from antiphon.text.prompt import OpenPrompt, Prompt
@@ -45,22 +46,31 @@ class OpenRequests:
         self._revise(output, self._inputs.hear(prompt, units))
         return list(output.poll())
 
-    def commit(self, request_id: str, units: Sequence[int] | None, committed_s: float | None) -> None:
+    def commit(
+        self,
+        request_id: str,
+        units: Sequence[int] | None,
+        committed_s: float | None,
+        *,
+        no_speech: bool = False,
+    ) -> None:
         """See `Engine.commit`."""
         if committed_s is None:
             committed_s = time.perf_counter()
+        else:
+            committed_s = number("committed_s", committed_s, 0.0)
         output, prompt = self._find(request_id)
         if units is not None:
             prompt = self._inputs.hear(prompt, units)
         if not prompt.num_open_units:
-            raise InvalidRequest("units: expected at least one unit before the commit, found none")
-        self._revise(output, prompt.committed())
+            raise InvalidRequest("units: expected at least one unit before the commit, got none")
+        self._revise(output, prompt.committed(no_speech=no_speech))
         output.commit(committed_s)
 
     def _find(self, request_id: str) -> tuple[OutputState, OpenPrompt]:
         output = self._outputs.get(request_id)
         if output is None or not isinstance(output.request.prompt, OpenPrompt):
-            raise InvalidRequest(f"request_id: expected that of an open request, got {request_id!r}")
+            raise InvalidRequest(f"request_id: expected that of an open request, got {shown(request_id)}")
         return output, output.request.prompt
 
     def _revise(self, output: OutputState, prompt: Prompt) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from antiphon.config import ModelConfig
+from antiphon.config import ModelConfig, NoSpeech
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
@@ -16,6 +16,7 @@ from antiphon.types import (
     AudioDelta,
     Completion,
     Event,
+    FinishReason,
     RequestMetrics,
     TextDelta,
     TranscriptDelta,
@@ -24,6 +25,8 @@ from antiphon.types import (
 )
 
 __all__ = ["OutputState"]
+
+NO_SPEECH = "no speech was heard in what was to be speech"
 
 
 class OutputState:
@@ -36,12 +39,16 @@ class OutputState:
         config: ModelConfig,
         arrived_s: float | None = None,
         sample_rate_hz: int | None = None,
+        no_speech: NoSpeech = "answer",
     ) -> None:
         """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
-        sample_rate_hz: of its speech, None where none is made."""
+        sample_rate_hz: of its speech, None where none is made. no_speech: see `EngineConfig`."""
         self.request = request
         self.error: str | None = None
         """Why it ended with "error"."""
+        self.no_speech = False
+        """Whether its speech, all read, says nothing."""
+        self._on_no_speech = no_speech
         self._sample_rate_hz = sample_rate_hz
         self._audio: list[np.ndarray] = []
         self._plays_until_s = 0.0
@@ -68,9 +75,16 @@ class OutputState:
             if (text := self._hypothesis.changed()) is not None:
                 yield TranscriptUpdate(request.request_id, text)
             return
-        if heard := self._heard.advance():
+        if (heard := self._heard.advance()) and not request.prompt.no_speech:
             self.transcript += heard
             yield TranscriptDelta(request.request_id, heard)
+        if self._heard.is_complete:
+            self.no_speech = request.prompt.no_speech or not self.transcript.strip()
+        if self._says_nothing:
+            if not request.finished:
+                self.error = NO_SPEECH if self._on_no_speech == "error" else None
+                request.finish("stop" if self.error is None else "error")
+            return
         num_shown = len(request.text_ids) if request.speaking is None else request.speaking.num_consumed
         if num_shown > self._num_text:
             new = request.text_ids[self._num_text : num_shown]
@@ -97,14 +111,16 @@ class OutputState:
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
         yield from self.poll()
+        if self._says_nothing:
+            return
         if rest := self._detokenizer.finish():
             yield self._text_delta(rest)
-        if rest := self._heard.finish():
+        if (rest := self._heard.finish()) and not self.request.prompt.no_speech:
             self.transcript += rest
             yield TranscriptDelta(self.request.request_id, rest)
 
     def completion(self) -> Completion:
-        request = self.request
+        request, is_empty = self.request, self._says_nothing
         metrics = self._metrics
         metrics.e2e_s = time.perf_counter() - self._added_s
         metrics.num_prompt_tokens = request.num_text_prompt
@@ -117,18 +133,29 @@ class OutputState:
         return Completion(
             request.request_id,
             transcript=self.transcript,
+            no_speech=self.no_speech,
             transcript_ids=self._heard.ids,
             text=self.text,
-            text_ids=list(request.shown_text_ids),
-            fusion_ids=list(request.speaking.fusion_ids) if request.speaking else [],
-            units=self.units(),
-            unit_ids=list(request.unit_ids),
+            text_ids=[] if is_empty else list(request.shown_text_ids),
+            fusion_ids=list(request.speaking.fusion_ids) if request.speaking and not is_empty else [],
+            units=[] if is_empty else self.units(),
+            unit_ids=[] if is_empty else list(request.unit_ids),
             audio=np.concatenate(self._audio) if self._audio else None,
             sample_rate_hz=self._sample_rate_hz,
-            finish_reason=request.finish_reason or "error",
+            finish_reason=self._finish_reason(),
             error=self.error,
             metrics=metrics,
         )
+
+    @property
+    def _says_nothing(self) -> bool:
+        """Whether nothing is to be replied, since nothing was said."""
+        return self.no_speech and self._on_no_speech != "answer"
+
+    def _finish_reason(self) -> FinishReason:
+        """Speech that ends by itself has said less than was to say if its text met its limit."""
+        reason = self.request.finish_reason or "error"
+        return "length" if reason == "stop" and self.request.has_cut_text else reason
 
     def _text_delta(self, text: str) -> TextDelta:
         self.text += text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -10,13 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from antiphon.audio_feed import AudioFeed
+from antiphon.client_input import take_request, take_samples, take_units
 from antiphon.engine_thread import EngineThread
 from antiphon.errors import InvalidRequest
 from antiphon.mailbox import Mailbox, ring
-from antiphon.types import Event, Finished, Request, SamplingParams
+from antiphon.ownership import OfOneProcess
+from antiphon.plain import reading
+from antiphon.types import UNITS_PER_S, Event, Finished, Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.async_engine import AsyncEngine
+    from antiphon.codec.samples import SampleReader
 
 __all__ = ["Session"]
 
@@ -25,7 +28,7 @@ class _Left(Exception):
     """The session was left: there is nothing more to read."""
 
 
-class Session(AsyncIterator[Event]):
+class Session(OfOneProcess, AsyncIterator[Event]):
     """An open request, from `AsyncEngine.open`: speech goes in while it is spoken, events come out.
 
         async with engine.open(Request([Image("cat.jpg"), Units([])])) as session:
@@ -54,8 +57,10 @@ class Session(AsyncIterator[Event]):
         self._thread = thread
         self._request = request
         self._sampling_params = sampling_params
+        self._is_entered = False
         self._mailbox: Mailbox | None = None
         self._feed: AudioFeed | None = None
+        self._reader: SampleReader | None = None
         self._rate_hz = 0
         self._num_samples = 0
         self._has_units = False
@@ -68,9 +73,15 @@ class Session(AsyncIterator[Event]):
         return None if self._mailbox is None else self._mailbox.request_id
 
     async def __aenter__(self) -> Session:
-        if self._mailbox is not None:
+        if self._is_entered:
             raise InvalidRequest("session: it can be entered once")
-        self._mailbox = self._thread.open(self._request, self._sampling_params, is_open=True)
+        self._is_entered = True
+        try:
+            given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
+            self._mailbox = self._thread.open(*given, is_open=True)
+        except BaseException:
+            self._is_entered = False  # it may be entered later, for example when fewer wait
+            raise
         try:
             await self._mailbox.taken()
         except BaseException:
@@ -87,22 +98,30 @@ class Session(AsyncIterator[Event]):
         """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
 
         Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
-        that. What is found wrong with the audio only when it is heard ends the session.
+        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends
+        the session; what is refused here changes nothing.
         """
         # Sound libraries are loaded by the first session that brings sound.
-        from antiphon.codec.audio import check_duration, check_rate, mono_samples
+        from antiphon.codec.audio import check_duration, check_rate
+        from antiphon.codec.samples import SampleReader
 
+        if self._reader is None:
+            self._reader = SampleReader()
+        limits = self._engine.engine.config.limits
+        mono = await take_samples(samples, self._reader, limits)
         mailbox = self._speaking()
         if self._has_units:
             raise InvalidRequest("audio: this session was given units")
-        rate_hz = check_rate(rate_hz)
+        with reading("audio"):
+            rate_hz = check_rate(rate_hz)
         if self._rate_hz not in (0, rate_hz):
             raise InvalidRequest(
                 f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
             )
-        limits = self._engine.engine.config.limits
-        mono = mono_samples(samples)
+        self._check_room(self._num_samples + len(mono), rate_hz)
         check_duration(self._num_samples + len(mono), rate_hz, limits)
+        if not len(mono):
+            return
         if self._feed is None:
             codec = self._engine.engine.codec
             if codec is None:
@@ -110,7 +129,11 @@ class Session(AsyncIterator[Event]):
             listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
             # Not bound to the session, which would then never be dropped.
             self._feed = AudioFeed(
-                listener, partial(_tell, self._thread, mailbox), partial(_fail, self._thread, mailbox)
+                listener,
+                rate_hz,
+                partial(_tell, self._thread, mailbox),
+                partial(_fail, self._thread, mailbox),
+                self._thread.listener(),
             )
             self._rate_hz = rate_hz
         self._num_samples += len(mono)
@@ -120,11 +143,12 @@ class Session(AsyncIterator[Event]):
     async def push_units(self, units: Sequence[int]) -> None:
         """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
         has them. If it raises InvalidRequest, those before still stand."""
+        numbers = await take_units(self._engine.engine.inputs, units)
         mailbox = self._speaking()
         if self._feed is not None:
             raise InvalidRequest("units: this session was given audio")
         self._has_units = True
-        await _tell(self._thread, mailbox, units)
+        await _tell(self._thread, mailbox, numbers)
 
     async def commit(self) -> None:
         """The user has said all; from here on the reply is made, and metrics count. Returns when all audio
@@ -134,9 +158,14 @@ class Session(AsyncIterator[Event]):
         """
         committed_s = time.perf_counter()
         mailbox = self._speaking()
-        units = None if self._feed is None else await self._feed.finish()
+        units, no_speech = None, False
+        if self._feed is not None:
+            units = await self._feed.finish()
+            no_speech = not self._feed.has_speech
         try:
-            await asyncio.wrap_future(self._thread.revise(mailbox, units, committed_s=committed_s))
+            await self._thread.answer(
+                self._thread.revise(mailbox, units, committed_s=committed_s, no_speech=no_speech)
+            )
         except InvalidRequest as error:
             if self._feed is not None:
                 _fail(self._thread, mailbox, error)
@@ -148,6 +177,7 @@ class Session(AsyncIterator[Event]):
             raise InvalidRequest("session: it has to be entered first, with `async with`")
         if self._has_ended:
             raise StopAsyncIteration
+        self._thread.check_process()
         try:
             event = await self._mailbox.get()
         except _Left:
@@ -164,8 +194,19 @@ class Session(AsyncIterator[Event]):
 
     def __del__(self) -> None:
         # No lock is taken here: this may be inside anything.
+        if self._feed is not None:
+            self._feed.drop()
         if self._mailbox is not None and not self._has_ended:
             self._thread.leave(self._mailbox)
+
+    def _check_room(self, frames: int, rate_hz: int) -> None:
+        """InvalidRequest for more audio than the model can read."""
+        longest = self._engine.engine.config.max_model_len
+        if frames * UNITS_PER_S > longest * rate_hz:
+            raise InvalidRequest(
+                f"audio: expected at most {longest / UNITS_PER_S:.1f} s of speech (max_model_len is "
+                f"{longest}, a second takes {UNITS_PER_S}), got {frames / rate_hz:.1f} s"
+            )
 
     def _leave(self) -> None:
         if self._feed is not None:
@@ -178,13 +219,14 @@ class Session(AsyncIterator[Event]):
         """The mailbox of a session that may be told more."""
         if self._mailbox is None:
             raise InvalidRequest("session: it has to be entered first, with `async with`")
+        self._thread.check_process()
         if self._is_committed or self._has_ended:
             raise InvalidRequest(f"session: it {'has ended' if self._has_ended else 'is committed'}")
         return self._mailbox
 
 
 async def _tell(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
-    await asyncio.wrap_future(thread.revise(mailbox, units))
+    await thread.answer(thread.revise(mailbox, units))
 
 
 def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:

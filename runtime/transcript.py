@@ -52,6 +52,11 @@ class Hearing:
         text = self._detokenizer.push(shown_ids)
         return text + self.finish() if self._num_read == len(self._positions) else text
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all units are read; false where there are none."""
+        return bool(self._positions) and self._num_read == len(self._positions)
+
     def finish(self) -> str:
         return self._detokenizer.finish()
 

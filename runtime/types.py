@@ -1,13 +1,15 @@
-"""The types that requests, results and events are made of. This file imports nobody of ours but errors."""
+"""The types that requests, results and events are made of. This file imports nobody of ours but errors and
+`plain`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from antiphon.errors import InvalidRequest
+from antiphon.plain import flag, integer, items, number, string
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +36,14 @@ __all__ = [
 ]
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+UNITS_PER_S = 25
+"""Units of speech."""
 MODALITIES = (("text",), ("text", "audio"))
 ROLES = ("system", "user", "assistant")
+
+MAX_STOP_STRINGS = 32
+MAX_STOP_CHARS = 1000
+MAX_SEED = 2**128
 
 
 # --- what goes in ---------------------------------------------------------------------------------
@@ -45,23 +53,37 @@ ROLES = ("system", "user", "assistant")
 class Image:
     """A picture.
 
-    ``source`` is a path, the bytes of an image file, a ``data:`` URL, a PIL image, or a uint8 array
-    of shape (height, width), (height, width, 3) or (height, width, 4). It is read when the request
-    is added, not before.
+    ``source`` is a path, the bytes of an image file, a ``data:`` URL, a PIL image, or an array of shape
+    (height, width), (height, width, 1), (height, width, 3) or (height, width, 4); a tensor may be
+    (channels, height, width), too. It is read after the request is added, by the engine: leave it as it is
+    until the request has its first event.
+
+    The model sees what a person would: upright, whatever way the camera was held (EXIF orientation),
+    transparent pixels on white, colours of another profile in sRGB, greys of 16 bits from black to white. Of
+    a picture of several frames it sees the first. Numbers beyond bytes are scaled: unsigned 16 bits from 0
+    to 65535; other integers as bytes where they fit, else from 0 to 65535 where they fit; floating point
+    from 0 to 1, else from 0 to 255 where it fits; and what fits none of these from its lowest to its highest.
     """
 
     source: Any
+    exact: bool = False
+    """Read it as the released code does, which drops transparency, orientation and profiles, and cuts off
+    what is beyond a byte; arrays are uint8 then."""
 
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Spoken input: a path, the bytes of an audio file (wav, flac, ogg, mp3), or ``(samples, rate_hz)``.
+    """Spoken input: a path (of a file or a pipe), the bytes of an audio file, a file that is open for reading
+    bytes, or ``(samples, rate_hz)``.
 
-    ``samples`` is an array of shape (frames,) or (frames, channels), floating point in [-1, 1] or
-    16-bit integers.
+    Files are wav, flac, ogg (Vorbis, Opus, FLAC), mp3, aiff, au, caf and w64; with ``antiphon[audio]`` also
+    webm, mkv, mp4, m4a, mov, 3gp, aac, amr and wma. They are read to their end, or refused. ``samples`` is an
+    array or tensor of shape (frames,), (frames, channels) or (channels, frames): floating point in [-1, 1],
+    or 8-, 16- or 32-bit integers, whose numbers are understood in floating point, too
+    (`antiphon.codec.samples` says how). Channels are averaged.
     """
 
-    source: str | os.PathLike[str] | bytes | tuple[Any, int]
+    source: str | os.PathLike[str] | bytes | IO[bytes] | tuple[Any, int]
 
 
 @dataclass(frozen=True)
@@ -99,7 +121,7 @@ class SamplingParams:
     top_k: int = 0
     """Keep this many of the most likely ids; 0 keeps all."""
     seed: int | None = None
-    """None: derived from the engine's seed and the order of the requests."""
+    """Its lowest 64 bits count. None: derived from the engine's seed and the order of the requests."""
     max_tokens: int | None = None
     """Limit on text tokens. None: 1024 for a text-only reply; under speech, which ends the text by itself, as
     many as the model's longest sequence holds."""
@@ -108,20 +130,24 @@ class SamplingParams:
     ignore_eos: bool = False
     """Go on to the limit whatever stop ids are picked."""
     stop: Sequence[str] = ()
-    """Strings that end a text-only reply; they are not part of it."""
+    """Strings that end a text-only reply; they are not part of it. One, or up
+    to 32 of 1 to 1000 characters."""
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, None)
-        _check_number("top_p", self.top_p, 0.0, 1.0, above=True)
-        for name, low in (("top_k", 0), ("max_tokens", 1), ("max_units", 1), ("seed", None)):
-            value = getattr(self, name)
-            if value is not None or name in ("top_k", "max_units"):
-                _check_int(name, value, low)
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        for text in stop:
-            if not isinstance(text, str) or not text:
-                raise InvalidRequest(f"SamplingParams.stop: expected non-empty strings, got {text!r}")
-        object.__setattr__(self, "stop", stop)
+        read: dict[str, Any] = {
+            "temperature": number("SamplingParams.temperature", self.temperature, 0.0),
+            "top_p": number("SamplingParams.top_p", self.top_p, 0.0, 1.0, above=True),
+            "top_k": integer("SamplingParams.top_k", self.top_k, 0),
+            "max_units": integer("SamplingParams.max_units", self.max_units, 1),
+            "ignore_eos": flag("SamplingParams.ignore_eos", self.ignore_eos),
+            "stop": _stop_strings(self.stop),
+        }
+        if self.seed is not None:
+            read["seed"] = integer("SamplingParams.seed", self.seed, -MAX_SEED, MAX_SEED)
+        if self.max_tokens is not None:
+            read["max_tokens"] = integer("SamplingParams.max_tokens", self.max_tokens, 1)
+        for name, value in read.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -182,6 +208,10 @@ class Completion:
     request_id: str
     transcript: str = ""
     """What was heard in the last message that holds speech."""
+    no_speech: bool = False
+    """Whether nothing was said in that message: it is silence or noise (channels that cancel each other are
+    silence), or the model read no word from it. The transcript is empty then; `EngineConfig.no_speech` says
+    what becomes of the reply."""
     transcript_ids: list[int] = field(default_factory=list)
     """CTC-collapsed ids of all speech in the prompt."""
     text: str = ""
@@ -256,15 +286,11 @@ class Finished:
 Event: TypeAlias = TranscriptUpdate | TranscriptDelta | TextDelta | UnitDelta | AudioDelta | Finished
 
 
-def _check_number(name: str, value: Any, low: float, high: float | None, *, above: bool = False) -> None:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    ok = ok and (value > low if above else value >= low) and (high is None or value <= high)
-    if not ok or value == float("inf"):
-        span = f"{'>' if above else '>='} {low}" + ("" if high is None else f" and <= {high}")
-        raise InvalidRequest(f"SamplingParams.{name}: expected a number {span}, got {value!r}")
-
-
-def _check_int(name: str, value: Any, low: int | None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or (low is not None and value < low):
-        span = "" if low is None else f" >= {low}"
-        raise InvalidRequest(f"SamplingParams.{name}: expected an integer{span}, got {value!r}")
+def _stop_strings(stop: object) -> tuple[str, ...]:
+    where = "SamplingParams.stop"
+    is_one = issubclass(type(stop), str)
+    given = (stop,) if is_one else items(where, stop, "strings", MAX_STOP_STRINGS, noun="strings")
+    texts = tuple(string(where, text, MAX_STOP_CHARS) for text in given)
+    if "" in texts:
+        raise InvalidRequest(f"{where}: expected strings that are not empty, got ''")
+    return texts

@@ -1,13 +1,19 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), and one thread for all."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread for all, and no
+network for any."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
+import network_guard
 import pytest
 import torch
 from hypothesis import settings
+
+import antiphon  # noqa: F401  # before any test imports onnxruntime, whose telemetry it switches off
+
+network_guard.watch()
 
 # Without a GPU the Triton kernels run in its interpreter, which has to be chosen before triton is imported.
 if not torch.cuda.is_available():
@@ -26,3 +32,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    """What was refused in another thread, or swallowed, is told here."""
+    yield
+    attempts = network_guard.forget_attempts()
+    assert not attempts, f"the test reached for the network: {', '.join(attempts)}"

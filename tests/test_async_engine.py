@@ -37,6 +37,11 @@ from antiphon.engine_thread import NUM_PREPARE_THREADS, EngineThread
 from antiphon.mailbox import MAX_PENDING_EVENTS
 from antiphon.text.prompt import Prompt
 
+
+def repr_type(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else str(value).rpartition(".")[2]
+
+
 LONG = SamplingParams(max_tokens=2000, ignore_eos=True)
 SHORT = SamplingParams(max_tokens=4)
 
@@ -255,7 +260,7 @@ def test_abort_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 0 < len(done.text_ids) < 2000
             assert not await served.abort("a")
             assert_nothing_held(engine)
-            with pytest.raises(InvalidRequest, match="expected a string, found list"):
+            with pytest.raises(InvalidRequest, match="expected a string, got list"):
                 await served.abort(["a"])  # type: ignore[arg-type]
 
     run(main())
@@ -284,10 +289,10 @@ def test_abort_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD: list[tuple[Any, Any, str]] = [
-    ("Hello", None, "request: expected a Request, found str"),
-    (Request("Hello"), {"max_tokens": 3}, "sampling_params: expected SamplingParams or None, found dict"),
+    ("Hello", None, "request: expected a Request, got str"),
+    (Request("Hello"), {"max_tokens": 3}, "sampling_params: expected SamplingParams or None, got dict"),
     (Request(""), None, "content: expected content"),
-    (Request([Units([1, 64])]), None, "expected unit numbers from 0 to 63, found 64"),
+    (Request([Units([1, 64])]), None, "expected unit numbers from 0 to 63, got 64"),
     (Request([Image(b"no picture"), "?"]), None, r"content\[0\]"),
     (Request("Hello", request_id=["a"]), None, "request_id: expected a string"),  # type: ignore[arg-type]
     (Request("Hello", modalities=("text", "audio")), SamplingParams(stop="."), "stop strings"),
@@ -580,3 +585,131 @@ print(type(loop.run_until_complete(anext(stream))).__name__)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "TextDelta\n", "")
+
+
+# --- faults; more of them in test_faults ----------------------------------------------------------
+
+
+class Unprintable(BaseException):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("error", [Unprintable(), SystemExit(1), KeyboardInterrupt()], ids=repr_type)
+def test_no_error_is_too_odd_to_be_told(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """One that could not be printed hung everybody: it was printed before they were told."""
+    engine = load()
+    monkeypatch.setattr(engine.runner, "run_text", lambda plan: (_ for _ in ()).throw(error))
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served:
+            with pytest.raises(EngineDead, match=type(error).__name__) as dead:
+                await served.generate(Request("Hello"), SHORT)
+            assert dead.value.__cause__ is error
+            health = served.health()
+            assert not health.alive
+            assert health.error is not None
+            assert health.error.startswith(type(error).__name__)
+
+    run(main())
+    assert _threads() == set()
+
+
+@pytest.mark.parametrize("error", [Unprintable(), SystemExit(1), MemoryError("all of it")], ids=repr_type)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "antiphon.text.processor.InputProcessor.process",
+        "antiphon.intake.OutputState",
+        "antiphon.intake.bounded",
+    ],
+)
+def test_a_fault_on_the_way_in_ends_its_request_alone(
+    monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    engine = load()
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served:
+            good = served.stream(Request("Hello"), SHORT)
+            await anext(good)
+            with monkeypatch.context() as patch:
+                patch.setattr(place, lambda *_, **__: (_ for _ in ()).throw(error))
+                with pytest.raises(
+                    (InvalidRequest, RuntimeError, MemoryError), match=r"SystemExit|Unprintable|all of it"
+                ):
+                    await served.generate(Request("Hello", request_id="a"), SHORT)
+            assert isinstance((await collect(good))[-1], Finished)
+            assert (await served.generate(Request("Hello", request_id="a"), SHORT)).finish_reason == "length"
+            assert served.health().alive
+        assert_nothing_held(engine)
+
+    run(main())
+
+
+def test_who_aborts_hears_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load()
+    monkeypatch.setattr(engine.scheduler, "finish", lambda request: (_ for _ in ()).throw(Unprintable()))
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served:
+            stream = served.stream(Request("Hello", request_id="a"), LONG)
+            await anext(stream)
+            with pytest.raises(EngineDead, match="Unprintable"):
+                await served.abort("a")
+            with pytest.raises(EngineDead, match="Unprintable"):
+                await collect(stream)
+
+    run(main())
+
+
+def test_without_threads_for_speech_text_goes_on_and_health_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, kinds = threading.Thread.start, {"antiphon-vocoder"}
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name in kinds:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def main() -> None:
+        settings: dict[str, Any] = {"codec": RANDOM_CODEC, "device": "cpu", "kv_cache_bytes": 32 << 20}
+        speech, params = Request("Hello", modalities=("text", "audio")), SamplingParams(max_units=20)
+        async with AsyncEngine(RANDOM_MODEL, **settings) as served:
+            assert served.health().can_speak
+            monkeypatch.setattr(threading.Thread, "start", limited)
+            done, written = await asyncio.gather(
+                served.generate(speech, params), served.generate(Request("Hello"), SHORT)
+            )
+            assert (done.finish_reason, written.finish_reason) == ("error", "length")
+            assert done.error == "speech: no thread can be started: RuntimeError: can't start new thread"
+            health = served.health()
+            assert (health.alive, health.error, health.can_speak) == (True, None, False)
+            assert health.speech_error is not None
+            assert f"speech: {health.speech_error}" == done.error
+            kinds.clear()
+            assert (await served.generate(speech, params)).audio is not None
+            assert (served.health().can_speak, served.health().speech_error) == (True, None)
+        assert not served.health().can_speak
+
+    run(main())
+
+
+def test_without_threads_that_read_requests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = AsyncEngine.from_engine(load())
+
+    def limited(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", limited)
+            with pytest.raises(EngineOverloaded, match="no thread can be started to read it"):
+                await served.generate(Request("Hello"), SHORT)
+        assert served.health().num_waiting == 0
+        assert (await served.generate(Request("Hello"), SHORT)).finish_reason == "length"
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", limited)
+            await served.aclose()
+        assert _threads() == set()
+
+    run(main())

@@ -146,3 +146,26 @@ def test_who_opens_waits_until_the_engine_has_taken_it() -> None:
         assert isinstance(await ended.get(), Finished), "it is still there to be read"
 
     asyncio.run(main())
+
+
+def test_who_is_not_rung_finds_out_by_himself() -> None:
+    """A call into the event loop that failed was a reader that waited for ever."""
+
+    async def main() -> None:
+        over: list[Exception] = []
+        mailbox = Mailbox(asyncio.get_running_loop(), "a", lambda: over[0] if over else None)
+        reading = asyncio.create_task(mailbox.get())
+        await asyncio.sleep(0)
+        mailbox.put([TextDelta("a", "!")])
+        assert await asyncio.wait_for(reading, 60) == TextDelta("a", "!")
+        waiting = [asyncio.create_task(wait) for wait in (mailbox.get(), Mailbox.taken(mailbox))]
+        await asyncio.sleep(0)
+        mailbox.put([TextDelta("a", "the last")])
+        over.append(ZeroDivisionError("nobody is there"))
+        assert await waiting[0] == TextDelta("a", "the last")
+        with pytest.raises(ZeroDivisionError):
+            await waiting[1]
+        with pytest.raises(ZeroDivisionError):
+            await mailbox.get()
+
+    asyncio.run(main())

@@ -186,7 +186,7 @@ def test_units_that_are_refused_leave_those_before() -> None:
             with pytest.raises(InvalidRequest, match="expected at least one unit before the commit"):
                 await session.commit()
             await session.push_units(units)
-            for wrong, message in ([64], "found 64"), ([1] * 900, "max_model_len"):
+            for wrong, message in ([64], "got 64"), ([1] * 900, "max_model_len"):
                 with pytest.raises(InvalidRequest, match=message):
                     await session.push_units(wrong)
             with pytest.raises(InvalidRequest, match="this session was given units"):
@@ -390,9 +390,9 @@ def test_without_a_codec_units_have_to_be_pushed() -> None:
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ("Hello", "request: expected a Request, found str"),
+        ("Hello", "request: expected a Request, got str"),
         (Request("Hello"), "expected an open request to end in Units"),
-        (Request(Units([64])), "found 64"),
+        (Request(Units([64])), "got 64"),
         (Request(messages=[Message("assistant", "Hello")]), "to be the user's"),
     ],
 )

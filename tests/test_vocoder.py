@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,9 +26,12 @@ from antiphon import (
 )
 from antiphon.codec import Codec
 from antiphon.codec.flow import FlowInput
+from antiphon.codec.stream import advance
+from antiphon.codec.stream_flow import FlowStream
+from antiphon.codec.stream_hift import HiftStream
 from antiphon.errors import InvalidRequest
 from antiphon.output import OutputState
-from antiphon.vocoder import Vocoder
+from antiphon.vocoder import Job, Vocoder
 
 STREAMED = StreamSchedule()
 LONG_S = 60.0
@@ -231,6 +235,195 @@ def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
     assert not thread.is_alive()
 
 
+# --- faults -------------------------------------------------------------------------------------------
+
+
+class Fault(BaseException):
+    """Caught by nothing that catches what is usual."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def raises_once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, at: int = 1
+) -> None:
+    real, count = getattr(owner, name), itertools.count(1)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        if next(count) == at:
+            raise error
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def speaks(vocoder: Vocoder, *names: str, schedule: StreamSchedule | None = STREAMED) -> None:
+    for name in names:
+        vocoder.open(name, None, 0, schedule)
+        vocoder.push(name, units_of(60, 1), final=True)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), SystemExit(1), Fault()], ids=lambda error: type(error).__name__
+)
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_thread_that_dies_between_batches_harms_nobody(
+    vocoder: Vocoder,
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    at: int,
+) -> None:
+    """It was never missed: who spoke then or later waited for ever, and health said that all was well."""
+    raises_once(monkeypatch, vocoder, "_batch", error, at)
+    speaks(vocoder, "a", "b")
+    samples, ends = all_spoken(vocoder)
+    assert ends == {"a": None, "b": None}
+    assert np.array_equal(samples["a"], codec.stream().push(units_of(60, 1), final=True))
+    assert [record.message for record in caplog.records] == ["the vocoder's thread has died"]
+    assert vocoder.error is None, "speech was made since"
+
+
+def test_a_thread_that_dies_takes_what_it_had_in_hand(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raises_once(monkeypatch, vocoder, "make", Fault())
+    speaks(vocoder, "a", "b")
+    _, ends = all_spoken(vocoder)
+    failed = [name for name, end in ends.items() if end is not None]
+    assert len(failed) == 1
+    assert ends[failed[0]] == "speech: Fault: its message cannot be printed"
+    speaks(vocoder, "a")
+    assert all_spoken(vocoder)[1] == {"a": None}
+
+
+@pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
+def test_no_kind_of_error_in_a_decode_ends_the_thread(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch, schedule: StreamSchedule | None
+) -> None:
+    raises_once(monkeypatch, codec.flow, "generate", SystemExit("enough"))
+    speaks(vocoder, "a", schedule=schedule)
+    speaks(vocoder, "b", schedule=schedule)
+    _, ends = all_spoken(vocoder)
+    assert sorted(ends.values(), key=str) == [None, "speech: SystemExit: enough"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Vocoder, "_tell"), (Job, "is_ready")])
+def test_what_fails_beside_a_decode_ends_its_own_request(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    real, failed = getattr(owner, name), set[str]()
+
+    def failing(*arguments: Any) -> Any:
+        job = next(each for each in arguments if isinstance(each, Job))
+        result = real(*arguments)  # it has happened: to do it again would lose or double something
+        if job.request_id == "bad" and not failed:
+            failed.add(job.request_id)
+            raise MemoryError
+        return result
+
+    monkeypatch.setattr(owner, name, failing)
+    speaks(vocoder, "good", "bad", "fine")
+    assert all_spoken(vocoder)[1] == {"good": None, "bad": "speech: MemoryError", "fine": None}
+
+
+def test_where_every_thread_dies_all_are_told_and_the_next_may_try(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(vocoder, "_serve", lambda: (_ for _ in ()).throw(OSError("no stream")))
+        speaks(vocoder, "a", "b")
+        assert all_spoken(vocoder)[1] == dict.fromkeys(("a", "b"), "speech: OSError: no stream")
+        assert vocoder.error == "OSError: no stream"
+    speaks(vocoder, "c")
+    assert all_spoken(vocoder)[1] == {"c": None}
+    assert vocoder.error is None
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """As when the system's limit is reached."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_where_no_thread_can_be_started_speech_fails_at_once(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        no_threads(patch, "antiphon-vocoder")
+        speaks(vocoder, "a")
+        [end] = vocoder.poll()
+        message = "no thread can be started: RuntimeError: can't start new thread"
+        assert (end.is_last, end.error) == (True, f"speech: {message}")
+        assert vocoder.error == message
+    speaks(vocoder, "b")
+    assert all_spoken(vocoder)[1] == {"b": None}
+
+
+def test_a_fault_in_the_middle_of_a_chunk_changes_nothing_in_its_stream(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mel was gone, or its phase was ahead of its sound, where memory ran out between the two."""
+    units = units_of(70, 4)
+    expected = codec.stream().push(units, final=True)
+    places: list[tuple[Any, str]] = [
+        (codec.hift, "forward"),
+        (codec.hift, "mix"),
+        (FlowStream, "_keep_context"),
+        (HiftStream, "add"),
+        (HiftStream, "emitted"),
+    ]
+    for owner, name in places:
+        stream = codec.stream()
+        stream.add(units, final=True)
+        pieces = []
+        with monkeypatch.context() as patch:
+            raises_once(patch, owner, name, MemoryError(), at=2)
+            while stream.ready:
+                try:
+                    pieces += advance([stream])
+                except MemoryError:
+                    continue
+        np.testing.assert_array_equal(np.concatenate(pieces), expected, err_msg=name)
+
+
+def test_a_decode_that_nobody_wants_is_given_up(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the flow: it took seconds to close an engine, and to end the program."""
+    gate = Gate(codec, monkeypatch)
+    ends: list[Callable[[], None]] = [lambda: vocoder.abort("a"), vocoder.stop]
+    for end in ends:
+        steps: list[Any] = []
+        estimator = codec.flow.matching.estimator
+
+        def counted(*arguments: Any, estimator: Any = estimator, steps: list[Any] = steps) -> Any:
+            steps.append(arguments)
+            return estimator(*arguments)
+
+        monkeypatch.setattr(codec.flow.matching, "estimator", counted)
+        gate.is_open.clear()
+        gate.is_held.clear()
+        vocoder.open("a", None, 0, None)
+        vocoder.push("a", [1] * 60, final=True)
+        assert gate.is_held.wait(LONG_S)
+        thread = vocoder._thread
+        assert thread is not None
+        end()
+        gate.is_open.set()
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+        assert steps == []
+
+
 # --- in the engine ------------------------------------------------------------------------------------
 
 SPEAKS = Request("Hello", modalities=("text", "audio"))
@@ -402,3 +595,20 @@ def test_underrun_is_what_a_listener_waits(engine: Engine, monkeypatch: pytest.M
     metrics = output.completion().metrics
     assert metrics.underrun_s == pytest.approx(1.0)
     assert (metrics.ttfa_s, metrics.audio_s, metrics.rtf) == (1.0, 5.0, 6.0 / 5.0)
+
+
+def test_an_engine_whose_vocoder_cannot_go_on_still_writes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(max_units=40, max_tokens=40, ignore_eos=True)
+    assert engine.vocoder is not None
+    with monkeypatch.context() as patch:
+        no_threads(patch, "antiphon-vocoder")
+        spoken, written = engine.generate([SPEAKS, Request("Hello")], params)
+        assert (spoken.finish_reason, written.finish_reason) == ("error", "length")
+        assert spoken.error == "speech: no thread can be started: RuntimeError: can't start new thread"
+    [again] = engine.generate(SPEAKS, params)
+    assert again.audio is not None
+    raises_once(monkeypatch, engine.vocoder, "_batch", MemoryError(), 2)
+    [again] = engine.generate(SPEAKS, params)
+    assert again.audio is not None

@@ -1,9 +1,10 @@
 // The likeliest ids of a product with a vocabulary: each panel's logits are looked at while they are in L1.
 #pragma once
 
-#include <cstdlib>
+#include <algorithm>
 
 #include "linear.h"
+#include "scratch.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
@@ -48,8 +49,9 @@ static inline uint32_t allowed_columns(int64_t panel, int64_t out_features) {
 static void argmax_head(const ArgmaxHeadArgs& a) {
   const int64_t all = (a.out_features + kPanel - 1) / kPanel, k = a.top_k;
   // the panels to read, ascending, and the columns of each
-  int64_t* panels = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * all));
-  uint32_t* columns = static_cast<uint32_t*>(std::calloc(all, sizeof(uint32_t)));
+  const Scratch<int64_t> panels(all);
+  const Scratch<uint32_t> columns(all);
+  std::fill(columns.get(), columns.get() + all, 0u);
   for (int64_t p = 0; p < all && !a.subset; p++) columns[p] = allowed_columns(p, a.out_features);
   for (int64_t i = 0; i < a.subset_size && a.subset; i++)
     columns[a.subset[i] / kPanel] |= 1u << a.subset[i] % kPanel;
@@ -62,8 +64,8 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
   const int64_t most = (k < 4 ? 8 : 4) * num_threads();
   const int64_t grain = num_panels / most + 1, slices = (num_panels + grain - 1) / grain;
   const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK, places = slices * chunk * k;
-  int64_t* ids = static_cast<int64_t*>(std::malloc(sizeof(int64_t) * places));
-  float* logits = static_cast<float*>(std::malloc(sizeof(float) * places));
+  const Scratch<int64_t> ids(places);
+  const Scratch<float> logits(places);
   const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.out_features, a.ldx, 0};
   const bool worthwhile = a.in * num_panels * kPanel > 32768;
 
@@ -72,7 +74,7 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
     for (int64_t i = 0; i < places; i++) ids[i] = -1;
     const auto best_of = [&](int64_t slice, int64_t row) {
       const int64_t at = (slice * chunk + row - row0) * k;
-      return Best{ids + at, logits + at, k};
+      return Best{ids.get() + at, logits.get() + at, k};
     };
     parallel_for(slices, 1, worthwhile, [&](int64_t first, int64_t last, bool goes_on) {
       float buffer[ROW_CHUNK * kPanel];
@@ -102,10 +104,6 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
       }
     }
   }
-  std::free(logits);
-  std::free(ids);
-  std::free(columns);
-  std::free(panels);
 }
 
 }  // namespace ANTIPHON_ISA

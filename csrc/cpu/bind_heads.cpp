@@ -4,7 +4,6 @@
 #include "bindings.h"
 #include "kernels.h"
 #include "sample.h"
-#include "sample.h"
 
 namespace py = pybind11;
 

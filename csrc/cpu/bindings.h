@@ -22,6 +22,7 @@ T* at(Address address) {
 const KernelTable& pick(const std::string& isa);
 
 // Each in the file of its name; module.cpp calls them all.
+void bind_checks(pybind11::module_& m);
 void bind_ctc_collapse(pybind11::module_& m);
 void bind_heads(pybind11::module_& m);
 void bind_kernels(pybind11::module_& m);

@@ -74,14 +74,15 @@ static inline void compress(const int32_t* labels, int32_t frame, uint32_t keep,
 template <class F>
 static inline void for_kept_bits(const CtcCollapseArgs& a, int64_t row, const F& of) {
   const int32_t* labels = a.labels + a.cu_seqlens[row];
-  const int32_t length = a.cu_seqlens[row + 1] - a.cu_seqlens[row];
+  const int64_t length = a.cu_seqlens[row + 1] - a.cu_seqlens[row];
   if (length == 0) return;
   const int32_t before = a.prev ? a.prev[row] : -1;
   of(0, static_cast<uint32_t>((labels[0] != before) & (labels[0] != a.blank)), 1);
-  int32_t frame = 1;
-  for (; frame + VL <= length; frame += VL) of(frame, kept_bits(labels + frame, a.blank), VL);
+  int64_t frame = 1;  // 64 bits: with a vector more it may leave 32
+  for (; frame + VL <= length; frame += VL) of(static_cast<int32_t>(frame), kept_bits(labels + frame, a.blank), VL);
   for (; frame < length; frame++)
-    of(frame, static_cast<uint32_t>((labels[frame] != labels[frame - 1]) & (labels[frame] != a.blank)), 1);
+    of(static_cast<int32_t>(frame),
+       static_cast<uint32_t>((labels[frame] != labels[frame - 1]) & (labels[frame] != a.blank)), 1);
 }
 
 static int32_t count_kept(const CtcCollapseArgs& a, int64_t row) {
@@ -92,7 +93,7 @@ static int32_t count_kept(const CtcCollapseArgs& a, int64_t row) {
 
 // Writes the row's ids and frames from `at` on; returns where they end. What lies at `limit` is not the row's to
 // write: where a whole vector does not fit before it, the kept ones are copied.
-static int32_t write_kept(const CtcCollapseArgs& a, int64_t row, int32_t at, int32_t limit) {
+static int32_t write_kept(const CtcCollapseArgs& a, int64_t row, int64_t at, int64_t limit) {
   const int32_t* labels = a.labels + a.cu_seqlens[row];
   for_kept_bits(a, row, [&](int32_t frame, uint32_t keep, int size) {
     const int32_t count = __builtin_popcount(keep);
@@ -110,7 +111,7 @@ static int32_t write_kept(const CtcCollapseArgs& a, int64_t row, int32_t at, int
     }
     at += count;
   });
-  return at;
+  return static_cast<int32_t>(at);
 }
 
 static int32_t ctc_collapse(const CtcCollapseArgs& a) {

@@ -7,14 +7,13 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <vector>
 
 #include "fusion_attention.h"
 #include "linear.h"
 #include "paged_attention.h"
 #include "pointwise.h"
 #include "rope.h"
+#include "scratch.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
@@ -58,20 +57,22 @@ struct DecoderScratch {
   float *qkv, *mixed;                // of all rows
   float *normed, *gate_up, *active;  // of a chunk
   float *query, *fused;              // of a chunk, for fusion
-  float* memory;
+  Scratch<float> memory;
 
-  explicit DecoderScratch(const DecoderArgs& a) {
-    const int64_t n = a.num_tokens, chunk = n < ROW_CHUNK ? n : ROW_CHUNK, width = a.num_heads * a.head_dim;
-    const int64_t per_row = 2 * width + 2 * a.num_kv_heads * a.head_dim;
-    const int64_t per_chunk_row = a.hidden + 3 * a.intermediate + 2 * width;
-    memory = static_cast<float*>(std::malloc(sizeof(float) * (n * per_row + chunk * per_chunk_row)));
-    mixed = memory, qkv = mixed + n * width;
-    normed = memory + n * per_row, gate_up = normed + chunk * a.hidden;
+  explicit DecoderScratch(const DecoderArgs& a) : memory(size(a)) {
+    const int64_t n = a.num_tokens, chunk = chunk_of(a), width = a.num_heads * a.head_dim;
+    mixed = memory.get(), qkv = mixed + n * width;
+    normed = memory.get() + n * per_row(a), gate_up = normed + chunk * a.hidden;
     active = gate_up + chunk * 2 * a.intermediate;
     query = active + chunk * a.intermediate, fused = query + chunk * width;
   }
-  ~DecoderScratch() { std::free(memory); }
-  DecoderScratch(const DecoderScratch&) = delete;
+
+ private:
+  static int64_t chunk_of(const DecoderArgs& a) { return a.num_tokens < ROW_CHUNK ? a.num_tokens : ROW_CHUNK; }
+  static int64_t per_row(const DecoderArgs& a) { return 2 * (a.num_heads + a.num_kv_heads) * a.head_dim; }
+  static int64_t size(const DecoderArgs& a) {
+    return a.num_tokens * per_row(a) + chunk_of(a) * (a.hidden + 3 * a.intermediate + 2 * a.num_heads * a.head_dim);
+  }
 };
 
 // For those of rows [row0, row1) that receive fusion, which are [begin, end) of them.
@@ -135,8 +136,8 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
 static void decoder_layers(DecoderArgs a) {
   const DecoderScratch scratch(a);
   int64_t n = a.num_tokens;
-  std::vector<int64_t> tokens(a.num_fused), rows(a.num_fused);
-  std::vector<int32_t> valid(a.num_fused), positions(a.num_fused);
+  const Scratch<int64_t> tokens(a.num_fused), rows(a.num_fused);
+  const Scratch<int32_t> valid(a.num_fused), positions(a.num_fused);
 
   for (int64_t i = 0; i < a.num_layers; i++) {
     const int64_t* wanted = i + 1 == a.num_layers ? a.wanted : nullptr;
@@ -150,7 +151,7 @@ static void decoder_layers(DecoderArgs a) {
                      a.max_blocks, a.num_heads, a.num_kv_heads, a.head_dim,
                      (a.num_heads + 2 * a.num_kv_heads) * a.head_dim, a.scale, wanted, a.num_wanted});
     if (wanted) {
-      keep_wanted(a, tokens.data(), rows.data(), valid.data(), positions.data());
+      keep_wanted(a, tokens.get(), rows.get(), valid.get(), positions.get());
       n = a.num_wanted;
     }
     for (int64_t row = 0; row < n; row += ROW_CHUNK)

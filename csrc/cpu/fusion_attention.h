@@ -1,13 +1,13 @@
 // Fusion: attention over a window of text, and the writes that fill the windows.
 #pragma once
 
-#include <cstdlib>
 #include <cstring>
 
 #include "attention.h"
 #include "kernels.h"
 #include "pool.h"
 #include "rope.h"
+#include "scratch.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
@@ -34,11 +34,14 @@ static void fusion_attention(const FusionArgs& a) {
   const int64_t width = a.num_heads * a.head_dim;
   int64_t window = 0;
   for (int64_t t = 0; t < a.num_tokens; t++) window = a.num_valid[t] > window ? a.num_valid[t] : window;
+  ShortMemory is_short;
   parallel_for(a.num_tokens, 1, a.num_tokens * width > 8192, [&](int64_t begin, int64_t end) {
-    float* query = static_cast<float*>(std::malloc(sizeof(float) * (width + a.num_heads * window)));
-    for (int64_t token = begin; token < end; token++) fusion_attention_row(a, token, query, query + width);
-    std::free(query);
+    const Scratch<float> query(width + a.num_heads * window, std::nothrow);
+    if (!query) return is_short.set();
+    for (int64_t token = begin; token < end; token++)
+      fusion_attention_row(a, token, query.get(), query.get() + width);
   });
+  is_short.rethrow();
 }
 
 static void fusion_cache_write(const FusionCacheArgs& a) {

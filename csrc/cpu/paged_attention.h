@@ -3,13 +3,13 @@
 // Queries of one sequence go together (prompt_attention.h), others one by one (attention.h).
 #pragma once
 
-#include <cstdlib>
 #include <cstring>
 
 #include "attention.h"
 #include "kernels.h"
 #include "pool.h"
 #include "prompt_attention.h"
+#include "scratch.h"
 #include "vec.h"
 
 namespace antiphon {
@@ -43,10 +43,12 @@ static void paged_attention(const PagedAttentionArgs& a) {
   const int64_t kv_heads = a.num_kv_heads / parts, ldo = a.num_heads * a.head_dim;
   const int64_t tasks = (tokens + stride - 1) / stride * parts;
   const bool worthwhile = work / all * tokens * a.num_heads * a.head_dim > 32768;
+  ShortMemory is_short;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end, bool goes_on) {
     const int64_t size = stride * scores_stride(longest) * kv_heads * group;
-    float* scores = static_cast<float*>(std::malloc(sizeof(float) * (size + KEYS * a.head_dim)));
-    float* packed = scores + size;
+    const Scratch<float> memory(size + KEYS * a.head_dim, std::nothrow);
+    if (!memory) return is_short.set();
+    float *scores = memory.get(), *packed = scores + size;
     const auto query_of = [&](int64_t row, int64_t part) -> Attention {
       const int64_t token = a.tokens ? a.tokens[row] : row, kv_begin = part * kv_heads, head = kv_begin * group;
       const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
@@ -73,8 +75,8 @@ static void paged_attention(const PagedAttentionArgs& a) {
         row++;
       }
     }
-    std::free(scores);
   });
+  is_short.rethrow();
 }
 
 }  // namespace ANTIPHON_ISA

@@ -37,14 +37,15 @@ static void rms_norm_residual(const float* x, const float* residual, const float
   });
 }
 
+constexpr float LEAST_GATE = -88.37626f;  // below, vexp(-x) is as large as it gets, and the quotient is zero
+
+static inline vf silu(vf x) { return select(x < splat(LEAST_GATE), x * 0.0f, x / (1.0f + vexp(-x))); }
+
 // out = silu(gate) * up
 static void silu_mul_row(const float* gate, const float* up, float* out, int64_t size) {
   int64_t i = 0;
-  for (; i + VL <= size; i += VL) {
-    const vf g = load(gate + i);
-    store(out + i, g / (1.0f + vexp(-g)) * load(up + i));
-  }
-  for (; i < size; i++) out[i] = gate[i] / (1.0f + sexp(-gate[i])) * up[i];
+  for (; i + VL <= size; i += VL) store(out + i, silu(load(gate + i)) * load(up + i));
+  if (i < size) store_some(out + i, silu(load_some(gate + i, size - i)) * load_some(up + i, size - i), size - i);
 }
 
 static void silu_mul(const float* gate_up, float* out, int64_t rows, int64_t size) {
@@ -54,13 +55,13 @@ static void silu_mul(const float* gate_up, float* out, int64_t rows, int64_t siz
   });
 }
 
-// The first of the largest.
+// The first of the largest. What is not a number is larger than none.
 static int64_t argmax_row(const float* x, int64_t size) {
-  float top = x[0];
+  float top = -__builtin_inff();
   int64_t i = 0;
   if (size >= VL) {
-    vf most = load(x);
-    for (i = VL; i + VL <= size; i += VL) {
+    vf most = splat(top);
+    for (; i + VL <= size; i += VL) {
       const vf v = load(x + i);
       most = select(v > most, v, most);
     }
@@ -69,7 +70,7 @@ static int64_t argmax_row(const float* x, int64_t size) {
   for (; i < size; i++) top = x[i] > top ? x[i] : top;
   for (i = 0; i < size; i++)
     if (x[i] == top) return i;
-  return 0;  // all NaN
+  return 0;  // not a number among them
 }
 
 static void argmax(const float* x, int64_t* out, int64_t rows, int64_t size) {

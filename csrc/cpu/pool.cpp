@@ -5,8 +5,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <thread>
+#include <utility>
 
 namespace antiphon {
 namespace {
@@ -43,6 +46,8 @@ struct Pool {
   std::atomic<int64_t> num_done{0};
   std::atomic<ChunkBody> body{nullptr};
   std::atomic<void*> context{nullptr};
+  std::atomic<bool> has_failed{false};
+  std::exception_ptr error;  // of the first chunk that threw, for the caller once all are done
 
   std::mutex sleeping;
   std::condition_variable wake;
@@ -57,6 +62,17 @@ uint64_t range(uint64_t job, int64_t begin, int64_t end) {
   return job << 32 | static_cast<uint64_t>(begin) << 16 | static_cast<uint64_t>(end);
 }
 
+// What is thrown is kept for the caller, since nothing may leave a helper's thread. Chunks that others begin after
+// that are skipped: their caller gets no result.
+void run_chunk(Pool& p, ChunkBody body, void* context, int64_t chunk, bool goes_on) {
+  if (p.has_failed.load(std::memory_order_relaxed)) return;
+  try {
+    body(context, chunk, goes_on);
+  } catch (...) {
+    if (!p.has_failed.exchange(true)) p.error = std::current_exception();
+  }
+}
+
 // The first chunk of one's own share, or the last of another's; what is behind a share's first chunk is its next.
 bool take_chunk(Pool& p, Share& share, bool is_own) {
   uint64_t left = share.left.load(std::memory_order_acquire);
@@ -67,7 +83,7 @@ bool take_chunk(Pool& p, Share& share, bool is_own) {
     void* context = p.context.load(std::memory_order_relaxed);
     const uint64_t less = is_own ? range(left >> 32, begin + 1, end) : range(left >> 32, begin, end - 1);
     if (!share.left.compare_exchange_weak(left, less, std::memory_order_acq_rel)) continue;
-    body(context, is_own ? begin : end - 1, is_own && begin + 1 < end);
+    run_chunk(p, body, context, is_own ? begin : end - 1, is_own && begin + 1 < end);
     p.num_done.fetch_add(1, std::memory_order_release);
     return true;
   }
@@ -104,8 +120,14 @@ void help(Pool* p, int self) {
   }
 }
 
+// Where the system gives no more threads, those that there are do; until others are asked for.
 void start_helpers(Pool& p) {
-  for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++) std::thread(help, &p, p.num_helpers + 1).detach();
+  try {
+    for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++)
+      std::thread(help, &p, p.num_helpers + 1).detach();
+  } catch (const std::exception&) {
+    p.num_wanted = p.num_helpers + 1;
+  }
 }
 
 // A forked child has none of its parent's threads, and perhaps a lock that one of them held.
@@ -119,18 +141,26 @@ const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 
 }  // namespace
 
+void prepare_to_throw() {
+  try {
+    throw std::bad_alloc();
+  } catch (const std::bad_alloc&) {
+  }
+}
+
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   Pool& p = *pool;
   std::unique_lock<std::mutex> owner(p.owner, std::try_to_lock);
+  if (owner) start_helpers(p);
   const int count = p.num_wanted.load(std::memory_order_relaxed);
   if (!owner || count < 2) {
     for (int64_t chunk = 0; chunk < num_chunks; chunk++) body(context, chunk, chunk + 1 < num_chunks);
     return;
   }
-  start_helpers(p);
   p.body.store(body, std::memory_order_relaxed);
   p.context.store(context, std::memory_order_relaxed);
   p.num_done.store(0, std::memory_order_relaxed);
+  p.has_failed.store(false, std::memory_order_relaxed);
   p.num_shares.store(count, std::memory_order_relaxed);
   const uint64_t job = p.job.load(std::memory_order_relaxed) + 1;
   for (int i = 0; i < count; i++)
@@ -146,6 +176,7 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
     if (spins < kSpinsToYield) pause();
     else sched_yield();
   }
+  if (p.has_failed.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(p.error, nullptr));
 }
 
 void set_num_threads(int count) {

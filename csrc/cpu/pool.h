@@ -17,10 +17,17 @@ using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
 // body(context, chunk, goes_on) for every chunk of [0, num_chunks), of which there are kMostChunks at most, on this
 // thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it
 // from its first, so that it knows where it `goes_on`: with the chunk behind this one. Who has finished takes chunks
-// from the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
+// from the ends of others' shares. A call from a second thread at the same time runs on that thread alone. What a
+// chunk throws, on whichever thread, is thrown here once all threads have left the job; chunks that nobody has begun by
+// then are left out.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
-// Threads of later calls, the caller included. The default is the number of cores this process may use.
+// A thread's first exception takes memory of the C library's, which ends the process where there is none. So a thread
+// that will have to say that memory is out throws once before, while there is some.
+void prepare_to_throw();
+
+// Threads of later calls, the caller included. The default is the number of cores this process may use; fewer where
+// the system gives no more threads.
 void set_num_threads(int count);
 int num_threads();
 

@@ -3,16 +3,20 @@
 #include "sample.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <vector>
+#include <memory>
+#include <new>
 
 #include "pool.h"
 
 namespace antiphon {
 namespace {
 
+constexpr int64_t kNoMemory = -1;
 constexpr int64_t kFew = 64;  // are sorted, and their sums taken in order
 
 uint64_t mix(uint64_t x) {
@@ -46,9 +50,21 @@ struct Point {
   double before;  // the mass before it
 };
 
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
 struct Row {
-  std::vector<uint64_t> keys;   // reordered as far as was needed
-  std::vector<double> weights;  // by id
+  std::unique_ptr<uint64_t[], Free> keys;   // reordered as far as was needed
+  std::unique_ptr<double[], Free> weights;  // by id
+
+  // false: there is no memory for it. Nothing is thrown (nor by `operator new`, which throws inside even where it must
+  // not): for that a helper's thread would need memory, see scratch.h.
+  bool reserve(int64_t vocab) {
+    if (!keys) keys.reset(static_cast<uint64_t*>(std::malloc(sizeof(uint64_t) * vocab)));
+    if (!weights) weights.reset(static_cast<double*>(std::malloc(sizeof(double) * vocab)));
+    return keys && weights;
+  }
 
   double weight(int64_t index) const { return weights[id_of(keys[index])]; }
 
@@ -65,7 +81,7 @@ struct Row {
     double before = 0;
     while (end - begin > kFew) {
       const int64_t middle = (begin + end) / 2;
-      std::nth_element(keys.begin() + begin, keys.begin() + middle, keys.begin() + end);
+      std::nth_element(keys.get() + begin, keys.get() + middle, keys.get() + end);
       const double half = mass(begin, middle);
       if (before + half > target) {
         end = middle;
@@ -74,7 +90,7 @@ struct Row {
         begin = middle;
       }
     }
-    std::sort(keys.begin() + begin, keys.begin() + end);
+    std::sort(keys.get() + begin, keys.get() + end);
     for (; begin < end; begin++) {
       if (before + weight(begin) > target) break;
       before += weight(begin);
@@ -92,8 +108,7 @@ int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
   const double temperature = a.temperature[r];
   if (!(temperature > 0) || a.top_k[r] == 1 || std::isinf(top)) return likeliest;
 
-  row.keys.resize(a.vocab);
-  row.weights.resize(a.vocab);
+  if (!row.reserve(a.vocab)) return kNoMemory;
   for (int64_t i = 0; i < a.vocab; i++) {
     const float logit = ordinary(logits[i]);
     row.keys[i] = key_of(logit, i);
@@ -103,10 +118,10 @@ int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
   int64_t kept = a.vocab;
   if (a.top_k[r] > 0 && a.top_k[r] < kept) {
     kept = a.top_k[r];
-    std::nth_element(row.keys.begin(), row.keys.begin() + kept, row.keys.end());
+    std::nth_element(row.keys.get(), row.keys.get() + kept, row.keys.get() + a.vocab);
   }
   // so that a pick among few is the same whether they came from all logits or were all there was
-  if (kept <= kFew) std::sort(row.keys.begin(), row.keys.begin() + kept);
+  if (kept <= kFew) std::sort(row.keys.get(), row.keys.get() + kept);
   const double total = row.mass(0, kept);
   double left = total;
   if (a.top_p[r] < 1) {
@@ -126,10 +141,13 @@ int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
 }  // namespace
 
 void sample(const SampleArgs& a) {
+  std::atomic<bool> is_short{false};
   parallel_for(a.rows, 1, a.rows * a.vocab > 8192, [&](int64_t begin, int64_t end) {
     Row row;
-    for (int64_t r = begin; r < end; r++) a.ids[r] = sample_row(a, r, row);
+    for (int64_t r = begin; r < end; r++)
+      if ((a.ids[r] = sample_row(a, r, row)) == kNoMemory) is_short.store(true, std::memory_order_relaxed);
   });
+  if (is_short) throw std::bad_alloc();
 }
 
 }  // namespace antiphon

@@ -5,17 +5,18 @@
 // rows, so neither changes a bit of a row's result. Each weight is read once for up to ROW_CHUNK rows.
 #pragma once
 
-#include <cstdlib>
-
 #include "attention.h"
 #include "linear.h"
 #include "pointwise.h"
+#include "scratch.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
 constexpr int64_t SEGMENT = 512;                // ids
 constexpr int64_t SEGMENT_SUMS_BYTES = 8 << 20;  // bound on the sums that wait to be added up
+
+constexpr float LEAST_LOGIT = -__builtin_inff();
 
 struct SegmentRow {
   float top, total;  // the largest logit, and the sum of exp(logit - top)
@@ -87,7 +88,13 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
     float* row = weights + m * SEGMENT;
     const int64_t label = argmax_row(row, depth);
     const float top = row[label];
-    found[m] = {top, exp_normalise(row, depth), id0 + label};
+    if (top > LEAST_LOGIT) {
+      found[m] = {top, exp_normalise(row, depth), id0 + label};
+    } else {  // minus infinity throughout, which has no weight, or not numbers, which spoil the sum
+      float total = 0;
+      for (int64_t i = 0; i < depth; i++) total += row[i] = row[i] == LEAST_LOGIT ? 0.0f : row[i];
+      found[m] = {LEAST_LOGIT, total, id0 + label};
+    }
   }
   mix_segment(a, weights, rows, id0, depth, sums);
 }
@@ -102,26 +109,29 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
   int64_t wave = SEGMENT_SUMS_BYTES / static_cast<int64_t>(sizeof(float) * (sums_size + 1));
   if (wave < 2 * num_threads()) wave = 2 * num_threads();
   if (wave > segments) wave = segments;
-  float* sums = static_cast<float*>(std::malloc(sizeof(float) * wave * sums_size));
-  SegmentRow* found = static_cast<SegmentRow*>(std::malloc(sizeof(SegmentRow) * (wave + 1) * chunk));
-  SegmentRow* all = found + wave * chunk;  // of the segments before
+  const Scratch<float> sums(wave * sums_size);
+  const Scratch<SegmentRow> found((wave + 1) * chunk);
+  SegmentRow* all = found.get() + wave * chunk;  // of the segments before
 
   for (int64_t row0 = 0; row0 < a.rows; row0 += chunk) {
     const int64_t row1 = row0 + chunk < a.rows ? row0 + chunk : a.rows, rows = row1 - row0;
     for (int64_t first = 0; first < segments; first += wave) {
       const int64_t count = first + wave < segments ? wave : segments - first;
+      ShortMemory is_short;
       parallel_for(count, 1, a.in * a.vocab > 32768, [&](int64_t begin, int64_t end) {
-        float* weights = static_cast<float*>(std::malloc(sizeof(float) * rows * SEGMENT));
+        const Scratch<float> weights(rows * SEGMENT, std::nothrow);
+        if (!weights) return is_short.set();
         for (int64_t i = begin; i < end; i++)
-          soft_segment(a, (first + i) * SEGMENT, row0, row1, weights, sums + i * sums_size, found + i * chunk);
-        std::free(weights);
+          soft_segment(a, (first + i) * SEGMENT, row0, row1, weights.get(), sums.get() + i * sums_size,
+                       found.get() + i * chunk);
       });
+      is_short.rethrow();
       parallel_for(rows, 1, rows * count * a.width > 65536, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; m++) {
           float* out = a.out + (row0 + m) * a.width;
           for (int64_t i = 0; i < count; i++) {
             const SegmentRow& part = found[i * chunk + m];
-            const float* from = sums + i * sums_size + m * a.width;
+            const float* from = sums.get() + i * sums_size + m * a.width;
             if (first + i == 0) {
               all[m] = part;
               std::memcpy(out, from, sizeof(float) * a.width);
@@ -129,7 +139,9 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
             }
             const bool larger = part.top > all[m].top;
             const float top = larger ? part.top : all[m].top;
-            const float keep = sexp(all[m].top - top), take = sexp(part.top - top);
+            const bool has_weight = top > LEAST_LOGIT;
+            const float keep = has_weight ? sexp(all[m].top - top) : 1.0f;
+            const float take = has_weight ? sexp(part.top - top) : 1.0f;
             for (int64_t n = 0; n < a.width; n++) out[n] = out[n] * keep + from[n] * take;
             all[m] = {top, all[m].total * keep + part.total * take, larger ? part.label : all[m].label};
           }
@@ -141,8 +153,6 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
       });
     }
   }
-  std::free(found);
-  std::free(sums);
 }
 
 }  // namespace ANTIPHON_ISA

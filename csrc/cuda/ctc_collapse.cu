@@ -1,6 +1,6 @@
 #include <cuda_runtime.h>
 
-namespace antiphon {
+namespace antiphon::cuda {
 
 // One of a block. A function of its own, so that the tests can put the block's memory elsewhere.
 template <class T>
@@ -9,7 +9,7 @@ __device__ T& block_shared() {
   return shared;
 }
 
-}  // namespace antiphon
+}  // namespace antiphon::cuda
 
 #include "ctc_collapse.cuh"
 
@@ -23,7 +23,7 @@ extern "C" int antiphon_ctc_collapse(const int32_t* labels, const int32_t* cu_se
   const cudaError_t cleared = cudaMemsetAsync(state, 0, sizeof(*state) * (batch + 1), queue);
   if (cleared != cudaSuccess) return cleared;
   if (batch == 0) return cudaMemsetAsync(cu_out, 0, sizeof(*cu_out), queue);
-  antiphon::ctc_collapse_kernel<kThreads><<<batch, kThreads, 0, queue>>>(
+  antiphon::cuda::ctc_collapse_kernel<kThreads><<<batch, kThreads, 0, queue>>>(
       {labels, cu_seqlens, prev, ids, frames, cu_out, last, state, total, blank});
   return cudaGetLastError();
 }

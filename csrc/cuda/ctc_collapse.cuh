@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-namespace antiphon {
+namespace antiphon::cuda {
 
 constexpr int kWarp = 32;
 constexpr int32_t kNoLabel = -1;
@@ -109,4 +109,4 @@ __global__ void ctc_collapse_kernel(CtcCollapseArgs a) {
   }
 }
 
-}  // namespace antiphon
+}  // namespace antiphon::cuda

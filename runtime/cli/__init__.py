@@ -1,5 +1,5 @@
-"""The command line: `antiphon generate | chat | doctor | bench`."""
+"""The command line: `antiphon generate | chat | profile | doctor | bench`."""
 
-from antiphon.cli.app import main
+from antiphon.cli.program import main
 
 __all__ = ["main"]

@@ -1,23 +1,18 @@
-"""The `antiphon` program: its commands, and what errors look like there.
+"""The commands of the `antiphon` program.
 
 Commands import what they need when they run, so that help and wrong usage answer at once.
 """
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+import antiphon
 from antiphon.cli import bench, chat, doctor, generate, profile
-from antiphon.errors import AntiphonError, InvalidRequest
 
-__all__ = ["app", "main"]
-
-WRONG_USAGE = 2
-"""Exit status for what the user can mend in the command line or the input; the rest is 1."""
+__all__ = ["app"]
 
 app = typer.Typer(
     name="antiphon",
@@ -35,7 +30,7 @@ app.add_typer(bench.app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"antiphon {version('antiphon')}")
+        typer.echo(f"antiphon {antiphon.__version__}")
         raise typer.Exit
 
 
@@ -47,18 +42,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def main() -> None:
-    """Runs the program. What goes wrong for a known reason is one line on stderr, without a traceback."""
-    try:
-        app()
-    except InvalidRequest as error:
-        _fail(error, WRONG_USAGE)
-    except (AntiphonError, OSError) as error:
-        _fail(error, 1)
-
-
-def _fail(error: Exception, status: int) -> NoReturn:
-    typer.echo(f"antiphon: {error}", err=True)
-    sys.exit(status)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from antiphon.cli import signals
+
 __all__ = ["app"]
 
 app = typer.Typer(name="bench", help="Measure throughput and latency.", no_args_is_help=True)
@@ -20,8 +22,8 @@ def _group() -> None:
 )
 def engine(context: typer.Context) -> None:
     """Units/s and text tokens/s of the engine, and their share of the bandwidth floor."""
-    from antiphon.bench.engine import main
-
+    with signals.at_once():
+        from antiphon.bench.engine import main
     main(context.args)
 
 
@@ -30,8 +32,8 @@ def engine(context: typer.Context) -> None:
 )
 def codec(context: typer.Context) -> None:
     """Seconds of compute per second of speech, whole and streamed, beside a plain codec."""
-    from antiphon.bench.codec import main
-
+    with signals.at_once():
+        from antiphon.bench.codec import main
     main(context.args)
 
 
@@ -40,8 +42,8 @@ def codec(context: typer.Context) -> None:
 )
 def streaming(context: typer.Context) -> None:
     """Distance of streamed speech from the whole, and the seams between its chunks."""
-    from antiphon.bench.streaming import main
-
+    with signals.at_once():
+        from antiphon.bench.streaming import main
     main(context.args)
 
 
@@ -50,8 +52,8 @@ def streaming(context: typer.Context) -> None:
 )
 def kernels(context: typer.Context) -> None:
     """Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch."""
-    from antiphon.bench.kernel_bench import main
-
+    with signals.at_once():
+        from antiphon.bench.kernel_bench import main
     main(context.args)
 
 
@@ -60,6 +62,6 @@ def kernels(context: typer.Context) -> None:
 )
 def speech(context: typer.Context) -> None:
     """Spoken questions and answers from end to end: time to the first sound, and speech per second."""
-    from antiphon.bench.speech import main
-
+    with signals.at_once():
+        from antiphon.bench.speech import main
     main(context.args)

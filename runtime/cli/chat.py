@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,26 +12,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli import options
+from antiphon.cli import options, signals
 from antiphon.cli.generate import run
+from antiphon.cli.inputs import about, check_texts, read_file
+from antiphon.cli.lines import lines
 from antiphon.cli.options import Modalities
+from antiphon.cli.sound_file import Written, write_sound
+from antiphon.cli.streams import one_line, say, show_error
 from antiphon.cli.terminal import EventPrinter
-from antiphon.config import EngineConfig
-from antiphon.errors import AntiphonError
-from antiphon.types import Image, Message, Part, Request, SamplingParams, Speech
+from antiphon.config import EngineConfig, InputLimits
+from antiphon.errors import AntiphonError, EngineDead, InvalidRequest
+from antiphon.files import check_writable
+from antiphon.types import Completion, Image, Message, Part, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
     from antiphon.engine import Engine
 
 __all__ = ["chat"]
 
-PROMPT = "> "
 HELP = """\
 a line of text   ask it
 /image FILE      show a picture along with the next question
 /audio FILE      ask by speech
 /clear           forget the conversation
-/quit            leave, as does the end of the input"""
+/quit            leave, as does the end of the input
+Ctrl-C           stop a reply; twice at the prompt, leave"""
+PIPE_PATIENCE_S = 3.0
+"""How long a pipe that /image or /audio names may send nothing."""
 
 
 def chat(
@@ -39,7 +47,10 @@ def chat(
     out_dir: Annotated[
         Path | None,
         typer.Option(
-            "--out-dir", "-o", metavar="FOLDER", help="Answer with speech too: reply-1.wav, ... go here."
+            "--out-dir",
+            "-o",
+            metavar="FOLDER",
+            help="Answer with speech too: reply-1.wav, ... go here, numbered after those that are there.",
         ),
     ] = None,
     model: options.ModelFolder = None,
@@ -54,7 +65,11 @@ def chat(
     max_tokens: options.MaxTokens = None,
     max_units: options.MaxUnits = SamplingParams.max_units,
 ) -> None:
-    """Talk over several turns; /help lists what a line may be. Input may be piped."""
+    """Talk over several turns; /help lists what a line may be. Input may be piped.
+
+    At a terminal Ctrl-C stops a reply or leaves a line, and a second one at the prompt ends the talk.
+    """
+    check_texts({"--system": system, "--voice": voice})
     if out_dir is not None and model is not None and codec is None:
         raise typer.BadParameter("needs --codec, which makes speech of units", param_hint="--out-dir")
     params = SamplingParams(
@@ -65,13 +80,17 @@ def chat(
         max_tokens=max_tokens,
         max_units=max_units,
     )
-    if out_dir is not None:
-        out_dir.mkdir(parents=True, exist_ok=True)
+    num_replies = 0 if out_dir is None else _make_folder(out_dir)
     with options.open_engine(model, codec, device, dtype, block_size) as engine:
-        conversation = Conversation(engine, params, system, voice, out_dir)
-        for line in _lines():
-            if not conversation.take(line):
-                break
+        conversation = Conversation(engine, params, system, voice, out_dir, num_replies=num_replies)
+        for line in lines():
+            try:
+                if not conversation.take(line):
+                    break
+            except signals.Stopped as stopped:
+                if not (sys.stdin.isatty() and stopped.number == signals.INTERRUPT):
+                    raise
+                signals.forget()
 
 
 @dataclass
@@ -86,9 +105,10 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     attached: list[Part] = field(default_factory=list)
     num_replies: int = 0
+    """Of this and of earlier conversations in the same folder."""
 
     def take(self, line: str) -> bool:
-        """Does what a line says. False: it was the last one."""
+        """Does what a line says. False: it was the last one. Raises Stopped for a signal meanwhile."""
         command, _, argument = line.partition(" ")
         try:
             if command == "/quit":
@@ -97,16 +117,27 @@ class Conversation:
                 self.messages.clear()
                 self.attached.clear()
             elif command == "/image":
-                self.attached.append(Image(_read(argument)))
+                self._attach(argument)
             elif command == "/audio":
-                self._ask(Speech(_read(argument)))
+                self._ask(Speech(_read(argument, InputLimits().max_audio_bytes)))
             elif command.startswith("/"):
-                typer.echo(HELP, err=True)
+                say(HELP, err=True)
             elif line:
+                _check_text(line)
                 self._ask(line)
+        except EngineDead:
+            raise
+        except MemoryError:
+            show_error("there is not enough memory")
         except (AntiphonError, OSError) as error:
-            typer.echo(f"antiphon: {error}", err=True)
+            show_error(error)
         return True
+
+    def _attach(self, name: str) -> None:
+        limits = InputLimits()
+        if len(self.attached) >= limits.max_images:
+            raise InvalidRequest(f"images: expected at most {limits.max_images} with a question")
+        self.attached.append(Image(_read(name, limits.max_image_bytes)))
 
     def _ask(self, question: Part) -> None:
         """Answers, and remembers both, unless the question or the reply fails: then all is as it was before,
@@ -122,36 +153,74 @@ class Conversation:
             sampling_params=self.params,
             messages=[*self.messages, asked],
         )
-        completion = run(self.engine, request, printer.show)
+        note = signals.Note()
+        completion = run(self.engine, request, printer.show, note)
+        with signals.noted(note):
+            wav, written = self._write(completion)
+            printer.finish(completion, wav, written.file)
+            if written.error is not None:
+                show_error(written.error)
+            # A conversation holds no empty messages.
+            self.messages += [asked, *([Message("assistant", completion.text)] if completion.text else [])]
+        if note.number is not None:
+            signals.stop(note.number)
+
+    def _write(self, completion: Completion) -> tuple[Path | None, Written]:
+        """Where its speech belongs, and what became of it."""
+        if self.out_dir is None:
+            return None, Written(None)
         self.num_replies += 1
-        wav = None
-        if (
-            self.out_dir is not None
-            and completion.audio is not None
-            and completion.sample_rate_hz is not None
-        ):
-            wav = self.out_dir / f"reply-{self.num_replies}.wav"
-            from antiphon.codec import write_audio
-
-            write_audio(wav, completion.audio, completion.sample_rate_hz)
-        printer.finish(completion, wav)
-        # A conversation holds no empty messages.
-        self.messages += [asked, *([Message("assistant", completion.text)] if completion.text else [])]
+        wav = self.out_dir / f"reply-{self.num_replies}.wav"
+        if completion.audio is None or completion.sample_rate_hz is None or not len(completion.audio):
+            return wav, Written(None)
+        return wav, write_sound(wav, completion.audio, completion.sample_rate_hz)
 
 
-def _lines() -> Iterator[str]:
-    """Lines of the terminal, with its editing and history, or of a pipe; without the spaces around them."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        with suppress(ImportError):  # some Pythons are built without
-            import readline  # noqa: F401  (importing it gives `input` its editing)
+def _make_folder(folder: Path) -> int:
+    """How many replies it holds, of which the last is the one with the highest number. Raises BadParameter
+    where none can be written, before there are any."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "reply-1.wav")
+        names = [re.fullmatch(r"reply-([0-9]{1,9})\.wav", path.name) for path in folder.iterdir()]
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(one_line(error), param_hint="--out-dir") from error
+    return max((int(name[1]) for name in names if name), default=0)
 
-        typer.echo("/help lists what a line may be", err=True)
-    with suppress(EOFError):
-        while True:
-            yield input(PROMPT if interactive else "").strip()
+
+def _check_text(line: str) -> None:
+    """Raises InvalidRequest for a line that was not encoded as the terminal says."""
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError as error:
+        encoding = getattr(sys.stdin, "encoding", None) or "UTF-8"
+        raise InvalidRequest(f"expected a line in {encoding}, got other bytes") from error
 
 
-def _read(path: str) -> bytes:
+def _read(typed: str, max_bytes: int) -> bytes:
     """Read at once: a file that changes later must not change what was said."""
-    return Path(path.strip()).expanduser().read_bytes()
+    path = _path(typed.strip())
+    try:
+        return read_file(path, max_bytes, patience_s=PIPE_PATIENCE_S)
+    except (OSError, ValueError) as error:
+        raise OSError(about(path, error)) from error
+
+
+def _path(typed: str) -> Path:
+    """The file that was meant: by its name as it stands, or as a shell or a dragged file writes it, with
+    quotes or backslashes."""
+    if not typed:
+        raise InvalidRequest("expected the name of a file, got nothing")
+    names = [typed]
+    with suppress(ValueError):  # a quotation mark that is part of a name
+        words = shlex.split(typed)
+        names += words if len(words) == 1 else []
+    paths = []
+    for name in names:
+        path = Path(name)
+        with suppress(RuntimeError):  # nobody's home
+            path = path.expanduser()
+        paths.append(path)
+    with suppress(OSError, ValueError):
+        return next((path for path in paths if path.exists()), paths[-1])
+    return paths[-1]

@@ -11,6 +11,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from antiphon.cli import signals
+from antiphon.cli.streams import say
+
 __all__ = ["doctor", "inspect_machine"]
 
 REQUIRED = (
@@ -26,9 +29,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show versions, the processor, the GPUs, optional packages, and which kernels would run."""
-    report = inspect_machine()
+    with signals.at_once():
+        report = inspect_machine()
     if as_json:
-        typer.echo(json.dumps(report))
+        say(json.dumps(report))
         return
     from rich.console import Console
     from rich.table import Table

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import options
+from antiphon.cli import options, signals
+from antiphon.cli.inputs import check_texts, image_input, speech_input, text_input, use_stdin_once
 from antiphon.cli.options import Modalities
+from antiphon.cli.sound_file import STDOUT, Written, check_sound_file, write_sound
+from antiphon.cli.streams import say, show_error
 from antiphon.cli.terminal import EventPrinter
 from antiphon.config import EngineConfig
 from antiphon.errors import AntiphonError
@@ -26,19 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["generate", "run"]
 
-SOUND_FILES = (".wav", ".flac", ".ogg")
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
-
 
 def generate(
-    text: Annotated[str | None, typer.Option("--text", "-t", metavar="TEXT", help="What to ask.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", "-t", metavar="TEXT", help="What to ask; - reads it from stdin.")
+    ] = None,
     audio: Annotated[
         list[Path] | None,
-        typer.Option("--audio", "-a", metavar="FILE", help="Speech: wav, flac, ogg or mp3."),
+        typer.Option("--audio", "-a", metavar="FILE", help="Speech: wav, flac, ogg or mp3; - is stdin."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", metavar="FILE", help="Picture.")
+        list[Path] | None, typer.Option("--image", "-i", metavar="FILE", help="Picture; - is stdin.")
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Ask the packaged question about the packaged picture.")
@@ -51,7 +49,12 @@ def generate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Where the speech goes: .wav, .flac or .ogg."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Where the speech goes: .wav, .flac or .ogg; - is stdout, as wav, with the text on stderr.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")
@@ -73,19 +76,18 @@ def generate(
 ) -> None:
     """Answer one request: transcript and text as they come, speech into a file.
 
-    --audio, --image and --stop may be given several times.
+    --audio, --image and --stop may be given several times. Files may be pipes. The speech's file is written
+    whole or not at all.
     """
-    content = demo_content() if demo else []
-    content += [Image(path) for path in image or []] + [Speech(path) for path in audio or []]
-    content += [text] if text is not None else []
-    if not content:
+    if text is None and not (audio or image or demo):
         raise typer.BadParameter(
             "give at least one of --text, --audio, --image or --demo", param_hint="input"
         )
+    check_texts({"--text": text, "--system": system, "--voice": voice, "--stop": stop})
     if modalities is None:
         modalities = Modalities.SPEECH if out is not None else Modalities.TEXT
     if out is not None:
-        _check_out(out, modalities, model, codec)
+        _check_out(out, modalities, model, codec, as_json=as_json)
     params = SamplingParams(
         temperature=temperature,
         top_p=top_p,
@@ -95,60 +97,84 @@ def generate(
         max_units=max_units,
         stop=tuple(stop or ()),
     )
+    use_stdin_once({"--image": image, "--audio": audio, "--text": text})
+    content = demo_content() if demo else []
+    content += [image_input(path) for path in image or []] + [speech_input(path) for path in audio or []]
+    content += [text_input(text)] if text is not None else []
     request = Request(content, modalities.of_request, system, voice, sampling_params=params)
-    printer = None if as_json else EventPrinter()
+    # Speech that was asked for is worth making when nobody reads its text any more.
+    printer = None if as_json else EventPrinter(err=str(out) == STDOUT, goes_on=out is not None)
+    note = signals.Note()
     with options.open_engine(model, codec, device, dtype, block_size) as engine:
-        completion = run(engine, request, None if printer is None else printer.show)
-        if out is not None and completion.audio is not None and completion.sample_rate_hz is not None:
-            from antiphon.codec import write_audio
+        with signals.noted(note):  # what was made is kept
+            completion = run(
+                engine, request, None if printer is None else printer.show, note, signals.PATIENCE_S
+            )
+            written = _write(out, completion)
+            if printer is None:
+                say(json.dumps(as_record(completion, written.file)))
+            else:
+                printer.finish(completion, out, written.file)
+            if written.error is not None:
+                show_error(written.error)
+        if note.number is not None:
+            signals.stop(note.number)
+    if printer is not None and printer.lost is not None:
+        raise printer.lost
+    if written.error is not None:
+        raise typer.Exit(1)
 
-            write_audio(out, completion.audio, completion.sample_rate_hz)
-        if printer is not None:
-            printer.finish(completion, out)
-        else:
-            typer.echo(json.dumps(as_record(completion, out)))
-    if completion.finish_reason == "abort":
-        raise typer.Exit(INTERRUPTED)
 
-
-def run(engine: Engine, request: Request, show: Callable[[Event], None] | None = None) -> Completion:
+def run(
+    engine: Engine,
+    request: Request,
+    show: Callable[[Event], None] | None = None,
+    note: signals.Note | None = None,
+    patience_s: float | None = None,
+) -> Completion:
     """Answers one request on an engine that has no other, showing events as they come.
 
-    Ctrl-C aborts the request: the completion holds what there is. Raises InvalidRequest for a bad request,
-    AntiphonError for one that failed on the way.
+    Ctrl-C aborts the request, unless it waits longer than `patience_s` for that: the completion holds what
+    there is, and `note` the signal. Raises InvalidRequest for a bad request, AntiphonError for one that
+    failed on the way, and what `show` raises; the engine then is free for the next.
     """
-    request_id = engine.add_request(request, stream_audio=False)  # nobody listens before the file is there
+    note = note or signals.Note()
+    prompt = engine.prepare(request)
     completion = None
-    with _interrupts() as interrupted:
-        while engine.has_unfinished():
-            for event in engine.step():
-                if isinstance(event, Finished):
-                    completion = event.completion
-                elif show is not None:
-                    show(event)
-            if interrupted.is_set():
-                engine.abort(request_id)
+    with signals.noted(note, patience_s=patience_s):
+        # at once, not in chunks: nobody listens before the file is there
+        request_id = engine.add_prepared(request, prompt, stream_audio=False)
+        try:
+            while completion is None and engine.has_unfinished():
+                for event in engine.step():
+                    if event.request_id != request_id:  # what is left of one that was given up
+                        continue
+                    if isinstance(event, Finished):
+                        completion = event.completion
+                    elif show is not None:
+                        show(event)
+                if note.number is not None:
+                    engine.abort(request_id)
+                    signals.forget()
+        except BaseException:
+            engine.abort(request_id)
+            raise
     assert completion is not None, "an engine finishes every request that it took"
     if completion.finish_reason == "error":
         raise AntiphonError(completion.error or "the request failed")
     return completion
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Is set by Ctrl-C, which raises nothing in here: an engine does not survive an exception inside a step.
-    A second Ctrl-C does raise, for a step that does not end."""
-    interrupted = threading.Event()
-
-    def note(*_: object) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _write(out: Path | None, completion: Completion) -> Written:
+    """What there is of the speech; nothing, where there is no sound."""
+    if (
+        out is None
+        or completion.audio is None
+        or completion.sample_rate_hz is None
+        or not len(completion.audio)
+    ):
+        return Written(None)
+    return write_sound(out, completion.audio, completion.sample_rate_hz)
 
 
 def demo_content() -> list[Part]:
@@ -163,14 +189,13 @@ def as_record(completion: Completion, file: Path | None) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(completion, audio=None)) | {"audio": audio}
 
 
-def _check_out(out: Path, modalities: Modalities, model: Path | None, codec: Path | None) -> None:
+def _check_out(
+    out: Path, modalities: Modalities, model: Path | None, codec: Path | None, *, as_json: bool
+) -> None:
     if modalities is Modalities.TEXT:
         raise typer.BadParameter("is for speech, but --modalities is text", param_hint="--out")
     if model is not None and codec is None:
         raise typer.BadParameter("needs --codec, which makes speech of units", param_hint="--out")
-    if out.suffix.lower() not in SOUND_FILES:
-        raise typer.BadParameter(
-            f"expected a name that ends with {', '.join(SOUND_FILES)}, got {out.name}", param_hint="--out"
-        )
-    if not out.absolute().parent.is_dir():
-        raise typer.BadParameter(f"{out.parent} is not a folder", param_hint="--out")
+    if as_json and str(out) == STDOUT:
+        raise typer.BadParameter("`-` is stdout, where --json goes", param_hint="--out")
+    check_sound_file(out)

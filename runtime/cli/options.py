@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from antiphon.cli import signals
+from antiphon.cli.streams import show_error
+
 if TYPE_CHECKING:
     from antiphon.engine import Engine
 
@@ -97,12 +100,13 @@ MaxUnits = Annotated[
 
 def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
     """Loads the engine, and says what the packaged checkpoint can be asked, where it is that."""
-    from antiphon.embedded import EMBEDDED_WORLD
-    from antiphon.engine import Engine
-
     if codec is not None and model is None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
-    engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
+    with signals.at_once():  # nothing is there yet to be ended in order
+        from antiphon.embedded import EMBEDDED_WORLD
+        from antiphon.engine import Engine
+
+        engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
     if model is None:
-        typer.echo(f"antiphon: no --model: {EMBEDDED_WORLD}", err=True)
+        show_error(f"no --model: {EMBEDDED_WORLD}")
     return engine

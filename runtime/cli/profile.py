@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import options
+from antiphon.cli import options, signals
+from antiphon.cli.inputs import check_texts, image_input, speech_input, text_input, use_stdin_once
 from antiphon.errors import InvalidRequest
-from antiphon.types import Image, Part, Request, SamplingParams, Speech
+from antiphon.footprint import use_passing_caches
+from antiphon.types import Part, Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.bench.profile import Profile
@@ -57,15 +59,31 @@ def profile(
     Parts are timed from within the process. On a GPU each waits for its kernels, which takes longer than a
     run without; the parts are NVTX ranges there.
     """
-    from rich.console import Console
-
-    from antiphon.bench import profile as bench
-
+    check_texts({"--text": text, "--config": config})
+    if image is not None and text is None and audio is None:
+        raise InvalidRequest("--image: expected --text or --audio with it, got neither")
+    if codec is not None and model is None and config is None:
+        raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
+    if trace is not None:
+        use_passing_caches()  # PyTorch's profiler imports its compiler
     if config is not None and model is not None:
         raise typer.BadParameter("goes without --model", param_hint="--config")
+    with signals.at_once():
+        from rich.console import Console
+
+        from antiphon.bench import profile as bench
+        from antiphon.bench.options import check_output
+        from antiphon.bench.sizes import model_configs
+    if config is not None and config not in model_configs():
+        raise typer.BadParameter(
+            f"expected one of {', '.join(model_configs())}, got {config!r}", param_hint="--config"
+        )
+    check_output(trace, "--trace")
+    check_output(json_out, "--json")
+    use_stdin_once({"--image": image, "--audio": audio, "--text": text})
+    requests = _requests(num_requests, max_units, text, audio, image)
     settings: dict[str, Any] = {"device": device, "dtype": dtype, "enable_prefix_caching": False}
     with bench.profiled_engine(model, codec, config, fused=fused, **settings) as engine:
-        requests = _requests(num_requests, max_units, text, audio, image)
         found: Profile = bench.profile(
             engine,
             requests,
@@ -85,11 +103,9 @@ def _requests(
 ) -> list[Request] | None:
     """None: of random units."""
     if text is None and audio is None:
-        if image is not None:
-            raise InvalidRequest("--image: expected --text or --audio with it, got neither")
         return None
-    parts: list[Part] = [Image(image)] if image is not None else []
-    parts += [Speech(audio)] if audio is not None else []
-    parts += [text] if text is not None else []
+    parts: list[Part] = [image_input(image)] if image is not None else []
+    parts += [speech_input(audio)] if audio is not None else []
+    parts += [text_input(text)] if text is not None else []
     params = SamplingParams(max_units=max_units, ignore_eos=True)
     return [Request(parts, modalities=("text", "audio"), sampling_params=params) for _ in range(count)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from antiphon.cli.streams import NotShown, say
 from antiphon.types import Completion, Event, TextDelta, TranscriptDelta
 
 __all__ = ["EventPrinter"]
@@ -20,7 +21,12 @@ ENDINGS = {"length": " [cut off at the limit]", "abort": " [stopped]"}
 class EventPrinter:
     """Prints one request: a line for what was heard, one for the reply, one for the speech written."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, err: bool = False, goes_on: bool = False) -> None:
+        """err: on stderr. goes_on: what cannot be printed is left out, and `lost` says why; else it raises
+        NotShown."""
+        self.lost: NotShown | None = None
+        self._err = err
+        self._goes_on = goes_on
         self._open: str | None = None
 
     def show(self, event: Event) -> None:
@@ -29,30 +35,48 @@ class EventPrinter:
         elif isinstance(event, TextDelta):
             self._add(REPLY, event.text)
 
-    def finish(self, completion: Completion, file: Path | None) -> None:
-        """Ends the line that is open, and says what speech there is and where."""
+    def finish(self, completion: Completion, out: Path | None, file: Path | None = None) -> None:
+        """Ends the line that is open, and says what speech there is and where.
+
+        out: where it was to go, None if nowhere; file: where it is.
+        """
         if completion.finish_reason in ENDINGS:
             self._add(REPLY, ENDINGS[completion.finish_reason])
         if file is not None and completion.audio is not None and completion.sample_rate_hz:
             seconds = len(completion.audio) / completion.sample_rate_hz
-            self._add(SPEECH, f"{file} ({seconds:.1f} s)")
+            self._add(SPEECH, f"{_shown(file)} ({seconds:.1f} s)")
+        elif out is not None:
+            made = f"{len(completion.units)} units" if completion.units else "none"
+            self._add(SPEECH, f"{made}: {_shown(out)} was not written")
         elif completion.units:
             self._add(SPEECH, f"{len(completion.units)} units")
-        elif file is not None:
-            self._add(SPEECH, "none")
         self._end_line()
 
     def _add(self, label: str, text: str) -> None:
         if self._open != label:
             self._end_line()
-            typer.echo(typer.style(f"{label:<{LABEL_WIDTH}}", dim=True), nl=False)
+            self._say(typer.style(f"{label:<{LABEL_WIDTH}}", dim=True))
             self._open = label
-        typer.echo(_printable(text), nl=False)
+        self._say(_printable(text))
 
     def _end_line(self) -> None:
         if self._open is not None:
-            typer.echo()
+            self._say("\n")
             self._open = None
+
+    def _say(self, text: str) -> None:
+        if self.lost is not None:
+            return
+        try:
+            say(text, nl=False, err=self._err)
+        except NotShown as lost:
+            if not self._goes_on:
+                raise
+            self.lost = lost
+
+
+def _shown(file: Path) -> str:
+    return "stdout" if str(file) == "-" else str(file)
 
 
 def _printable(text: str) -> str:

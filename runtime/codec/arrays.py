@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from antiphon.codec.hyperparams import MEL_BANDS
@@ -17,11 +18,21 @@ AudioArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Anything array-like, tensors of any device among them."""
+    """Anything array-like, tensors of any device and of bfloat16 among them."""
     try:
-        array: Array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
+        array: Array = _from_tensor(value) if isinstance(value, Tensor) else np.asarray(value)
+    except Exception as error:  # an object's own conversion may raise anything
+        raise InvalidRequest(
+            f"{name}: expected an array, got {type(value).__name__}: {error!s:.200}"
+        ) from error
+    return array
+
+
+def _from_tensor(tensor: Tensor) -> Array:
+    tensor = tensor.detach().resolve_neg()
+    if tensor.dtype == torch.bfloat16:  # numpy has none
+        tensor = tensor.float()
+    array: Array = tensor.cpu().numpy()
     return array
 
 

@@ -12,6 +12,7 @@ from antiphon.codec.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.hyperparams import MEL_BANDS
 from antiphon.codec.packed import has_onednn
 from antiphon.codec.packed_unet import PackedUNet
+from antiphon.codec.stopping import stop_point
 from antiphon.codec.unet import UNet
 from antiphon.cuda_graph import Capture
 
@@ -80,6 +81,7 @@ class FlowMatching:
         both = None if mask is None else mask.repeat(2, 1, 1)
         x = z
         for step, time_bias in zip(self._steps, self._time_bias, strict=True):
+            stop_point()
             inputs[:batch, :MEL_BANDS] = x
             inputs[batch:, :MEL_BANDS] = x
             guided, free = self.estimator(inputs, time_bias, both).chunk(2)

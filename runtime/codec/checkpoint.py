@@ -1,11 +1,7 @@
-"""Reads `flow.pt`, `hift.pt` and `spk2info.pt`: data only, every name and shape checked.
-
-Nothing in a file is executed: `torch.load(weights_only=True)` refuses pickles that call anything.
-"""
+"""The tensors of `flow.pt` and `hift.pt`: data only, every name and shape checked."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +9,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from antiphon.checkpoint_files import shortened, shown
+from antiphon.codec.torch_file import read_torch_file
 from antiphon.errors import CheckpointError
 
-__all__ = ["fill_module", "match_tensors", "read_pickle", "read_tensors"]
+__all__ = ["fill_module", "match_tensors", "read_tensors"]
 
 HIFT_PREFIX = "generator."
+DISCRIMINATOR = "discriminator."
+"""Of the hift's training."""
+WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "generator", "params")
+PARALLEL_MARKS = ("module.", "_orig_mod.")
 # Two spellings of a weight-normalised weight: torch.nn.utils.weight_norm and its parametrization.
 NORM_SPELLINGS = (
     ("weight_g", "weight_v"),
@@ -28,38 +30,58 @@ MAX_NAMES_SHOWN = 5
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def read_pickle(path: Path) -> Any:
-    """The content of a `.pt` file, on the CPU. Raises CheckpointError if it is missing, cut or not plain."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: expected tensors in a torch file and nothing that runs: {error}"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    # What torch raises on cut or mangled files differs with the place of the damage.
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: expected a whole torch file, found a damaged one: {error}") from error
-
-
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """A flat file of tensors as float32, with `prefix` taken off the names that carry it."""
-    content = read_pickle(path)
+    """A flat file of tensors as float32, with `prefix` taken off the names that carry it.
+
+    As a trainer leaves it, too: under a name of its own (`WRAPPERS`), with the marks of parallel and compiled
+    modules before each name, numbers such as an epoch beside the tensors, and a discriminator.
+    """
+    content = read_torch_file(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected names and tensors, found {type(content).__name__}")
+    content = _unwrapped(content)
     tensors: dict[str, Tensor] = {}
     for name, value in content.items():
         if not isinstance(name, str):
-            raise CheckpointError(f"{path}: expected names as text, found {name!r}")
-        if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
-            found = f"{value.dtype} {value.layout}" if isinstance(value, Tensor) else type(value).__name__
-            raise CheckpointError(f"{path}: {name}: expected a floating point tensor, found {found}")
+            raise CheckpointError(f"{path}: expected names as text, found {shown(name)}")
+        if _is_note(name, value) or name.startswith(DISCRIMINATOR):
+            continue
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            found = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(
+                f"{path}: {shortened(name)}: expected a floating point tensor, found {found}"
+            )
         short = name.removeprefix(prefix)
         if short in tensors:
-            raise CheckpointError(f"{path}: {name}: expected once, found with and without {prefix!r}")
+            raise CheckpointError(
+                f"{path}: {shortened(name)}: expected once, found with and without {prefix!r}"
+            )
         tensors[short] = value.to(torch.float32).contiguous()
     return tensors
+
+
+def _unwrapped(content: dict[Any, Any]) -> dict[Any, Any]:
+    """The tensors of what a trainer saved, by their names in the module."""
+    for wrapper in WRAPPERS:
+        inner = content.get(wrapper)
+        if isinstance(inner, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+            content = inner
+            break
+    for mark in PARALLEL_MARKS:
+        names = [name for name, value in content.items() if isinstance(value, Tensor)]
+        if names and all(isinstance(name, str) and name.startswith(mark) for name in names):
+            content = {
+                name.removeprefix(mark) if isinstance(name, str) else name: value
+                for name, value in content.items()
+            }
+    return content
+
+
+def _is_note(name: str, value: Any) -> bool:
+    """What trainers write beside tensors, such as the number of an epoch. A tensor's name has a dot."""
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    counter = isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point()
+    return "." not in name and (plain or counter)
 
 
 def match_tensors(
@@ -112,11 +134,13 @@ def _norm_names(name: str) -> list[tuple[str, str]]:
 
 def _checked(path: Path, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
     if tensor.shape != shape:
-        raise CheckpointError(f"{path}: {name}: expected shape {tuple(shape)}, found {tuple(tensor.shape)}")
+        raise CheckpointError(
+            f"{path}: {name}: expected shape {tuple(shape)}, found {shown(tuple(tensor.shape))}"
+        )
     return tensor
 
 
 def _listed(names: list[str]) -> str:
     more = len(names) - MAX_NAMES_SHOWN
-    listed = ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    listed = ", ".join(map(shortened, names[:MAX_NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
     return f"{'s' if len(names) > 1 else ''} {listed}"

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from antiphon.at_exit import awaited_at_exit
+from antiphon.checkpoint_files import is_folder, is_there
 from antiphon.codec.arrays import AudioArray, bands_first, float_array, integer, to_numpy, unit_array
-from antiphon.codec.audio import check_rate, mono_samples
 from antiphon.codec.batches import plan_batches
 from antiphon.codec.checkpoint import HIFT_PREFIX, fill_module, read_tensors
 from antiphon.codec.device import exact_float32, resolve_device
@@ -23,6 +24,7 @@ from antiphon.codec.logmel import INPUT_RATE_HZ
 from antiphon.codec.noise import MEL, normal_rows
 from antiphon.codec.packed import has_onednn
 from antiphon.codec.resample import resample
+from antiphon.codec.samples import check_rate, mono_samples
 from antiphon.codec.source import draw, harmonics
 from antiphon.codec.speaker_encoder import SpeakerEncoder
 from antiphon.codec.speech_tokenizer import SpeechTokenizer
@@ -30,11 +32,14 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.cuda_graph import Capture, capture_for
-from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
+from antiphon.forking import check_device, make_ready
+from antiphon.ownership import OfOneProcess, check_process
 
 __all__ = ["Codec"]
 
 RECIPE_FILE = "cosyvoice.yaml"
+OTHER_RECIPES = ("cosyvoice2.yaml", "cosyvoice3.yaml")
 FLOW_FILE = "flow.pt"
 HIFT_FILE = "hift.pt"
 VOICES_FILE = "spk2info.pt"
@@ -57,7 +62,7 @@ CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024, torch.float16: 1024}
 CUDA_BATCH_FRAMES = 4096
 
 
-class Codec:
+class Codec(OfOneProcess):
     """Whole utterances, alone or many. Arrays come out on the CPU as float32.
 
     In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are; norms,
@@ -70,6 +75,8 @@ class Codec:
 
     On a GPU, TF32 is switched off while it computes (it costs 1e-3 of the mel) and restored after; the
     switch belongs to the process, so one thread at a time should run a codec there.
+
+    A codec serves the process that made it: in a forked child, its methods raise EngineDead.
     """
 
     def __init__(
@@ -90,6 +97,8 @@ class Codec:
         to compute in it, and so serves one codec only. capture: records the flow's estimator; None: it runs
         kernel by kernel. Packed copies of the weights take as much memory again in float32, half as much in
         16 bits."""
+        make_ready()
+        self._pid = os.getpid()
         self.params = params
         self.device = device
         self.dtype = dtype
@@ -107,6 +116,7 @@ class Codec:
             self.hift.pack(dtype)
 
     @classmethod
+    @awaited_at_exit
     def from_pretrained(
         cls,
         folder: str | os.PathLike[str],
@@ -124,14 +134,22 @@ class Codec:
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
         if backend not in BACKENDS:
-            raise InvalidRequest(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+            raise ConfigError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
         precision = str(dtype).removeprefix("torch.")
         if precision not in DTYPES:
-            raise InvalidRequest(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
+            raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
+        check_device(place)
+        make_ready()
         root = Path(folder)
-        if not root.is_dir():
+        if not is_folder(root):
             raise CheckpointError(f"{root}: expected a CosyVoice folder, found none")
+        other = next((name for name in OTHER_RECIPES if is_there(root / name)), None)
+        if other is not None and not is_there(root / RECIPE_FILE):
+            raise CheckpointError(
+                f"{root / other}: expected {RECIPE_FILE} of a first-generation CosyVoice with 25 units a "
+                "second (such as CosyVoice-300M-25Hz); later generations are not implemented"
+            )
         params = read_hyperparams(root / RECIPE_FILE)
         with torch.device("meta"):
             flow, hift = FlowModel(params.flow), Hift(params.hift)
@@ -145,8 +163,8 @@ class Codec:
             fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place),
             read_voices(root / VOICES_FILE, dim),
             place,
-            SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if tokenizer_path.is_file() else None,
-            speaker_encoder=SpeakerEncoder(speaker_path, dim) if speaker_path.is_file() else None,
+            SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if is_there(tokenizer_path) else None,
+            speaker_encoder=SpeakerEncoder(speaker_path, dim) if is_there(speaker_path) else None,
             dtype=DTYPES[precision],
             capture=capture_for(place, enforce_eager=enforce_eager),
         )
@@ -179,16 +197,22 @@ class Codec:
     def voice(self, name: str | Voice | None) -> Voice:
         """The voice of this name, None for the default one: to go on speaking with it whatever becomes of the
         name. Raises InvalidRequest for an unknown one."""
+        self.check_process()
         return self._voices.get(name)
+
+    def check_process(self) -> None:
+        """Raise EngineDead in a forked child of the process that made it."""
+        check_process("codec", self._pid)
 
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
         """Clones the voice of a clip of 1 to 30 s: from now on `name` may be given as a voice.
 
-        samples: (frames,) or (frames, channels), as in `read_audio`, at any rate. Each utterance of the new
+        samples: an array as in `antiphon.codec.samples.mono_samples`, at any rate. Each utterance of the new
         voice then goes on from the clip, and takes as much longer to make. Raises InvalidRequest for a name
         that is taken, for such a clip as cannot be used, and where the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
         """
+        self.check_process()
         self._voices.check_new(name)
         encoder, tokenizer = self.speaker_encoder, self.tokenizer
         if encoder is None or tokenizer is None:
@@ -203,8 +227,9 @@ class Codec:
         the folder and for one that is not there."""
         self._voices.remove(name)
 
+    @awaited_at_exit
     def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
-        """Units of speech: samples (frames,) or (frames, channels), as in `read_audio`, at any rate."""
+        """Units of speech: samples as in `antiphon.codec.samples.mono_samples`, at any rate."""
         tokenizer = self._tokenizer()
         return tokenizer.tokenize(resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ))
 
@@ -218,6 +243,7 @@ class Codec:
         `tokenize`. rate_hz: of the samples. More than max_audio_s is refused. Raises InvalidRequest."""
         return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s)
 
+    @awaited_at_exit
     def mel(
         self,
         units: Any,
@@ -241,17 +267,20 @@ class Codec:
         with exact_float32(self.device):
             return to_numpy(self.flow.generate([row])[0].mel)
 
+    @awaited_at_exit
     def vocode(self, mel: Any, *, source: Any = None, seed: int = 0) -> AudioArray:
         """Speech float32 (256 * frames,) of a log-mel (80, frames).
 
         source: (256 * frames,) excitation instead of what f0 and the seed give.
         """
+        self.check_process()
         rows = [self._tensor(float_array("mel", mel, (MEL_BANDS, None)))]
         sources = None
         if source is not None:
             sources = [self._tensor(float_array("source", source, (HOP * rows[0].shape[1],)))]
         return to_numpy(self._vocode(rows, [integer("seed", seed)], sources)[0])
 
+    @awaited_at_exit
     def decode(
         self,
         units: Sequence[Any],
@@ -263,6 +292,7 @@ class Codec:
 
         voices, seeds: one for each utterance; None: the default voice, seed 0. A single voice is for all.
         """
+        self.check_process()
         count = len(units)
         each_voice = [voices] * count if voices is None or isinstance(voices, (str, Voice)) else list(voices)
         each_seed = [0] * count if seeds is None else [integer("seeds", seed) for seed in seeds]
@@ -289,9 +319,7 @@ class Codec:
         schedule: None for the default one, with first sound after 15 units. Raises InvalidRequest for an
         unknown voice.
         """
-        return SpeechStream(
-            self, self._voices.get(voice), integer("seed", seed), schedule or StreamSchedule()
-        )
+        return SpeechStream(self, self.voice(voice), integer("seed", seed), schedule or StreamSchedule())
 
     def flow_input(
         self,
@@ -346,6 +374,7 @@ class Codec:
         return sources
 
     def _tokenizer(self) -> SpeechTokenizer:
+        self.check_process()
         if self.tokenizer is None:
             raise InvalidRequest(f"speech: this codec folder has no {TOKENIZER_FILE}, so units must be given")
         return self.tokenizer

@@ -7,21 +7,24 @@ from contextlib import contextmanager
 
 import torch
 
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError
+from antiphon.plain import shown
 
 __all__ = ["exact_float32", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" is the GPU if there is one. Raises InvalidRequest for what is not there."""
+    """ "auto" is the GPU if there is one. Raises ConfigError for what is not there."""
+    if not isinstance(device, (str, torch.device)):
+        raise ConfigError(f"device: expected auto, cpu or cuda, got {shown(device)}")
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
     except RuntimeError as error:
-        raise InvalidRequest(f"device: expected auto, cpu or cuda, got {device!r}") from error
+        raise ConfigError(f"device: expected auto, cpu or cuda, got {shown(str(device))}") from error
     if place.type not in ("cpu", "cuda") or (place.type == "cuda" and not torch.cuda.is_available()):
-        raise InvalidRequest(f"device: expected a device of this machine, cpu or cuda, got {device!r}")
+        raise ConfigError(f"device: expected a device of this machine, cpu or cuda, got {shown(str(device))}")
     return place
 
 

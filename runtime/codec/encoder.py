@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from antiphon.codec.hyperparams import EncoderParams
 from antiphon.codec.layers import split_heads
+from antiphon.codec.stopping import stop_point
 
 __all__ = ["Encoder"]
 
@@ -107,6 +108,7 @@ class Encoder(nn.Module):
         x = self.embed["out"](x) * math.sqrt(self.channels)
         table = position_table(x.shape[1], self.channels, x.device)
         for layer in self.encoders:
+            stop_point()
             x = layer(x, table, mask)
         out: Tensor = self.after_norm(x)
         return out

@@ -35,7 +35,10 @@ class FlowModel(nn.Module):
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
-        self.input_embedding = nn.Embedding(params.vocab_size, params.input_size)
+        # nn.Embedding draws its weight in place, which on the meta device imports torch's compiler: more time
+        # than all other loading, and a folder that stays among the temporary files.
+        weight = torch.randn(params.vocab_size, params.input_size)
+        self.input_embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         self.spk_embed_affine_layer = nn.Linear(params.spk_embed_dim, MEL_BANDS)
         self.encoder = Encoder(params.encoder)
         self.encoder_proj = nn.Linear(params.encoder.output_size, MEL_BANDS)

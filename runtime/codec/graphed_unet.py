@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from antiphon.codec.stopping import stoppable
 from antiphon.cuda_graph import Capture
 
 __all__ = ["Estimator", "GraphedEstimator", "bucket_frames", "bucket_rows"]
@@ -92,4 +93,5 @@ class GraphedEstimator:
         rows, frames = size
         own, bias = x.new_zeros(rows, x.shape[1], frames), torch.zeros_like(time_bias)
         mask = x.new_ones(rows, 1, frames)
-        return Recording(own, bias, mask, self._capture(lambda: self.estimator(own, bias, mask)))
+        with stoppable(lambda: False):  # a recording that ends in the middle would leave the device recording
+            return Recording(own, bias, mask, self._capture(lambda: self.estimator(own, bias, mask)))

@@ -27,6 +27,7 @@ from antiphon.codec.hyperparams import (
     HiftParams,
 )
 from antiphon.codec.layers import frame_mask, masked, pad_rows
+from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         stages = zip(self.activations1, self.convs1, self.activations2, self.convs2, strict=True)
         for snake1, conv1, snake2, conv2 in stages:
+            stop_point()
             x = x + masked(conv2(snake2(masked(conv1(snake1(x)), mask))), mask)
         return x
 

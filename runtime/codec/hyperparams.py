@@ -38,6 +38,15 @@ UPSAMPLE_KERNELS = (16, 16)
 ISTFT_N_FFT = 16
 ISTFT_HOP = 4
 NORM_GROUPS = 8
+NUM_LEVEL_BLOCKS = 4
+"""Of the U-Net's two levels, down and up."""
+
+# Bounds, well above every released model, on what is built before a file says that it is none of these.
+MAX_WIDTH = 2**16
+MAX_HEADS = 1024
+MAX_LAYERS = 64
+MAX_TRANSFORMERS = 512
+MAX_HARMONICS = 256
 
 
 @dataclass(frozen=True)
@@ -132,19 +141,20 @@ def _flow(node: Section) -> FlowParams:
     node.expect("output_size", MEL_BANDS)
     node.expect("output_type", "mel", required=False)
     # The recipe of the 50 Hz model differs in this line alone.
-    node.expect("input_frame_rate", UNIT_RATE_HZ)
+    hint = "; Stream-Omni speaks with CosyVoice-300M-25Hz, not with the models of 50 units a second"
+    node.expect("input_frame_rate", UNIT_RATE_HZ, hint=hint)
     node.skip("only_mask_loss")
     regulator = node.section("length_regulator", "cosyvoice.flow.length_regulator.InterpolateRegulator")
     regulator.expect("channels", MEL_BANDS)
     regulator.expect("out_channels", MEL_BANDS, required=False)
     regulator.expect("groups", 1, required=False)
-    num_convs = len(regulator.integers("sampling_ratios"))
+    num_convs = len(regulator.integers("sampling_ratios", max_count=MAX_LAYERS))
     regulator.finish()
     cfg_rate, estimator = _decoder(node.section("decoder", "cosyvoice.flow.flow_matching.ConditionalCFM"))
     params = FlowParams(
         vocab_size=node.integer("vocab_size"),
-        input_size=node.integer("input_size"),
-        spk_embed_dim=node.integer("spk_embed_dim"),
+        input_size=node.integer("input_size", MAX_WIDTH),
+        spk_embed_dim=node.integer("spk_embed_dim", MAX_WIDTH),
         input_frame_rate=UNIT_RATE_HZ,
         encoder=_encoder(node.section("encoder", "cosyvoice.transformer.encoder.ConformerEncoder")),
         num_regulator_convs=num_convs,
@@ -174,11 +184,11 @@ def _encoder(node: Section) -> EncoderParams:
     node.expect("use_dynamic_chunk", False, required=False)
     node.skip("dropout_rate", "positional_dropout_rate", "attention_dropout_rate", "gradient_checkpointing")
     params = EncoderParams(
-        input_size=node.integer("input_size"),
-        output_size=node.integer("output_size"),
-        attention_heads=node.integer("attention_heads"),
-        linear_units=node.integer("linear_units"),
-        num_blocks=node.integer("num_blocks"),
+        input_size=node.integer("input_size", MAX_WIDTH),
+        output_size=node.integer("output_size", MAX_WIDTH),
+        attention_heads=node.integer("attention_heads", MAX_HEADS),
+        linear_units=node.integer("linear_units", MAX_WIDTH),
+        num_blocks=node.integer("num_blocks", MAX_LAYERS),
     )
     if params.output_size % (2 * params.attention_heads):
         raise CheckpointError(
@@ -206,7 +216,7 @@ def _decoder(node: Section) -> tuple[float, EstimatorParams]:
     unet.expect("act_fn", "gelu")
     unet.expect("causal", False, required=False)
     unet.skip("dropout")
-    wide, deep = unet.integers("channels", 2)
+    wide, deep = unet.integers("channels", 2, high=MAX_WIDTH)
     if wide % NORM_GROUPS or deep % NORM_GROUPS:
         raise CheckpointError(
             f"{node.path}: flow.decoder.estimator.channels: expected multiples of {NORM_GROUPS}, "
@@ -216,11 +226,17 @@ def _decoder(node: Section) -> tuple[float, EstimatorParams]:
         in_channels=4 * MEL_BANDS,
         out_channels=MEL_BANDS,
         channels=(wide, deep),
-        attention_head_dim=unet.integer("attention_head_dim"),
-        num_heads=unet.integer("num_heads"),
-        n_blocks=unet.integer("n_blocks"),
-        num_mid_blocks=unet.integer("num_mid_blocks"),
+        attention_head_dim=unet.integer("attention_head_dim", MAX_HEADS),
+        num_heads=unet.integer("num_heads", MAX_HEADS),
+        n_blocks=unet.integer("n_blocks", MAX_LAYERS),
+        num_mid_blocks=unet.integer("num_mid_blocks", MAX_LAYERS),
     )
+    transformers = params.n_blocks * (params.num_mid_blocks + NUM_LEVEL_BLOCKS)
+    if transformers > MAX_TRANSFORMERS:
+        raise CheckpointError(
+            f"{node.path}: flow.decoder.estimator: expected at most {MAX_TRANSFORMERS} transformers, "
+            f"found {transformers}"
+        )
     unet.finish()
     node.finish()
     return cfg_rate, params
@@ -240,14 +256,14 @@ def _hift(node: Section) -> HiftParams:
     f0.expect("num_class", 1)
     f0.expect("in_channels", MEL_BANDS)
     params = HiftParams(
-        base_channels=node.integer("base_channels"),
-        nb_harmonics=node.integer("nb_harmonics"),
+        base_channels=node.integer("base_channels", MAX_WIDTH),
+        nb_harmonics=node.integer("nb_harmonics", MAX_HARMONICS),
         nsf_alpha=node.number("nsf_alpha"),
         nsf_sigma=node.number("nsf_sigma"),
         nsf_voiced_threshold=node.number("nsf_voiced_threshold"),
         lrelu_slope=node.number("lrelu_slope"),
         audio_limit=node.number("audio_limit"),
-        cond_channels=f0.integer("cond_channels"),
+        cond_channels=f0.integer("cond_channels", MAX_WIDTH),
     )
     if params.base_channels % 4:
         raise CheckpointError(

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from antiphon.codec.arrays import AudioArray, as_array, integer
-from antiphon.codec.audio import check_duration, check_rate, mono_samples
+from antiphon.at_exit import awaited_at_exit
+from antiphon.codec.arrays import AudioArray, integer
+from antiphon.codec.decoding import check_duration
 from antiphon.codec.logmel import INPUT_RATE_HZ
 from antiphon.codec.resample import StreamingResampler
+from antiphon.codec.samples import SampleReader, check_rate, num_frames
 from antiphon.codec.speech_tokenizer import PIECE_SAMPLES, SpeechTokenizer
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
+from antiphon.ownership import OfOneProcess
 
 __all__ = ["Heard", "ListenSchedule", "Listener"]
 
@@ -59,7 +62,7 @@ class ListenSchedule:
             )
 
 
-class Listener:
+class Listener(OfOneProcess):
     """Maps audio to units while it comes in; at the end they are those of `Codec.tokenize`.
 
     The network may look at all of its piece of 30 s, and the floor of the log-mel follows the loudest value
@@ -84,6 +87,7 @@ class Listener:
         self._tokenizer = tokenizer
         self._limits = InputLimits(max_audio_s=max_audio_s)
         self._resampler = StreamingResampler(self.rate_hz, INPUT_RATE_HZ)
+        self._reader = SampleReader()
         self._num_samples = 0
         # The open piece: its samples, and what the network last said about the first num_read of them.
         self._piece: AudioArray = np.empty(PIECE_SAMPLES, np.float32)
@@ -95,6 +99,7 @@ class Listener:
         self._reported_final = 0
         self._is_open = True
 
+    @awaited_at_exit
     def push(self, samples: Any) -> Heard | None:
         """Takes the samples that follow, in any form `Codec.tokenize` takes, or an empty array of samples.
 
@@ -102,12 +107,11 @@ class Listener:
         more than `max_audio_s` in all (both leave it as it was) and after the end.
         """
         self._check_open()
-        array = as_array("audio", samples)
-        if array.ndim in (1, 2) and not len(array):
+        check_duration(self._num_samples + num_frames(samples), self.rate_hz, self._limits)
+        mono = self._reader.read(samples, or_none=True)
+        if not len(mono):
             return None
-        if array.ndim:
-            check_duration(self._num_samples + len(array), self.rate_hz, self._limits)
-        mono = mono_samples(array)
+        check_duration(self._num_samples + len(mono), self.rate_hz, self._limits)
         # Samples are missing from here on if the network fails.
         self._is_open = False
         self._num_samples += len(mono)
@@ -115,6 +119,7 @@ class Listener:
         self._is_open = True
         return self._report(self.schedule.holdback_units) if was_read else None
 
+    @awaited_at_exit
     def finish(self) -> Heard:
         """All units, all final. Raises InvalidRequest where nothing was ever pushed, and after the end."""
         self._check_open()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.random  # not at its first use, within a pass: an import that a signal cuts keeps its lock
 
 __all__ = ["EXCITATION", "MEL", "PHASE", "normal_rows", "uniform_rows"]
 

@@ -16,6 +16,7 @@ from antiphon.codec.hift import Hift, ResBlock, Snake
 from antiphon.codec.hyperparams import RESBLOCK_KERNELS, UPSAMPLE_RATES
 from antiphon.codec.layers import frame_mask
 from antiphon.codec.packed import PackedConv
+from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
 __all__ = ["PackedTrunk"]
@@ -93,6 +94,7 @@ class PackedResBlock:
         for snake1, conv1, snake2, conv2 in zip(
             self.snakes1, self.convs1, self.snakes2, self.convs2, strict=True
         ):
+            stop_point()
             h = snake2(masked(conv1(snake1(x)), mask).float())
             x = conv2.add_to(x, h) if mask is None else x + masked(conv2(h), mask)
         return x

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from antiphon.codec.layers import group_norm
 from antiphon.codec.packed import PackedConv, PackedLinear
+from antiphon.codec.stopping import stop_point
 from antiphon.codec.unet import Block, Resample, ResNet, Stage, Transformer, UNet
 from antiphon.kernels import registry
 from antiphon.kernels.masked_group_norm import masked_group_norm
@@ -154,6 +155,7 @@ class PackedStage:
         x = self.resnet(x, time_bias, mask)
         keys = None if mask is None else mask.mT[:, None].bool()
         for transformer in self.transformers:
+            stop_point()
             x = transformer(x, keys)
         return x
 

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from antiphon.checkpoint_files import one_line, read_file, shown
+from antiphon.codec.recipe_nodes import Tagged, read_nodes
 from antiphon.errors import CheckpointError
 
 __all__ = ["Section", "read_recipe"]
 
-MAX_RECIPE_BYTES = 2**20
+MAX_RECIPE_BYTES = 2**17
+"""The released one has 6 KB; PyYAML reads some 50 KB a second."""
+MAX_SIZE = 2**20
 REFERENCE_TAG = "ref"
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """A node with a `!tag`: "new:package.Class", "name:...", "apply:...", "ref"."""
-
-    tag: str
-    value: Any
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """SafeLoader that keeps nodes tagged `!...` as `Tagged` data; `!!python/...` is still refused."""
-
-
-def keep_tag(loader: RecipeLoader, suffix: str, node: yaml.Node) -> Tagged:
-    value: Any
-    if isinstance(node, yaml.MappingNode):
-        value = loader.construct_mapping(node, deep=True)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        assert isinstance(node, yaml.ScalarNode), "a YAML node is a mapping, a sequence or a scalar"
-        value = loader.construct_scalar(node)
-    return Tagged(suffix, value)
-
-
-RecipeLoader.add_multi_constructor("!", keep_tag)
+MAX_NAMES_SHOWN = 5
 
 
 class Section:
@@ -58,19 +35,20 @@ class Section:
         """The mapping below `key`, which must be tagged `!new:class_name`."""
         value = self._take(key)
         if not isinstance(value, Tagged) or value.tag != f"new:{class_name}":
-            found = f"!{value.tag}" if isinstance(value, Tagged) else repr(value)
-            raise self._error(key, f"!new:{class_name}", found)
+            raise self._error(key, f"!new:{class_name}", value)
         return self._below(key, value.value)
 
     def mapping(self, key: str) -> Section:
         """The plain mapping below `key`."""
         return self._below(key, self._take(key))
 
-    def integer(self, key: str) -> int:
-        """A positive integer."""
+    def integer(self, key: str, high: int = MAX_SIZE) -> int:
+        """An integer from 1 to `high`."""
         value = self._take(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._error(key, "an integer >= 1", repr(value))
+            raise self._error(key, "an integer >= 1", value)
+        if value > high:
+            raise self._error(key, f"at most {high}", value)
         return value
 
     def number(self, key: str) -> float:
@@ -81,25 +59,31 @@ class Section:
         except (TypeError, ValueError):
             number = float("nan")
         if not 0 <= number < float("inf"):
-            raise self._error(key, "a number >= 0", repr(value))
+            raise self._error(key, "a number >= 0", value)
         return number
 
-    def integers(self, key: str, count: int | None = None) -> tuple[int, ...]:
-        """A list of positive integers, `count` of them if given."""
+    def integers(
+        self, key: str, count: int | None = None, *, max_count: int = 64, high: int = MAX_SIZE
+    ) -> tuple[int, ...]:
+        """A list of integers from 1 to `high`, `count` of them if given, else at most `max_count`."""
         value = self._take(key)
-        plain = isinstance(value, list) and all(type(item) is int and item > 0 for item in value)
-        if not plain or not value or (count is not None and len(value) != count):
-            many = "" if count is None else f"{count} "
-            raise self._error(key, f"a list of {many}integers >= 1", repr(value))
+        plain = isinstance(value, list) and all(type(item) is int and 0 < item <= high for item in value)
+        if not plain or not value or len(value) > max_count or (count is not None and len(value) != count):
+            many = f"at most {max_count} " if count is None else f"{count} "
+            raise self._error(key, f"a list of {many}integers >= 1", value)
         return tuple(value)
 
-    def expect(self, key: str, expected: Any, *, required: bool = True) -> None:
-        """Refuses any value but `expected`: others would need a computation that is not written here."""
+    def expect(self, key: str, expected: Any, *, required: bool = True, hint: str = "") -> None:
+        """Refuses any value but `expected`: others would need a computation that is not written here.
+
+        hint: what the error goes on to say.
+        """
         if key not in self._values and not required:
             return
         value = self._take(key)
         if value != expected or isinstance(value, bool) != isinstance(expected, bool):
-            raise self._error(key, repr(expected), repr(value))
+            error = self._error(key, repr(expected), value)
+            raise CheckpointError(f"{error}{hint}")
 
     def skip(self, *keys: str) -> None:
         """Keys that only training reads."""
@@ -107,9 +91,10 @@ class Section:
 
     def finish(self) -> None:
         """Refuses keys that nobody asked for: they may change the computation."""
-        extra = sorted(str(key) for key in self._values if key not in self._used)
+        extra = [key for key in self._values if key not in self._used]
         if extra:
-            raise CheckpointError(f"{self.path}: {self.name}: unknown key {', '.join(map(repr, extra))}")
+            names = ", ".join(sorted(shown(str(key)) for key in extra[:MAX_NAMES_SHOWN]))
+            raise CheckpointError(f"{self.path}: {self.name}: unknown key {names}")
 
     def _take(self, key: str) -> Any:
         self._used.add(key)
@@ -123,32 +108,31 @@ class Section:
         match = re.fullmatch(r"<(\w+)>", str(value.value))
         target = self._top.get(match[1]) if match else None
         if not isinstance(target, (str, int, float, bool)):
-            raise self._error(key, "a reference <key> to a plain value at the top", repr(value.value))
+            raise self._error(key, "a reference <key> to a plain value at the top", value.value)
         return target
 
     def _below(self, key: str, values: Any) -> Section:
         if not isinstance(values, dict):
-            raise self._error(key, "a mapping", repr(values))
+            raise self._error(key, "a mapping", values)
         return Section(self.path, f"{self.name}.{key}" if self.name else key, values, self._top)
 
-    def _error(self, key: str, expected: str, found: str) -> CheckpointError:
+    def _error(self, key: str, expected: str, found: object) -> CheckpointError:
         name = f"{self.name}.{key}" if self.name else key
-        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {found[:200]}")
+        return CheckpointError(f"{self.path}: {name}: expected {expected}, found {shown(found)}")
 
 
 def read_recipe(path: Path) -> Section:
     """The top level of the recipe at `path`. Raises CheckpointError where it is not plain tagged YAML."""
+    content = read_file(path, "a YAML recipe in UTF-8", max_bytes=MAX_RECIPE_BYTES)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if len(content) > MAX_RECIPE_BYTES:
-        raise CheckpointError(f"{path}: expected at most {MAX_RECIPE_BYTES} bytes, found {len(content)}")
-    try:
-        values = yaml.load(content.decode("utf-8"), Loader=RecipeLoader)
-    # ValueError: not UTF-8, or a number or date that is none. RecursionError: nested without end.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected a YAML recipe in UTF-8: {error}") from error
+        values = read_nodes(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise CheckpointError(
+            f"{path}: expected a YAML recipe in UTF-8, found what is nested too deeply"
+        ) from None
+    # ValueError: not UTF-8, or no plain data. What else PyYAML raises differs with the place of the damage.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected a YAML recipe in UTF-8: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a mapping, found {type(values).__name__}")
     return Section(path, "", values, values)

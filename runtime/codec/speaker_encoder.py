@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from antiphon.checkpoint_files import shown
 from antiphon.codec.arrays import AudioArray
 from antiphon.codec.fbank import NUM_BANDS, fbank
 from antiphon.codec.onnx_network import OnnxNetwork
@@ -23,11 +24,11 @@ class SpeakerEncoder:
         self._network = OnnxNetwork(path, num_threads)
         types, shapes = self._network.input_types, self._network.input_shapes
         if types != ["tensor(float)"]:
-            raise CheckpointError(f"{path}: expected float features as the one input, found {types}")
+            raise CheckpointError(f"{path}: expected float features as the one input, found {shown(types)}")
         # A size that may vary has no number, and a shape may be left out altogether.
         if shapes[0] and isinstance(shapes[0][-1], int) and shapes[0][-1] != NUM_BANDS:
             raise CheckpointError(
-                f"{path}: expected features of shape (1, frames, {NUM_BANDS}), found {shapes[0]}"
+                f"{path}: expected features of shape (1, frames, {NUM_BANDS}), found {shown(shapes[0])}"
             )
         self.path = path
         self.embedding_dim = embedding_dim

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from antiphon.checkpoint_files import shown
 from antiphon.codec.arrays import AudioArray
 from antiphon.codec.logmel import INPUT_RATE_HZ, log_mel
 from antiphon.codec.onnx_network import OnnxNetwork
@@ -16,6 +17,8 @@ __all__ = ["PIECE_SAMPLES", "SpeechTokenizer"]
 
 PIECE_SAMPLES = 30 * INPUT_RATE_HZ
 """The network was trained on up to 30 s; longer audio goes in pieces, its units one after the other."""
+MAX_MORE_UNITS = 16
+"""Than frames: networks may count a beginning and an end."""
 
 
 class SpeechTokenizer:
@@ -35,7 +38,7 @@ class SpeechTokenizer:
         types = self._network.input_types
         if types != ["tensor(float)", "tensor(int32)"]:
             raise CheckpointError(
-                f"{path}: expected float features and an int32 length as inputs, found {types}"
+                f"{path}: expected float features and an int32 length as inputs, found {shown(types)}"
             )
 
     def tokenize(self, samples: AudioArray) -> list[int]:
@@ -48,9 +51,15 @@ class SpeechTokenizer:
     def _tokenize_piece(self, samples: AudioArray) -> list[int]:
         # A copy, since torch warns of arrays that a caller made read-only.
         features = log_mel(torch.tensor(samples))[None].numpy()
-        ids = self._network.run(features, np.array([features.shape[2]], np.int32)).ravel()
+        frames = features.shape[2]
+        ids = self._network.run(features, np.array([frames], np.int32)).ravel()
+        if ids.size > frames + MAX_MORE_UNITS:  # at 25 a second there is one for four frames
+            raise CheckpointError(
+                f"{self.path}: expected fewer units than frames ({frames}), found {ids.size}"
+            )
         if ids.dtype.kind not in "iu" or (ids.size and not 0 <= ids.min() <= ids.max() < self.num_units):
-            found = f"{ids.min()} to {ids.max()}" if ids.size else "none"
+            numbers = ids.size > 0 and ids.dtype.kind in "iuf"
+            found = f"{ids.min()} to {ids.max()}" if numbers else "none"
             raise CheckpointError(
                 f"{self.path}: expected units 0 to {self.num_units - 1}, found {ids.dtype} {found}"
             )

@@ -6,27 +6,30 @@ for each mel frame of the utterance, as many as the whole has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from antiphon.at_exit import awaited_at_exit
 from antiphon.codec.arrays import AudioArray, to_numpy, unit_array
 from antiphon.codec.device import exact_float32
 from antiphon.codec.stream_flow import FlowStream
 from antiphon.codec.stream_hift import HiftStream, vocode_streams
 from antiphon.config import StreamSchedule
 from antiphon.errors import InvalidRequest
+from antiphon.ownership import OfOneProcess
 
 if TYPE_CHECKING:
     from antiphon.codec.codec import Codec
     from antiphon.codec.voices import Voice
 
-__all__ = ["SpeechStream", "advance"]
+__all__ = ["SpeechStream", "advance", "all_or_nothing"]
 
 
-class SpeechStream:
+class SpeechStream(OfOneProcess):
     """One utterance being spoken; made by `Codec.stream`. Memory does not grow with its length.
 
     `push` decodes all chunks that are ready. Who serves many calls `add` on each, and `advance` on those that
@@ -52,6 +55,7 @@ class SpeechStream:
 
     def add(self, units: Any = (), *, final: bool = False) -> None:
         """`push` without decoding."""
+        self.codec.check_process()
         if self.flow.is_complete:
             raise InvalidRequest("units: the stream has ended; its last units were pushed with final=True")
         new = [] if len(units) == 0 else unit_array("units", units, self.codec.num_units_vocab).tolist()
@@ -76,6 +80,20 @@ class SpeechStream:
         return self.hift.is_complete and self.hift.num_emitted == self.hift.num_frames
 
 
+@contextmanager
+def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
+    """Where the block raises, whatever it is, these streams are as they were before it."""
+    parts = [part for stream in streams for part in (stream.flow, stream.hift)]
+    before = [part.state() for part in parts]
+    try:
+        yield
+    except BaseException:
+        for part, state in zip(parts, before, strict=True):
+            part.restore(state)
+        raise
+
+
+@awaited_at_exit
 @torch.inference_mode()
 def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), perhaps none.
@@ -83,7 +101,7 @@ def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     Where it raises, no stream has lost anything: each may be tried again by itself.
     """
     codec = streams[0].codec
-    with exact_float32(codec.device):
+    with all_or_nothing(streams), exact_float32(codec.device):
         chunked = [stream for stream in streams if stream.flow.ready_units()]
         chunks = [stream.flow.chunk(codec.device) for stream in chunked]
         outputs = codec.flow.generate(chunks) if chunks else []

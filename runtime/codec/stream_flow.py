@@ -7,6 +7,8 @@ them again with more to look at.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -101,6 +103,14 @@ class FlowStream:
         self._chunk_index += 1
         self._keep_context(final)
         return final
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`. Tensors are replaced, never written to, so it takes no copy of them."""
+        return {**self.__dict__, "_units": list(self._units)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be again as when `state` gave this."""
+        self.__dict__.update(state)
 
     def _keep_context(self, final: Tensor) -> None:
         frames = self.params.mel_frames

@@ -8,6 +8,7 @@ was said, goes from chunk to chunk, in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,6 +100,14 @@ class HiftStream:
         self._source = self._source[(source_start - self._source_start) * HOP :].clone()
         self._mel = self._mel[:, mel_start - self._mel_start :].clone()
         self._source_start, self._mel_start = source_start, mel_start
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`. Tensors are replaced, never written to, so it takes no copy of them."""
+        return dict(self.__dict__)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be again as when `state` gave this."""
+        self.__dict__.update(state)
 
     def _span(self, start: int, known: int, context: int) -> Span:
         end = known if self.is_complete else max(start, known - context)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from antiphon.codec.hyperparams import EstimatorParams
 from antiphon.codec.layers import attend, masked
+from antiphon.codec.stopping import stop_point
 from antiphon.kernels.masked_group_norm import masked_group_norm
 
 __all__ = ["UNet"]
@@ -147,6 +148,7 @@ class Stage(nn.ModuleList):
     def forward(self, x: Tensor, time_bias: Tensor, mask: Tensor | None) -> Tensor:
         x = self[0](x, time_bias, mask).transpose(1, 2).contiguous()
         for transformer in self[1].children():
+            stop_point()
             x = transformer(x, mask)
         return x.transpose(1, 2)
 

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from antiphon.checkpoint_files import shortened, shown
 from antiphon.codec.arrays import AudioArray
-from antiphon.codec.checkpoint import read_pickle
 from antiphon.codec.hyperparams import SAMPLE_RATE_HZ, FlowParams
 from antiphon.codec.logmel import INPUT_RATE_HZ
 from antiphon.codec.prompt_mel import prompt_mel
 from antiphon.codec.resample import resample
 from antiphon.codec.speaker_encoder import SpeakerEncoder
 from antiphon.codec.speech_tokenizer import SpeechTokenizer
+from antiphon.codec.torch_file import read_torch_file
 from antiphon.errors import CheckpointError, InvalidRequest
 
 __all__ = ["Voice", "VoiceTable", "clone_voice", "default_voice", "read_voices"]
@@ -55,24 +56,24 @@ class Voice:
 
 def read_voices(path: Path, embedding_dim: int) -> dict[str, Voice]:
     """Voices by name, their embeddings only, in the file's order. Other fields are ignored."""
-    content = read_pickle(path)
+    content = read_torch_file(path)
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path}: expected at least one voice by name, found {type(content).__name__}")
     voices: dict[str, Voice] = {}
     for name, info in content.items():
         embedding = info.get("embedding") if isinstance(info, dict) else None
         if not isinstance(name, str) or not isinstance(embedding, Tensor):
-            raise CheckpointError(f"{path}: {name!r}: expected a name with a tensor `embedding`")
+            raise CheckpointError(f"{path}: {shown(name)}: expected a name with a tensor `embedding`")
         if embedding.numel() != embedding_dim or not embedding.is_floating_point():
             raise CheckpointError(
-                f"{path}: {name}: embedding: expected {embedding_dim} floating point numbers, "
-                f"found {tuple(embedding.shape)} {embedding.dtype}"
+                f"{path}: {shortened(name)}: embedding: expected {embedding_dim} floating point numbers, "
+                f"found {shown(tuple(embedding.shape))} {embedding.dtype}"
             )
         if not torch.isfinite(embedding).all():
             raise CheckpointError(
-                f"{path}: {name}: embedding: expected finite numbers, found NaN or infinity"
+                f"{path}: {shortened(name)}: embedding: expected finite numbers, found NaN or infinity"
             )
-        voices[name] = Voice(embedding.float().flatten())
+        voices[name] = Voice(embedding.float().flatten().clone())
     return voices
 
 

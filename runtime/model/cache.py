@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError
 from antiphon.kernels.huge_pages import advise_huge_pages
-from antiphon.machine import available_memory_bytes
+from antiphon.machine import available_memory_bytes, memory_bytes
 
 __all__ = ["PagedKVCache", "cache_config"]
 
@@ -28,7 +28,11 @@ class PagedKVCache:
     def __init__(self, config: CacheConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.config = config
         # not cleared: what is not written is not read, and memory that is not touched is not taken
-        self.storage = torch.empty(config.num_blocks, config.block_numel, dtype=dtype, device=device)
+        try:
+            self.storage = torch.empty(config.num_blocks, config.block_numel, dtype=dtype, device=device)
+        except (RuntimeError, MemoryError) as error:
+            wanted = config.num_blocks * config.block_bytes
+            raise ConfigError(f"kv_cache_bytes: {device} has no {wanted} bytes for the KV cache") from error
         advise_huge_pages(self.storage)
         self.text = self._views(config.num_text_layers, config.text_block_size)
         self.speech = self._views(config.num_speech_layers, config.speech_block_size)
@@ -62,8 +66,12 @@ def cache_config(
     useful = engine.max_num_seqs * sum(per_track)
     num_blocks = min(room // one.block_bytes, useful)
     if num_blocks < 2:
-        raise InvalidRequest(
+        raise ConfigError(
             f"kv_cache_bytes: expected room for at least 2 blocks of {one.block_bytes} bytes, got {room}"
+        )
+    if device.type == "cpu" and num_blocks * one.block_bytes > memory_bytes():
+        raise ConfigError(
+            f"kv_cache_bytes: expected at most the {memory_bytes()} bytes of this machine, got {room}"
         )
     return replace(one, num_blocks=num_blocks)
 

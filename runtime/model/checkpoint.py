@@ -10,24 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from antiphon.checkpoint_files import is_folder, is_there, read_json, shown
 from antiphon.config import ModelConfig, RopeScaling, SpeechPrompt
 from antiphon.errors import CheckpointError
 from antiphon.model.known_keys import HARMLESS_CONFIG_KEYS
-from antiphon.model.settings import Settings, read_json
+from antiphon.model.settings import Settings
 from antiphon.model.shards import read_headers
 from antiphon.model.tensors import SPEECH_TABLES, TEXT_TABLES
 from antiphon.model.vision_settings import take_vision
+from antiphon.text.tokenizer_file import read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LoadFormat", "check_folder", "read_config", "read_tokenizer"]
+__all__ = ["LoadFormat", "check_folder", "read_config"]
 
 LoadFormat: TypeAlias = Literal["auto", "dummy"]
 """Where weights come from: "auto" from safetensors files, "dummy" from a random generator."""
 
 MAX_COUNT = 1024
 """Bound on numbers of layers and heads and on the size of a head."""
+MIN_POSITIONS = 16
+"""A model that is made for less takes no prompt."""
+MAX_WINDOW = 64
+"""Text tokens that a unit attends to: their keys and values are kept for every request."""
+MAX_LAG = 4096
 
 SPEECH_PROMPTS: tuple[SpeechPrompt, ...] = ("soft", "collapsed")
 
@@ -53,7 +60,9 @@ def read_config(
     settings = Settings(folder / "config.json", read_json(folder / "config.json"))
     config = _take_config(settings, folder)
     settings.refuse_unknown(HARMLESS_CONFIG_KEYS)
-    config = _with_special_ids(config, folder, read_tokenizer(folder) if tokenizer is None else tokenizer)
+    config = _with_special_ids(
+        config, folder, read_tokenizer(folder / "tokenizer.json") if tokenizer is None else tokenizer
+    )
     if load_format == "auto":
         config = _with_table_rows(config, folder)
     _check_ids(config, folder)
@@ -62,22 +71,9 @@ def read_config(
 
 def check_folder(folder: Path) -> None:
     """Raise `CheckpointError` unless the folder is one."""
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing there"
+    if not is_folder(folder):
+        found = "a file" if is_there(folder) else "nothing there"
         raise CheckpointError(f"{folder}: expected the folder of a checkpoint, found {found}")
-
-
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of tokenizer.json; missing or corrupt is a `CheckpointError`."""
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more specific
-        raise CheckpointError(f"{path}: expected a tokenizer, found what is none: {error}") from error
 
 
 # --- config.json ----------------------------------------------------------------------------------
@@ -104,8 +100,8 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
     if text_vocab_size > vocab_size:
         raise settings.error("text_vocab_size", f"at most vocab_size ({vocab_size})")
     # Hugging Face writes 1e30 where a tokenizer knows no limit
-    max_positions = settings.integer("max_position_embeddings", high=10**30)
-    max_tokens = settings.integer("tokenizer_model_max_length", max_positions, high=10**31)
+    max_positions = settings.integer("max_position_embeddings", low=MIN_POSITIONS, high=10**30)
+    max_tokens = settings.integer("tokenizer_model_max_length", max_positions, low=MIN_POSITIONS, high=10**31)
     speech_prompt = settings.take("speech_prompt") or "soft"
     if speech_prompt not in SPEECH_PROMPTS:
         raise settings.error("speech_prompt", " or ".join(map(repr, SPEECH_PROMPTS)))
@@ -118,7 +114,7 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
         num_attention_heads=num_heads,
         num_key_value_heads=num_kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=settings.positive("rms_norm_eps"),
+        rms_norm_eps=settings.positive("rms_norm_eps", high=1.0),
         rope_theta=rope_theta,
         rope_scaling=rope_scaling,
         max_position_embeddings=min(max_positions, max_tokens),
@@ -129,8 +125,8 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
         num_bottom_audio_layers=settings.integer("num_bottom_audio_layers", 3, high=MAX_COUNT),
         num_top_audio_layers=settings.integer("num_top_audio_layers", 5, high=MAX_COUNT),
         vision=None,
-        fusion_window=settings.integer("fusion_window", 5),
-        fusion_lag=settings.integer("fusion_lag", 3),
+        fusion_window=settings.integer("fusion_window", 5, high=MAX_WINDOW),
+        fusion_lag=settings.integer("fusion_lag", 3, high=MAX_LAG),
         speech_prompt=speech_prompt,
     )
     return take_vision(settings, folder, config)
@@ -199,7 +195,7 @@ def _read_stop_ids(folder: Path, settings: Settings, text_vocab_size: int) -> fr
     """`eos_token_id` of generation_config.json, or else of config.json: one id or several."""
     name = "eos_token_id"
     path = folder / "generation_config.json"
-    place = Settings(path, read_json(path)) if path.is_file() else settings
+    place = Settings(path, read_json(path)) if is_there(path) else settings
     if place.take(name) is None:
         place = settings
     ids = place.take(name)
@@ -275,7 +271,7 @@ def _with_table_rows(config: ModelConfig, folder: Path) -> ModelConfig:
             if entry.shape[0] not in expected:
                 counts = " or ".join(str(count) for count in dict.fromkeys(expected))
                 raise CheckpointError(
-                    f"{entry.file}: {name}: expected {counts} rows, found shape {entry.shape}"
+                    f"{entry.file}: {name}: expected {counts} rows, found shape {shown(entry.shape)}"
                 )
             found = entry.shape[0]
         return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from antiphon.checkpoint_files import one_line, read_json, shortened
 from antiphon.config import ModelConfig
-from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.errors import CheckpointError, ConfigError
 from antiphon.model.checkpoint import LoadFormat, check_folder
-from antiphon.model.settings import read_json
-from antiphon.model.shards import TensorFiles, read_headers
-from antiphon.model.tensors import VISION_PREFIX, empty_weights, is_unused, named_tensors
-from antiphon.model.vision_settings import vision_folder
+from antiphon.model.shards import TensorEntry, TensorFiles, read_headers
+from antiphon.model.tensors import VISION_PREFIX, empty_weights, is_unused, named_tensors, num_bytes
+from antiphon.model.vision_settings import missing_tower, vision_folder
 from antiphon.model.weights import OmniWeights
+from antiphon.plain import shown
 
 __all__ = ["Progress", "load_weights", "resolve_dtype"]
 
@@ -47,27 +50,30 @@ def resolve_dtype(
     bytes are in (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
-        InvalidRequest: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
+        ConfigError: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
         CheckpointError: "auto", and the file cannot be read or holds other dtypes.
     """
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
-    if dtype != "auto":
-        raise InvalidRequest(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {dtype!r}")
+    if not isinstance(dtype, str) or dtype != "auto":
+        raise ConfigError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {shown(dtype)}")
     if torch.device(device).type == "cpu":
         return torch.float32
     if load_format == "dummy":
         settings = read_json(folder / "config.json")
-        return DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.bfloat16)
+        named = settings.get("dtype") or settings.get("torch_dtype")
+        return DTYPES.get(named, torch.bfloat16) if isinstance(named, str) else torch.bfloat16
     counts: dict[str, int] = {}
     files = read_headers(folder)
     for entry in files.entries.values():
         counts[entry.dtype] = counts.get(entry.dtype, 0) + torch.Size(entry.shape).numel()
     most = max(counts, key=lambda name: counts[name], default="nothing")
     if most not in FILE_DTYPES:
-        raise CheckpointError(f"{files.path}: expected tensors of {' or '.join(FILE_DTYPES)}, found {most}")
+        raise CheckpointError(
+            f"{files.path}: expected tensors of {' or '.join(FILE_DTYPES)}, found {shortened(most)}"
+        )
     return FILE_DTYPES[most]
 
 
@@ -96,16 +102,17 @@ def load_weights(
             or a function to call.
 
     Raises:
-        CheckpointError: a tensor is missing, is unknown, or has another shape or an unsupported dtype; a
-            file is missing, truncated or corrupt. Names file, tensor, expected and found.
-        InvalidRequest: an unknown `load_format`.
+        CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
+            NaN or infinity in the final dtype; a file is missing, truncated or corrupt; this machine has not
+            the memory. Names file, tensor, expected and found.
+        ConfigError: an unknown `load_format`.
     """
     if load_format == "dummy":
-        weights = empty_weights(config, device=device, dtype=dtype)
+        weights = _allocate(folder / "config.json", config, device, dtype)
         _fill_randomly(weights, config, torch.device(device), seed)
         return weights
     if load_format != "auto":
-        raise InvalidRequest(f"load_format: expected 'auto' or 'dummy', got {load_format!r}")
+        raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
     check_folder(folder)
     files = _with_vision_tower(read_headers(folder), folder, config)
     # Checked against storage that takes no memory, so that a wrong file fails before a large allocation.
@@ -113,14 +120,43 @@ def load_weights(
     _check_names(files, expected, folder, config)
     _check_entries(files, expected)
 
-    weights = empty_weights(config, device=device, dtype=dtype)
+    weights = _allocate(files.path, config, device, dtype)
     places = dict(named_tensors(weights, config))
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
     with _reporting(progress, sum(sizes.values())) as report:
         for name, tensor in files.read(list(places)):
             places[name].copy_(tensor)
+            _check_finite(files.entries[name], places[name])
             report(sizes[name])
     return weights
+
+
+def _allocate(path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
+    """Storage on the device. More than all of this machine's memory is refused before any of it is taken:
+    the system would grant it, and end the process when it is used."""
+    size = num_bytes(empty_weights(config, device="meta", dtype=dtype), config)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if torch.device(device).type != "cpu":
+        return empty_weights(config, device=device, dtype=dtype)
+    if size > memory:
+        raise CheckpointError(
+            f"{path}: expected weights that fit into memory ({memory} bytes), found {size} bytes of {dtype}"
+        )
+    try:
+        return empty_weights(config, device=device, dtype=dtype)
+    except (RuntimeError, MemoryError) as error:  # the process may have a limit of its own
+        raise CheckpointError(
+            f"{path}: expected weights that fit into memory, found {size} bytes of {dtype}: {one_line(error)}"
+        ) from error
+
+
+def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
+    """Smallest and largest are NaN where there is one; to find them costs less than the copy did."""
+    bounds = torch.stack(torch.aminmax(tensor)).tolist() if tensor.numel() else []
+    if not all(map(math.isfinite, bounds)):
+        raise CheckpointError(
+            f"{entry.file}: {entry.name}: expected finite numbers in {tensor.dtype}, found NaN or infinity"
+        )
 
 
 # --- what the files must hold ---------------------------------------------------------------------
@@ -144,17 +180,21 @@ def _with_vision_tower(files: TensorFiles, folder: Path, config: ModelConfig) ->
 def _check_names(files: TensorFiles, expected: dict[str, Tensor], folder: Path, config: ModelConfig) -> None:
     missing = [name for name in expected if name not in files.entries]
     if missing:
-        shapes = [f"{name} {tuple(expected[name].shape)}" for name in missing]
+        shapes = [f"{name} {tuple(expected[name].shape)}" for name in missing[:MAX_LISTED]]
         hint = ""
         if all(name.startswith(VISION_PREFIX) for name in missing) and vision_folder(folder) is None:
-            hint = "; mm_vision_tower of config.json names no folder of the checkpoint either"
-        raise CheckpointError(f"{files.path}: expected {_listed(shapes)}, found no such tensor{hint}")
+            hint = "; mm_vision_tower of config.json names no folder of the checkpoint either: "
+            hint += missing_tower(folder)
+        raise CheckpointError(
+            f"{files.path}: expected {_listed(shapes, len(missing))}, found no such tensor{hint}"
+        )
     extra = [name for name in files.entries if name not in expected and not is_unused(name, config)]
     if extra:
         entry = files.entries[extra[0]]
-        found = [f"{name} {files.entries[name].shape}" for name in extra]
+        found = [f"{shortened(name)} {shown(files.entries[name].shape)}" for name in extra[:MAX_LISTED]]
         raise CheckpointError(
-            f"{entry.file}: expected {len(expected)} tensors of known names, found also {_listed(found)}"
+            f"{entry.file}: expected {len(expected)} tensors of known names, "
+            f"found also {_listed(found, len(extra))}"
         )
 
 
@@ -162,18 +202,21 @@ def _check_entries(files: TensorFiles, expected: dict[str, Tensor]) -> None:
     for name, place in expected.items():
         entry = files.entries[name]
         if entry.shape != tuple(place.shape):
+            found = shown(entry.shape)
             raise CheckpointError(
-                f"{entry.file}: {entry.name}: expected shape {tuple(place.shape)}, found {entry.shape}"
+                f"{entry.file}: {entry.name}: expected shape {tuple(place.shape)}, found {found}"
             )
         if entry.dtype not in FILE_DTYPES:
+            found = shortened(entry.dtype)
             raise CheckpointError(
-                f"{entry.file}: {entry.name}: expected {' or '.join(FILE_DTYPES)}, found {entry.dtype}"
+                f"{entry.file}: {entry.name}: expected {' or '.join(FILE_DTYPES)}, found {found}"
             )
 
 
-def _listed(names: list[str]) -> str:
-    rest = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+def _listed(names: list[str], count: int) -> str:
+    """The first of `count` names."""
+    rest = count - len(names)
+    return ", ".join(names) + (f" and {rest} more" if rest > 0 else "")
 
 
 # --- random weights -------------------------------------------------------------------------------

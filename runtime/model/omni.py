@@ -141,7 +141,8 @@ class OmniModel:
             self.config.rms_norm_eps,
         )
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
-        return decoder_layers(packed, norm, geometry, self.cos_sin)
+        # batches, caches and windows are made to fit by the scheduler's plans, see `model/batch.py`
+        return decoder_layers(packed, norm, geometry, self.cos_sin, checked=False)
 
     def _take(self, name: str) -> Linear:
         weight: Tensor = getattr(self.weights, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -40,11 +41,12 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 def _on_kernels_threads(run: Run) -> Run:
-    """Decorates a pass: beside the C++ kernels, torch has only rows to copy, and one thread does that."""
+    """Decorates a pass: beside the C++ kernels, torch has only rows to copy, and one thread does that. It may
+    be interrupted, once settings of the thread are made that have to be taken back."""
 
     @wraps(run)
     def alone(self: Runner, plan: StackPlan) -> Any:
-        with openmp_threads(1 if self._has_cpp_kernels else None):
+        with openmp_threads(1 if self._has_cpp_kernels else None), self._interruptible():
             return run(self, plan)
 
     return cast(Run, alone)
@@ -61,13 +63,16 @@ class Runner:
         max_num_seqs: int,
         num_spare_windows: int,
         capture: Capture | None = None,
+        interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """capture: records the model's decode steps; None: they run kernel by kernel."""
+        """capture: records the model's decode steps; None: they run kernel by kernel. interruptible: the
+        context in which signals' handlers may raise."""
         self.model = model
         self.cache = cache
         self.config: ModelConfig = model.config
         self.device = model.device
         self.tracer: Tracer | None = None
+        self._interruptible = interruptible
         self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear)
         self._image_threads = torch.get_num_threads() if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)

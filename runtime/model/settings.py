@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from antiphon.checkpoint_files import shortened, shown
 from antiphon.errors import CheckpointError
 
-__all__ = ["Settings", "read_json"]
+__all__ = ["Settings"]
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds; anything else is a `CheckpointError` naming the file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number without end
-        raise CheckpointError(f"{path}: expected JSON, found what is none: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
+MAX_TEXT_CHARS = 4096
+"""Of a string among the settings."""
 
 
 class Settings:
@@ -48,7 +36,7 @@ class Settings:
         return self._values.get(name)
 
     def error(self, name: str, expected: str) -> CheckpointError:
-        found = repr(self._values[name]) if name in self._values else "no such key"
+        found = shown(self._values[name]) if name in self._values else "no such key"
         return CheckpointError(f"{self.path}: {self.prefix}{name}: expected {expected}, found {found}")
 
     def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = 2**20) -> int:
@@ -63,23 +51,24 @@ class Settings:
             raise self.error(name, f"an integer from {low} to {high}")
         return value
 
-    def positive(self, name: str, default: float | None = None) -> float:
-        """A finite number above 0; without a default the key must be there."""
+    def positive(self, name: str, default: float | None = None, *, high: float = sys.float_info.max) -> float:
+        """A number above 0 and at most `high`; without a default the key must be there."""
         value = self.take(name)
         if value is None and default is not None:
             return default
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is None or not number or not 0 < value <= sys.float_info.max:
-            raise self.error(name, "a number above 0")
+        if value is None or not number or not 0 < value <= high:
+            limit = "" if high == sys.float_info.max else f" and at most {high:g}"
+            raise self.error(name, f"a number above 0{limit}")
         return float(value)
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A string that is not empty; without a default the key must be there."""
+        """A string of 1 to 4096 characters; without a default the key must be there."""
         value = self.take(name)
         if value is None and default is not None:
             return default
-        if not isinstance(value, str) or not value:
-            raise self.error(name, "a string")
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT_CHARS:
+            raise self.error(name, f"a string of 1 to {MAX_TEXT_CHARS} characters")
         return value
 
     def nested(self, name: str) -> Settings | None:
@@ -105,6 +94,6 @@ class Settings:
             off = value is None or value is False or value in ("", [], {})
             if name not in self._taken and name not in harmless and not off:
                 raise CheckpointError(
-                    f"{self.path}: {self.prefix}{name}: expected no such key, found {value!r}: "
-                    "it is unknown and might change what the model computes"
+                    f"{self.path}: {self.prefix}{shortened(name)}: expected no such key, "
+                    f"found {shown(value)}: it is unknown and might change what the model computes"
                 )

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from antiphon.checkpoint_files import (
+    check_file,
+    is_there,
+    one_line,
+    parse_json,
+    read_json,
+    refusing_failures,
+    shortened,
+    shown,
+)
 from antiphon.errors import CheckpointError
-from antiphon.model.settings import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +27,15 @@ __all__ = ["TensorEntry", "TensorFiles", "read_headers"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+OTHERS = ("model-*.safetensors", "*.safetensors", "pytorch_model*.bin*", "*.incomplete", "*.gguf")
+
+MAX_FILE_BYTES = 2**40
+MAX_HEADER_BYTES = 16 * 2**20
+"""The released model, of 815 tensors, has 100 KB."""
+MAX_INDEX_BYTES = 16 * 2**20
+MAX_DIMENSIONS = 16
+MAX_NAME_CHARS = 255
+EXPECTED = "a whole safetensors file"
 
 
 @dataclass(frozen=True)
@@ -58,47 +76,82 @@ def read_headers(folder: Path) -> TensorFiles:
         CheckpointError: there is neither; a file is missing, truncated or corrupt; index and shards
             disagree.
     """
-    if (folder / SINGLE).is_file():
+    if is_there(folder / SINGLE):
         return TensorFiles(folder / SINGLE, _read_header(folder / SINGLE))
-    if not (folder / INDEX).is_file():
-        raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX}, found neither")
-    return _read_shards(folder / INDEX)
+    if is_there(folder / INDEX):
+        return _read_shards(folder / INDEX)
+    found = next((path.name for pattern in OTHERS for path in folder.glob(pattern)), None)
+    hint = "" if found is None else f" (but {shortened(found)})"
+    raise CheckpointError(f"{folder}: expected {SINGLE} or {INDEX}, found neither{hint}")
 
 
 def _read_shards(index: Path) -> TensorFiles:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(
-            f"{index}: weight_map: expected an object that is not empty, found {weight_map!r}"
+            f"{index}: weight_map: expected an object that is not empty, found {shown(weight_map)}"
         )
+    by_file: dict[str, list[str]] = {}
     for name, file in weight_map.items():
         # A shard lies beside its index: a path would let a checkpoint point anywhere on the disk.
-        if not isinstance(file, str) or PurePath(file).name != file:
-            raise CheckpointError(f"{index}: {name}: expected the name of a file, found {file!r}")
+        if not isinstance(file, str) or not file.isprintable() or not 0 < len(file) <= MAX_NAME_CHARS:
+            raise CheckpointError(
+                f"{index}: {shortened(name)}: expected the name of a file, found {shown(file)}"
+            )
+        if PurePath(file).name != file or PureWindowsPath(file).name != file or file == "..":
+            raise CheckpointError(
+                f"{index}: {shortened(name)}: expected the name of a file, found {shown(file)}"
+            )
+        by_file.setdefault(file, []).append(name)
     entries: dict[str, TensorEntry] = {}
-    for file in sorted(set(weight_map.values())):
+    for file, names in sorted(by_file.items()):
         shard = index.parent / file
-        if not shard.is_file():
-            named = next(name for name, other in weight_map.items() if other == file)
-            raise CheckpointError(f"{shard}: no such file, but {index.name} puts {named} in it")
+        if not is_there(shard):
+            raise CheckpointError(f"{shard}: no such file, but {index.name} puts {shortened(names[0])} in it")
         held = _read_header(shard)
-        for name, other in weight_map.items():
-            if other == file and name not in held:
-                raise CheckpointError(f"{shard}: {name}: expected by {index.name}, found no such tensor")
+        for name in names:
+            if name not in held:
+                raise CheckpointError(
+                    f"{shard}: {shortened(name)}: expected by {index.name}, found no such tensor"
+                )
         for name in held:
             if weight_map.get(name) != file:
-                place = weight_map.get(name, "in no file")
-                raise CheckpointError(f"{shard}: {name}: found here, but {index.name} puts it {place}")
+                place = shown(weight_map[name]) if name in weight_map else "in no file"
+                raise CheckpointError(
+                    f"{shard}: {shortened(name)}: found here, but {index.name} puts it {place}"
+                )
         entries |= held
     return TensorFiles(index, entries)
 
 
 def _read_header(file: Path) -> dict[str, TensorEntry]:
+    """What the header says, before the library maps the file: its size is read first, its contents once."""
+    size = check_file(file, EXPECTED, max_bytes=MAX_FILE_BYTES)
+    with refusing_failures(file, EXPECTED), file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{file}: expected {EXPECTED}, found {size} bytes that are none (truncated or corrupt): "
+                f"its header would have {length}"
+            )
+        header = content.read(length)
     entries = {}
-    with _opened(file) as tensors:
-        for name in tensors.keys():  # noqa: SIM118 (no mapping: it has keys() only)
-            view = tensors.get_slice(name)
-            entries[name] = TensorEntry(file, name, tuple(view.get_shape()), view.get_dtype())
+    for name, value in parse_json(file, header).items():
+        if name == "__metadata__":
+            continue
+        shape, dtype = (value.get("shape"), value.get("dtype")) if isinstance(value, dict) else (None, None)
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_DIMENSIONS
+            or not all(type(extent) is int and 0 <= extent < 2**48 for extent in shape)
+            or not isinstance(dtype, str)
+        ):
+            raise CheckpointError(
+                f"{file}: {shortened(name)}: expected a tensor's dtype and shape, found {shown(value)}"
+            )
+        entries[name] = TensorEntry(file, name, tuple(shape), dtype)
+    with _opened(file):  # the library checks that the tensors fill the file
+        pass
     return entries
 
 
@@ -107,14 +160,12 @@ def _opened(file: Path) -> Iterator[Any]:
     """A safetensors file, mapped into memory; what is wrong with it is a `CheckpointError`."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        size = file.stat().st_size
-        raise CheckpointError(
-            f"{file}: expected a whole safetensors file, found {size} bytes that are none "
-            f"(truncated or corrupt): {error}"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    with refusing_failures(file, EXPECTED):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                yield tensors
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{file}: expected {EXPECTED}, found {file.stat().st_size} bytes that are none "
+                f"(truncated or corrupt): {one_line(error)}"
+            ) from error

@@ -36,8 +36,12 @@ class BlockPool:
         assert num_blocks > 0, "a pool needs blocks"
         self.num_blocks = num_blocks
         self.enable_prefix_caching = enable_prefix_caching
-        self._blocks = [Block(i) for i in range(num_blocks)]
-        self._free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(num_blocks))
+        self.reset()
+
+    def reset(self) -> None:
+        """All blocks are free, and hold nothing, whatever was taken before."""
+        self._blocks = [Block(i) for i in range(self.num_blocks)]
+        self._free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(self.num_blocks))
         self._cached: dict[bytes, int] = {}
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from antiphon.sched.request import RequestState
 
-__all__ = ["Chunk", "StackPlan"]
+__all__ = ["Chunk", "Stack", "StackPlan"]
 
 Stack = Literal["bottom", "text", "top"]
 

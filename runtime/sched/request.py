@@ -76,6 +76,8 @@ class RequestState:
         self.row: int | None = None
         """Its row in the runner's per-request tensors, while it runs."""
         self.num_preemptions = 0
+        self.num_faults = 0
+        """Passes with it that failed."""
         self.num_cached_tokens: int | None = None
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
@@ -148,6 +150,25 @@ class RequestState:
         if self.speaks:
             self.speech.num_shareable = self.num_speech_prompt - 1
 
+    def restart(self) -> None:
+        """Keep what is known, and let nothing of it be computed: after a fault, which may have come between
+        any two lines."""
+        ids, limit = self.text_ids, self.max_tokens
+        if self.speaks:
+            ids, limit = self.unit_ids, self.params.max_units
+        if not self.finished:
+            self.status = Status.WAITING
+            if reason := self._end_of(ids, limit):
+                self.finish(reason)
+        self.row = None
+        self.top_computed = 0
+        self.text.restart([*self.text.keys[: self.num_text_prompt], *self.text_ids])
+        if self.speech is not None:
+            self.speech.restart([*self.speech_ids, *self.unit_ids])
+        if self.speaking is not None:
+            self.text_ended = self._ends_text()
+            self.speaking = self.speaking.again(self.text_ids, text_ended=self.text_ended)
+
     # --- text ---------------------------------------------------------------------------------
 
     @property
@@ -170,6 +191,12 @@ class RequestState:
     def shown_text_ids(self) -> list[int]:
         """The text of the reply so far: of a spoken one, what speech has asked for."""
         return self.text_ids if self.speaking is None else self.text_ids[: self.speaking.num_consumed]
+
+    @property
+    def has_cut_text(self) -> bool:
+        """Speech has said all of a text that its limit has ended."""
+        shown = self.shown_text_ids
+        return self.speaks and len(shown) >= self.max_tokens and shown[-1] != self._eot
 
     @property
     def max_tokens(self) -> float:
@@ -202,13 +229,16 @@ class RequestState:
         self.text_ids.append(token)
         self.text.keys.append(token)
         if self.speaking is None:
-            if token in self._stop_ids and not self.params.ignore_eos:
-                self.finish("stop")
-            elif len(self.text_ids) >= self.max_tokens:
-                self.finish("length")
+            if reason := self._end_of(self.text_ids, self.max_tokens):
+                self.finish(reason)
         else:
-            self.text_ended = token == self._eot or len(self.text_ids) >= self.max_tokens
+            self.text_ended = self._ends_text()
             self.take_text()
+
+    def _ends_text(self) -> bool:
+        """Whether the text under speech has ended."""
+        ids = self.text_ids
+        return bool(ids) and (ids[-1] == self._eot or len(ids) >= self.max_tokens)
 
     def take_text(self) -> None:
         """Let speech consume what it waits for."""
@@ -261,12 +291,16 @@ class RequestState:
         """A unit id was picked."""
         assert self.speech is not None
         self.unit_ids.append(unit_id)
-        if unit_id in self._stop_ids and not self.params.ignore_eos:
-            self.finish("stop")
-        elif len(self.unit_ids) >= self.params.max_units:
-            self.finish("length")
+        if reason := self._end_of(self.unit_ids, self.params.max_units):
+            self.finish(reason)
         else:
             self.speech.keys.append(unit_id)
+
+    def _end_of(self, ids: list[int], limit: float) -> FinishReason | None:
+        """Why these picked ids are all of the reply, if they are."""
+        if ids and ids[-1] in self._stop_ids and not self.params.ignore_eos:
+            return "stop"
+        return "length" if len(ids) >= limit else None
 
     def finish(self, reason: FinishReason) -> None:
         self.status = Status.FINISHED

@@ -16,7 +16,7 @@ preempted with nothing to compute rests until it is told more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState, Status
 from antiphon.sched.revision import revise
 from antiphon.sched.track import Track
+from antiphon.sched.trial import Trial
 
 if TYPE_CHECKING:
     from antiphon.text.prompt import Prompt
@@ -46,6 +47,7 @@ class Scheduler:
         max_fused_tokens: int,
     ) -> None:
         self.pool = pool
+        self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.text_lookahead = text_lookahead
         self.max_fused_tokens = max_fused_tokens
@@ -57,6 +59,8 @@ class Scheduler:
         """Open requests that made way when all was computed, and have been told nothing since."""
         self.running: list[RequestState] = []
         """In order of admission: the first is served first, the last is preempted first."""
+        self.trials: deque[Trial] = deque()
+        """After a pass that failed: its requests, of which the first is served, and nobody else."""
         self._rows = list(range(max_num_seqs))[::-1]
 
     # --- coming and going ---------------------------------------------------------------------
@@ -96,8 +100,10 @@ class Scheduler:
         may_speak: False passes over those that answer in speech.
         """
         admitted: list[RequestState] = []
+        while self.trials and self.trials[0].is_over:
+            self.trials.popleft()
         for queue in (self.waiting, self.waiting_open):
-            while (request := next((r for r in queue if may_speak or not r.speaks), None)) is not None:
+            while (request := self._first_of(queue, may_speak=may_speak)) is not None:
                 if not self._make_way(request):
                     return admitted
                 queue.remove(request)
@@ -131,6 +137,26 @@ class Scheduler:
         else:
             self.resting.append(request)
 
+    def restart(self, requests: Iterable[RequestState]) -> None:
+        """After a fault, which may have come between any two lines: nothing is computed, no block is held or
+        cached, and all that is known stays. Those that ran come first, in their order.
+
+        requests: all that there are, those that have finished included.
+        """
+        ran = list(self.running)
+        queues = (self.running, self.waiting, self.waiting_open, self.resting)
+        known = {id(request) for request in requests}
+        in_order = {id(r): r for r in (*(r for queue in queues for r in queue), *requests) if id(r) in known}
+        for queue in queues:
+            queue.clear()
+        self.pool.reset()
+        self._rows = list(range(self.max_num_seqs))[::-1]
+        for request in in_order.values():
+            request.restart()
+            if not request.finished:
+                request.num_preemptions += request in ran
+                self.add(request)
+
     # --- the three passes ---------------------------------------------------------------------
 
     def schedule_bottom(self) -> StackPlan:
@@ -154,7 +180,7 @@ class Scheduler:
         waits = [r for r in self._in_turn() if r.waits_for_text and r.text.num_computed < r.text_ready()]
         ahead = [
             r
-            for r in self.running
+            for r in self._in_turn()
             if waits and r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
         ]
         for request in waits + ahead:
@@ -239,7 +265,15 @@ class Scheduler:
 
     def _in_turn(self) -> list[RequestState]:
         """What runs, in the order in which it is served."""
+        if self.trials:
+            return [r for r in self.running if r is self.trials[0].request]
         return sorted(self.running, key=attrgetter("is_open"))
+
+    def _first_of(self, queue: Iterable[RequestState], *, may_speak: bool) -> RequestState | None:
+        """Whom of those who wait to start next."""
+        if self.trials:
+            return next((r for r in queue if r is self.trials[0].request), None)
+        return next((r for r in queue if may_speak or not r.speaks), None)
 
     def _next_victim(self, *, only_silent: bool = False) -> RequestState | None:
         """Who makes way next: open requests before others, those that have nothing to compute first, and
@@ -259,8 +293,8 @@ class Scheduler:
         while not self._rows or not reserve_known(self.pool, newcomer, len(self.running)):
             if not self.running:
                 return False
-            victim = self._next_victim(only_silent=newcomer.is_open)
-            if victim is None or not victim.is_open:
+            victim = self._next_victim(only_silent=newcomer.is_open and not self.trials)
+            if victim is None or not (victim.is_open or self.trials):
                 return False
             self.preempt(victim)
         return True

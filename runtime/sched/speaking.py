@@ -37,6 +37,24 @@ class SpeakingState:
         self._last_label = blank
         self._target: int | None = lag  # entries the next unit step waits for; None: it does not wait
 
+    def again(self, text_ids: list[int], *, text_ended: bool) -> SpeakingState:
+        """The state that the labels so far and this text give, made anew: after a fault this one may have
+        seen a half of something."""
+        state = SpeakingState(
+            blank=self._blank,
+            eot=self._eot,
+            lag=self._lag,
+            carries_speech=self._carries_speech,
+            text_input=self._text_input,
+        )
+        state.consume(text_ids, text_ended=text_ended)
+        for label in self.unit_labels:
+            if state.waits:  # it was read, and what the unit waited for was not noted
+                break
+            state.hear(label)
+            state.consume(text_ids, text_ended=text_ended)
+        return state
+
     @property
     def waits(self) -> bool:
         """The next unit step waits for text."""

@@ -117,6 +117,13 @@ class Track:
         self.keys = self.keys[:start] + array("q", keys)
         del self._digests[start // self.block_size :]
 
+    def restart(self, keys: Sequence[int]) -> None:
+        """These positions are known, and nothing is computed; the blocks are nobody's any more."""
+        self.keys = array("q", keys)
+        self.block_table = []
+        self.num_computed = self._num_published = 0
+        del self._digests[len(self.keys) // self.block_size :]
+
     def _shareable(self) -> int:
         return len(self.keys) if self.num_shareable is None else min(self.num_shareable, len(self.keys))
 

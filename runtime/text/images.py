@@ -8,30 +8,26 @@ import hashlib
 import io
 import os
 import re
-import stat
-import struct
-import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image as PilImage
-from PIL import UnidentifiedImageError
+from torch import Tensor
 
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
+from antiphon.files import read_bounded
+from antiphon.plain import kind, told
+from antiphon.text.appearance import array_as_bytes, as_seen
+from antiphon.text.image_file import check_num_bytes, check_size, open_file
 from antiphon.text.tiles import MergePlan, Tiler
 
 __all__ = ["PreparedImage", "open_image", "prepare_image"]
 
-# What decoders are tried. PIL knows many more, among them ones that start other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-# What PIL's decoders raise on files that are not what they claim to be.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error)
-# The longest side that a JPEG can have. Resampling takes memory in proportion to a side, so pictures one
-# pixel high must not have as many columns as their number of pixels would allow.
-_MAX_SIDE = 65_535
+_CHANNELS = (1, 3, 4)
+MAX_URL_HEADER_CHARS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +47,9 @@ class PreparedImage:
         return self.plan.num_positions
 
 
-def prepare_image(source: Any, tiler: Tiler, limits: InputLimits) -> PreparedImage:
+def prepare_image(source: Any, tiler: Tiler, limits: InputLimits, *, exact: bool = False) -> PreparedImage:
     """Read and cut a picture (see `open_image`); `InvalidRequest` if it cannot be."""
-    image = open_image(source, limits)
+    image = open_image(source, limits, exact=exact)
     longest = max(image.size)
     if tiler.pads and longest**2 > limits.max_image_pixels:
         raise InvalidRequest(
@@ -67,112 +63,90 @@ def prepare_image(source: Any, tiler: Tiler, limits: InputLimits) -> PreparedIma
     return PreparedImage(tiles, plan, digest.digest())
 
 
-def open_image(source: Any, limits: InputLimits) -> PilImage.Image:
-    """Read a picture as RGB, whatever it is: a path, the bytes of a file, a `data:` URL in base64, a PIL
-    image, or a uint8 array of shape (height, width), (height, width, 3) or (height, width, 4).
+def open_image(source: Any, limits: InputLimits, *, exact: bool = False) -> PilImage.Image:
+    """Read a picture as RGB, whatever it is: see `antiphon.Image`, which says what becomes of it.
 
-    Transparency is dropped, of a moving picture the first frame is taken, and EXIF orientation is not
-    applied: so were the pictures read that the model was trained on. The size is looked at before
-    anything is decoded. `InvalidRequest` if it is over the limits, or if there is no picture in it.
+    The size is looked at before anything is decoded or copied. `InvalidRequest` if it is over the limits, or
+    if there is no picture in it.
     """
+    image = _opened(source, limits, exact=exact)
+    try:
+        return image.convert("RGB") if exact else as_seen(image)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # decoders raise whatever they please
+        raise InvalidRequest(f"image: the picture cannot be decoded: {told(error)}") from error
+
+
+def _opened(source: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
+    """A picture that is not decoded yet, and not too large."""
     if isinstance(source, PilImage.Image):
-        return _to_rgb(source, limits)
-    if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source), limits)
+        check_size(source.size, limits)
+        return source
+    if isinstance(source, (np.ndarray, Tensor)):
+        return _from_array(source, limits, exact=exact)
+    if isinstance(source, io.BytesIO):
+        source = source.getbuffer()
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(bytes(source), limits)
-    if isinstance(source, str) and re.match(r"data:", source, re.IGNORECASE):
-        return _decode(_data_url_bytes(source, limits), limits)
-    if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
+        check_num_bytes(memoryview(source).nbytes, limits)
+        return open_file(bytes(source), limits)
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return open_file(_data_url_bytes(source, limits), limits)
+    if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]*://", source[:100], re.IGNORECASE):
         raise InvalidRequest(
             "image: URLs are not fetched; give a path, the bytes of the file, or a data: URL"
         )
     if isinstance(source, (str, os.PathLike)):
-        return _decode(_file_bytes(source, limits), limits)
+        return open_file(_file_bytes(source, limits), limits)
     raise InvalidRequest(
-        "image: expected a path, bytes, a data: URL, a PIL image or a uint8 array, "
-        f"found {type(source).__name__}"
+        f"image: expected a path, bytes, a data: URL, a PIL image or an array, got {kind(source)}"
     )
 
 
 def _file_bytes(source: str | os.PathLike[str], limits: InputLimits) -> bytes:
     name = ascii(os.fspath(source))[:200]
     try:
-        path = Path(source)
-        info = path.stat()
+        data = read_bounded(source, limits.max_image_bytes)
     except OSError as error:
         raise InvalidRequest(f"image: {name} cannot be read: {error.strerror or error}") from error
     except (TypeError, ValueError) as error:
         raise InvalidRequest(f"image: {name} is not a path: {error}") from error
-    if not stat.S_ISREG(info.st_mode):
-        raise InvalidRequest(f"image: expected a file, found something else at {name}")
-    _check_num_bytes(info.st_size, limits)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"image: {name} cannot be read: {error.strerror or error}") from error
+    if len(data) > limits.max_image_bytes:
+        raise InvalidRequest(f"image: expected at most {limits.max_image_bytes} bytes, found more at {name}")
+    return data
 
 
 def _data_url_bytes(url: str, limits: InputLimits) -> bytes:
-    header, comma, payload = url.partition(",")
+    header, comma, payload = url[:MAX_URL_HEADER_CHARS].partition(",")
     if not comma or not header.lower().endswith(";base64"):
-        raise InvalidRequest(
-            "image: expected a data: URL of the form data:image/png;base64,..., found another"
-        )
-    _check_num_bytes(len(payload) // 4 * 3 - 2, limits)
+        raise InvalidRequest("image: expected a data: URL of the form data:image/png;base64,..., got another")
+    check_num_bytes((len(url) - len(header) - 1) // 4 * 3 - 2, limits)
+    payload = url[len(header) + 1 :]
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"image: the data: URL is not valid base64: {error}") from error
+        raise InvalidRequest(f"image: the data: URL is not valid base64: {told(error)}") from error
 
 
-def _from_array(array: np.ndarray) -> PilImage.Image:
-    if array.dtype != np.uint8:
-        raise InvalidRequest(f"image: expected an array of uint8 from 0 to 255, found {array.dtype}")
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+def _from_array(given: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
+    """Pixels as (height, width) or (height, width, channels); of a tensor also (channels, height, width)."""
+    shape = tuple(given.shape)
+    is_tensor = isinstance(given, Tensor)
+    channels_first = is_tensor and len(shape) == 3 and shape[0] in _CHANNELS
+    if channels_first:
+        given, shape = given.permute(1, 2, 0), (*shape[1:], shape[0])
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS)):
         raise InvalidRequest(
-            "image: expected an array of shape (height, width), (height, width, 3) or (height, width, 4), "
-            f"found {array.shape}"
+            "image: expected an array of shape (height, width), (height, width, 1), (height, width, 3) or "
+            f"(height, width, 4), got {str(shape)[:100]}"
         )
-    if 0 in array.shape:
-        raise InvalidRequest(f"image: expected at least one pixel, found an array of shape {array.shape}")
-    return PilImage.fromarray(np.ascontiguousarray(array))
-
-
-def _decode(data: bytes, limits: InputLimits) -> PilImage.Image:
-    if not data:
-        raise InvalidRequest("image: expected the bytes of an image file, found none")
-    _check_num_bytes(len(data), limits)
-    try:
-        image = PilImage.open(io.BytesIO(data), formats=_FORMATS)
-    except (PilImage.DecompressionBombError, PilImage.DecompressionBombWarning) as error:
-        raise InvalidRequest(f"image: too many pixels: {error}") from error
-    except UnidentifiedImageError as error:
-        raise InvalidRequest(
-            "image: expected the bytes of a PNG, JPEG, WebP, GIF, BMP, TIFF, PPM or JPEG 2000 file, "
-            "found something else or a broken header"
-        ) from error
-    except _DECODE_ERRORS as error:
-        raise InvalidRequest(f"image: the file is corrupt: {error}") from error
-    return _to_rgb(image, limits)
-
-
-def _to_rgb(image: PilImage.Image, limits: InputLimits) -> PilImage.Image:
-    width, height = image.size
-    if width <= 0 or height <= 0:
-        raise InvalidRequest(f"image: expected at least one pixel, found {width} x {height}")
-    if width * height > limits.max_image_pixels:
-        raise InvalidRequest(
-            f"image: expected at most {limits.max_image_pixels} pixels, found {width} x {height}"
-        )
-    if max(width, height) > _MAX_SIDE:
-        raise InvalidRequest(f"image: expected at most {_MAX_SIDE} pixels a side, found {width} x {height}")
-    try:
-        return image.convert("RGB")
-    except _DECODE_ERRORS as error:
-        raise InvalidRequest(f"image: the picture cannot be decoded: {error}") from error
-
-
-def _check_num_bytes(num_bytes: int, limits: InputLimits) -> None:
-    if num_bytes > limits.max_image_bytes:
-        raise InvalidRequest(f"image: expected at most {limits.max_image_bytes} bytes, found {num_bytes}")
+    # By its shape: a view may have more pixels than memory holds.
+    check_size((shape[1], shape[0]), limits)
+    if is_tensor:
+        given = given.detach().cpu()
+        given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()
+    array = np.asarray(given)
+    if exact and array.dtype != np.uint8:
+        raise InvalidRequest(f"image: expected an array of uint8 to read exactly, got {array.dtype}")
+    array = array_as_bytes(array[:, :, 0] if len(shape) == 3 and shape[2] == 1 else array)
+    return PilImage.fromarray(array)

@@ -31,6 +31,8 @@ class Prompt:
     speaking_ids: tuple[int, ...] | None = None
     """What the speech track reads instead where the input is text and the output speech; else None."""
 
+    no_speech: bool = False
+    """Whether the last message that holds speech is silence or noise, as its recordings show."""
     closing: tuple[int, ...] = ()
     """What `OpenPrompt` ends in once all has been said."""
 
@@ -90,11 +92,12 @@ class OpenPrompt(Prompt):
             num_open_units=len(units),
         )
 
-    def committed(self) -> Prompt:
-        """The whole prompt, as if it had come at once."""
+    def committed(self, *, no_speech: bool = False) -> Prompt:
+        """The whole prompt, as if it had come at once. no_speech: of what was spoken."""
         return Prompt(
             ids=(*self.ids, *self.closing),
             images=self.images,
             unit_positions=self.unit_positions,
             num_last_units=self.num_last_units,
+            no_speech=no_speech,
         )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import tokenizers
 
+from antiphon.checkpoint_files import one_line
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.text.tokenizer_file import TRIAL_TEXTS, read_tokenizer
 
 __all__ = ["Tokenizer"]
 
@@ -28,7 +30,7 @@ class Tokenizer:
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Take over `tokenizer`; `ValueError` if its decoder is not the byte-level one."""
+        """Take over `tokenizer`; `ValueError` if its decoder is not the byte-level one, or it fails."""
         if not isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):
             raise ValueError(f"decoder: expected ByteLevel, found {tokenizer.decoder}")
         # What users write is text: "<|eot_id|>" in it must not end their turn. And all of it counts,
@@ -45,23 +47,18 @@ class Tokenizer:
         self._byte_of_char = _byte_level_alphabet()
         self._token_bytes: dict[int, bytes] = {}
         self._heard: dict[int, bool] = {}
+        for text in TRIAL_TEXTS:
+            self._encode(text)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Tokenizer:
         """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable."""
         path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise CheckpointError(f"{path}: expected a tokenizer file, found none")
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more specific than Exception
-            raise CheckpointError(
-                f"{path}: expected a tokenizer file, found one that cannot be read: {error}"
-            ) from error
+        tokenizer = read_tokenizer(path)
         try:
             return cls(tokenizer)
         except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+            raise CheckpointError(f"{path}: {one_line(error)}") from error
 
     @property
     def max_text_id(self) -> int:
@@ -86,7 +83,10 @@ class Tokenizer:
             raise InvalidRequest(
                 f"expected valid Unicode text, found a lone surrogate {char} at character {error.start}"
             ) from error
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids = self._encode(text)
+        except ValueError as error:
+            raise InvalidRequest(f"expected text that the tokenizer can read: {one_line(error)}") from error
         if not self._unit_ids.isdisjoint(ids):
             unit = next(self._tokens[i] for i in ids if i in self._unit_ids)
             raise InvalidRequest(
@@ -118,6 +118,18 @@ class Tokenizer:
             text = self.decode([token_id], skip_special_tokens=False)
             heard = self._heard[token_id] = _HEARD.search(text) is not None
         return heard
+
+    def _encode(self, text: str) -> list[int]:
+        """`ValueError` where the library fails, which panics on what it did not think of."""
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # it raises nothing more specific
+            raise ValueError(f"the tokenizer fails: {one_line(error)}") from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"the tokenizer fails: {one_line(error)}") from error
+        return ids
 
     def _bytes_of(self, token: str) -> bytes:
         try:

@@ -118,7 +118,7 @@ def test_files_say_what_was_measured(tmp_path: Path) -> None:
         (["--config", "9b"], "expected one of auto, 8b, 97m, got '9b'"),
         (["--dtype", "int3"], "expected auto, float32, bfloat16, float16, got 'int3'"),
         (["--device", "tpu"], "got 'tpu'"),
-        (["--json", "nowhere/k.json"], "there is no folder nowhere"),
+        (["--json", "nowhere/k.json"], "nowhere/k.json: there is no folder"),
         (["--plot", "k.docx"], "expected a file named .avif"),
         (["--repeats", "0"], "Invalid value for '--repeats'"),
     ],

@@ -90,7 +90,7 @@ def test_arrays(samples: Any, expected: list[float]) -> None:
         (np.zeros(0, np.float32), 16000, "at least one sample"),
         (np.zeros((0, 2), np.float32), 16000, "at least one sample"),
         (np.zeros((5, 0), np.float32), 16000, r"got \(5, 0\)"),
-        (np.zeros((2, 16000), np.float32), 16000, r"got \(2, 16000\)"),
+        (np.zeros((33, 16000), np.float32), 16000, r"got \(33, 16000\)"),
         (np.zeros((1, 2, 3), np.float32), 16000, r"got \(1, 2, 3\)"),
         (np.float32(0), 16000, r"got \(\)"),
         (np.zeros(5, np.int64), 16000, "got int64"),

@@ -10,7 +10,7 @@ import torch
 from antiphon.codec import Codec
 from antiphon.codec.device import exact_float32
 from antiphon.codec.voices import Voice
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError, InvalidRequest
 
 
 def test_what_an_engine_asks(codec: Codec) -> None:
@@ -170,7 +170,7 @@ def test_bad_lists_are_refused(codec: Codec) -> None:
     ],
 )
 def test_what_is_not_there_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message):
+    with pytest.raises(ConfigError, match=message):
         Codec.from_pretrained(folder, **options)
 
 

@@ -37,7 +37,7 @@ def test_broken_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"net\.onnx: expected an ONNX network"):
+    with pytest.raises(CheckpointError, match=r"net\.onnx: no such file, expected an ONNX network"):
         SpeakerEncoder(tmp_path / "net.onnx", 192)
 
 

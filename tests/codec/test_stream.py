@@ -17,7 +17,7 @@ from antiphon.codec.stream import SpeechStream, advance
 from antiphon.codec.stream_flow import cross_fade
 from antiphon.codec.stream_hift import HiftStream, vocode_streams
 from antiphon.config import StreamSchedule
-from antiphon.errors import InvalidRequest
+from antiphon.errors import ConfigError, InvalidRequest
 
 HOP = 256
 
@@ -270,7 +270,7 @@ def test_chunks_grow_up_to_the_longest() -> None:
     ],
 )
 def test_bad_schedules_say_so(name: str, value: Any) -> None:
-    with pytest.raises(InvalidRequest, match=f"StreamSchedule.{name}"):
+    with pytest.raises(ConfigError, match=f"StreamSchedule.{name}"):
         StreamSchedule(**{name: value})
 
 

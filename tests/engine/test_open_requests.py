@@ -237,12 +237,12 @@ def test_open_requests_count_as_waiting_while_they_do_not_run() -> None:
     [
         (
             "Hello",
-            r"content: expected an open request to end in Units, those heard so far or \[\], found str",
+            r"content: expected an open request to end in Units, those heard so far or \[\], got str",
         ),
         ([Units([]), "Hello"], r"content\[1\]: expected an open request to end in Units"),
-        ([Units([]), Units([])], r"content\[0\]: expected at least one unit, found none"),
-        (Speech("nowhere.wav"), "found Speech"),
-        (Units([64]), "from 0 to 63, found 64"),
+        ([Units([]), Units([])], r"content\[0\]: expected at least one unit, got none"),
+        (Speech("nowhere.wav"), "got Speech"),
+        (Units([64]), "from 0 to 63, got 64"),
         ([], "expected content"),
         ([Image(b"no picture"), Units([])], r"content\[0\]"),
     ],
@@ -256,9 +256,9 @@ def test_a_request_that_cannot_be_opened(engine: Engine, content: Content, messa
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ([1, 64], "units: expected unit numbers from 0 to 63, found 64"),
-        ([-1], "found -1"),
-        ([1, 2.5], r"units.units\[1\]: expected a unit number, found float"),
+        ([1, 64], "units: expected unit numbers from 0 to 63, got 64"),
+        ([-1], "got -1"),
+        ([1, 2.5], r"units.units\[1\]: expected a unit number, got float"),
         (7, "expected units as a list"),
         ([1] * 900, "max_model_len"),
     ],
@@ -293,9 +293,9 @@ def test_more_than_the_cache_holds_changes_nothing() -> None:
 def test_a_commit_needs_something_said(engine: Engine) -> None:
     _, request, units = spoken("s2t")
     request_id = engine.open_request(request, SHORT)
-    with pytest.raises(InvalidRequest, match="at least one unit before the commit, found none"):
+    with pytest.raises(InvalidRequest, match="at least one unit before the commit, got none"):
         engine.commit(request_id)
-    with pytest.raises(InvalidRequest, match="at least one unit before the commit, found none"):
+    with pytest.raises(InvalidRequest, match="at least one unit before the commit, got none"):
         engine.commit(request_id, [])
     engine.commit(request_id, units)
     with pytest.raises(InvalidRequest, match="open request"):

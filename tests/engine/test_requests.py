@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 from antiphon import (
     AudioDelta,
     Completion,
+    ConfigError,
     Engine,
     EngineDead,
     EngineOverloaded,
@@ -140,6 +141,25 @@ def test_a_text_limit_ends_the_text_of_speech_and_not_the_speech(engine: Engine)
     done = engine.generate(case.request(), SamplingParams(max_tokens=4, max_units=30))[0]
     assert done.text_ids == case.data["llm_ids"][:4]
     assert len(done.unit_ids) == 30 or done.finish_reason == "stop"
+
+
+def test_speech_that_ends_by_itself_has_not_said_all_of_a_text_that_was_cut() -> None:
+    """It once said "stop". However far text runs ahead, the reason is the same."""
+    asked = [(case, limit) for case in cases() if case.name in ("s2s", "s2s_short") for limit in (3, 12, 20)]
+    params = [SamplingParams(max_tokens=limit, max_units=200) for _, limit in asked]
+    found = []
+    for lookahead in (0, 20):
+        engine = Engine(RANDOM_MODEL, text_lookahead=lookahead)
+        found.append(engine.generate([case.request() for case, _ in asked], params))
+    stops, eot = engine.model_config.stop_token_ids, engine.model_config.eot_token_id
+    num_cut = 0
+    for (case, limit), done, same in zip(asked, *found, strict=True):
+        assert (done.unit_ids, done.finish_reason) == (same.unit_ids, same.finish_reason), case.name
+        is_cut = len(done.text_ids) == limit and done.text_ids[-1] != eot
+        num_cut += is_cut and done.unit_ids[-1] in stops
+        assert done.finish_reason == ("length" if is_cut or done.unit_ids[-1] not in stops else "stop")
+    assert num_cut, "some end by themselves"
+    assert "stop" in {done.finish_reason for done in found[0]}, "some have said all"
 
 
 def test_text_under_speech_has_no_limit_of_its_own(engine: Engine) -> None:
@@ -400,9 +420,9 @@ def test_codec_in_another_precision() -> None:
     with Engine(codec_dtype="bfloat16", progress=False) as engine:
         assert engine.codec is not None
         assert engine.codec.dtype == torch.bfloat16
-        with pytest.raises(InvalidRequest, match=r"codec_dtype: expected a codec given as a folder, got one"):
+        with pytest.raises(ConfigError, match=r"codec_dtype: expected a codec given as a folder, got one"):
             Engine(codec=engine.codec, codec_dtype="float16", progress=False)
     with pytest.raises(
-        InvalidRequest, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
+        ConfigError, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
     ):
         Engine(codec_dtype="int8", progress=False)

@@ -86,14 +86,14 @@ def ctc_collapse_first_rows(dtype: torch.dtype) -> object:
 
 @call
 def ctc_trigger_of_int64(dtype: torch.dtype) -> object:
-    labels = torch.zeros(3, dtype=torch.int64)
+    labels = torch.arange(3)
     return ctc_trigger(labels, torch.zeros(9, dtype=torch.int32), labels, 3, backend="triton")
 
 
 @call
 def ctc_trigger_of_int32(dtype: torch.dtype) -> object:
-    labels = torch.zeros(3, dtype=torch.int32)
-    return ctc_trigger(labels, labels, labels.long(), 3, backend="triton")
+    labels = torch.arange(3, dtype=torch.int32)
+    return ctc_trigger(labels, torch.zeros_like(labels), labels.long(), 3, backend="triton")
 
 
 def _masked_group_norm(dtype: torch.dtype, with_mask: bool) -> object:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from antiphon.config import ModelConfig, RopeScaling, VisionConfig
 from antiphon.errors import CheckpointError
-from antiphon.model.checkpoint import read_config, read_tokenizer
+from antiphon.model.checkpoint import read_config
+from antiphon.text.tokenizer_file import read_tokenizer
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -116,7 +117,7 @@ def test_harmless_and_switched_off_keys_change_nothing(folder: Path) -> None:
 
 
 def test_a_tokenizer_that_was_read_already_is_taken(folder: Path) -> None:
-    tokenizer = read_tokenizer(folder)
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     (folder / "tokenizer.json").unlink()
     assert read_config(folder, tokenizer=tokenizer) == read_config(RANDOM_MODEL)
 
@@ -422,7 +423,7 @@ def test_refused_settings(folder: Path, key: str, value: object) -> None:
         (folder / "generation_config.json").unlink()
     with pytest.raises(CheckpointError) as caught:
         read_config(folder)
-    found = f"found {value!r}"
+    found = f"found {value!r}" if value != 10**400 else "found an integer of 1329 bits"
     assert f"{folder / 'config.json'}: {key}: expected " in str(caught.value)
     assert found in str(caught.value)
 

@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from antiphon.config import ModelConfig, VisionConfig
-from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.errors import CheckpointError, ConfigError
 from antiphon.model import loading
 from antiphon.model.checkpoint import read_config
 from antiphon.model.loading import load_weights, resolve_dtype
@@ -493,7 +493,7 @@ def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
 
 
 def test_unknown_load_format() -> None:
-    with pytest.raises(InvalidRequest, match="load_format: expected 'auto' or 'dummy', got 'pt'"):
+    with pytest.raises(ConfigError, match="load_format: expected 'auto' or 'dummy', got 'pt'"):
         load(RANDOM_MODEL, load_format="pt")
 
 
@@ -515,7 +515,7 @@ def test_resolve_dtype(folder: Path) -> None:
     assert resolve_dtype(torch.float16, folder, "cpu") == torch.float16
     for wrong in ("int8", "half", torch.float64, torch.int8):
         with pytest.raises(
-            InvalidRequest, match="dtype: expected 'auto' or one of float32, float16, bfloat16, got"
+            ConfigError, match="dtype: expected 'auto' or one of float32, float16, bfloat16, got"
         ):
             resolve_dtype(wrong, folder, "cpu")
     save_file({"tensor": torch.ones(3, dtype=torch.int8)}, folder / "model.safetensors")

@@ -5,19 +5,25 @@ import io
 import os
 import subprocess
 import sys
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PilImage
 
 from antiphon.config import InputLimits, ModelConfig
 from antiphon.errors import InvalidRequest
 from antiphon.text.images import open_image, prepare_image
+from antiphon.text.processor import InputProcessor
 from antiphon.text.tiles import Tiler
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import Image, Request
 
 LIMITS = InputLimits(max_image_bytes=20_000, max_image_pixels=5_000)
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
@@ -33,8 +39,8 @@ def encoded(image: PilImage.Image, kind: str = "PNG", **options: Any) -> bytes:
 PNG = encoded(PilImage.fromarray(RGB))
 
 
-def read(source: Any, limits: InputLimits = LIMITS) -> np.ndarray:
-    image = open_image(source, limits)
+def read(source: Any, limits: InputLimits = LIMITS, *, exact: bool = False) -> np.ndarray:
+    image = open_image(source, limits, exact=exact)
     assert image.mode == "RGB"
     return np.asarray(image)
 
@@ -43,24 +49,39 @@ def test_every_form_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "täst ü.png"
     path.write_bytes(PNG)
     url = "data:image/png;base64," + base64.b64encode(PNG).decode()
-    for source in (path, str(path), PNG, bytearray(PNG), memoryview(PNG), url, "DATA" + url[4:]):
+    in_memory = (PNG, bytearray(PNG), memoryview(PNG), io.BytesIO(PNG))
+    for source in (path, str(path), *in_memory, url, "DATA" + url[4:]):
         np.testing.assert_array_equal(read(source), RGB)
 
 
 def test_arrays() -> None:
     np.testing.assert_array_equal(read(RGB), RGB)
-    np.testing.assert_array_equal(read(PIXELS), RGB)
+    np.testing.assert_array_equal(read(PIXELS, exact=True), RGB)
+    np.testing.assert_array_equal(read(PIXELS[..., :1]), np.repeat(PIXELS[..., :1], 3, axis=2))
     np.testing.assert_array_equal(read(PIXELS[..., 0]), np.repeat(PIXELS[..., :1], 3, axis=2))
     np.testing.assert_array_equal(read(RGB[::-1, ::2]), RGB[::-1, ::2])
 
 
+def test_tensors() -> None:
+    """As (height, width, channels), like arrays, or as (channels, height, width), like torchvision's."""
+    tensor = torch.from_numpy(RGB.copy())
+    np.testing.assert_array_equal(read(tensor), RGB)
+    np.testing.assert_array_equal(read(tensor.permute(2, 0, 1)), RGB)
+    np.testing.assert_array_equal(read(tensor[..., 0]), np.repeat(RGB[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(read(tensor.permute(2, 0, 1).float() / 255), RGB)
+    in_16_bits = read((tensor.permute(2, 0, 1) / 255).bfloat16()).astype(int)
+    assert abs(in_16_bits - RGB).max() <= 1
+
+
 @pytest.mark.parametrize(
-    "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F", "RGBX"]
+    "mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "I", "F", "RGBX", "RGBA", "LA", "PA"]
 )
 def test_every_mode_of_pil(mode: str) -> None:
+    """Opaque, and of bytes: the released code sees the same."""
     image = PilImage.fromarray(RGB)
     image = image.convert("L").convert(mode) if mode in ("I", "F", "LA") else image.convert(mode)
-    np.testing.assert_array_equal(read(image), np.asarray(image.convert("RGB")))
+    for exact in (False, True):
+        np.testing.assert_array_equal(read(image, exact=exact), np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG", "JPEG2000"])
@@ -82,14 +103,17 @@ def test_file_formats_in_a_fresh_process(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, cwd=tmp_path)
 
 
-def test_transparency_is_dropped() -> None:
-    np.testing.assert_array_equal(read(encoded(PilImage.fromarray(PIXELS))), RGB)
-
-
-def test_exif_orientation_is_not_applied() -> None:
+def test_the_released_reading() -> None:
+    """`exact` drops transparency and orientation, and cuts off what is beyond a byte."""
+    np.testing.assert_array_equal(read(encoded(PilImage.fromarray(PIXELS)), exact=True), RGB)
     exif = PilImage.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    assert read(encoded(PilImage.fromarray(RGB), "JPEG", exif=exif)).shape == RGB.shape
+    turned = encoded(PilImage.fromarray(RGB), "JPEG", exif=exif)
+    assert read(turned, exact=True).shape == RGB.shape
+    grey = PilImage.fromarray(np.full((4, 4), 30_000, np.int32))
+    assert (read(grey, exact=True) == 255).all()
+    with pytest.raises(InvalidRequest, match="uint8 to read exactly, got float32"):
+        read(RGB.astype(np.float32), exact=True)
 
 
 def test_the_first_frame_of_a_moving_picture() -> None:
@@ -101,9 +125,9 @@ def test_the_first_frame_of_a_moving_picture() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "found NoneType"),
-        (7, "found int"),
-        ([[1, 2]], "found list"),
+        (None, "got NoneType"),
+        (7, "got int"),
+        ([[1, 2]], "got list"),
         ("http://example.com/cat.png", "URLs are not fetched"),
         ("HTTPS://example.com/cat.png", "URLs are not fetched"),
         ("file:///etc/hostname", "URLs are not fetched"),
@@ -120,8 +144,11 @@ def test_the_first_frame_of_a_moving_picture() -> None:
         ("data:image/png;base64,a*b=", "not valid base64"),
         ("data:image/png;base64,", "found none"),
         ("data:image/png;base64,äöü", "not valid base64"),
-        (RGB.astype(np.float32) / 255, "uint8 from 0 to 255, found float32"),
-        (RGB.astype(np.int64), "uint8 from 0 to 255, found int64"),
+        (RGB.astype(complex), "array of numbers, found complex128"),
+        (RGB.astype(object), "array of numbers, found object"),
+        (RGB.astype("U3"), "array of numbers, found <U3"),
+        (np.full((2, 2), np.nan), "expected finite pixels"),
+        (torch.zeros(2, 3, 4, 5), "shape"),
         (PIXELS[..., :2], "shape"),
         (PIXELS[0, :, 0], "shape"),
         (PIXELS[None], "shape"),
@@ -149,11 +176,60 @@ def test_files_are_measured_before_they_are_read(tmp_path: Path) -> None:
         open_image(path, LIMITS)
 
 
-def test_only_files_are_read(tmp_path: Path) -> None:
+def test_pipes_are_files_and_folders_are_not(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(InvalidRequest, match="something else"):
-            open_image(path, LIMITS)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[PNG])
+    writer.start()
+    np.testing.assert_array_equal(read(tmp_path / "pipe"), RGB)
+    writer.join()
+    with pytest.raises(InvalidRequest, match="found a folder"):
+        open_image(tmp_path, LIMITS)
+    with pytest.raises(InvalidRequest, match="found a device"):
+        open_image("/dev/zero", LIMITS)
+
+
+def test_a_file_may_not_be_read_twice_at_once(config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """A picture that PIL has opened is read when it is first needed, here by four threads: what each of
+    them found in the file was a part of it."""
+    pixels = np.random.default_rng(1).integers(0, 256, (900, 800, 3), dtype=np.uint8)
+    data = encoded(PilImage.fromarray(pixels))
+    processor = InputProcessor(config, tokenizer, None, InputLimits())
+    expected = processor.process(Request([Image(pixels)])).images[0].digest
+    for _ in range(3):
+        shared = Request([Image(PilImage.open(io.BytesIO(data)))])
+        with ThreadPoolExecutor(4) as threads:
+            prompts = list(threads.map(processor.process, [shared] * 4))
+        assert [prompt.images[0].digest for prompt in prompts] == [expected] * 4
+
+
+def test_a_pil_image_that_cannot_be_read_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(PNG)
+    closed = PilImage.open(path)
+    closed.close()
+    with path.open("rb") as file:
+        behind_a_closed_file = PilImage.open(file)
+    truncated = PilImage.open(path)
+    path.write_bytes(PNG[:200])
+    for image in (closed, behind_a_closed_file, truncated):
+        with pytest.raises(InvalidRequest, match="the picture cannot be decoded"):
+            open_image(image, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.broadcast_to(np.uint8(0), (60_000, 20_000, 3)),
+        np.broadcast_to(np.float64(0), (10**9, 10**9)),
+        np.broadcast_to(np.uint16(0), (2, 10**12, 4)),
+        torch.zeros(1).expand(3, 60_000, 20_000),
+    ],
+    ids=lambda array: f"{type(array).__name__} {tuple(array.shape)}",
+)
+def test_arrays_are_measured_before_they_are_copied(array: Any) -> None:
+    """A view may have more pixels than memory holds."""
+    with pytest.raises(InvalidRequest, match="expected at most 64000000 pixels"):
+        open_image(array, InputLimits())
 
 
 def test_a_bomb_is_not_decoded() -> None:
@@ -187,5 +263,7 @@ def test_digest(config: ModelConfig) -> None:
     black = [np.zeros(shape, np.uint8) for shape in ((100, 50), (50, 100), (98, 50), (100, 49))]
     merges = [prepare_image(pixels, tiler, LIMITS) for pixels in black]
     assert len({merge.digest for merge in merges}) == len({merge.plan for merge in merges})
+    ways = [prepare_image(PIXELS, tiler, LIMITS, exact=exact).digest for exact in (False, True)]
+    assert ways[0] != ways[1] == image.digest, "what is read in two ways is two pictures"
     unshrunk = Tiler(replace(config, mm_patch_merge_type="flat"))
     assert prepare_image(RGB, unshrunk, LIMITS).digest != image.digest

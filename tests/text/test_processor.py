@@ -125,60 +125,60 @@ def test_images_stand_in_the_order_of_their_marks(processor: InputProcessor) -> 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ("Hi.", "^request: expected a Request, found str"),
-        (Request(), "^request: .* found neither"),
-        (Request("a", messages=[Message("user", "a")]), "^request: .* found both"),
-        (Request("a", "text"), r"^modalities: .* found 'text'"),
+        ("Hi.", "^request: expected a Request, got str"),
+        (Request(), "^request: .* got neither"),
+        (Request("a", messages=[Message("user", "a")]), "^request: .* got both"),
+        (Request("a", "text"), r"^modalities: .* got 'text'"),
         (Request("a", ()), "^modalities: "),
         (Request("a", ("audio",)), "^modalities: "),
         (Request("a", ("text", "text")), "^modalities: "),
         (Request("a", ("text", "audio", "video")), "^modalities: "),
         (Request("a", ("text", [1])), "^modalities: "),  # type: ignore[arg-type]
         (Request("a", 3), "^modalities: "),  # type: ignore[arg-type]
-        (Request("a", system=3), "^system: .* found int"),  # type: ignore[arg-type]
-        (Request("a", voice=3), "^voice: .* found int"),  # type: ignore[arg-type]
-        (Request("a", voice="nobody"), "^voice: expected one of anna, otto, found 'nobody'"),
-        (Request("a", request_id=3), "^request_id: .* found int"),  # type: ignore[arg-type]
-        (Request("a", sampling_params={}), "^sampling_params: .* found dict"),  # type: ignore[arg-type]
-        (Request(b"a"), "^content: .* user to be str, Image, Speech, Units, found bytes"),  # type: ignore[arg-type]
+        (Request("a", system=3), "^system: .* got int"),  # type: ignore[arg-type]
+        (Request("a", voice=3), "^voice: .* got int"),  # type: ignore[arg-type]
+        (Request("a", voice="nobody"), "^voice: expected one of anna, otto, got 'nobody'"),
+        (Request("a", request_id=3), "^request_id: .* got int"),  # type: ignore[arg-type]
+        (Request("a", sampling_params={}), "^sampling_params: .* got dict"),  # type: ignore[arg-type]
+        (Request(b"a"), "^content: .* user to be str, Image, Speech, Units, got bytes"),  # type: ignore[arg-type]
         (Request(""), "^content: .* only empty text"),
         (Request([]), "^content: .* nothing"),
         (Request(["", ""]), "^content: .* only empty text"),
-        (Request(["a", PICTURE]), r"^content\[1\]: .* found ndarray"),  # type: ignore[list-item]
-        (Request([Message("user", "a")]), r"^content\[0\]: .* found Message"),  # type: ignore[list-item]
-        (Request(part for part in "a"), "^content: .* found generator"),  # type: ignore[arg-type]
-        (Request(["a", None]), r"^content\[1\]: .* found NoneType"),  # type: ignore[list-item]
+        (Request(["a", PICTURE]), r"^content\[1\]: .* got ndarray"),  # type: ignore[list-item]
+        (Request([Message("user", "a")]), r"^content\[0\]: .* got Message"),  # type: ignore[list-item]
+        (Request(part for part in "a"), "^content: .* got generator"),  # type: ignore[arg-type]
+        (Request(["a", None]), r"^content\[1\]: .* got NoneType"),  # type: ignore[list-item]
         (Request("\ud800"), r"^content: .* surrogate"),
         (Request("a", system="\ud800"), r"^system: .* surrogate"),
         (Request(["ok", "<Audio_1>"]), r"^content: .* unit tokens"),
-        (Request("a" * 1001, system=""), "^text: expected at most 1000 characters, found 1001"),
-        (Request("a", system="a" * 1000), "^text: expected at most 1000 characters, found 1001"),
-        (Request([Image(PICTURE)] * 3), "^images: expected at most 2, found 3"),
+        (Request("a" * 1001, system=""), "^text: expected at most 1000 characters, got 1001"),
+        (Request("a", system="a" * 1000), "^text: expected at most 1000 characters, got 1001"),
+        (Request([Image(PICTURE)] * 3), "^images: expected at most 2, got more"),
         (Request(Image("no/such.png")), "^content: image: .* cannot be read"),
         (Request(["a", Image(b"junk")]), r"^content\[1\]: image: "),
         (Request(Units([])), "^content: expected at least one unit"),
-        (Request(Units([0, 64])), "^content: expected unit numbers from 0 to 63, found 64"),
-        (Request(Units([-1])), "^content: expected unit numbers from 0 to 63, found -1"),
-        (Request(Units([1, True])), r"^content\.units\[1\]: .* found bool"),
-        (Request(Units([1, 2.0])), r"^content\.units\[1\]: .* found float"),  # type: ignore[list-item]
-        (Request(Units("12")), "^content: expected units .* found str"),  # type: ignore[arg-type]
-        (Request(Units(b"12")), "^content: expected units .* found bytes"),
-        (Request(Units(7)), "^content: expected units .* found int"),  # type: ignore[arg-type]
-        (Request(Units(np.zeros((2, 2), int))), "^content: expected units .* found ndarray"),  # type: ignore[arg-type]
-        (Request(Units(np.zeros(2))), "^content: expected units .* found ndarray"),  # type: ignore[arg-type]
+        (Request(Units([0, 64])), "^content: expected unit numbers from 0 to 63, got 64"),
+        (Request(Units([-1])), "^content: expected unit numbers from 0 to 63, got -1"),
+        (Request(Units([1, True])), r"^content\.units\[1\]: .* got bool"),
+        (Request(Units([1, 2.0])), r"^content\.units\[1\]: .* got float"),  # type: ignore[list-item]
+        (Request(Units("12")), "^content: expected units .* got str"),  # type: ignore[arg-type]
+        (Request(Units(b"12")), "^content: expected units .* got bytes"),
+        (Request(Units(7)), "^content: expected units .* got int"),  # type: ignore[arg-type]
+        (Request(Units(np.zeros((2, 2), int))), "^content: expected units .* got an array"),  # type: ignore[arg-type]
+        (Request(Units(np.zeros(2))), "^content: expected units .* got an array"),  # type: ignore[arg-type]
         (Request(["a", Speech(b"junk")]), r"^content\[1\]: audio: "),
         (
             Request(Speech((np.zeros(100, np.float32), 16000))),
             "^content: expected speech of at least one unit",
         ),
         (Request(Speech((np.zeros(40000, np.float32), 16000))), "^content: audio: "),
-        (Request(messages="a"), "^messages: expected a list of Message, found str"),  # type: ignore[arg-type]
-        (Request(messages=[]), "^messages: expected 1 to 4 of them, found 0"),
-        (Request(messages=[Message("user", "a")] * 5), "^messages: expected 1 to 4 of them, found 5"),
-        (Request(messages=["a"]), r"^messages\[0\]: expected a Message, found str"),  # type: ignore[list-item]
-        (Request(messages=[Message("tool", "a")]), r"^messages\[0\]\.role: .* found 'tool'"),
+        (Request(messages="a"), "^messages: expected a list of Message, got str"),  # type: ignore[arg-type]
+        (Request(messages=[]), "^messages: expected 1 to 4 of them, got 0"),
+        (Request(messages=[Message("user", "a")] * 5), "^messages: expected 1 to 4 of them, got 5"),
+        (Request(messages=["a"]), r"^messages\[0\]: expected a Message, got str"),  # type: ignore[list-item]
+        (Request(messages=[Message("tool", "a")]), r"^messages\[0\]\.role: .* got 'tool'"),
         (Request(messages=[Message(None, "a")]), r"^messages\[0\]\.role: .* None"),  # type: ignore[arg-type]
-        (Request(messages=[Message("system", "a")]), r"^messages\[0\]\.role: .* last .* found system"),
+        (Request(messages=[Message("system", "a")]), r"^messages\[0\]\.role: .* last .* got system"),
         (
             Request(messages=[Message("user", "a"), Message("assistant", "b")]),
             r"^messages\[1\]\.role: .* last",
@@ -193,11 +193,11 @@ def test_images_stand_in_the_order_of_their_marks(processor: InputProcessor) -> 
         ),
         (
             Request(messages=[Message("system", Units([1])), Message("user", "c")]),
-            r"^messages\[0\]\.content: .* system to be str, found Units",
+            r"^messages\[0\]\.content: .* system to be str, got Units",
         ),
         (
             Request(messages=[Message("assistant", ["a", Image(PICTURE)]), Message("user", "c")]),
-            r"^messages\[0\]\.content\[1\]: .* assistant to be str, Speech, Units, found Image",
+            r"^messages\[0\]\.content\[1\]: .* assistant to be str, Speech, Units, got Image",
         ),
         (
             Request(messages=[Message("assistant", ""), Message("user", "c")]),
@@ -249,7 +249,7 @@ def test_without_a_codec(config: ModelConfig, tokenizer: Tokenizer) -> None:
 
 def test_a_codec_of_another_model(config: ModelConfig, tokenizer: Tokenizer) -> None:
     processor = InputProcessor(config, tokenizer, FakeCodec(first=60), LIMITS)
-    with pytest.raises(InvalidRequest, match=r"^content: expected unit numbers from 0 to 63, found 64"):
+    with pytest.raises(InvalidRequest, match=r"^content: expected unit numbers from 0 to 63, got 64"):
         processor.process(Request(Speech(SILENCE)))
 
 
@@ -308,5 +308,5 @@ def test_what_stands_before_open_speech_stays(processor: InputProcessor, config:
 def test_the_first_of_open_speech_is_speech(processor: InputProcessor) -> None:
     """Before a unit is there, the LLM already reads the prompt as a spoken one."""
     assert processor.process_open(Request(Units([]))).has_speech
-    with pytest.raises(InvalidRequest, match=r"^content: expected at least one unit, found none"):
+    with pytest.raises(InvalidRequest, match=r"^content: expected at least one unit, got none"):
         processor.process(Request(Units([])))

@@ -11,7 +11,7 @@ extern "C" int antiphon_ctc_collapse(const int32_t* labels, const int32_t* cu_se
   if (batch == 0) cu_out[0] = 0;
   constexpr int kThreads = 64;  // two warps
   simt::launch(batch, kThreads, [&] {
-    antiphon::ctc_collapse_kernel<kThreads>(
+    antiphon::cuda::ctc_collapse_kernel<kThreads>(
         {labels, cu_seqlens, prev, ids, frames, cu_out, last, state, total, blank});
   });
   return 0;

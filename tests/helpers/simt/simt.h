@@ -96,10 +96,10 @@ inline unsigned long long atomicExch(unsigned long long* p, unsigned long long v
   return std::atomic_ref<unsigned long long>(*p).exchange(value);
 }
 
-namespace antiphon {
+namespace antiphon::cuda {
 template <class T>
 T& block_shared() {
   static_assert(sizeof(T) <= sizeof(simt::Block::memory));
   return *reinterpret_cast<T*>(simt::block->memory);
 }
-}  // namespace antiphon
+}  // namespace antiphon::cuda

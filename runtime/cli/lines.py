@@ -1,0 +1,68 @@
+"""What is typed into a chat, or piped into it, line by line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+from antiphon.cli import signals
+from antiphon.cli.streams import say, show_error
+from antiphon.config import InputLimits
+
+__all__ = ["lines"]
+
+PROMPT = "> "
+SKIPPED_CHARS = 2**16
+"""Of a line that is too long, as many are read at a time."""
+
+
+def lines() -> Iterator[str]:
+    """Lines of the terminal, with its editing and history, or of a pipe; without the spaces around them."""
+    if not sys.stdin.isatty():
+        yield from _piped_lines()
+        return
+    with suppress(ImportError):  # some Pythons are built without
+        import readline  # noqa: F401  (importing it gives `input` its editing)
+
+    say("/help lists what a line may be", err=True)
+    was_left = False
+    while True:
+        try:
+            if sys.stdout.isatty():
+                line = input(PROMPT)
+            else:  # `input` would write it among the replies
+                say(PROMPT, nl=False, err=True)
+                line = input()
+        except EOFError:
+            return
+        except signals.Stopped as stopped:
+            if was_left or stopped.number != signals.INTERRUPT:
+                raise
+            signals.forget()
+            was_left = True
+            say("\nanother Ctrl-C leaves", err=True)
+            continue
+        was_left = False
+        if line := _bounded(line):
+            yield line
+
+
+def _piped_lines() -> Iterator[str]:
+    limit = InputLimits().max_text_chars
+    while line := sys.stdin.readline(limit + 2):
+        rest = line
+        while rest and not rest.endswith("\n"):  # its end, or the next piece of a line that is too long
+            rest = sys.stdin.readline(SKIPPED_CHARS)
+        if line := _bounded(line):
+            yield line
+
+
+def _bounded(line: str) -> str:
+    """Without the spaces around it; empty if it is too long, which is said."""
+    limit = InputLimits().max_text_chars
+    line = line.removesuffix("\n")
+    if len(line) > limit:
+        show_error(f"expected lines of up to {limit} characters; one that is longer was left out")
+        return ""
+    return line.strip()

@@ -1,0 +1,152 @@
+"""Ctrl-C, and whatever else a signal's handler raises, kept out of what must not be cut in two."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Interrupts"]
+
+NAMES = (
+    *("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2"),
+    *("SIGCHLD", "SIGWINCH", "SIGIO", "SIGPIPE", "SIGXCPU", "SIGTSTP", "SIGCONT"),
+)
+SIGNALS = tuple(int(getattr(signal, name)) for name in NAMES if hasattr(signal, name))
+"""What programs have handlers for. Each costs half a microsecond to look at."""
+ALWAYS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
+"""What ends a program, or a part of it, and tells of no fault."""
+
+Handler = Callable[[int, FrameType | None], Any]
+
+# What Python's own functions wrap, which look for the name in an enumeration of all that they return: longer
+# than many a step of a small model takes.
+_get: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+
+
+class Interrupts:
+    """A context in which no signal's handler is called, but where `allowed` says so.
+
+    Python calls handlers between any two instructions of the main thread, and what they raise comes out
+    there: half of a list appended, a block taken and not noted. Inside of this context signals are noted.
+    Their handlers are called where nothing is half done: in `allowed`, in `check`, and when the context is
+    left. In other threads, where no handler is ever called, it does nothing. It is not entered twice.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Handler] = {}
+        """What the signals' handlers are, while ours are in their places."""
+        self._noted: list[int] = []
+        self._are_held = False
+        self._raised: BaseException | None = None
+        self._pid = os.getpid()
+
+    def is_one(self, error: BaseException) -> bool:
+        """Whether it interrupts, rather than tells of a fault: a handler raised it, or it ends programs."""
+        return error is self._raised or isinstance(error, ALWAYS)
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._raised = None
+        self._are_held = True
+        try:
+            for number in SIGNALS:
+                handler = _get(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    _set(number, self._take)
+        except ValueError:  # the main thread, but of a subinterpreter
+            self._restore()
+        except BaseException as error:  # of a handler, before ours was in its place
+            self._raised = error
+            self._restore()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handlers:
+            self._restore()
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Handlers are called at once in here, those of noted signals first. What they raise leaves the
+        block, whatever was made of it inside, and from there on signals are noted again."""
+        self.check()
+        self._are_held = False
+        try:
+            yield
+        except GeneratorExit:  # it was never entered, or is being thrown away
+            raise
+        except BaseException as error:
+            if self._raised is not None and error is not self._raised:
+                raise self._raised from error  # the code inside took it for an error of its own
+            raise
+        finally:
+            self._are_held = bool(self._handlers)
+        if self._raised is not None:  # it was caught inside, or fell into a destructor
+            raise self._raised
+
+    def check(self) -> None:
+        """Call the handlers of the signals that were noted."""
+        while self._noted:
+            number = self._noted.pop(0)
+            if (handler := self._handlers.get(number)) is not None:
+                self._call(handler, number, None)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # forked by another thread meanwhile: nobody will leave this context
+            inherited = self._handlers[number]
+            _set(number, inherited)
+            inherited(number, frame)
+            return
+        handler = self._handlers.get(number)
+        if self._are_held or handler is None:
+            if number not in self._noted:
+                self._noted.append(number)
+            return
+        # From here on: if the handler raises, nothing may come between that and where it is caught.
+        self._are_held = True
+        self._call(handler, number, frame)
+        self._are_held = False
+
+    def _call(self, handler: Handler, number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame or sys._getframe())
+        except BaseException as error:
+            self._raised = error
+            raise
+
+    def _restore(self) -> None:
+        """Put all handlers back, whatever the first of them raise meanwhile, and call those of noted
+        signals."""
+        raised: BaseException | None = None
+        handlers = dict(self._handlers)
+        self._are_held = True
+        while self._handlers:
+            try:
+                number, handler = next(iter(self._handlers.items()))
+                if _get(number) == self._take:  # else a handler has put another in its place
+                    _set(number, handler)
+                self._handlers.pop(number, None)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                raised = error
+        self._are_held = False
+        while self._noted:
+            number = self._noted.pop(0)
+            try:
+                handlers[number](number, sys._getframe())
+            except BaseException as error:  # noqa: BLE001 - raised below
+                raised = error
+        if raised is not None:
+            self._raised = raised
+            raise raised

@@ -1,0 +1,35 @@
+"""Whose fault it was: requests of a pass that failed go through it again, one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from antiphon.sched.plan import Chunk, Stack
+from antiphon.sched.request import RequestState
+
+__all__ = ["Trial"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A request that is served alone until the stack in which it failed has computed what it failed with."""
+
+    request: RequestState
+    stack: Stack
+    end: int
+
+    @classmethod
+    def of(cls, chunk: Chunk, stack: Stack) -> Trial:
+        return cls(chunk.request, stack, chunk.end)
+
+    @property
+    def is_over(self) -> bool:
+        request = self.request
+        if request.finished or not request.has_work:
+            return True
+        if self.stack == "top":
+            return request.top_computed >= self.end
+        track = request.text if self.stack == "text" else request.speech
+        # no text may be asked for any more, after which its track holds nothing
+        is_done = track is request.text and not request.needs_text
+        return track is None or track.num_computed >= self.end or is_done
