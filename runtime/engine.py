@@ -411,6 +411,7 @@ class Engine(OfOneProcess):
 
     # --- inside -------------------------------------------------------------------------------
 
+    @awaited_at_exit
     def _advance(self, *, may_wait: bool) -> None:
         """A step; its events are added to those that are not told yet."""
         try:

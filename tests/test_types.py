@@ -37,7 +37,7 @@ WRONG: dict[str, list[Any]] = {
     "top_k": [-1, 1.0, "3", None, True, np.array([3]), 10**5000],
     "seed": [1.0, "3", True, np.float32(3), np.array(3), 1 << 129, -(1 << 129)],
     "max_tokens": [0, -1, -(10**5000), 1.5, "3", True, np.float64(3)],
-    "max_units": [0, -1, 1.5, None, "3", True, np.timedelta64(3)],
+    "max_units": [0, -1, 1.5, None, "3", True, np.timedelta64(3, "s")],
     "ignore_eos": [0, 1, None, "yes", np.zeros(3), np.array(True)],
     "stop": [5, None, b"a", "", [""], [None], ["a", 3], {"a"}, iter("a"), np.array(["a"])],
 }

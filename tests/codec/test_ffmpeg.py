@@ -33,7 +33,9 @@ def test_sound_of_all_kinds(arguments: str) -> None:
     data = by_ffmpeg(arguments, 16000, 1, 16000)
     samples, rate_hz = read_audio(data)
     assert 0.05 < samples.std() < 0.12
-    assert abs(len(samples) / rate_hz - judged_seconds(data)) < 0.01
+    # Of aac a decoder may keep or drop what fills the last frame.
+    tolerance = 1024 / rate_hz if "aac" in arguments else 0.01
+    assert abs(len(samples) / rate_hz - judged_seconds(data)) < tolerance
 
 
 def test_amr() -> None:
