@@ -17,7 +17,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements/lock.txt
 SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
-TYPES := build/types
 LOCK := build/lock/bin
 CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.cpp isa.cpp isa_plain.cpp isa_avx2.cpp isa_avx512.cpp)
 # ThreadSanitizer of older compilers knows only some layouts of memory
@@ -35,9 +34,7 @@ test: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf $(TYPES)
-	$(BIN)/python setup.py -q build_py --build-lib $(TYPES)
-	$(BIN)/mypy $(TYPES)/antiphon tests
+	$(BIN)/mypy src/antiphon tests
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 check-lock: $(VENV)/dev.stamp
@@ -70,7 +67,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist *.egg-info runtime/_C.*.so runtime/native $(VENV)
+	rm -rf build dist *.egg-info kernels/_C.*.so kernels/native $(VENV)
 
 # torch goes first and by itself, so that pip takes a plain CPU build where it is offered one.
 $(VENV)/torch.stamp: requirements/lock.txt

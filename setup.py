@@ -1,13 +1,16 @@
-"""Maps the import name `antiphon` onto the folders of this repository and builds `antiphon._C`, and where
-nvcc is found the CUDA kernels."""
+"""Lays out the package `antiphon` from the folders of this repository and builds `antiphon.kernels._C`, and
+where nvcc is found the CUDA kernels."""
 
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import find_packages, setup
 
+TREE = "src"
+"""The package as one tree of symbolic links to the folders, which editors and type checkers can follow."""
 FOLDERS = {
     "antiphon": "runtime",
     "antiphon.kernels": "kernels",
@@ -15,17 +18,22 @@ FOLDERS = {
     "antiphon.bench": "bench",
     "antiphon.csrc": "csrc",
 }
+"""The same where links were not kept: in a zip, on some file systems, in clones with core.symlinks=false."""
 CPU_SOURCES = "csrc/cpu"
 CUDA_SOURCES = "csrc/cuda"
 # A100, H100, and code that later ones can compile for themselves.
 CUDA_TARGETS = ("arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]")
 
 
-def packages() -> list[str]:
+def layout() -> dict[str, Any]:
+    """What setuptools is to install: the tree, or what it would hold."""
+    # Of a folder, since the link to a file becomes a file that holds a path.
+    if Path(TREE, "antiphon", "kernels").is_dir():
+        return {"packages": find_packages(TREE), "package_dir": {"": TREE}}
     names = []
     for name, folder in FOLDERS.items():
         names += [name, *(f"{name}.{child}" for child in find_packages(folder))]
-    return names
+    return {"packages": names, "package_dir": FOLDERS}
 
 
 def paths(pattern: str) -> list[str]:
@@ -41,7 +49,7 @@ class BuildKernels(build_ext):
         if nvcc is None:
             self.warn("nvcc was not found: built without CUDA kernels")
             return
-        target = Path(self.get_ext_fullpath("antiphon._C")).parent / "native" / "antiphon_cuda.so"
+        target = Path(self.get_ext_fullpath("antiphon.kernels._C")).parent / "native" / "antiphon_cuda.so"
         target.parent.mkdir(exist_ok=True)  # apart: Python would take it for a module of the package
         options = ["-std=c++17", "-O3", "-shared", "-Xcompiler", "-fPIC"]
         for code in CUDA_TARGETS:
@@ -55,7 +63,7 @@ class BuildKernels(build_ext):
 
 
 extension = Pybind11Extension(
-    "antiphon._C",
+    "antiphon.kernels._C",
     paths("*.cpp"),
     depends=paths("*.h"),
     include_dirs=[CPU_SOURCES],
@@ -66,8 +74,7 @@ extension = Pybind11Extension(
 
 ParallelCompile("ANTIPHON_BUILD_JOBS").install()
 setup(
-    packages=packages(),
-    package_dir=FOLDERS,
+    **layout(),
     ext_modules=[extension],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from antiphon.codec.cfm import NUM_STEPS
-from antiphon.codec.encoder import Encoder, RelativeAttention
-from antiphon.codec.flow import FlowModel
-from antiphon.codec.hift import Hift
-from antiphon.codec.hyperparams import UPSAMPLE_RATES, CodecParams
-from antiphon.codec.unet import ResNet, Stage, UNet
+from antiphon.codec.checkpoint.hyperparams import UPSAMPLE_RATES, CodecParams
+from antiphon.codec.flow.cfm import NUM_STEPS
+from antiphon.codec.flow.encoder import Encoder, RelativeAttention
+from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.unet import ResNet, Stage, UNet
+from antiphon.codec.hift.hift import Hift
 
 __all__ = ["CodecFlops", "codec_flops"]
 

@@ -11,11 +11,17 @@ from torch import nn
 
 from antiphon.bench.checkpoint import CONFIGS
 from antiphon.codec import Codec
-from antiphon.codec.flow import FlowModel
-from antiphon.codec.hift import Hift
-from antiphon.codec.hyperparams import CodecParams, EncoderParams, EstimatorParams, FlowParams, HiftParams
+from antiphon.codec.checkpoint.hyperparams import (
+    CodecParams,
+    EncoderParams,
+    EstimatorParams,
+    FlowParams,
+    HiftParams,
+)
+from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.hift.hift import Hift
 from antiphon.codec.voices import Voice
-from antiphon.cuda_graph import capture_for
+from antiphon.device.cuda_graph import capture_for
 
 __all__ = ["dummy_codec", "read_params"]
 

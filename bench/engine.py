@@ -33,7 +33,7 @@ from antiphon.bench.options import (
     read_dtype,
     write_record,
 )
-from antiphon.engine import Engine
+from antiphon.engine.engine import Engine
 from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
 from antiphon.types import Request, SamplingParams, Units

@@ -17,8 +17,8 @@ from antiphon.bench.kernel_runs import KernelRun, bench_op, measure_peaks
 from antiphon.bench.kernels.case import Setting
 from antiphon.bench.options import check_output, device_name, dtype_name, read_config, read_device, read_dtype
 from antiphon.bench.sizes import read_sizes
-from antiphon.footprint import use_passing_caches
 from antiphon.kernels import ops
+from antiphon.process.footprint import use_passing_caches
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from antiphon.bench.kernel_runs import KernelRun, Peaks
 from antiphon.bench.options import write_record
-from antiphon.files import written_whole
+from antiphon.files.writing import written_whole
 from antiphon.kernels import ops
 
 __all__ = ["Conditions", "check_plot", "plot_roofline", "table", "write_csv", "write_json"]

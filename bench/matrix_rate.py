@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from antiphon.codec.device import exact_float32
 from antiphon.codec.packed import PackedLinear
+from antiphon.device.place import exact_float32
 
 __all__ = ["matrix_rate", "synchronize"]
 

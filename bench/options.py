@@ -11,10 +11,10 @@ import torch
 import typer
 
 from antiphon.bench.sizes import model_configs
-from antiphon.codec.device import resolve_device
+from antiphon.device.machine import cpu_name
+from antiphon.device.place import resolve_device
 from antiphon.errors import ConfigError
-from antiphon.files import check_writable, write_whole
-from antiphon.machine import cpu_name
+from antiphon.files.writing import check_writable, write_whole
 
 __all__ = [
     "check_output",

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from antiphon.codec import Codec
-from antiphon.codec.cfm import schedule
-from antiphon.codec.flow import FlowInput
-from antiphon.codec.hift import source_spectrum
-from antiphon.codec.hyperparams import MEL_BANDS
-from antiphon.codec.source import draw, harmonics
-from antiphon.codec.unet import UNet
+from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
+from antiphon.codec.flow.cfm import schedule
+from antiphon.codec.flow.flow import FlowInput
+from antiphon.codec.flow.unet import UNet
+from antiphon.codec.hift.hift import source_spectrum
+from antiphon.codec.hift.source import draw, harmonics
 
 __all__ = ["PlainCodec"]
 

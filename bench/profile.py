@@ -19,16 +19,16 @@ from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.engine import add_paced_request
 from antiphon.bench.options import write_record
 from antiphon.bench.spans import Span, Spans, replaced
-from antiphon.engine import Engine
-from antiphon.files import written_whole
+from antiphon.device.machine import cpu_name
+from antiphon.engine.engine import Engine
+from antiphon.files.writing import written_whole
 from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear
-from antiphon.machine import cpu_name
 from antiphon.model import runner as runner_module
 from antiphon.model.graphed_layers import GraphedLayers
 from antiphon.model.windows import FusionWindows
-from antiphon.output import OutputState
+from antiphon.outputs.request_output import OutputState
 from antiphon.sched.plan import StackPlan
 from antiphon.types import Finished, Request, SamplingParams, Units
 

@@ -33,7 +33,7 @@ from antiphon.bench.options import (
     write_record,
 )
 from antiphon.bench.spans import replaced
-from antiphon.engine import Engine
+from antiphon.engine.engine import Engine
 from antiphon.sched.plan import StackPlan
 from antiphon.types import AudioDelta, Finished, RequestMetrics
 

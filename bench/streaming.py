@@ -19,11 +19,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from antiphon.assets.embedded import EMBEDDED_CODEC
 from antiphon.bench.options import check_output, write_record
 from antiphon.codec import Codec
-from antiphon.codec.hyperparams import HOP
+from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.config import StreamSchedule
-from antiphon.embedded import EMBEDDED_CODEC
 
 __all__ = ["StreamFigures", "main", "measure"]
 

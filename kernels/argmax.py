@@ -28,7 +28,7 @@ def argmax(logits: Tensor, *, backend: str | None = None) -> Tensor:
 
 @register("argmax", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _argmax_cpp(logits: Tensor) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     logits = logits.contiguous()
     ids = logits.new_empty(len(logits), dtype=torch.int64)

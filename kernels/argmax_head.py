@@ -66,7 +66,7 @@ def _argmax_head_cpp(
     hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Its logits are those of the head to the last bit."""
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     if not isinstance(head, CppLinear) or top_k > MAX_CPP_TOP_K:
         return argmax_head_reference(hidden, head, top_k, subset)

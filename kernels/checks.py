@@ -287,6 +287,6 @@ def wrong_sequences(
 
 @cache
 def _cpp() -> ModuleType:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     return _C

@@ -69,7 +69,7 @@ def ctc_collapse(
 
 @register("ctc_collapse", "cpp", is_available=cpp_available, supports=on_cpu)
 def _ctc_collapse_cpp(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> CollapsedLabels:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
     total, batch = labels.numel(), cu_seqlens.numel() - 1

@@ -127,7 +127,7 @@ class CppDecoderLayers:
         cos_sin: Tensor,
         checked: bool,
     ) -> None:
-        from antiphon import _C
+        from antiphon.kernels import _C
 
         self.layers, self.geometry, self.final_norm = tuple(layers), geometry, final_norm
         self.cos_sin = cos_sin.float().contiguous()

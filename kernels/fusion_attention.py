@@ -109,7 +109,7 @@ def _fusion_attention_cpp(
     cos_sin: Tensor,
     rows: Tensor | None,
 ) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     tokens, heads, head_dim = q.shape
     q, num_valid, positions, cos_sin = (t.contiguous() for t in (q, num_valid, positions, cos_sin.float()))
@@ -224,7 +224,7 @@ def fusion_cache_write(
 def _fusion_cache_write_cpp(
     kv: Tensor, slots: Tensor, positions: Tensor, cos_sin: Tensor, cache: Tensor, head_dim: int
 ) -> None:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     kv, slots, positions, cos_sin = (t.contiguous() for t in (kv, slots, positions, cos_sin.float()))
     _C.fusion_cache_write(

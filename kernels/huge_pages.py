@@ -13,6 +13,6 @@ def advise_huge_pages(unwritten: Tensor) -> None:
     """Asks for them, for a new tensor on the CPU: the processor fetches ahead only within a page, and knows
     the places of few. A hint, which does nothing where there are none to be had."""
     if cpp_available() and unwritten.device.type == "cpu":
-        from antiphon import _C
+        from antiphon.kernels import _C
 
         _C.advise_huge_pages(unwritten.data_ptr(), unwritten.numel() * unwritten.element_size())

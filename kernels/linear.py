@@ -52,7 +52,7 @@ def linear(weight: Tensor, *, backend: str | None = None) -> Linear:
 @register("linear", "cpp", is_available=cpp_available, supports=cpp_float32)
 class CppLinear:
     def __init__(self, weight: Tensor) -> None:
-        from antiphon import _C
+        from antiphon.kernels import _C
 
         self.out_features, self.in_features = weight.shape
         self.panels = pack_panels(weight)

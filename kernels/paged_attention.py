@@ -102,7 +102,7 @@ def _rope_cache_write_cpp(
     value_cache: Tensor,
     num_heads: int,
 ) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     _, block_size, num_kv_heads, head_dim = key_cache.shape
     tokens, cos_sin = qkv.shape[0], cos_sin.float()
@@ -194,7 +194,7 @@ def paged_attention(
 def _paged_attention_cpp(
     q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
 ) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     tokens, num_heads, head_dim = q.shape
     if q.stride(2) != 1 or q.stride(1) != head_dim:

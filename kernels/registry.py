@@ -190,7 +190,7 @@ def _of(op: str) -> dict[str, Implementation]:
 
 @cache
 def cpp_available() -> bool:
-    return importlib.util.find_spec("antiphon._C") is not None
+    return importlib.util.find_spec("antiphon.kernels._C") is not None
 
 
 @cache

@@ -58,7 +58,7 @@ def _check(x: Tensor, weight: Tensor, eps: float) -> float:
 
 @register("rms_norm", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _rms_norm_cpp(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     x, weight = x.contiguous(), weight.contiguous()
     out = torch.empty_like(x)
@@ -82,7 +82,7 @@ def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @register("rms_norm_residual", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _rms_norm_residual_cpp(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     x, residual, weight = x.contiguous(), residual.contiguous(), weight.contiguous()
     out, total = torch.empty_like(x), torch.empty_like(x)

@@ -7,15 +7,39 @@ divided by `factor`, short ones kept, those between blended.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from antiphon.config import RopeScaling
 from antiphon.kernels.checks import FLOATS, check, check_integer, check_number, check_plain, check_range
 from antiphon.kernels.precision import at_least_float32
 
-__all__ = ["apply_rope", "as_cos_sin", "check_table", "inverse_frequencies", "rope_table", "rotated"]
+__all__ = [
+    "RopeScaling",
+    "apply_rope",
+    "as_cos_sin",
+    "check_table",
+    "inverse_frequencies",
+    "rope_table",
+    "rotated",
+]
+
+
+class RopeScaling(Protocol):
+    """Llama 3.1 frequency scaling."""
+
+    @property
+    def factor(self) -> float: ...
+
+    @property
+    def low_freq_factor(self) -> float: ...
+
+    @property
+    def high_freq_factor(self) -> float: ...
+
+    @property
+    def original_max_position_embeddings(self) -> int: ...
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:

@@ -80,7 +80,7 @@ def _check_floats(name: str, setting: Tensor, most: float) -> None:
 def _sample_cpp(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seeds: Tensor, positions: Tensor
 ) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     logits = with_dense_rows(logits)
     temperature, top_k, top_p = temperature.contiguous(), top_k.contiguous(), top_p.contiguous()

@@ -29,7 +29,7 @@ def silu_mul(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
 
 @register("silu_mul", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _silu_mul_cpp(gate_up: Tensor) -> Tensor:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     gate_up = gate_up.contiguous()
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2

@@ -35,7 +35,7 @@ def snake(
 def _snake_triton(x: Tensor, alpha: Tensor, out_dtype: torch.dtype) -> Tensor:
     from antiphon.kernels.triton.snake import snake as launch
 
-    return launch(x, alpha, out_dtype)
+    return launch(x, alpha, out_dtype, SNAKE_EPS)
 
 
 @register("snake", "torch")

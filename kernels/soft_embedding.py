@@ -70,7 +70,7 @@ def _in_parts(mix: Mix) -> Mix:
 
 @register("soft_embedding", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    from antiphon import _C
+    from antiphon.kernels import _C
 
     if not isinstance(head, CppLinear):
         return soft_embedding_reference(hidden, head, embedding)

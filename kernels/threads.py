@@ -21,7 +21,7 @@ def set_num_threads(count: int) -> None:
     """
     count = check_integer("count", count, INT32_MIN)
     if cpp_available():
-        from antiphon import _C
+        from antiphon.kernels import _C
 
         _C.set_num_threads(count)
 

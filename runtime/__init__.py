@@ -12,7 +12,7 @@ from antiphon.errors import (
     EngineOverloaded,
     InvalidRequest,
 )
-from antiphon.footprint import switch_telemetry_off
+from antiphon.process.footprint import switch_telemetry_off
 from antiphon.types import (
     AudioDelta,
     Completion,
@@ -32,8 +32,8 @@ from antiphon.types import (
 )
 
 if TYPE_CHECKING:
-    from antiphon.async_engine import AsyncEngine
-    from antiphon.engine import Engine
+    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.engine.engine import Engine
 
     __version__: str
 
@@ -74,14 +74,14 @@ switch_telemetry_off()  # here, so that it holds for whoever imports onnxruntime
 def __getattr__(name: str) -> Any:
     """The engines bring torch with them, which takes a second to import: not before they are asked for.
     Nor is the version looked up before."""
-    import antiphon.process  # noqa: F401 - looks whether torch is here already
+    import antiphon.process.origin  # noqa: F401 - looks whether torch is here already
 
     if name == "Engine":
-        from antiphon.engine import Engine
+        from antiphon.engine.engine import Engine
 
         return Engine
     if name == "AsyncEngine":
-        from antiphon.async_engine import AsyncEngine
+        from antiphon.aio.async_engine import AsyncEngine
 
         return AsyncEngine
     if name == "__version__":

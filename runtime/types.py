@@ -80,7 +80,7 @@ class Speech:
     webm, mkv, mp4, m4a, mov, 3gp, aac, amr and wma. They are read to their end, or refused. ``samples`` is an
     array or tensor of shape (frames,), (frames, channels) or (channels, frames): floating point in [-1, 1],
     or 8-, 16- or 32-bit integers, whose numbers are understood in floating point, too
-    (`antiphon.codec.samples` says how). Channels are averaged.
+    (`antiphon.sound.samples` says how). Channels are averaged.
     """
 
     source: str | os.PathLike[str] | bytes | IO[bytes] | tuple[Any, int]

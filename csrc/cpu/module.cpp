@@ -1,4 +1,4 @@
-// antiphon._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper in
+// antiphon.kernels._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper in
 // kernels/<op>.py that owns checks and allocation.
 
 #include "bindings.h"

@@ -29,6 +29,6 @@ def call(function: object, *arguments: object) -> None:
 
 
 def _path() -> Path:
-    package = find_spec("antiphon")
+    package = find_spec("antiphon.kernels")
     assert package is not None and package.origin is not None, "antiphon is a package with a file"
     return Path(package.origin).parent / FILE

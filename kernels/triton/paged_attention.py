@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from antiphon.kernels.paged_attention import AttentionBatch
+from antiphon.kernels.attention_batch import AttentionBatch
 
 __all__ = ["choose_num_splits", "paged_attention"]
 

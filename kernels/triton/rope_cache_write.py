@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from antiphon.kernels.paged_attention import AttentionBatch
+from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.triton.rotation import head_blocks, move_heads
 
 __all__ = ["rope_cache_write"]

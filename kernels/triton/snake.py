@@ -7,14 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from antiphon.kernels.snake import SNAKE_EPS
-
 __all__ = ["snake"]
 
 TILE = 1024
 
 
-def snake(x: Tensor, alpha: Tensor, out_dtype: torch.dtype) -> Tensor:
+def snake(x: Tensor, alpha: Tensor, out_dtype: torch.dtype, eps: float) -> Tensor:
     """A tile is long in the direction in which x lies in memory: frames, or channels side by side."""
     batch, channels, frames = x.shape
     out = torch.empty_like(x, dtype=out_dtype)
@@ -35,7 +33,7 @@ def snake(x: Tensor, alpha: Tensor, out_dtype: torch.dtype) -> Tensor:
         frames,
         *x.stride(),
         *out.stride(),
-        EPS=SNAKE_EPS,
+        EPS=eps,
         BLOCK_C=block_c,
         BLOCK_T=block_t,
     )

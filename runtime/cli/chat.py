@@ -22,11 +22,11 @@ from antiphon.cli.streams import one_line, say, show_error
 from antiphon.cli.terminal import EventPrinter
 from antiphon.config import EngineConfig, InputLimits
 from antiphon.errors import AntiphonError, EngineDead, InvalidRequest
-from antiphon.files import check_writable
+from antiphon.files.writing import check_writable
 from antiphon.types import Completion, Image, Message, Part, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
-    from antiphon.engine import Engine
+    from antiphon.engine.engine import Engine
 
 __all__ = ["chat"]
 

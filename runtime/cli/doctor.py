@@ -70,8 +70,8 @@ def _version(name: str) -> str | None:
 def _cpu() -> Section:
     import torch
 
-    from antiphon import _C
-    from antiphon.machine import cpu_flags, cpu_name, memory_bytes
+    from antiphon.device.machine import cpu_flags, cpu_name, memory_bytes
+    from antiphon.kernels import _C
 
     flags = cpu_flags()
     return {
@@ -107,7 +107,7 @@ def _kernels() -> Section:
 
 
 def _packaged_model() -> Section:
-    from antiphon.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
+    from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 
     folders = (EMBEDDED_MODEL, EMBEDDED_CODEC)
     size = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

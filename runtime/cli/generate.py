@@ -22,7 +22,7 @@ from antiphon.errors import AntiphonError
 from antiphon.types import Completion, Event, Finished, Image, Part, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
-    from antiphon.engine import Engine
+    from antiphon.engine.engine import Engine
 
 __all__ = ["generate", "run"]
 

@@ -10,7 +10,7 @@ import typer
 
 from antiphon.cli.streams import one_line, read_stdin
 from antiphon.config import InputLimits
-from antiphon.files import read_bounded
+from antiphon.files.reading import read_bounded
 from antiphon.types import Image, Speech
 
 __all__ = ["about", "check_texts", "image_input", "read_file", "speech_input", "text_input", "use_stdin_once"]

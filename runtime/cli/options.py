@@ -12,7 +12,7 @@ from antiphon.cli import signals
 from antiphon.cli.streams import show_error
 
 if TYPE_CHECKING:
-    from antiphon.engine import Engine
+    from antiphon.engine.engine import Engine
 
 __all__ = [
     "BlockSize",
@@ -103,8 +103,8 @@ def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str,
     if codec is not None and model is None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
     with signals.at_once():  # nothing is there yet to be ended in order
-        from antiphon.embedded import EMBEDDED_WORLD
-        from antiphon.engine import Engine
+        from antiphon.assets.embedded import EMBEDDED_WORLD
+        from antiphon.engine.engine import Engine
 
         engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
     if model is None:

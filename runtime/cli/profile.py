@@ -10,7 +10,7 @@ import typer
 from antiphon.cli import options, signals
 from antiphon.cli.inputs import check_texts, image_input, speech_input, text_input, use_stdin_once
 from antiphon.errors import InvalidRequest
-from antiphon.footprint import use_passing_caches
+from antiphon.process.footprint import use_passing_caches
 from antiphon.types import Part, Request, SamplingParams
 
 if TYPE_CHECKING:

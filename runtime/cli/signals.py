@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NoReturn
 
-from antiphon.files import discard_unfinished
+from antiphon.files.writing import discard_unfinished
 
 __all__ = ["INTERRUPT", "Note", "Stopped", "at_once", "end", "forget", "noted", "stop", "watched"]
 

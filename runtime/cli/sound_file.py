@@ -14,10 +14,10 @@ import typer
 
 from antiphon.cli.inputs import STDIN as STDOUT
 from antiphon.cli.streams import NotShown, one_line
-from antiphon.files import check_writable, is_special
+from antiphon.files.writing import check_writable, is_special
 
 if TYPE_CHECKING:
-    from antiphon.codec.arrays import AudioArray
+    from antiphon.sound.arrays import AudioArray
 
 __all__ = ["SOUND_FILES", "STDOUT", "Written", "check_sound_file", "write_sound"]
 
@@ -54,7 +54,7 @@ def write_sound(out: Path, samples: AudioArray, rate_hz: int) -> Written:
     """Writes speech; where its file cannot be, it is kept in the folder for temporary files. Raises NotShown
     where it was to go to stdout."""
     from antiphon.codec import write_audio
-    from antiphon.codec.audio_file import encode_audio
+    from antiphon.sound.writing import encode_audio
 
     if str(out) == STDOUT:
         try:

@@ -104,7 +104,7 @@ def one_line(message: object) -> str:
 
 def read_stdin(max_bytes: int) -> bytes:
     """All that comes until its end; of more than `max_bytes`, `max_bytes` + 1 bytes."""
-    from antiphon.files import read_stream
+    from antiphon.files.reading import read_stream
 
     with FileIO(0, closefd=False) as file:
         return read_stream(file, max_bytes)

@@ -10,31 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from antiphon.at_exit import awaited_at_exit
-from antiphon.checkpoint_files import is_folder, is_there
-from antiphon.codec.arrays import AudioArray, bands_first, float_array, integer, to_numpy, unit_array
+from antiphon.codec.analysis.listening import Listener, ListenSchedule
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
+from antiphon.codec.analysis.speaker_encoder import SpeakerEncoder
+from antiphon.codec.analysis.speech_tokenizer import SpeechTokenizer
+from antiphon.codec.arrays import bands_first, unit_array
 from antiphon.codec.batches import plan_batches
-from antiphon.codec.checkpoint import HIFT_PREFIX, fill_module, read_tensors
-from antiphon.codec.device import exact_float32, resolve_device
-from antiphon.codec.flow import Flow, FlowInput, FlowModel
-from antiphon.codec.hift import Hift
-from antiphon.codec.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ, CodecParams, read_hyperparams
-from antiphon.codec.listening import Listener, ListenSchedule
-from antiphon.codec.logmel import INPUT_RATE_HZ
+from antiphon.codec.checkpoint.hyperparams import (
+    HOP,
+    MEL_BANDS,
+    SAMPLE_RATE_HZ,
+    CodecParams,
+    read_hyperparams,
+)
+from antiphon.codec.checkpoint.tensors import HIFT_PREFIX, fill_module, read_tensors
+from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
+from antiphon.codec.hift.hift import Hift
+from antiphon.codec.hift.source import draw, harmonics
 from antiphon.codec.noise import MEL, normal_rows
 from antiphon.codec.packed import has_onednn
-from antiphon.codec.resample import resample
-from antiphon.codec.samples import check_rate, mono_samples
-from antiphon.codec.source import draw, harmonics
-from antiphon.codec.speaker_encoder import SpeakerEncoder
-from antiphon.codec.speech_tokenizer import SpeechTokenizer
 from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
-from antiphon.cuda_graph import Capture, capture_for
+from antiphon.device.cuda_graph import Capture, capture_for
+from antiphon.device.place import exact_float32, resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
-from antiphon.forking import check_device, make_ready
-from antiphon.ownership import OfOneProcess, check_process
+from antiphon.files.checkpoint import is_folder, is_there
+from antiphon.process.at_exit import awaited_at_exit
+from antiphon.process.forking import check_device, make_ready
+from antiphon.process.ownership import OfOneProcess, check_process
+from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
+from antiphon.sound.resample import resample
+from antiphon.sound.samples import check_rate, mono_samples
 
 __all__ = ["Codec"]
 
@@ -207,7 +214,7 @@ class Codec(OfOneProcess):
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
         """Clones the voice of a clip of 1 to 30 s: from now on `name` may be given as a voice.
 
-        samples: an array as in `antiphon.codec.samples.mono_samples`, at any rate. Each utterance of the new
+        samples: an array as in `antiphon.sound.samples.mono_samples`, at any rate. Each utterance of the new
         voice then goes on from the clip, and takes as much longer to make. Raises InvalidRequest for a name
         that is taken, for such a clip as cannot be used, and where the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
@@ -229,7 +236,7 @@ class Codec(OfOneProcess):
 
     @awaited_at_exit
     def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
-        """Units of speech: samples as in `antiphon.codec.samples.mono_samples`, at any rate."""
+        """Units of speech: samples as in `antiphon.sound.samples.mono_samples`, at any rate."""
         tokenizer = self._tokenizer()
         return tokenizer.tokenize(resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ))
 

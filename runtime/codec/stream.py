@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from antiphon.at_exit import awaited_at_exit
-from antiphon.codec.arrays import AudioArray, to_numpy, unit_array
-from antiphon.codec.device import exact_float32
-from antiphon.codec.stream_flow import FlowStream
-from antiphon.codec.stream_hift import HiftStream, vocode_streams
+from antiphon.codec.arrays import unit_array
+from antiphon.codec.flow.stream import FlowStream
+from antiphon.codec.hift.stream import HiftStream, vocode_streams
 from antiphon.config import StreamSchedule
+from antiphon.device.place import exact_float32
 from antiphon.errors import InvalidRequest
-from antiphon.ownership import OfOneProcess
+from antiphon.process.at_exit import awaited_at_exit
+from antiphon.process.ownership import OfOneProcess
+from antiphon.sound.arrays import AudioArray, to_numpy
 
 if TYPE_CHECKING:
     from antiphon.codec.codec import Codec

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from antiphon.checkpoint_files import shortened, shown
-from antiphon.codec.arrays import AudioArray
-from antiphon.codec.hyperparams import SAMPLE_RATE_HZ, FlowParams
-from antiphon.codec.logmel import INPUT_RATE_HZ
-from antiphon.codec.prompt_mel import prompt_mel
-from antiphon.codec.resample import resample
-from antiphon.codec.speaker_encoder import SpeakerEncoder
-from antiphon.codec.speech_tokenizer import SpeechTokenizer
-from antiphon.codec.torch_file import read_torch_file
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
+from antiphon.codec.analysis.prompt_mel import prompt_mel
+from antiphon.codec.analysis.speaker_encoder import SpeakerEncoder
+from antiphon.codec.analysis.speech_tokenizer import SpeechTokenizer
+from antiphon.codec.checkpoint.hyperparams import SAMPLE_RATE_HZ, FlowParams
+from antiphon.codec.checkpoint.torch_file import read_torch_file
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.files.checkpoint import shortened, shown
+from antiphon.sound.arrays import AudioArray
+from antiphon.sound.resample import resample
 
 __all__ = ["Voice", "VoiceTable", "clone_voice", "default_voice", "read_voices"]
 

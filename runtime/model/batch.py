@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.flash_attention import PromptKeys
-from antiphon.kernels.paged_attention import AttentionBatch
 from antiphon.sched.plan import Chunk
 from antiphon.sched.track import Track
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
+from antiphon.device.machine import available_memory_bytes, memory_bytes
 from antiphon.errors import ConfigError
 from antiphon.kernels.huge_pages import advise_huge_pages
-from antiphon.machine import available_memory_bytes, memory_bytes
 
 __all__ = ["PagedKVCache", "cache_config"]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from antiphon.cuda_graph import Capture
+from antiphon.device.cuda_graph import Capture
+from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderLayers
 from antiphon.kernels.fusion_attention import FusionBatch
-from antiphon.kernels.paged_attention import AttentionBatch
 
 __all__ = ["GraphedLayers", "decode_sizes"]
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from antiphon.config import ModelConfig
-from antiphon.cuda_graph import Capture
+from antiphon.device.cuda_graph import Capture
 from antiphon.kernels.argmax_head import argmax_head
+from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
-from antiphon.kernels.paged_attention import AttentionBatch
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
 from antiphon.model.graphed_layers import GraphedLayers, decode_sizes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
-from antiphon.cuda_graph import Capture
+from antiphon.device.cuda_graph import Capture
 from antiphon.kernels.linear import CppLinear
 from antiphon.kernels.threads import openmp_threads
 from antiphon.model.batch import attention_batch, to_device
@@ -23,10 +23,10 @@ from antiphon.model.prompt_states import PromptStates
 from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
+from antiphon.prompt import PreparedImage
 from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.track import Track
-from antiphon.text.images import PreparedImage
 from antiphon.types import SamplingParams
 
 __all__ = ["Runner", "Tracer"]

@@ -12,7 +12,7 @@ from antiphon.config import ModelConfig, VisionConfig
 from antiphon.model.weights import OmniWeights, ProjectorWeights, VisionLayerWeights, VisionWeights
 
 if TYPE_CHECKING:
-    from antiphon.text.images import PreparedImage
+    from antiphon.prompt import PreparedImage
 
 __all__ = ["image_features", "merge_features"]
 

@@ -9,13 +9,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from antiphon.config import CacheConfig, ModelConfig
+from antiphon.prompt import IMAGE_ID
 from antiphon.sched.speaking import SpeakingState
 from antiphon.sched.track import Track
-from antiphon.text.chat import IMAGE_ID
 from antiphon.types import FinishReason, SamplingParams
 
 if TYPE_CHECKING:
-    from antiphon.text.prompt import Prompt
+    from antiphon.prompt import Prompt
 
 __all__ = ["RequestState", "Status"]
 

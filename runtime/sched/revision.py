@@ -8,7 +8,7 @@ from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.request import SOFT_KEY, RequestState
 
 if TYPE_CHECKING:
-    from antiphon.text.prompt import Prompt
+    from antiphon.prompt import Prompt
 
 __all__ = ["revise"]
 

@@ -29,7 +29,7 @@ from antiphon.sched.track import Track
 from antiphon.sched.trial import Trial
 
 if TYPE_CHECKING:
-    from antiphon.text.prompt import Prompt
+    from antiphon.prompt import Prompt
 
 __all__ = ["Scheduler"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import tokenizers
 
-from antiphon.checkpoint_files import one_line
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.files.checkpoint import one_line
 from antiphon.text.tokenizer_file import TRIAL_TEXTS, read_tokenizer
 
 __all__ = ["Tokenizer"]

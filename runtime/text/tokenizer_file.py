@@ -18,8 +18,8 @@ from typing import Any
 
 import tokenizers
 
-from antiphon.checkpoint_files import one_line, parse_json, read_file, refusing_failures, shortened, shown
 from antiphon.errors import CheckpointError
+from antiphon.files.checkpoint import one_line, parse_json, read_file, refusing_failures, shortened, shown
 
 __all__ = ["TRIAL_TEXTS", "read_tokenizer"]
 

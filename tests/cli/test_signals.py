@@ -113,7 +113,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 import hashlib, os, signal, threading, time
 from pathlib import Path
 from antiphon.cli import signals
-from antiphon.files import written_whole
+from antiphon.files.writing import written_whole
 
 def interrupt():
     for _ in range(2):

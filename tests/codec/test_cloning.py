@@ -10,11 +10,11 @@ import torch
 from tiny_speaker import embedding_of, save_speaker_network
 
 from antiphon.codec import Codec
-from antiphon.codec.fbank import fbank
-from antiphon.codec.prompt_mel import prompt_mel
-from antiphon.codec.resample import resample
+from antiphon.codec.analysis.fbank import fbank
+from antiphon.codec.analysis.prompt_mel import prompt_mel
 from antiphon.codec.voices import Voice, clone_voice
 from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.sound.resample import resample
 
 Array = np.ndarray[Any, Any]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from antiphon.codec import Codec
-from antiphon.codec.device import exact_float32
 from antiphon.codec.voices import Voice
+from antiphon.device.place import exact_float32
 from antiphon.errors import ConfigError, InvalidRequest
 
 

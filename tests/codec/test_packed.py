@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from antiphon.codec.hift import Hift, source_spectrum
-from antiphon.codec.hyperparams import FlowParams, HiftParams
+from antiphon.codec.checkpoint.hyperparams import FlowParams, HiftParams
+from antiphon.codec.flow.packed_unet import PackedUNet, mish
+from antiphon.codec.flow.unet import UNet
+from antiphon.codec.hift.hift import Hift, source_spectrum
+from antiphon.codec.hift.packed_trunk import PackedTrunk
 from antiphon.codec.layers import frame_mask, pad_rows
 from antiphon.codec.packed import PackedConv, PackedLinear, has_onednn
-from antiphon.codec.packed_trunk import PackedTrunk
-from antiphon.codec.packed_unet import PackedUNet, mish
-from antiphon.codec.unet import UNet
 from antiphon.kernels import registry
 
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from antiphon.codec import Codec
-from antiphon.codec.length_regulator import interpolate_span
+from antiphon.codec.flow.length_regulator import interpolate_span
+from antiphon.codec.flow.stream import cross_fade
+from antiphon.codec.hift.stream import HiftStream, vocode_streams
 from antiphon.codec.stream import SpeechStream, advance
-from antiphon.codec.stream_flow import cross_fade
-from antiphon.codec.stream_hift import HiftStream, vocode_streams
 from antiphon.config import StreamSchedule
 from antiphon.errors import ConfigError, InvalidRequest
 

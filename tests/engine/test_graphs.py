@@ -23,7 +23,7 @@ def capture(monkeypatch: pytest.MonkeyPatch) -> PlainCapture:
     def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:
         return None if enforce_eager else made
 
-    monkeypatch.setattr("antiphon.engine.capture_for", capture_for)
+    monkeypatch.setattr("antiphon.engine.engine.capture_for", capture_for)
     return made
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 import antiphon
 from antiphon import Engine
+from antiphon.inputs.chat import DEFAULT_SYSTEM
 from antiphon.kernels.registry import backends, cpp_available, ops
 from antiphon.sched.request import RequestState
-from antiphon.text.chat import DEFAULT_SYSTEM
 
 MARGIN = 2e-4
 """No choice of the reference may hang on less: float32 in another order of sums could turn it."""
@@ -61,7 +61,7 @@ def world(request: pytest.FixtureRequest, library: Library) -> World:
 @pytest.fixture
 def without_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a machine where the C++ extension was not built."""
-    monkeypatch.setitem(sys.modules, "antiphon._C", None)
+    monkeypatch.setitem(sys.modules, "antiphon.kernels._C", None)
     monkeypatch.delattr(antiphon, "_C", raising=False)
     cpp_available.cache_clear()
     assert all("cpp" not in backends(op) for op in ops())

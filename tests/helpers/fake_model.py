@@ -14,10 +14,7 @@ from hashlib import blake2b
 import numpy as np
 
 from antiphon.config import ModelConfig
-from antiphon.text.chat import IMAGE_ID
-from antiphon.text.images import PreparedImage
-from antiphon.text.prompt import Prompt
-from antiphon.text.tiles import MergePlan
+from antiphon.prompt import IMAGE_ID, MergePlan, PreparedImage, Prompt
 from antiphon.types import SamplingParams
 
 EOT, BLANK, END_OF_TEXT = 40, 41, 42

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from fake_model import MODEL, WINDOW, Answer, Mind, alone, carries_speech, extend, text_inputs
 
 from antiphon.config import CacheConfig
+from antiphon.prompt import Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState, Status
 from antiphon.sched.scheduler import Scheduler
 from antiphon.sched.track import Track
-from antiphon.text.prompt import Prompt
 from antiphon.types import SamplingParams
 
 __all__ = ["Memory", "Step", "World"]

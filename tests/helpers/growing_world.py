@@ -12,11 +12,10 @@ from typing import Any
 from fake_model import FIRST_UNIT, make_prompt
 from fake_world import Memory, Step, World
 
+from antiphon.prompt import OpenPrompt, PreparedImage, Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.request import RequestState
 from antiphon.sched.track import Track
-from antiphon.text.images import PreparedImage
-from antiphon.text.prompt import OpenPrompt, Prompt
 
 __all__ = ["GrowingWorld", "open_prompt"]
 

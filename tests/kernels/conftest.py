@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon import _C
-from antiphon.kernels import registry
+from antiphon.kernels import _C, registry
 
 TAKE_ISA = (
     "Decoder",

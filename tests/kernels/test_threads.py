@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon import _C
-from antiphon.kernels import linear, set_num_threads
+from antiphon.kernels import _C, linear, set_num_threads
 from antiphon.kernels.threads import openmp_threads
 
 Draw = Callable[..., Tensor]
@@ -106,7 +105,7 @@ def test_importing_starts_no_threads() -> None:
     code = """
 import threading, os
 import antiphon, antiphon.kernels
-from antiphon import _C
+from antiphon.kernels import _C
 assert threading.active_count() == 1
 before = len(os.listdir("/proc/self/task"))
 _C.rms_norm(0, 0, 0, 0, 0, 1e-5)

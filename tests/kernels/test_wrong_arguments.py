@@ -16,7 +16,7 @@ from antiphon.kernels import argmax, linear, ops, rms_norm, set_num_threads
 
 MEMORY = """
 import collections, os, resource, torch
-from antiphon import _C
+from antiphon.kernels import _C
 from antiphon.kernels import AttentionBatch, argmax_head, linear, paged_attention, sample
 from antiphon.kernels import set_num_threads, soft_embedding
 torch.set_num_threads(1)
@@ -60,7 +60,7 @@ for name, call in calls.items():
 
 THREADS = """
 import resource, torch
-from antiphon import _C
+from antiphon.kernels import _C
 from antiphon.kernels import linear, set_num_threads
 weight, x = torch.randn(400, 200), torch.randn(50, 200)
 set_num_threads(1)

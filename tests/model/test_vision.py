@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from antiphon.config import InputLimits, ModelConfig, VisionConfig
-from antiphon.model.checkpoint import read_config
-from antiphon.model.loading import load_weights
+from antiphon.inputs.images import prepare_image
+from antiphon.inputs.tiles import Tiler
+from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.loading import load_weights
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.weights import OmniWeights, ProjectorWeights, VisionLayerWeights, VisionWeights
-from antiphon.text.images import PreparedImage, prepare_image
-from antiphon.text.tiles import Tiler
+from antiphon.prompt import PreparedImage
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "omni_a"
 CASES = [case for case in json.loads((GOLDEN / "cases.json").read_text())["cases"] if case["images"]]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from antiphon.codec.flow import Flow, FlowInput, UnitSpan
-from antiphon.codec.hyperparams import read_hyperparams
-from antiphon.codec.logmel import log_mel, slaney_filters
-from antiphon.codec.prompt_mel import prompt_mel
+from antiphon.codec.analysis.logmel import log_mel, slaney_filters
+from antiphon.codec.analysis.prompt_mel import prompt_mel
+from antiphon.codec.checkpoint.hyperparams import read_hyperparams
+from antiphon.codec.flow.flow import Flow, FlowInput, UnitSpan
 
 augment: Any = importlib.import_module("speech.augment")
 codec_params: Any = importlib.import_module("speech.codec_params")

@@ -78,7 +78,9 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
 
 def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
     importlib.import_module("omni.files").write_skeleton(tmp_path, geometry.GEOMETRY)
-    config = importlib.import_module("antiphon.model.checkpoint").read_config(tmp_path, load_format="dummy")
+    config = importlib.import_module("antiphon.model.checkpoint.folder").read_config(
+        tmp_path, load_format="dummy"
+    )
     layout = conversations.Layout(Tokenizer.from_pretrained(tmp_path), config, geometry.GEOMETRY.side**2)
     reader = pictures.PictureReader(geometry.GEOMETRY, config)
     for sample in samples.draw_samples(40, "train", 6, pictures=1.0):

@@ -13,7 +13,7 @@ from world.exchange import Sample
 from world.samples import typed
 
 from antiphon.config import ModelConfig
-from antiphon.text.chat import DEFAULT_SYSTEM
+from antiphon.inputs.chat import DEFAULT_SYSTEM
 from antiphon.text.tokenizer import Tokenizer
 from omni.pictures import patch_of
 
@@ -65,7 +65,7 @@ class Batch:
 
 
 class Layout:
-    """Turns conversations into ids in the chat layout of `antiphon.text.chat`."""
+    """Turns conversations into ids in the chat layout of `antiphon.inputs.chat`."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig, num_patches: int) -> None:
         self.encode = tokenizer.encode

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from training import Schedule, Training, fast_products
 from world.words import words_of
 
-from antiphon.model.checkpoint import read_config
+from antiphon.model.checkpoint.folder import read_config
 from antiphon.text.tokenizer import Tokenizer
 from omni.conversations import Layout
 from omni.geometry import GEOMETRY

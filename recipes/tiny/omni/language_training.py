@@ -18,7 +18,7 @@ from world.looking import FIRST_LOOKS
 from world.samples import draw_sample, draw_samples, draw_scene_of, sample_about
 from world.scene import Scene
 
-from antiphon.model.checkpoint import read_config
+from antiphon.model.checkpoint.folder import read_config
 from antiphon.text.tokenizer import Tokenizer
 from omni.conversations import Batch, Layout, Row
 from omni.geometry import GEOMETRY

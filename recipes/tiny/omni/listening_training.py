@@ -19,7 +19,7 @@ from training import Schedule, Training, fast_products
 from world.exchange import Sample
 from world.samples import draw_sample, draw_samples
 
-from antiphon.model.checkpoint import read_config
+from antiphon.model.checkpoint.folder import read_config
 from antiphon.text.tokenizer import Tokenizer
 from omni.conversations import IGNORED, Layout
 from omni.geometry import GEOMETRY

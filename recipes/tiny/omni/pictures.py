@@ -13,7 +13,7 @@ from world.scene import Scene, Shape
 from world.words import COLOURS, KINDS, SIZES
 
 from antiphon.config import ModelConfig
-from antiphon.text.tiles import Tiler
+from antiphon.inputs.tiles import Tiler
 from omni.geometry import Geometry
 
 __all__ = ["PictureReader", "patch_of"]

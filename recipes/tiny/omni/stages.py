@@ -39,7 +39,7 @@ def language(run: Run) -> None:
 
 @stage("export-typed", "the checkpoint folder as far as it can see and read: its speech layers are untrained")
 def export_typed(run: Run) -> None:
-    from antiphon.model.checkpoint import read_config
+    from antiphon.model.checkpoint.folder import read_config
     from omni.export import export
     from omni.parts import parts_in
 
@@ -97,7 +97,7 @@ def together(run: Run) -> None:
 
 @stage("export", "the checkpoint folder")
 def export_all(run: Run) -> None:
-    from antiphon.model.checkpoint import read_config
+    from antiphon.model.checkpoint.folder import read_config
     from omni.export import export
     from omni.parts import PARTS
 

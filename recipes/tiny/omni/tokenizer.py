@@ -16,7 +16,7 @@ from world.knowing import FACTS, UNKNOWN_FORMS, UNKNOWN_PLACES
 from world.samples import FRAMES, draw_sentences
 from world.talking import TALK
 
-from antiphon.text.chat import DEFAULT_SYSTEM
+from antiphon.inputs.chat import DEFAULT_SYSTEM
 from omni.files import write_json
 
 __all__ = ["make_tokenizer", "write_tokenizer"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training import Schedule, Training, fast_products
 from world.samples import draw_scene_of
 
-from antiphon.model.checkpoint import read_config
+from antiphon.model.checkpoint.folder import read_config
 from omni.geometry import GEOMETRY
 from omni.pictures import PictureReader
 from omni.tower import Reader, Tower

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from antiphon.codec.hyperparams import EncoderParams, EstimatorParams, FlowParams, HiftParams
+from antiphon.codec.checkpoint.hyperparams import EncoderParams, EstimatorParams, FlowParams, HiftParams
 
 __all__ = ["FLOW", "HIFT", "SPEAKER_DIM", "VOICE", "recipe_text"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from stages import Run
 
-from antiphon.codec.logmel import log_mel, slaney_filters
+from antiphon.codec.analysis.logmel import log_mel, slaney_filters
 from speech import augment
 from speech.ears import Ears
 from speech.processes import process_per_core

@@ -14,8 +14,8 @@ import numpy as np
 import soxr
 from stages import Run
 
+from antiphon.codec.analysis.prompt_mel import prompt_mel
 from antiphon.codec.codec import Codec
-from antiphon.codec.prompt_mel import prompt_mel
 from speech.codec_folder import load_codec
 from speech.judge import dnsmos, hear, word_errors
 from speech.shards import Utterance, read_sets

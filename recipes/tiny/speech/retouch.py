@@ -13,9 +13,9 @@ import torch
 from stages import Run
 from torch import Tensor
 
-from antiphon.codec.cfm import schedule
-from antiphon.codec.flow import FlowModel
-from antiphon.codec.hyperparams import MEL_BANDS
+from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
+from antiphon.codec.flow.cfm import schedule
+from antiphon.codec.flow.flow import FlowModel
 from speech.codec_params import FLOW
 from speech.encode import read_units
 from speech.flow_batches import FlowBatch, FlowBatches

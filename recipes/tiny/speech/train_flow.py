@@ -14,9 +14,9 @@ from stages import Run
 from torch import Tensor, nn
 from training import Schedule, Training, fast_products
 
-from antiphon.codec.flow import FlowModel
+from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.unet import ResNet, UNet
 from antiphon.codec.layers import frame_mask, pad_rows
-from antiphon.codec.unet import ResNet, UNet
 from speech.codec_params import FLOW, SPEAKER_DIM
 from speech.encode import read_units
 from speech.flow_batches import FlowBatch, FlowBatches, stretched

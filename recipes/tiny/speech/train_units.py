@@ -106,7 +106,7 @@ def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tenso
 
 def phone_errors(module: UnitTraining, utterances: list[Utterance]) -> float:
     """Part of the sounds that are read wrongly off the units of these, by the most probable path."""
-    from antiphon.codec.logmel import log_mel
+    from antiphon.codec.analysis.logmel import log_mel
 
     wrong = total = 0
     for utterance in utterances:

@@ -14,9 +14,9 @@ from stages import Run
 from torch import Tensor, nn
 from training import Schedule, Training, fast_products
 
-from antiphon.codec.hift import NUM_BINS, Hift, Snake, source_spectrum
-from antiphon.codec.hyperparams import HOP, ISTFT_HOP, ISTFT_N_FFT, SAMPLE_RATE_HZ
-from antiphon.codec.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.checkpoint.hyperparams import HOP, ISTFT_HOP, ISTFT_N_FFT, SAMPLE_RATE_HZ
+from antiphon.codec.hift.hift import NUM_BINS, Hift, Snake, source_spectrum
 from speech.codec_params import HIFT
 from speech.vocoder_batches import VocoderBatch, VocoderBatches
 

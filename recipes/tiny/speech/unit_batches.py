@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antiphon.codec.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import slaney_filters
 from speech.augment import Clip, log_mel, moved_in_time, through_a_room
 from speech.shards import Utterance
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antiphon.codec.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
-from antiphon.codec.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
 from speech.shards import read_sets
 
 __all__ = ["VocoderBatch", "VocoderBatches", "log_mel"]

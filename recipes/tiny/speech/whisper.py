@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from antiphon.codec.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import slaney_filters
 
 __all__ = ["WhisperEncoder", "read_model"]
 

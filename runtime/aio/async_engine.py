@@ -1,0 +1,210 @@
+"""The engine behind asyncio: requests in, streams of events out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from antiphon.aio.client_input import take_request
+from antiphon.aio.engine_thread import EngineThread
+from antiphon.aio.mailbox import Mailbox
+from antiphon.aio.session import Session
+from antiphon.engine.engine import Engine
+from antiphon.plain import string
+from antiphon.process.ownership import OfOneProcess
+from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+
+__all__ = ["AsyncEngine", "EventStream", "Health"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """How an engine is, at one moment."""
+
+    alive: bool
+    """False: closed, or failed."""
+    num_running: int
+    num_waiting: int
+    """Requests that are being read, wait for their turn, or wait for their users; `max_num_waiting` limits
+    these."""
+    kv_cache_usage: float
+    """Share of the KV cache's blocks that running requests hold, 0 to 1."""
+    uptime_s: float
+    error: str | None
+    """What the engine died of; None while it lives, and when it was closed."""
+    can_speak: bool
+    """Whether speech can be made of units: it is alive, has a codec, and no `speech_error`. Each request for
+    speech is another try, so this may become true again."""
+    speech_error: str | None
+    """Why no speech could be made when it was tried last, be it that its thread died or that none could be
+    started; None once some was. Speech of a single request that failed is told by its completion alone."""
+
+
+class AsyncEngine(OfOneProcess):
+    """An `Engine` that serves tasks of any number of event loops.
+
+    A thread of its own steps the engine, from construction until `close`; it sleeps while there is
+    nothing to do. A few more read the requests' files. No method but `close` blocks an event loop.
+
+        async with AsyncEngine() as engine:
+            async for event in engine.stream(Request("Hello")):
+                ...
+
+    It serves the process that made it: in a forked child all of its methods but `close` raise EngineDead, and
+    a new one can be made.
+
+    Args: those of `Engine`, which loads here, at once.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
+        self._start(Engine(model, **arguments))
+
+    @classmethod
+    def from_engine(cls, engine: Engine) -> AsyncEngine:
+        """Take over an engine. From here on it cannot be used directly (EngineBusy), but to read its
+        settings. Raises EngineBusy for one that is in use, EngineDead for one that is closed or of another
+        process."""
+        self = cls.__new__(cls)
+        self._start(engine)
+        return self
+
+    def _start(self, engine: Engine) -> None:
+        self._thread = EngineThread(engine)
+        # For those who drop it without `close`. Not to wait for the thread: this may be inside anything.
+        weakref.finalize(self, self._thread.stop)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine inside, to read its settings: model_config, tokenizer, codec, limits."""
+        return self._thread.engine
+
+    def stream(self, request: Request, sampling_params: SamplingParams | None = None) -> EventStream:
+        """The request's events as they happen, `Finished` last.
+
+        Nothing is sent before the first is asked for. Leaving early, by whatever way, aborts the
+        request. See `EventStream` for the errors.
+        """
+        return EventStream(self, self._thread, request, sampling_params)
+
+    def open(self, request: Request, sampling_params: SamplingParams | None = None) -> Session:
+        """A request whose user still speaks, and which ends in `Units`: those heard so far, or none.
+
+        For `async with`; see `Session`.
+        """
+        return Session(self, self._thread, request, sampling_params)
+
+    async def generate(self, request: Request, sampling_params: SamplingParams | None = None) -> Completion:
+        """The request's whole result. Raises what `stream` raises; cancelling it aborts the request."""
+        async for event in self.stream(request, sampling_params):
+            if isinstance(event, Finished):
+                return event.completion
+        raise AssertionError("a stream ended without Finished or an error")
+
+    async def abort(self, request_id: str) -> bool:
+        """End a request; its stream gets `Finished` with finish_reason "abort". False if there is none.
+
+        Its blocks are free when this returns. A request without an id of its own has the one that its
+        events bear.
+        """
+        return await self._thread.answer(self._thread.abort(string("request_id", request_id)))
+
+    def health(self) -> Health:
+        """How it is just now. Never waits, and may be called from any thread."""
+        thread = self._thread
+        scheduler, vocoder = thread.engine.scheduler, thread.engine.vocoder
+        return Health(
+            alive=thread.is_alive,
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting + thread.num_preparing,
+            kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
+            uptime_s=time.monotonic() - thread.started_s,
+            error=thread.error,
+            can_speak=thread.is_alive and vocoder is not None and vocoder.error is None,
+            speech_error=None if vocoder is None else vocoder.error,
+        )
+
+    def close(self) -> None:
+        """End the thread after the step that it is in, and wait for that. Open streams get `EngineDead`.
+
+        May be called again, and from any thread; in a coroutine, use `aclose`.
+        """
+        self._thread.close()
+
+    async def aclose(self) -> None:
+        """`close` that lets the event loop go on meanwhile."""
+        try:
+            await asyncio.to_thread(self.close)
+        except RuntimeError:  # no thread can be started: the loop has to wait
+            self.close()
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class EventStream(OfOneProcess, AsyncIterator[Event]):
+    """The events of one request, from `AsyncEngine.stream`; each delta as `Engine.step` tells it.
+
+    The request is sent when the first event is asked for, and aborted when the stream is left before
+    its `Finished`: by breaking out of the loop, by cancelling the task that waits, by `aclose`, or by
+    dropping the stream. A reader that falls behind finds deltas merged: they add up to the same.
+
+    Raises, from the loop:
+        InvalidRequest: the request cannot be served as it stands.
+        EngineOverloaded: too many requests wait; it may be sent again later.
+        EngineDead: the engine was closed, or has failed, for the reason in `__cause__`.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        thread: EngineThread,
+        request: Request,
+        sampling_params: SamplingParams | None,
+    ) -> None:
+        self._engine = engine  # an engine that is dropped is closed: not while this is open
+        self._thread = thread
+        self._request = request
+        self._sampling_params = sampling_params
+        self._mailbox: Mailbox | None = None
+        self._has_ended = False
+
+    async def __anext__(self) -> Event:
+        if self._has_ended:
+            raise StopAsyncIteration
+        try:
+            self._thread.check_process()
+            if self._mailbox is None:
+                given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
+                if self._has_ended:  # it was left meanwhile
+                    raise StopAsyncIteration
+                self._mailbox = self._thread.open(*given)
+            event = await self._mailbox.get()
+        except BaseException:
+            self._leave()
+            raise
+        self._has_ended = isinstance(event, Finished)
+        return event
+
+    async def aclose(self) -> None:
+        """Leave. Nothing if it has ended."""
+        self._leave()
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._has_ended:
+            self._has_ended = True
+            if self._mailbox is not None:
+                self._thread.leave(self._mailbox)

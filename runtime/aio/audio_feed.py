@@ -1,0 +1,133 @@
+"""Audio of one speaker as it comes, to the units heard so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from antiphon.errors import InvalidRequest
+from antiphon.process.faults import as_exception, log_fault
+from antiphon.process.workers import Workers
+from antiphon.sound.activity import SpeechActivity
+
+if TYPE_CHECKING:
+    from antiphon.codec.analysis.listening import Heard, Listener
+
+__all__ = ["MAX_PENDING_PIECES", "AudioFeed"]
+
+MAX_PENDING_PIECES = 32
+"""Pieces of audio that wait to be heard; whoever pushes one more waits as well."""
+
+
+class AudioFeed:
+    """Audio goes in by pieces, and through a listener in a thread of its own; the units go to `tell`.
+
+    Whatever has come while a piece was heard is heard together, so that a listener that falls behind
+    catches up. Belongs to the event loop in which it was made.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        rate_hz: int,
+        tell: Callable[[list[int]], Awaitable[None]],
+        fail: Callable[[BaseException], None],
+        thread: Workers,
+    ) -> None:
+        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what
+        ended the feed, if not `finish` or `close`. thread: its own, since a network that takes long must hold
+        up nobody else; it is stopped when the feed ends."""
+        self._listener = listener
+        self._activity = SpeechActivity(rate_hz)
+        self._tell = tell
+        self._fail = fail
+        self._pieces: deque[np.ndarray] = deque()
+        self._is_whole = False
+        self._units: list[int] = []
+        self._error: BaseException | None = None
+        self._changed = asyncio.Condition()
+        self._thread = thread
+        self._task = asyncio.create_task(self._run())
+
+    async def push(self, samples: np.ndarray) -> None:
+        """Add samples, float32 (n,), once there is room for them. Raises what ended the feed."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._pieces) < MAX_PENDING_PIECES or self._is_whole)
+            self._check()
+            if self._is_whole:
+                raise InvalidRequest("audio: the speech has ended; more cannot be heard")
+            self._pieces.append(samples)
+            self._changed.notify_all()
+
+    async def finish(self) -> list[int]:
+        """No more will come: all units, once all is heard. Raises what ended the feed."""
+        async with self._changed:
+            self._is_whole = True
+            self._changed.notify_all()
+        await asyncio.wait([self._task])
+        self._check()
+        return self._units
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether there is speech in what was heard."""
+        return self._activity.has_speech()
+
+    def close(self) -> None:
+        """Hear no more. The thread ends when it is through with what it is at."""
+        self._task.cancel()
+
+    def drop(self) -> None:
+        """`close` from any thread, and from a finalizer."""
+        with suppress(RuntimeError):  # of a loop that is closed
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        self._thread.stop()
+
+    async def _run(self) -> None:
+        submit = self._thread.submit
+        try:
+            while pieces := await self._next():
+                heard = await asyncio.wrap_future(submit(self._hear, pieces))
+                if heard is not None:
+                    await self._tell(heard.units)
+            self._units = (await asyncio.wrap_future(submit(self._listener.finish))).units
+        except asyncio.CancelledError:
+            self._error = InvalidRequest("audio: the session has ended")
+            raise
+        except BaseException as error:  # noqa: BLE001 - it concerns this speaker alone
+            self._error = as_exception(error)
+            self._tell_failure(self._error)
+        finally:
+            self._thread.stop()
+            self._is_whole = True
+            async with self._changed:
+                self._changed.notify_all()  # who waits for room finds that none will come
+
+    def _tell_failure(self, error: Exception) -> None:
+        try:
+            self._fail(error)
+        except Exception as fault:  # noqa: BLE001 - who pushes or commits is told all the same
+            log_fault("a session could not be told that its audio failed", error=fault)
+
+    async def _next(self) -> list[np.ndarray]:
+        """All that waits, once something does; nothing, once all was heard."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: bool(self._pieces) or self._is_whole)
+            pieces = list(self._pieces)
+            self._pieces.clear()
+            self._changed.notify_all()
+        return pieces
+
+    def _hear(self, pieces: list[np.ndarray]) -> Heard | None:
+        samples = np.concatenate(pieces)
+        self._activity.push(samples)
+        return self._listener.push(samples)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error

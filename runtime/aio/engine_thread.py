@@ -1,0 +1,438 @@
+"""The one thread that steps an engine: commands come in by a queue, events go out to mailboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import torch
+
+from antiphon.aio.commands import Abort, Add, Close, Command, Leave, Revise
+from antiphon.aio.mailbox import LOOK_UP_S, Mailbox, ring
+from antiphon.engine.engine import Engine
+from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
+from antiphon.inputs.copies import plain_options
+from antiphon.plain import told
+from antiphon.process.at_exit import end_before_exit, start_thread
+from antiphon.process.faults import as_exception, log_fault
+from antiphon.process.ownership import check_process
+from antiphon.process.workers import Workers
+from antiphon.prompt import Prompt
+from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+
+__all__ = ["EngineThread"]
+
+NUM_PREPARE_THREADS = 4
+"""Requests that are read at a time. Few: they share the interpreter with the engine's thread."""
+
+T = TypeVar("T")
+
+
+class EngineThread:
+    """Runs from construction until `stop`, `close`, the interpreter's exit, or a failure of the engine.
+
+    Public methods may be called from any thread. It sleeps while no request runs, and looks at what
+    it was told between steps. Requests are prepared by a few threads beside it.
+
+    However it ends, whoever waits for something is told; and whoever could not be told finds out, since
+    mailboxes and `answer` look from time to time whether the thread is there.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.started_s = time.monotonic()
+        self.cause: BaseException | None = None
+        """What the engine died of; None while it lives, and when it was closed."""
+        # May be put to by a finalizer while its thread is inside the same queue, as `queue.Queue` may not.
+        self._inbox: SimpleQueue[Command] = SimpleQueue()
+        self._lock = threading.Lock()
+        # Under the lock. No finalizer takes it.
+        self._has_ended = False
+        self._preparing: set[Mailbox] = set()
+        # The thread's own.
+        self._streams: dict[str, Mailbox] = {}
+        self._aborted: set[str] = set()
+        """Ids whose last event the engine has yet to tell."""
+        self._workers = Workers(NUM_PREPARE_THREADS, "antiphon-prepare")
+        self._listeners: weakref.WeakSet[Workers] = weakref.WeakSet()
+        self._has_let_go = False
+        """Of the engine, in order."""
+        self._pid = os.getpid()
+        self._thread = start_thread(self._run, "antiphon-engine", before=engine.hand_over)
+        end_before_exit(self)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are served."""
+        return not self._has_ended and self._pid == os.getpid() and self._thread.is_alive()
+
+    @property
+    def error(self) -> str | None:
+        """What the engine died of; None while it lives, and when it was closed."""
+        if self.cause is not None:
+            return told(self.cause)
+        return None if self._has_ended or self._thread.is_alive() else "the engine's thread has died"
+
+    @property
+    def num_preparing(self) -> int:
+        """Requests whose files are being read, or wait for it."""
+        return len(self._preparing)
+
+    def open(
+        self, request: Request, sampling_params: SamplingParams | None, *, is_open: bool = False
+    ) -> Mailbox:
+        """Have a request prepared and run; its events come to a mailbox of the running event loop.
+
+        Both are plain, see `client_input`. What is found wrong with the request later comes to the mailbox,
+        too. is_open: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or EngineDead.
+        """
+        self.check_process()
+        arrived_s = time.perf_counter()
+        mailbox = Mailbox(asyncio.get_running_loop(), request.request_id, self._why_nothing_comes)
+        with self._lock:
+            if not self.is_alive:
+                raise self._dead()
+            # Before its files are read: the requests that are being read are what holds most memory.
+            num_waiting = len(self._preparing) + self.engine.scheduler.num_waiting
+            if num_waiting >= self.engine.config.max_num_waiting:
+                raise EngineOverloaded(f"{num_waiting} requests are waiting already")
+            self._preparing.add(mailbox)
+            try:
+                self._workers.submit(
+                    self._prepare_and_pass_on, mailbox, request, sampling_params, arrived_s, is_open
+                )
+            except BaseException:
+                self._preparing.discard(mailbox)
+                raise
+        return mailbox
+
+    def leave(self, mailbox: Mailbox) -> None:
+        """Nobody reads the mailbox any more. Takes no lock, for finalizers to call it."""
+        mailbox.is_over = True
+        self._inbox.put(Leave(mailbox))
+
+    def abort(self, request_id: str) -> Future[bool]:
+        """Abort a request wherever it is; done when its blocks are free. False: there is none."""
+        self.check_process()
+        done: Future[bool] = Future()
+        with self._lock:
+            if not self.is_alive:
+                done.set_result(False)
+            else:
+                self._inbox.put(Abort(request_id, done))
+        return done
+
+    def revise(
+        self,
+        mailbox: Mailbox,
+        units: Sequence[int] | None,
+        *,
+        committed_s: float | None = None,
+        no_speech: bool = False,
+    ) -> Future[None]:
+        """Tell the engine what was heard so far of an open request that it has taken, see `Revise`. The units
+        are plain."""
+        self.check_process()
+        done: Future[None] = Future()
+        with self._lock:
+            if not self.is_alive:
+                done.set_exception(self._dead())
+            else:
+                self._inbox.put(Revise(mailbox, units, done, committed_s, no_speech))
+        return done
+
+    def check_process(self) -> None:
+        """Raise EngineDead in a forked child."""
+        check_process("engine", self._pid)
+
+    async def answer(self, done: Future[T]) -> T:
+        """What `abort` or `revise` comes to. Raises EngineDead if the thread dies without an answer."""
+        answer = asyncio.wrap_future(done)
+        while not answer.done():
+            is_over = not self._thread.is_alive()
+            await asyncio.wait([answer], timeout=LOOK_UP_S)
+            if is_over and not answer.done():
+                answer.cancel()
+                raise self._dead()
+        return answer.result()
+
+    def listener(self) -> Workers:
+        """A thread for the audio of one session, which ends with the engine at the latest."""
+        listener = Workers(1, "antiphon-listen")
+        with self._lock:
+            self._listeners.add(listener)
+            if self._has_ended:
+                listener.stop()
+        return listener
+
+    def stop(self) -> None:
+        """Have the thread end after its step. Takes no lock, for finalizers to call it."""
+        self._inbox.put(Close())
+
+    def close(self) -> None:
+        """`stop`, and wait until all threads have ended. Nothing in a child, which has none of them."""
+        if self._pid != os.getpid():
+            return
+        self.stop()
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join()
+        with self._lock:
+            workers = [self._workers, *self._listeners]
+        for each in workers:
+            each.stop()  # again, if the thread could not
+        if not self._has_let_go:
+            self._guarded(self.engine.close)
+        for each in workers:
+            each.join()
+
+    # --- in the threads that prepare ------------------------------------------------------------
+
+    def _prepare_and_pass_on(
+        self,
+        mailbox: Mailbox,
+        request: Request,
+        sampling_params: SamplingParams | None,
+        arrived_s: float,
+        is_open: bool,
+    ) -> None:
+        # Whatever it is, it concerns this request alone.
+        try:
+            prompt = self._prepare(mailbox, request, is_open)
+            # Without its content: what a client gave is let go of, and perhaps finalized, in this thread.
+            self._pass_on(Add(mailbox, plain_options(request), sampling_params, arrived_s, prompt))
+        except BaseException as error:  # noqa: BLE001
+            self._refuse(mailbox, error)
+
+    def _prepare(self, mailbox: Mailbox, request: Request, is_open: bool) -> Prompt | None:
+        if mailbox.is_over:
+            return None
+        try:
+            return self.engine.prepare_open(request) if is_open else self.engine.prepare(request)
+        except Exception:
+            raise
+        except BaseException as error:  # of a picture's or sound's own code: it must not end the event loop
+            raise InvalidRequest(f"request: it cannot be read: {told(error)}") from error
+
+    def _pass_on(self, command: Add) -> None:
+        self._inbox.put(command)
+
+    def _refuse(self, mailbox: Mailbox, error: BaseException) -> None:
+        """A request ends with an error, wherever it is. In any thread."""
+        mailbox.is_over = True  # if it was passed on, it is not taken
+        with self._lock:
+            self._preparing.discard(mailbox)
+        mailbox.fail(as_exception(error))
+        self._ring([mailbox])
+
+    def _ring(self, mailboxes: Iterable[Mailbox]) -> None:
+        try:
+            ring(mailboxes)
+        except BaseException as error:  # noqa: BLE001 - of somebody's event loop; its readers look by themselves
+            log_fault("an event loop could not be woken", error=error)
+
+    # --- in the engine's thread -----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            if (device := self.engine.model.device).type == "cuda":
+                torch.cuda.set_device(device)  # each thread has its own, which begins as GPU 0
+            while self._obey():
+                if self.engine.has_unfinished():
+                    self._step()
+        except BaseException as error:  # noqa: BLE001 - all are told
+            self._die(error)
+            log_fault("the engine has failed", error=error)
+        try:
+            self._end()
+        except BaseException as error:  # noqa: BLE001 - readers find out by themselves
+            self._die(error)
+            log_fault("the engine could not be ended in order", error=error)
+
+    def _die(self, error: BaseException) -> None:
+        with self._lock:
+            self.cause = self.cause or error
+            self._has_ended = True
+
+    def _obey(self) -> bool:
+        """Do what was asked for; sleep while nothing is and nothing runs. False: to close."""
+        while True:
+            try:
+                command = self._inbox.get(block=not self.engine.has_unfinished())
+            except Empty:
+                return True
+            match command:
+                case Add():
+                    self._add(command)
+                case Leave():
+                    self._leave(command.mailbox)
+                case Abort():
+                    self._answer(command.done, partial(self._abort, command.request_id))
+                case Revise():
+                    self._answer(command.done, partial(self._revise, command))
+                case Close():
+                    return False
+
+    def _answer(self, done: Future[T], call: Callable[[], T]) -> None:
+        """Do what was asked for, and say so. A request that is refused concerns nobody else."""
+        is_wanted = done.set_running_or_notify_cancel()
+        try:
+            answer = call()
+        except InvalidRequest as error:
+            if is_wanted:
+                done.set_exception(error)
+        except BaseException as error:
+            self._die(error)
+            if is_wanted:
+                done.set_exception(self._dead())
+            raise
+        else:
+            if is_wanted:
+                done.set_result(answer)
+
+    def _add(self, command: Add) -> None:
+        mailbox, request = command.mailbox, command.request
+        if request.request_id in self._aborted:
+            self._step()  # tells the end of the request that had this id before
+        if command.prompt is not None and not mailbox.is_over:
+            try:
+                self._take(command, command.prompt)
+            except BaseException as error:
+                # Where it was not taken, the engine is as it was before, and others go on.
+                if self.engine.is_closed:
+                    raise
+                if not isinstance(error, (InvalidRequest, EngineOverloaded)):
+                    log_fault("a request could not be taken", error=error)
+                    self._abort_unread()
+                self._refuse(mailbox, error)
+        # Last: if the engine dies of it, its stream is told like all others.
+        with self._lock:
+            self._preparing.discard(mailbox)
+
+    def _take(self, command: Add, prompt: Prompt) -> None:
+        mailbox = command.mailbox
+        request_id = self.engine.add_prepared(
+            command.request, prompt, command.sampling_params, arrived_s=command.arrived_s
+        )
+        mailbox.request_id, mailbox.is_taken = request_id, True
+        self._streams[request_id] = mailbox
+        if prompt.is_open:
+            self._ring([mailbox])
+
+    def _abort_unread(self) -> None:
+        """Abort what was taken after all, by a call that failed in the end."""
+        for request_id in self.engine.request_ids:
+            if request_id not in self._streams:
+                self._abort_running(request_id)
+
+    def _revise(self, command: Revise) -> None:
+        request_id = command.mailbox.request_id
+        # The id may be another's by now, or its end not told yet.
+        is_here = request_id is not None and self._streams.get(request_id) is command.mailbox
+        if request_id is None or not is_here or request_id in self._aborted:
+            raise InvalidRequest("the request has ended")
+        if command.committed_s is not None:
+            self.engine.commit(
+                request_id, command.units, committed_s=command.committed_s, no_speech=command.no_speech
+            )
+        elif command.units is not None:
+            self.engine.update_speech(request_id, command.units)
+
+    def _leave(self, mailbox: Mailbox) -> None:
+        request_id = mailbox.request_id
+        # The id may be another's by now.
+        if request_id is not None and self._streams.get(request_id) is mailbox:
+            del self._streams[request_id]
+            self._abort_running(request_id)
+
+    def _abort(self, request_id: str) -> bool:
+        with self._lock:
+            preparing = [m for m in self._preparing if m.request_id == request_id and not m.is_over]
+        for mailbox in preparing:
+            mailbox.put([Finished(request_id, Completion(request_id, finish_reason="abort"))])
+            mailbox.is_over = True
+        ring(preparing)
+        return self._abort_running(request_id) or bool(preparing)
+
+    def _abort_running(self, request_id: str) -> bool:
+        found = self.engine.abort(request_id)
+        if found:
+            self._aborted.add(request_id)
+        return found
+
+    def _step(self) -> None:
+        events = self.engine.step()
+        self._aborted.clear()
+        self._deliver(events)
+
+    def _deliver(self, events: Iterable[Event]) -> None:
+        batches: dict[Mailbox, list[Event]] = {}
+        for event in events:
+            if (mailbox := self._streams.get(event.request_id)) is not None:
+                batches.setdefault(mailbox, []).append(event)
+                if isinstance(event, Finished):
+                    del self._streams[event.request_id]
+        for mailbox, batch in batches.items():
+            try:
+                mailbox.put(batch)
+            except BaseException as error:  # noqa: BLE001 - what it was told has a gap now
+                log_fault("events of %s were lost", mailbox.request_id, error=error)
+                self._leave(mailbox)
+                self._refuse(mailbox, error)
+        self._ring(batches)
+        for mailbox in batches:
+            if mailbox.is_abandoned:
+                self._leave(mailbox)
+
+    def _end(self) -> None:
+        """Tell everybody who waits for something, and let go of the engine."""
+        with self._lock:
+            self._has_ended = True
+            mailboxes = [*self._preparing, *self._streams.values()]
+            self._preparing.clear()
+            listeners = list(self._listeners)
+        ends: list[Callable[[], object]] = [
+            *(partial(mailbox.fail, self._dead()) for mailbox in mailboxes),
+            partial(self._ring, mailboxes),
+            self._refuse_commands,
+            self._workers.stop,
+            *(listener.stop for listener in listeners),
+        ]
+        for end in ends:
+            self._guarded(end)
+        self._guarded(self.engine.close)
+        self._has_let_go = True
+
+    def _guarded(self, end: Callable[[], object]) -> None:
+        try:
+            end()
+        except BaseException as error:  # noqa: BLE001 - the rest has to be done as well
+            log_fault("while the engine ended", error=error)
+
+    def _refuse_commands(self) -> None:
+        while not self._inbox.empty():
+            command = self._inbox.get()
+            if isinstance(command, Abort) and command.done.set_running_or_notify_cancel():
+                command.done.set_result(False)
+            if isinstance(command, Revise) and command.done.set_running_or_notify_cancel():
+                command.done.set_exception(self._dead())
+
+    def _why_nothing_comes(self) -> Exception | None:
+        """For readers: None while the thread is there."""
+        return None if self._thread.is_alive() else self._dead()
+
+    def _dead(self) -> EngineDead:
+        """A new one for each that it is raised to: an exception carries one traceback."""
+        if (reason := self.error) is None:
+            return EngineDead("the engine is closed")
+        error = EngineDead(f"the engine has failed: {reason}")
+        error.__cause__ = self.cause
+        return error

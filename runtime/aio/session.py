@@ -1,0 +1,235 @@
+"""A request whose user still speaks, from a task of an event loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from antiphon.aio.audio_feed import AudioFeed
+from antiphon.aio.client_input import take_request, take_samples, take_units
+from antiphon.aio.engine_thread import EngineThread
+from antiphon.aio.mailbox import Mailbox, ring
+from antiphon.errors import InvalidRequest
+from antiphon.plain import reading
+from antiphon.process.ownership import OfOneProcess
+from antiphon.types import UNITS_PER_S, Event, Finished, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from antiphon.sound.samples import SampleReader
+
+__all__ = ["Session"]
+
+
+class _Left(Exception):
+    """The session was left: there is nothing more to read."""
+
+
+class Session(OfOneProcess, AsyncIterator[Event]):
+    """An open request, from `AsyncEngine.open`: speech goes in while it is spoken, events come out.
+
+        async with engine.open(Request([Image("cat.jpg"), Units([])])) as session:
+            async for samples in microphone:
+                await session.push_audio(samples, 16000)
+            await session.commit()
+            async for event in session:
+                ...
+
+    One task may read events while another pushes: `TranscriptUpdate`s until the commit, then those of any
+    other request. Entering it has the request taken by the engine; leaving it before its `Finished`
+    aborts the request. Speech comes as audio or as units, not as both.
+
+    Entering, pushing, committing and reading raise InvalidRequest for what the caller got wrong, and
+    EngineDead once the engine is closed or has failed; entering also EngineOverloaded.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        thread: EngineThread,
+        request: Request,
+        sampling_params: SamplingParams | None,
+    ) -> None:
+        self._owner = owner  # an engine that is dropped is closed: not while this is open
+        self._thread = thread
+        self._request = request
+        self._sampling_params = sampling_params
+        self._is_entered = False
+        self._mailbox: Mailbox | None = None
+        self._feed: AudioFeed | None = None
+        self._reader: SampleReader | None = None
+        self._rate_hz = 0
+        self._num_samples = 0
+        self._has_units = False
+        self._is_committed = False
+        self._has_ended = False
+
+    @property
+    def request_id(self) -> str | None:
+        """The one that its events bear; None before it is entered."""
+        return None if self._mailbox is None else self._mailbox.request_id
+
+    async def __aenter__(self) -> Session:
+        if self._is_entered:
+            raise InvalidRequest("session: it can be entered once")
+        self._is_entered = True
+        try:
+            given = await take_request(self._thread.engine.inputs, self._request, self._sampling_params)
+            self._mailbox = self._thread.open(*given, is_open=True)
+        except BaseException:
+            self._is_entered = False  # it may be entered later, for example when fewer wait
+            raise
+        try:
+            await self._mailbox.taken()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def push_audio(self, samples: Any, rate_hz: int) -> None:
+        """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
+
+        Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
+        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends
+        the session; what is refused here changes nothing.
+        """
+        # Sound libraries are loaded by the first session that brings sound.
+        from antiphon.sound.reading import check_duration, check_rate
+        from antiphon.sound.samples import SampleReader
+
+        if self._reader is None:
+            self._reader = SampleReader()
+        limits = self._thread.engine.config.limits
+        mono = await take_samples(samples, self._reader, limits)
+        mailbox = self._speaking()
+        if self._has_units:
+            raise InvalidRequest("audio: this session was given units")
+        with reading("audio"):
+            rate_hz = check_rate(rate_hz)
+        if self._rate_hz not in (0, rate_hz):
+            raise InvalidRequest(
+                f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
+            )
+        self._check_room(self._num_samples + len(mono), rate_hz)
+        check_duration(self._num_samples + len(mono), rate_hz, limits)
+        if not len(mono):
+            return
+        if self._feed is None:
+            codec = self._thread.engine.codec
+            if codec is None:
+                raise InvalidRequest("audio: no codec is loaded to hear it with; push units")
+            listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
+            # Not bound to the session, which would then never be dropped.
+            self._feed = AudioFeed(
+                listener,
+                rate_hz,
+                partial(_tell, self._thread, mailbox),
+                partial(_fail, self._thread, mailbox),
+                self._thread.listener(),
+            )
+            self._rate_hz = rate_hz
+        self._num_samples += len(mono)
+        # A copy: the caller may fill the same buffer again.
+        await self._feed.push(mono.copy())
+
+    async def push_units(self, units: Sequence[int]) -> None:
+        """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
+        has them. If it raises InvalidRequest, those before still stand."""
+        numbers = await take_units(self._thread.engine.inputs, units)
+        mailbox = self._speaking()
+        if self._feed is not None:
+            raise InvalidRequest("units: this session was given audio")
+        self._has_units = True
+        await _tell(self._thread, mailbox, numbers)
+
+    async def commit(self) -> None:
+        """The user has said all; from here on the reply is made, and metrics count. Returns when all audio
+        was heard and the engine knows.
+
+        If it raises InvalidRequest, a session of units stays as open as it was; one of audio ends.
+        """
+        committed_s = time.perf_counter()
+        mailbox = self._speaking()
+        units, no_speech = None, False
+        if self._feed is not None:
+            units = await self._feed.finish()
+            no_speech = not self._feed.has_speech
+        try:
+            await self._thread.answer(
+                self._thread.revise(mailbox, units, committed_s=committed_s, no_speech=no_speech)
+            )
+        except InvalidRequest as error:
+            if self._feed is not None:
+                _fail(self._thread, mailbox, error)
+            raise
+        self._is_committed = True
+
+    async def __anext__(self) -> Event:
+        if self._mailbox is None:
+            raise InvalidRequest("session: it has to be entered first, with `async with`")
+        if self._has_ended:
+            raise StopAsyncIteration
+        self._thread.check_process()
+        try:
+            event = await self._mailbox.get()
+        except _Left:
+            raise StopAsyncIteration from None
+        except Exception:
+            self._has_ended = True
+            raise
+        self._has_ended = isinstance(event, Finished)
+        return event
+
+    async def aclose(self) -> None:
+        """Leave. Nothing if it has ended."""
+        self._leave()
+
+    def __del__(self) -> None:
+        # No lock is taken here: this may be inside anything.
+        if self._feed is not None:
+            self._feed.drop()
+        if self._mailbox is not None and not self._has_ended:
+            self._thread.leave(self._mailbox)
+
+    def _check_room(self, frames: int, rate_hz: int) -> None:
+        """InvalidRequest for more audio than the model can read."""
+        longest = self._thread.engine.config.max_model_len
+        if frames * UNITS_PER_S > longest * rate_hz:
+            raise InvalidRequest(
+                f"audio: expected at most {longest / UNITS_PER_S:.1f} s of speech (max_model_len is "
+                f"{longest}, a second takes {UNITS_PER_S}), got {frames / rate_hz:.1f} s"
+            )
+
+    def _leave(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._mailbox is not None and not self._has_ended:
+            self._has_ended = True
+            _fail(self._thread, self._mailbox, _Left())
+
+    def _speaking(self) -> Mailbox:
+        """The mailbox of a session that may be told more."""
+        if self._mailbox is None:
+            raise InvalidRequest("session: it has to be entered first, with `async with`")
+        self._thread.check_process()
+        if self._is_committed or self._has_ended:
+            raise InvalidRequest(f"session: it {'has ended' if self._has_ended else 'is committed'}")
+        return self._mailbox
+
+
+async def _tell(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
+    await thread.answer(thread.revise(mailbox, units))
+
+
+def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:
+    """Have the request aborted, and its reader told why."""
+    thread.leave(mailbox)
+    mailbox.fail(error)
+    ring([mailbox])

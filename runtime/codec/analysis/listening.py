@@ -1,0 +1,184 @@
+"""Speech that is still coming in, to the units heard so far, so that a model can read them before it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
+from antiphon.codec.analysis.speech_tokenizer import PIECE_SAMPLES, SpeechTokenizer
+from antiphon.config import InputLimits
+from antiphon.errors import InvalidRequest
+from antiphon.process.at_exit import awaited_at_exit
+from antiphon.process.ownership import OfOneProcess
+from antiphon.sound.arrays import AudioArray, integer
+from antiphon.sound.decoding import check_duration
+from antiphon.sound.resample import StreamingResampler
+from antiphon.sound.samples import SampleReader, check_rate, num_frames
+
+__all__ = ["Heard", "ListenSchedule", "Listener"]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a listener made of the audio so far. See `Listener` for why units may change.
+
+    | final      | may change      |
+    0            num_final         len(units)
+    """
+
+    units: list[int]
+    """All units so far, from the beginning of the audio."""
+    num_final: int
+    """As many of them, counted from the beginning, never change again."""
+    changed_from: int
+    """As many, counted from the beginning, are as they were in the result before; what a consumer made of
+    those behind is void. Never less than num_final was before; len(units) where nothing is new."""
+
+
+@dataclass(frozen=True)
+class ListenSchedule:
+    """When a listener runs its network over the open piece again, and what it tells of the outcome."""
+
+    interval_s: float = 0.4
+    """Seconds of new audio that must have come; > 0."""
+    growth: float = 0.1
+    """New audio that must have come, as a part of what the network saw of the piece the time before; >= 0.
+    It bounds the cost: with the defaults the network sees about ten times as much audio as comes in."""
+    holdback_units: int = 1
+    """As many of the newest units of the open piece are kept back until more audio or its end has come; >= 0.
+    One by default: the audio so far may fill it only in part, and its features see the audio reflected at
+    its end, so it is the one that changes most."""
+
+    def __post_init__(self) -> None:
+        _check_number("ListenSchedule.interval_s", self.interval_s)
+        _check_number("ListenSchedule.growth", self.growth, or_zero=True)
+        if integer("ListenSchedule.holdback_units", self.holdback_units) < 0:
+            raise InvalidRequest(
+                f"ListenSchedule.holdback_units: expected 0 or more, got {self.holdback_units}"
+            )
+
+
+class Listener(OfOneProcess):
+    """Maps audio to units while it comes in; at the end they are those of `Codec.tokenize`.
+
+    The network may look at all of its piece of 30 s, and the floor of the log-mel follows the loudest value
+    in it. So every unit of the open piece may change until the piece is full, and the open piece goes
+    through the network again whenever the schedule's interval or, if that is more, its growth has come.
+
+    All state is kept here: any number of listeners may share a tokenizer. It holds the samples of the open
+    piece at 16 kHz (2 MB at most) and the units. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        tokenizer: SpeechTokenizer,
+        rate_hz: int,
+        schedule: ListenSchedule,
+        max_audio_s: float = InputLimits.max_audio_s,
+    ) -> None:
+        """rate_hz: of the samples to come. max_audio_s: more is refused. Raises InvalidRequest."""
+        _check_number("max_audio_s", max_audio_s)
+        self.rate_hz = check_rate(rate_hz)
+        self.schedule = schedule
+        self._tokenizer = tokenizer
+        self._limits = InputLimits(max_audio_s=max_audio_s)
+        self._resampler = StreamingResampler(self.rate_hz, INPUT_RATE_HZ)
+        self._reader = SampleReader()
+        self._num_samples = 0
+        # The open piece: its samples, and what the network last said about the first num_read of them.
+        self._piece: AudioArray = np.empty(PIECE_SAMPLES, np.float32)
+        self._num_held = 0
+        self._num_read = 0
+        self._open_units: list[int] = []
+        self._final_units: list[int] = []
+        self._reported: list[int] = []
+        self._reported_final = 0
+        self._is_open = True
+
+    @awaited_at_exit
+    def push(self, samples: Any) -> Heard | None:
+        """Takes the samples that follow, in any form `Codec.tokenize` takes, or an empty array of samples.
+
+        Returns None where the network was not run. Raises InvalidRequest for samples it does not take, for
+        more than `max_audio_s` in all (both leave it as it was) and after the end.
+        """
+        self._check_open()
+        check_duration(self._num_samples + num_frames(samples), self.rate_hz, self._limits)
+        mono = self._reader.read(samples, or_none=True)
+        if not len(mono):
+            return None
+        check_duration(self._num_samples + len(mono), self.rate_hz, self._limits)
+        # Samples are missing from here on if the network fails.
+        self._is_open = False
+        self._num_samples += len(mono)
+        was_read = self._take(self._resampler.push(mono))
+        self._is_open = True
+        return self._report(self.schedule.holdback_units) if was_read else None
+
+    @awaited_at_exit
+    def finish(self) -> Heard:
+        """All units, all final. Raises InvalidRequest where nothing was ever pushed, and after the end."""
+        self._check_open()
+        if not self._num_samples:
+            raise InvalidRequest("audio: expected at least one sample, got none")
+        self._is_open = False
+        self._take(self._resampler.finish())
+        if self._num_read < self._num_held:
+            self._read()
+        self._close_piece()
+        return self._report(0)
+
+    def _take(self, samples: AudioArray) -> bool:
+        """Adds samples at 16 kHz; whether the network was run."""
+        was_read = False
+        while len(samples):
+            added = samples[: PIECE_SAMPLES - self._num_held]
+            samples = samples[len(added) :]
+            self._piece[self._num_held : self._num_held + len(added)] = added
+            self._num_held += len(added)
+            is_full = self._num_held == PIECE_SAMPLES
+            if is_full or self._num_held - self._num_read >= self._due():
+                self._read()
+                was_read = True
+            if is_full:
+                self._close_piece()
+        return was_read
+
+    def _due(self) -> float:
+        """Samples at 16 kHz that must be new before the network is run again."""
+        return max(self.schedule.interval_s * INPUT_RATE_HZ, self.schedule.growth * self._num_read)
+
+    def _read(self) -> None:
+        self._open_units = self._tokenizer.tokenize(self._piece[: self._num_held])
+        self._num_read = self._num_held
+
+    def _close_piece(self) -> None:
+        self._final_units += self._open_units
+        self._open_units = []
+        self._num_held = self._num_read = 0
+
+    def _report(self, holdback: int) -> Heard:
+        before = self._reported
+        units = self._final_units + self._open_units[: max(0, len(self._open_units) - holdback)]
+        same = self._reported_final
+        while same < min(len(before), len(units)) and before[same] == units[same]:
+            same += 1
+        self._reported, self._reported_final = units, len(self._final_units)
+        return Heard(list(units), len(self._final_units), same)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise InvalidRequest(
+                "audio: this listener has finished or its network has failed; more needs a new one"
+            )
+
+
+def _check_number(name: str, value: Any, or_zero: bool = False) -> None:
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < inf or (value == 0 and not or_zero):
+        wanted = "of 0 or more" if or_zero else "above 0"
+        raise InvalidRequest(f"{name}: expected a finite number {wanted}, got {value!r}")

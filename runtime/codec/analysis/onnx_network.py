@@ -1,0 +1,121 @@
+"""The networks of a CosyVoice folder that come as ONNX files, run by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from antiphon.codec.checkpoint.onnx_graph import EXPECTED, check_graph
+from antiphon.errors import CheckpointError
+from antiphon.files.checkpoint import one_line, refusing_failures
+from antiphon.process import forking
+from antiphon.process.footprint import switch_telemetry_off
+from antiphon.process.ownership import check_process
+
+__all__ = ["OnnxNetwork"]
+
+MAX_MEMORY_BYTES = 4 * 2**30
+"""Of all networks: weights and what they compute. The released ones take half of it."""
+MAX_RUN_S = 120.0
+"""A piece of 30 s of sound takes the released network some seconds."""
+
+
+class OnnxNetwork:
+    """Inputs go in by position, since released files name them differently; the first output comes back.
+
+    Several threads may run it at a time.
+    """
+
+    def __init__(self, path: Path, num_threads: int | None = None) -> None:
+        """num_threads: None for as many as may compute. Raises CheckpointError where the file is not a
+        network, or one that may run without end (see `check_graph`)."""
+        switch_telemetry_off()  # again: an environment may have been changed since
+        import onnxruntime
+
+        foldable = check_graph(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads or forking.num_threads()
+        options.log_severity_level = 4  # its errors come as exceptions
+        # Threads that spin while they wait would take the cores from the model.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if _bound_memory() == os.getpid():  # the lock of a parent's memory may be held in its child for ever
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        with refusing_failures(path, EXPECTED):
+            self._session = onnxruntime.InferenceSession(
+                str(path),
+                sess_options=options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,
+                disabled_optimizers=[] if foldable else ["ConstantFolding"],
+            )
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            self._names = [item.name for item in inputs]
+            self.input_types: list[str] = [item.type for item in inputs]
+            """As onnxruntime spells them: tensor(float), ..."""
+            self.input_shapes: list[list[int | str | None]] = [item.shape for item in inputs]
+            """A size that may vary is a name or None."""
+            names = [item.name for item in outputs]
+        if not names:
+            raise CheckpointError(f"{path}: expected {EXPECTED}, found one without outputs")
+        self._output = names[0]
+        forking.keep_in_children(self._session)
+        self._pid = os.getpid()
+        self.path = path
+
+    def run(self, *inputs: np.ndarray[Any, Any], max_s: float = MAX_RUN_S) -> np.ndarray[Any, Any]:
+        """The first output, for as many inputs as the network has.
+
+        max_s: it is stopped then. Raises CheckpointError where it cannot take their shapes, takes more time
+        or memory than a network needs, or has no tensor to give; EngineDead in a forked child, where its
+        threads are not.
+        """
+        check_process("codec", self._pid)
+        import onnxruntime
+
+        feeds = dict(zip(self._names, inputs, strict=True))
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            options.terminate = True
+
+        timer = threading.Timer(max_s, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            output = self._session.run([self._output], feeds, options)[0]
+        except Exception as error:  # onnxruntime's errors have no common base below it
+            if late.is_set():
+                raise CheckpointError(
+                    f"{self.path}: expected a network that takes less than {max_s:g} s, found no end"
+                ) from error
+            shapes = ", ".join(str(item.shape) for item in inputs)
+            raise CheckpointError(
+                f"{self.path}: expected a network for inputs of shape {shapes}: {one_line(error)}"
+            ) from error
+        finally:
+            timer.cancel()
+        if not isinstance(output, np.ndarray):
+            raise CheckpointError(f"{self.path}: expected a tensor, found {type(output).__name__}")
+        return output
+
+
+@cache
+def _bound_memory() -> int:
+    """Let the networks of this process take their memory from one place with a limit. Returns its id."""
+    import onnxruntime
+
+    info = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    with suppress(Exception):  # the process has registered one of its own
+        onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg(MAX_MEMORY_BYTES, -1, -1, -1))
+    return os.getpid()

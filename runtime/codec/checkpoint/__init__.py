@@ -1,0 +1,1 @@
+"""A CosyVoice folder, read as data."""

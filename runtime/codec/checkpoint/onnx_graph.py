@@ -1,0 +1,224 @@
+"""Looks through an ONNX file for what would run without end, or read other files, before it is loaded.
+
+An ONNX file is a protobuf message; of its format only the fields are read that lead to operators and tensors.
+The package `onnx` is not needed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+from antiphon.files.checkpoint import check_file, refusing_failures
+
+__all__ = ["EXPECTED", "check_graph"]
+
+EXPECTED = "an ONNX network"
+MAX_FILE_BYTES = 2 * 2**30
+"""Of a protobuf message. The released speech tokenizer has 520 MB."""
+MAX_FIELDS = 2_000_000
+MAX_NODES = 50_000
+MAX_DEPTH = 8
+MAX_DIMENSIONS = 16
+MAX_FOLDED = 2**26
+"""Numbers that onnxruntime may compute from constants while it loads, when nothing can stop it."""
+
+ENDLESS = ("Loop", "Scan", "SequenceMap")
+"""Operators that repeat a graph as often as a number says."""
+
+# fmt: off
+# Operators that keep the shape of their first input, or at most its size, or give what inputs broadcast to.
+SAME_SHAPE = frozenset({
+    "Abs", "Cast", "Ceil", "Clip", "Cos", "Erf", "Exp", "Floor", "Identity", "Log", "Neg", "Not",
+    "Reciprocal", "Relu", "Round", "Sigmoid", "Sin", "Sqrt", "Tanh",
+})
+SAME_SIZE = frozenset({
+    "Flatten", "ReduceMax", "ReduceMean", "ReduceSum", "Reshape", "Shape", "Size", "Slice", "Squeeze",
+    "Transpose", "Unsqueeze",
+})
+BROADCAST = frozenset({
+    "Add", "And", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Or", "Pow", "Sub", "Where",
+})
+# fmt: on
+UNBOUNDED = 2**62
+
+# Fields by number: of a model, graph, node, attribute and tensor.
+MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 2, 4, 5
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+TENSOR_DIMS, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_PLACE = 1, 8, 13, 14
+
+
+def check_graph(path: Path) -> bool:
+    """Whether little is to be computed from constants alone, so that it may be done while the file is loaded.
+
+    Raises CheckpointError for what is no ONNX file and for a network with loops, functions of its own, sparse
+    tensors or tensors in other files: no released one has them.
+    """
+    size = check_file(path, EXPECTED, max_bytes=MAX_FILE_BYTES)
+    with (
+        refusing_failures(path, EXPECTED),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data,
+    ):
+        scan = _Scan(data)
+        scan.model(0, size)
+        return scan.num_folded <= MAX_FOLDED
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that depends on no input of the network."""
+
+    size: int
+    """Numbers in it, at most."""
+    shape: tuple[int, ...] | None = None
+    """None where that is not known."""
+
+
+class _Scan:
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._num_fields = self._num_nodes = 0
+        self._constants = {b"": Constant(1, ())}
+        """By name. An input that is left out has none."""
+        self.num_folded = 0
+        """Numbers that are computed from constants alone, at most."""
+
+    def model(self, begin: int, end: int) -> None:
+        graphs = 0
+        for number, start, stop in self._fields(begin, end):
+            if number == MODEL_FUNCTIONS:
+                raise ValueError("expected no functions of its own, found one")
+            if number == MODEL_GRAPH:
+                graphs += 1
+                self._graph(start, stop, 0)
+        if graphs != 1:
+            raise ValueError(f"found {graphs} graphs")
+
+    def _graph(self, begin: int, end: int, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"expected at most {MAX_DEPTH} graphs within each other, found more")
+        nodes = []
+        for number, start, stop in self._fields(begin, end):
+            if number == GRAPH_NODE:
+                nodes.append((start, stop))
+            elif number == GRAPH_INITIALIZER:
+                name, constant = self._tensor(start, stop)
+                self._constants[name] = constant
+            elif number == GRAPH_SPARSE:
+                raise ValueError("expected no sparse tensors, found one")
+        self._num_nodes += len(nodes)
+        if self._num_nodes > MAX_NODES:
+            raise ValueError(f"expected at most {MAX_NODES} operators, found more")
+        for start, stop in nodes:
+            self._node(start, stop, depth)
+
+    def _node(self, begin: int, end: int, depth: int) -> None:
+        operator, inputs, outputs, constant = "", [], [], Constant(1)
+        for number, start, stop in self._fields(begin, end):
+            if number == NODE_OPERATOR:
+                operator = self._data[start : min(stop, start + 64)].decode("utf-8", "replace")
+            elif number == NODE_ATTRIBUTE:
+                constant = self._attribute(start, stop, depth) or constant
+            elif number == NODE_INPUT:
+                inputs.append(self._data[start:stop])
+            elif number == NODE_OUTPUT:
+                outputs.append(self._data[start:stop])
+        if operator in ENDLESS:
+            raise ValueError(f"expected a network without loops, found the operator {operator}")
+        if operator != "Constant":
+            known = [self._constants[name] for name in inputs if name in self._constants]
+            if len(known) < len(inputs):
+                return
+            constant = _folded(operator, known)
+            self.num_folded += constant.size
+        for name in outputs:
+            self._constants[name] = constant
+
+    def _attribute(self, begin: int, end: int, depth: int) -> Constant | None:
+        """The tensor that it holds, if it does."""
+        tensor = None
+        for number, start, stop in self._fields(begin, end):
+            if number in ATTRIBUTE_TENSORS:
+                tensor = self._tensor(start, stop)[1]
+            elif number in ATTRIBUTE_GRAPHS:
+                self._graph(start, stop, depth + 1)
+            elif number in ATTRIBUTE_SPARSE:
+                raise ValueError("expected no sparse tensors, found one")
+        return tensor
+
+    def _tensor(self, begin: int, end: int) -> tuple[bytes, Constant]:
+        """Its name, and what is known of it."""
+        name = b""
+        shape: list[int] = []
+        for number, start, stop in self._fields(begin, end):
+            if number == TENSOR_EXTERNAL or (number == TENSOR_PLACE and self._data[start:stop] != b"\0"):
+                raise ValueError("expected all tensors in this file, found one in another")
+            if number == TENSOR_NAME:
+                name = self._data[start:stop]
+            elif number == TENSOR_DIMS:  # one a field, or all in one
+                place = start
+                while place < stop:
+                    extent, place = self._varint(place, stop)
+                    shape.append(extent)
+        if len(shape) > MAX_DIMENSIONS:
+            raise ValueError(f"expected at most {MAX_DIMENSIONS} dimensions, found {len(shape)}")
+        return name, Constant(math.prod(shape), tuple(shape))
+
+    def _fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """The number, begin and end of each field's contents."""
+        place = begin
+        while place < end:
+            self._num_fields += 1
+            if self._num_fields > MAX_FIELDS:
+                raise ValueError(f"expected at most {MAX_FIELDS} fields, found more")
+            key, place = self._varint(place, end)
+            start, kind = place, key & 7
+            if kind == 0:
+                _, place = self._varint(place, end)
+            elif kind == 2:
+                length, start = self._varint(place, end)
+                place = start + length
+            elif kind in (1, 5):
+                place += 8 if kind == 1 else 4
+            else:
+                raise ValueError("a field of no known kind")
+            if place > end:
+                raise ValueError("a field that ends behind its message (truncated)")
+            yield key >> 3, start, place
+
+    def _varint(self, place: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if place >= end:
+                break
+            byte = self._data[place]
+            place += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value, place
+        raise ValueError("a number without an end (truncated)")
+
+
+def _folded(operator: str, inputs: list[Constant]) -> Constant:
+    """What an operator can make of constants."""
+    shapes = [constant.shape for constant in inputs if constant.shape is not None]
+    if inputs and operator in SAME_SHAPE:
+        return inputs[0]
+    if inputs and operator in SAME_SIZE:
+        return Constant(inputs[0].size)
+    if operator in BROADCAST and len(shapes) == len(inputs):
+        extents = zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1)
+        shape = tuple(max(extent) for extent in extents)[::-1]
+        return Constant(math.prod(shape), shape)
+    if operator == "Concat":
+        return Constant(sum(constant.size for constant in inputs))
+    if len(inputs) <= MAX_DIMENSIONS and (operator in BROADCAST or operator == "Gather"):
+        return Constant(min(math.prod(max(1, constant.size) for constant in inputs), UNBOUNDED))
+    return Constant(UNBOUNDED)

@@ -1,0 +1,97 @@
+"""The velocity estimator at a few fixed sizes, each recorded once.
+
+A decode launches about 10,000 small kernels in the estimator (ten steps of a thousand): at one utterance
+a GPU waits for the processor that launches them. Recorded, they are launched at once; but a recording has
+one size, so batches are padded to the next one of a ladder, with masks that keep the padding out of the
+result.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from antiphon.codec.stopping import stoppable
+from antiphon.device.cuda_graph import Capture
+
+__all__ = ["Estimator", "GraphedEstimator", "bucket_frames", "bucket_rows"]
+
+MAX_GRAPHS = 32
+"""Sizes kept, the last used ones. A stream's chunks have four lengths, their batches half a dozen sizes."""
+MAX_ELEMENTS = 1 << 14
+"""Rows times frames of the largest recording. Beyond, kernels last long enough to be launched one by one."""
+
+
+class Estimator(Protocol):
+    def __call__(self, x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See `UNet.forward`."""
+        ...
+
+
+def bucket_frames(frames: int) -> int:
+    """The next multiple of 16, of 32 from 257 on, of 64 from 513 on, and so on: an eighth more at most beyond
+    128 frames, and always even, as the estimator halves them."""
+    step = 16
+    while frames > 16 * step:
+        step *= 2
+    return -(-frames // step) * step
+
+
+def bucket_rows(rows: int) -> int:
+    """The next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Where one size reads its inputs, and what repeats it."""
+
+    x: Tensor
+    """(rows, channels, frames)"""
+    time_bias: Tensor
+    mask: Tensor
+    """(rows, 1, frames)"""
+    replay: Callable[[], Tensor]
+
+
+class GraphedEstimator:
+    """Any estimator, called the same way. A row comes out as it does without: all it adds is padding."""
+
+    def __init__(self, estimator: Estimator, capture: Capture, *, max_graphs: int = MAX_GRAPHS) -> None:
+        self.estimator = estimator
+        self._capture = capture
+        self._max_graphs = max_graphs
+        self._recordings: OrderedDict[tuple[int, int], Recording] = OrderedDict()
+
+    def __call__(self, x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The result (rows, channels, frames) lasts until the next call."""
+        rows, _, frames = x.shape
+        size = bucket_rows(rows), bucket_frames(frames)
+        if size[0] * size[1] > MAX_ELEMENTS:
+            return self.estimator(x, time_bias, mask)
+        recording = self._recordings.pop(size, None)
+        if recording is None:
+            recording = self._record(size, x, time_bias)
+        self._recordings[size] = recording  # as the last used one
+        while len(self._recordings) > self._max_graphs:
+            self._recordings.popitem(last=False)
+        recording.x[:rows, :, :frames] = x
+        recording.x[:rows, :, frames:] = 0.0
+        # What earlier batches left in rows that nobody has now is valid input, as good as any.
+        recording.mask[:rows, :, :frames] = 1.0 if mask is None else mask
+        recording.mask[:rows, :, frames:] = 0.0
+        recording.mask[rows:] = 1.0  # no row is without a valid frame, whose mean would be 0 / 0
+        recording.time_bias.copy_(time_bias)
+        return recording.replay()[:rows, :, :frames]
+
+    def _record(self, size: tuple[int, int], x: Tensor, time_bias: Tensor) -> Recording:
+        rows, frames = size
+        own, bias = x.new_zeros(rows, x.shape[1], frames), torch.zeros_like(time_bias)
+        mask = x.new_ones(rows, 1, frames)
+        with stoppable(lambda: False):  # a recording that ends in the middle would leave the device recording
+            return Recording(own, bias, mask, self._capture(lambda: self.estimator(own, bias, mask)))

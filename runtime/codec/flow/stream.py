@@ -1,0 +1,138 @@
+"""Units to mel in chunks: what is final never changes, and each frame sees the noise that the whole sees.
+
+A chunk continues what was said by the flow's own means, a prompt: the last units and their mel stand before
+it (CosyVoice, arXiv 2407.05407, 2.3). The frames of its look-ahead fade into the next chunk's, which computes
+them again with more to look at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, FlowParams
+from antiphon.codec.flow.flow import FlowInput, UnitSpan
+from antiphon.codec.noise import MEL, normal_rows
+from antiphon.codec.voices import Voice
+from antiphon.config import StreamSchedule
+
+__all__ = ["FlowStream"]
+
+
+class FlowStream:
+    """One utterance's way from units to mel. `chunk` may be asked for again until `take` has its mel."""
+
+    def __init__(self, params: FlowParams, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
+        self.params = params
+        self.voice = voice
+        self.seed = seed
+        self.schedule = schedule
+        self.num_units = 0
+        """Units that came."""
+        self.num_done = 0
+        """Units whose mel is final."""
+        self.is_complete = False
+        """No more units come."""
+        self._units: list[int] = []
+        """From unit `_first` on: the context of the next chunk and what is not done."""
+        self._first = 0
+        self._chunk_index = 0
+        self._context_mel: Tensor | None = None
+        """(80, frames) of the units `_first` .. `num_done` - 1"""
+        self._fade: Tensor | None = None
+        """(80, frames): the last chunk's look-ahead"""
+        self._taken = 0
+        """Units of the chunk that is being made, 0 for none."""
+
+    def add(self, units: list[int], *, complete: bool) -> None:
+        assert not self.is_complete or not units, "no units follow the last ones"
+        self._units += units
+        self.num_units += len(units)
+        self.is_complete = self.is_complete or complete
+
+    @property
+    def is_done(self) -> bool:
+        """All mel there will be has been made."""
+        return self.is_complete and self.num_done == self.num_units
+
+    def ready_units(self) -> int:
+        """Length of the chunk that can be made now; 0: more units are needed, or none are left."""
+        left = self.num_units - self.num_done
+        length = self.schedule.chunk_units(self._chunk_index)
+        if left >= length + self.schedule.lookahead_units:
+            return length
+        return left if self.is_complete else 0
+
+    def chunk(self, device: torch.device) -> FlowInput:
+        """The input of the next chunk; `ready_units` is not 0."""
+        length = self.ready_units()
+        assert length, "a chunk is asked for when one is ready"
+        self._taken = length
+        end = min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
+        units = torch.tensor(self._units[: end - self._first], device=device)
+        num_context = self.num_done - self._first
+        said, heard = self.voice.prompt_units, self.voice.prompt_mel
+        own_prompt = 0 if heard is None else heard.shape[1]
+        if num_context:
+            assert self._context_mel is not None
+            context = units[:num_context]
+            said = context if said is None else torch.cat([said, context])
+            heard = self._context_mel if heard is None else torch.cat([heard, self._context_mel], dim=1)
+        return FlowInput(
+            units=units[num_context:],
+            embedding=self.voice.embedding,
+            noise=torch.from_numpy(self._noise(own_prompt, end)).to(device),
+            prompt_units=said,
+            prompt_mel=heard,
+            span=UnitSpan(self._first, num_context),
+        )
+
+    def take(self, mel: Tensor) -> Tensor:
+        """The chunk's mel, look-ahead included, as the flow gave it; returns (80, frames) that are final."""
+        frames = self.params.mel_frames
+        done, after = self.num_done, self.num_done + self._taken
+        if self._fade is not None:
+            mel = cross_fade(self._fade, mel)
+        border = frames(after) - frames(done)
+        final, ahead = mel[:, :border], mel[:, border:]
+        self._fade = ahead.clone() if ahead.shape[1] else None
+        self.num_done, self._taken = after, 0
+        self._chunk_index += 1
+        self._keep_context(final)
+        return final
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`. Tensors are replaced, never written to, so it takes no copy of them."""
+        return {**self.__dict__, "_units": list(self._units)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be again as when `state` gave this."""
+        self.__dict__.update(state)
+
+    def _keep_context(self, final: Tensor) -> None:
+        frames = self.params.mel_frames
+        first = max(self._first, self.num_done - self.schedule.context_units)
+        known = final if self._context_mel is None else torch.cat([self._context_mel, final], dim=1)
+        # A copy: a view would keep all that came before.
+        self._context_mel = known[:, frames(first) - frames(self._first) :].clone()
+        del self._units[: first - self._first]
+        self._first = first
+
+    def _noise(self, own_prompt: int, end: int) -> np.ndarray:
+        """(80, frames) of the voice's prompt, which lies before frame 0, and of the units' own frames."""
+        first, last = self.params.mel_frames(self._first), self.params.mel_frames(end)
+        rows = normal_rows(self.seed, MEL, first, last - first, MEL_BANDS)
+        if own_prompt:
+            rows = np.concatenate([normal_rows(self.seed, MEL, -own_prompt, own_prompt, MEL_BANDS), rows])
+        return rows.T
+
+
+def cross_fade(old: Tensor, new: Tensor) -> Tensor:
+    """`new` (channels, frames) whose first frames come gradually out of `old`; the weights add up to 1."""
+    length = min(old.shape[1], new.shape[1])
+    weight = torch.arange(1, length + 1, dtype=new.dtype, device=new.device) / (length + 1)
+    faded = torch.lerp(old[:, :length], new[:, :length], weight)
+    return torch.cat([faded, new[:, length:]], dim=1)

@@ -1,0 +1,1 @@
+"""Where it computes: machine, device, CUDA graphs."""

@@ -1,0 +1,1 @@
+"""The loop: requests in, events and completions out, one step at a time."""

@@ -1,0 +1,153 @@
+"""What callers give an engine, checked and resolved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from antiphon.config import EngineConfig
+from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
+from antiphon.inputs.copies import plain_options
+from antiphon.plain import kind, reading, shown
+from antiphon.prompt import Prompt
+from antiphon.types import Request, SamplingParams
+
+if TYPE_CHECKING:
+    from antiphon.codec import Codec
+
+__all__ = [
+    "all_requests",
+    "bounded",
+    "check_choice",
+    "engine_config",
+    "given_id",
+    "model_folder",
+    "one_each",
+    "open_codec",
+]
+
+DEFAULT_MAX_TOKENS = 1024
+"""Of text-only replies."""
+MAX_REQUESTS = 1_000_000
+"""That `generate` takes at a time: more would be held than can be answered, and an iterable may not end."""
+
+
+def engine_config(settings: dict[str, Any]) -> EngineConfig:
+    """The config of an engine's settings; `ConfigError` names one that there is none of, or that is wrong."""
+    known = sorted(field.name for field in fields(EngineConfig))
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            raise ConfigError(f"Engine: it has no setting {shown(name)}{hint}")
+    return EngineConfig(**settings)
+
+
+def check_choice(name: str, value: object, only: str | None) -> None:
+    if (value is not None or only is not None) and (type(value) is not str or value != only):
+        raise ConfigError(f"{name}: expected {only!r}, the one there is, got {shown(value)}")
+
+
+def model_folder(model: Any) -> Path:
+    with suppress(Exception):
+        return Path(model)
+    raise ConfigError(f"model: expected the path of a checkpoint's folder, got {shown(model)}")
+
+
+def open_codec(
+    codec: str | os.PathLike[str] | Codec | None,
+    device: torch.device,
+    dtype: str | torch.dtype,
+    audio_vocab_size: int,
+    *,
+    enforce_eager: bool,
+) -> Codec | None:
+    from antiphon.codec import Codec
+
+    if codec is None:
+        return None
+    if isinstance(codec, Codec):
+        codec.check_process()
+        if dtype != "auto":
+            raise ConfigError(f"codec_dtype: expected a codec given as a folder, got one of {codec.dtype}")
+    elif not isinstance(codec, (str, os.PathLike)):
+        raise ConfigError(f"codec: expected the path of a codec's folder, or a Codec, got {shown(codec)}")
+    else:
+        codec = Codec.from_pretrained(codec, device, dtype, enforce_eager=enforce_eager)
+    if codec.num_units_vocab < audio_vocab_size:
+        raise CheckpointError(
+            f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"
+        )
+    return codec
+
+
+def all_requests(requests: object) -> list[Request]:
+    """The requests that `Engine.generate` is given: one, or any iterable that comes to an end before
+    `MAX_REQUESTS`. What each of them is, is looked at when it is added."""
+    if issubclass(type(requests), Request):
+        return [requests]  # type: ignore[list-item]
+    if issubclass(type(requests), (str, bytes)) or not issubclass(type(requests), Iterable):
+        raise InvalidRequest(f"requests: expected a Request or a list of Request, got {kind(requests)}")
+    with reading("requests"):
+        found = list(islice(iter(requests), MAX_REQUESTS + 1))  # type: ignore[call-overload]
+    if len(found) > MAX_REQUESTS:
+        raise InvalidRequest(f"requests: expected at most {MAX_REQUESTS} of them, got more")
+    return found
+
+
+def given_id(request: object) -> str | None:
+    """The id of a request that cannot be served, where it has one."""
+    try:
+        return plain_options(request).request_id
+    except InvalidRequest:
+        return None
+
+
+def one_each(params: object, num_requests: int) -> Sequence[Any]:
+    """The params of each request, as they were given."""
+    if params is None or issubclass(type(params), SamplingParams):
+        return [params] * num_requests
+    expected = f"SamplingParams, one or a list of one for each of {num_requests} requests"
+    if issubclass(type(params), (str, bytes)) or not issubclass(type(params), Iterable):
+        raise InvalidRequest(f"sampling_params: expected {expected}, got {kind(params)}")
+    with reading("sampling_params"):
+        found = list(islice(iter(params), num_requests + 1))  # type: ignore[call-overload]
+    if len(found) != num_requests:
+        raise InvalidRequest(
+            f"sampling_params: expected {expected}, got {'more' if len(found) > num_requests else len(found)}"
+        )
+    return found
+
+
+def bounded(params: SamplingParams, prompt: Prompt, longest: int, *, speaks: bool) -> SamplingParams:
+    """`params` with limits that the longest sequence (max_model_len) allows.
+
+    Raises InvalidRequest if it does not even hold the prompt, and one position more.
+    """
+    speech = prompt.speaking_ids if prompt.speaking_ids is not None else prompt.speech_ids
+    room = {
+        "max_tokens": longest - prompt.num_text_positions - len(prompt.closing),
+        "max_units": longest - len(speech) - len(prompt.closing),
+    }
+    for left in room.values():
+        if left < 1:
+            raise InvalidRequest(
+                f"the prompt has {longest - left} positions, "
+                f"the longest sequence (max_model_len) is {longest}"
+            )
+    max_tokens = params.max_tokens
+    if max_tokens is None:
+        max_tokens = room["max_tokens"] if speaks else DEFAULT_MAX_TOKENS
+    return replace(
+        params,
+        max_tokens=min(max_tokens, room["max_tokens"]),
+        max_units=min(params.max_units, room["max_units"]),
+    )

@@ -1,0 +1,472 @@
+"""The engine: requests in, events and completions out, one step at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
+from antiphon.device.cuda_graph import capture_for
+from antiphon.device.place import resolve_device
+from antiphon.engine.arguments import check_choice, engine_config, model_folder, open_codec
+from antiphon.engine.batch import Batch
+from antiphon.engine.intake import Intake
+from antiphon.engine.open_requests import OpenRequests
+from antiphon.engine.steps import Steps
+from antiphon.errors import (
+    AntiphonError,
+    CheckpointError,
+    EngineBusy,
+    EngineDead,
+)
+from antiphon.inputs.copies import plain_options, plain_params
+from antiphon.inputs.processor import InputProcessor
+from antiphon.kernels.threads import set_num_threads
+from antiphon.model.cache import PagedKVCache, cache_config
+from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
+from antiphon.model.omni import OmniModel
+from antiphon.model.runner import Runner
+from antiphon.outputs.replies import Replies
+from antiphon.outputs.speech_worker import Vocoder
+from antiphon.plain import flag, string, told
+from antiphon.process.at_exit import awaited_at_exit
+from antiphon.process.forking import check_device, make_ready, num_threads
+from antiphon.process.interrupts import Interrupts
+from antiphon.process.ownership import OfOneProcess, Ownership
+from antiphon.prompt import OpenPrompt, Prompt
+from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.scheduler import Scheduler
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import Completion, Event, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from antiphon.codec import Codec
+
+__all__ = ["Engine"]
+
+NUM_SPARE_WINDOWS = 64
+
+
+class Engine(OfOneProcess):
+    """A Stream-Omni model and, where given, a CosyVoice codec, serving many requests at a time.
+
+    One thread at a time may call its methods, but for `prepare`; a call that finds another inside raises
+    EngineBusy and does nothing. `AsyncEngine` puts it behind asyncio. It serves the process that made it: in
+    a forked child its methods raise EngineDead, and a new one can be made.
+
+    What a signal's handler raises, as Ctrl-C does, comes out of `step` and `generate` between two passes, or
+    out of one, and the engine lives on.
+
+    Args:
+        model: the checkpoint's folder; None is the embedded model with its codec.
+        codec: the codec's folder, or a `Codec`; None with a model: units are produced, audio is not,
+            and speech comes in as `Units`.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
+        dtype: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16", "float16".
+        codec_dtype: of a codec given as a folder; "auto" is float32. See `antiphon.codec.Codec`.
+        load_format: "auto", or "dummy" for random weights of the folder's config.
+        progress: show a progress bar on the terminal while a long load goes on.
+        quantization, text_backend, vocoder_backend, speech_prompt: each has one choice so far.
+        settings: the fields of `EngineConfig`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read; names file, tensor or key.
+        ValueError: an argument is out of its range.
+    """
+
+    @awaited_at_exit
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        codec: str | os.PathLike[str] | Codec | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        codec_dtype: str | torch.dtype = "auto",
+        quantization: str | None = None,
+        load_format: Literal["auto", "dummy"] = "auto",
+        text_backend: str = "native",
+        vocoder_backend: str = "torch",
+        speech_prompt: str = "soft",
+        progress: bool = True,
+        **settings: Any,
+    ) -> None:
+        config = engine_config(settings)
+        check_choice("quantization", quantization, None)
+        check_choice("text_backend", text_backend, "native")
+        check_choice("vocoder_backend", vocoder_backend, "torch")
+        check_choice("speech_prompt", speech_prompt, "soft")
+        self._ownership = Ownership()
+        self._closed = False
+        self._cause: BaseException | None = None
+        """What it has failed of."""
+        folder = model_folder(model) if model is not None else EMBEDDED_MODEL
+        if model is None and codec is None:
+            codec = EMBEDDED_CODEC
+        self.model_name = folder.name
+        self.device = resolve_device(device)
+        check_device(self.device)
+        make_ready()
+        resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
+        self.model_config = read_config(folder, load_format=load_format)
+        if self.model_config.speech_prompt != "soft":
+            raise CheckpointError(
+                f"{folder / 'config.json'}: speech_prompt: expected 'soft', "
+                f"found {self.model_config.speech_prompt!r}"
+            )
+        self.config = replace(
+            config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
+        )
+        self.tokenizer = Tokenizer.from_pretrained(folder)
+        self.codec = open_codec(
+            codec,
+            self.device,
+            codec_dtype,
+            self.model_config.audio_vocab_size,
+            enforce_eager=self.config.enforce_eager,
+        )
+        self.inputs = InputProcessor(
+            self.model_config,
+            self.tokenizer,
+            self.codec,
+            self.config.limits,
+            max_model_len=self.config.max_model_len,
+        )
+        if self.device.type == "cpu":
+            set_num_threads(num_threads())
+        weights = load_weights(
+            folder,
+            self.model_config,
+            device=self.device,
+            dtype=resolved,
+            load_format=load_format,
+            seed=self.config.seed,
+            progress=progress,
+        )
+        self.model = OmniModel(weights, self.model_config, self.config.max_model_len)
+        self.cache_config = cache_config(self.model_config, self.config, resolved, self.device)
+        pool = BlockPool(
+            self.cache_config.num_blocks, enable_prefix_caching=self.config.enable_prefix_caching
+        )
+        self.scheduler = Scheduler(
+            pool,
+            max_num_seqs=self.config.max_num_seqs,
+            max_num_batched_tokens=self.config.max_num_batched_tokens,
+            text_lookahead=self.config.text_lookahead,
+            max_fused_tokens=NUM_SPARE_WINDOWS,
+        )
+        self.runner = Runner(
+            self.model,
+            PagedKVCache(self.cache_config, resolved, self.device),
+            max_num_seqs=self.config.max_num_seqs,
+            num_spare_windows=NUM_SPARE_WINDOWS,
+            capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
+            interruptible=self._ownership.interruptible,
+        )
+        self.vocoder = Vocoder(self.codec) if self.codec is not None else None
+        if self.vocoder is not None:  # its thread must not outlive an engine that is dropped
+            weakref.finalize(self, self.vocoder.stop)
+        self._replies = Replies(self.scheduler, self.vocoder)
+        self._untold: list[Event] = []
+        """Events that the next step tells."""
+        self._intake = Intake(
+            self.config,
+            self.model_config,
+            self.cache_config,
+            self.inputs,
+            self.tokenizer,
+            self.scheduler,
+            self._replies,
+            self.codec.sample_rate_hz if self.codec is not None else None,
+        )
+        self._steps = Steps(
+            self.scheduler, self.runner, self._replies, self._intake.probe, self._ownership.is_interrupt
+        )
+        self._open_requests = OpenRequests(
+            self.inputs, self.scheduler, self.runner, self._replies.outputs, self.config.max_model_len
+        )
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def add_request(
+        self,
+        request: Request,
+        sampling_params: SamplingParams | None = None,
+        *,
+        stream_audio: bool = True,
+    ) -> str:
+        """Take a request; its events come from `step`. Returns its id.
+
+        stream_audio: speech is made in chunks while its units come; False: of all units at once when the
+        last is there, as the released code does.
+        Raises InvalidRequest, EngineOverloaded (too many wait) or EngineDead; nothing else is affected.
+        """
+        arrived_s = time.perf_counter()
+        prompt = self.prepare(request)
+        return self.add_prepared(
+            request, prompt, sampling_params, arrived_s=arrived_s, stream_audio=stream_audio
+        )
+
+    @awaited_at_exit
+    def prepare(self, request: Request) -> Prompt:
+        """Read a request's files and lay out its prompt. May run in another thread than `step`."""
+        self._check_open()
+        return self.inputs.process(request)
+
+    def add_prepared(
+        self,
+        request: Request,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        arrived_s: float | None = None,
+        stream_audio: bool = True,
+    ) -> str:
+        """`add_request` for a prompt that `prepare` has made.
+
+        arrived_s: when the request came, before it was prepared, on the clock of `time.perf_counter`;
+        its metrics count from there. None: now.
+        """
+        request, params = plain_options(request), plain_params(sampling_params)
+        stream_audio = flag("stream_audio", stream_audio)
+        with self._ownership.turn("add_prepared"):
+            self._check_open()
+            return self._intake.take(
+                request,
+                prompt,
+                params,
+                self._untold,
+                arrived_s=arrived_s,
+                stream_audio=stream_audio,
+            )
+
+    def open_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
+        """Take a request whose user still speaks. Returns its id.
+
+        It is written like any other and ends in `Units`, the ones that were heard so far, or `Units([])`.
+        What is known of it is computed, and nothing is picked, until `commit`; meanwhile `step` tells the
+        transcript so far as `TranscriptUpdate`. Raises what `add_request` raises.
+        """
+        return self.add_prepared(request, self.prepare_open(request), sampling_params)
+
+    def prepare_open(self, request: Request) -> OpenPrompt:
+        """`prepare` for `open_request`; `add_prepared` takes the result."""
+        self._check_open()
+        return self.inputs.process_open(request)
+
+    def update_speech(self, request_id: str, units: Sequence[int]) -> None:
+        """Let these units, numbered from 0, be all that was heard so far of an open request.
+
+        What was computed before the first one that is new or another stays. Raises InvalidRequest for an id
+        of no open request, for units that are none, and for more than the engine can hold; the request then
+        stays as it was.
+        """
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("update_speech"):
+            self._check_open()
+            self._untold += self._open_requests.update(request_id, units)
+
+    def commit(
+        self,
+        request_id: str,
+        units: Sequence[int] | None = None,
+        *,
+        committed_s: float | None = None,
+        no_speech: bool = False,
+    ) -> None:
+        """The user of an open request has said all: from here on it is like any other.
+
+        units: all of its speech, where that is not what `update_speech` gave last; there must be at least
+        one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
+        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the
+        request then is as open as it was.
+        """
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("commit"):
+            self._check_open()
+            self._open_requests.commit(request_id, units, committed_s, no_speech=no_speech)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
+        request_id = string("request_id", request_id)
+        with self._ownership.turn("abort"):
+            output = self._replies.outputs.get(request_id)
+            if output is not None:
+                self._untold += self._replies.abort(output)
+            return output is not None
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Of all requests whose `Finished` has yet to come."""
+        return list(self._replies.outputs)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it serves nothing any more: it was closed, or has failed in a step."""
+        return self._closed
+
+    def has_unfinished(self) -> bool:
+        """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
+        to do."""
+        return bool(self._untold) or self._has_work()
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    @awaited_at_exit
+    def step(self) -> list[Event]:
+        """One pass through each stack that has work; what became known by it.
+
+        A fault in a pass ends the requests that brought it about, with "error"; the others are computed
+        again, to the same result. Raises what no request is to blame for: the engine has failed then, and is
+        closed. Raises what a signal's handler raises: all requests are aborted then, which the next step
+        tells.
+        """
+        events: list[Event] = []
+        try:
+            with self._ownership.turn("step") as interrupts:
+                self._check_open()
+                self._advance(may_wait=not self._untold)
+                interrupts.check()
+                events, self._untold = self._untold, []
+        except AntiphonError:
+            raise
+        except BaseException as error:
+            if self._ownership.is_interrupt(error):
+                self._give_up(events)
+            raise
+        return events
+
+    def generate(
+        self,
+        requests: Request | Iterable[Request],
+        sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Answer all requests; completions in their order.
+
+        Speech is decoded whole, since nobody listens before the end. A request that cannot be served,
+        whatever the reason, comes back with finish_reason "error" and the reason in `error`; the others go
+        on. Events of requests that were added before are kept for `step`. Raises InvalidRequest, before any
+        is added, for arguments that are no such lists; what a signal's handler raises aborts these requests
+        and no others.
+        """
+        with self._ownership.turn("generate") as interrupts:
+            self._check_open()
+            with interrupts.allowed():
+                batch = Batch(requests, sampling_params)
+            try:
+                for request, params in batch.asked():
+                    interrupts.check()
+                    batch.take(self._take_one(batch, request, params, interrupts))
+                while batch.is_waiting and self._has_work():
+                    self._advance_batch(batch)
+                    interrupts.check()
+            except BaseException as error:
+                if self._ownership.is_interrupt(error):
+                    self._abort_batch(batch)
+                    raise
+                if self._cause is None:
+                    raise
+            return batch.completions(self._cause)
+
+    def close(self) -> None:
+        """Let go of everything. Requests that run are dropped. Nothing where it is closed already, or belongs
+        to another process."""
+        if not self._ownership.is_here:
+            return
+        with self._ownership.turn("close") as interrupts:
+            self._closed = True
+            self._replies.clear()
+            self._untold.clear()
+            if self.vocoder is not None:
+                with interrupts.allowed():
+                    self.vocoder.close()
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
+        self.scheduler.check_integrity()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def hand_over(self, thread: threading.Thread) -> None:
+        """From now on only this thread may call methods that change anything, see
+        `AsyncEngine.from_engine`."""
+        self._check_open()
+        self._ownership.keep(thread)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    @awaited_at_exit
+    def _advance(self, *, may_wait: bool) -> None:
+        """A step; its events are added to those that are not told yet."""
+        try:
+            self._steps.make(self._untold, may_wait=may_wait)
+        except BaseException as error:
+            if not self._ownership.is_interrupt(error):
+                self._closed, self._cause = True, error
+            raise
+
+    def _take_one(
+        self, batch: Batch, request: Request, params: SamplingParams | None, interrupts: Interrupts
+    ) -> str | Completion:
+        """Add one of a batch, once there is room for it: its id, or why it cannot be served."""
+        while self.scheduler.num_waiting >= self.config.max_num_waiting and self._has_work():
+            self._advance_batch(batch)
+            interrupts.check()
+        try:
+            with interrupts.allowed():
+                arrived_s, prompt = time.perf_counter(), self.prepare(request)
+                plain, params = plain_options(request), plain_params(params)
+            batch.check_id(plain)
+            return self._intake.take(
+                plain, prompt, params, self._untold, arrived_s=arrived_s, stream_audio=False
+            )
+        except BaseException as error:
+            if self._ownership.is_interrupt(error):
+                raise
+            return batch.refused(request, error, self._intake.new_name(self._untold))
+
+    def _advance_batch(self, batch: Batch) -> None:
+        num_before = len(self._untold)
+        try:
+            self._advance(may_wait=True)
+        finally:
+            self._untold[num_before:] = batch.hear(self._untold[num_before:])
+
+    def _abort_batch(self, batch: Batch) -> None:
+        for request_id in batch.waits_for:
+            if (output := self._replies.outputs.get(request_id)) is not None:
+                self._replies.abort(output)
+        self._untold = batch.hear(self._untold)
+
+    def _give_up(self, events: list[Event]) -> None:
+        """Abort all requests, after these events that could not be told."""
+        with suppress(EngineBusy), self._ownership.turn("step"):
+            self._untold[:0] = events
+            for output in list(self._replies.outputs.values()):
+                self._untold += self._replies.abort(output)
+
+    def _has_work(self) -> bool:
+        return bool(self._replies.unheard or (self._replies.outputs and self.scheduler.has_work))
+
+    def _check_open(self) -> None:
+        self._ownership.check_process()
+        if self._cause is not None:
+            raise EngineDead(f"the engine has failed: {told(self._cause)}") from self._cause
+        if self._closed:
+            raise EngineDead("the engine is closed")

@@ -1,0 +1,127 @@
+"""How a request whose prompt is ready is taken in, or refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from antiphon.config import CacheConfig, EngineConfig, ModelConfig
+from antiphon.engine.arguments import bounded
+from antiphon.errors import EngineOverloaded, InvalidRequest
+from antiphon.inputs.processor import InputProcessor
+from antiphon.outputs.replies import Replies
+from antiphon.outputs.request_output import OutputState
+from antiphon.plain import shown
+from antiphon.prompt import Prompt
+from antiphon.sched.request import RequestState
+from antiphon.sched.scheduler import Scheduler
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import Event, Request, SamplingParams, Units
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """The part of an engine that checks requests against what it has room for, and makes their states."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: ModelConfig,
+        cache: CacheConfig,
+        inputs: InputProcessor,
+        tokenizer: Tokenizer,
+        scheduler: Scheduler,
+        replies: Replies,
+        sample_rate_hz: int | None,
+    ) -> None:
+        """replies: where the states of what is taken in go. sample_rate_hz: of speech, None where none is
+        made."""
+        self._config = config
+        self._model = model
+        self._cache = cache
+        self._inputs = inputs
+        self._tokenizer = tokenizer
+        self._scheduler = scheduler
+        self._replies = replies
+        self._sample_rate_hz = sample_rate_hz
+        self._numbers = itertools.count()
+        """Of requests, for seeds."""
+        self._num_names = 0
+
+    def new_name(self, untold: Sequence[Event]) -> str:
+        """An id that no request has. untold: events that nobody has been told."""
+        while True:
+            name = f"request-{self._num_names}"
+            self._num_names += 1
+            if not self._is_in_use(name, untold):
+                return name
+
+    def take(
+        self,
+        request: Request,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None,
+        untold: Sequence[Event],
+        *,
+        arrived_s: float | None,
+        stream_audio: bool,
+    ) -> str:
+        """See `Engine.add_prepared`; request and parameters are plain. Nothing has changed if it raises."""
+        number = next(self._numbers)
+        request_id = request.request_id
+        if request_id is None:
+            request_id = self.new_name(untold)
+        elif self._is_in_use(request_id, untold):
+            raise InvalidRequest(
+                f"request_id: {shown(request_id)} is in use by a request that has not finished"
+            )
+        num_waiting = self._scheduler.num_waiting
+        if num_waiting >= self._config.max_num_waiting:
+            raise EngineOverloaded(f"{num_waiting} requests are waiting already")
+        params = sampling_params or request.sampling_params or SamplingParams()
+        speaks = "audio" in request.modalities
+        if speaks and params.stop:
+            raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
+        seed = params.seed if params.seed is not None else (self._config.seed << 32) + number
+        state = self._state(request_id, prompt, params, seed, speaks=speaks)
+        if not self._scheduler.fits(state, num_more=len(prompt.closing)):
+            raise InvalidRequest(
+                f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
+                f"does not fit the KV cache of {self._cache.num_blocks} blocks"
+            )
+        output = OutputState(
+            state,
+            self._tokenizer,
+            self._model,
+            arrived_s,
+            self._sample_rate_hz if speaks else None,
+            no_speech=self._config.no_speech,
+        )
+        self._replies.take(output, request.voice, self._config.stream_schedule if stream_audio else None)
+        return request_id
+
+    def probe(self) -> RequestState:
+        """A small request of our own, which needs all three stacks."""
+        prompt = self._inputs.process(Request(Units([0]), ("text", "audio")))
+        params = SamplingParams(max_tokens=8, max_units=2)
+        return self._state("probe", prompt, params, 0, speaks=True)
+
+    def _state(
+        self, request_id: str, prompt: Prompt, params: SamplingParams, seed: int, *, speaks: bool
+    ) -> RequestState:
+        limits = bounded(params, prompt, self._config.max_model_len, speaks=speaks)
+        return RequestState(
+            request_id,
+            prompt,
+            params if prompt.is_open else limits,
+            speaks=speaks,
+            config=self._model,
+            cache=self._cache,
+            carries_speech=self._tokenizer.carries_speech,
+            seed=seed,
+        )
+
+    def _is_in_use(self, request_id: str, untold: Sequence[Event]) -> bool:
+        """By a request that runs or waits, or whose `Finished` has not been told."""
+        return request_id in self._replies.outputs or any(event.request_id == request_id for event in untold)

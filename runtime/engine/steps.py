@@ -1,0 +1,164 @@
+"""A step of the engine, and what becomes of its requests if a part of it fails.
+
+A fault costs time and nothing else: whatever it left half done, nothing counts as computed any more, and all
+that is known is computed again, to the same ids. Whoever brought it about is found by having the requests of
+the pass that failed go through it again one by one, and ends with "error". Where the model does not even
+answer a question of ours, the engine has failed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from antiphon.model.runner import Runner
+from antiphon.outputs.replies import Replies
+from antiphon.process.faults import log_fault
+from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.plan import StackPlan
+from antiphon.sched.request import RequestState
+from antiphon.sched.scheduler import Scheduler
+from antiphon.sched.trial import Trial
+from antiphon.types import Event
+
+__all__ = ["Steps"]
+
+MAX_FAULTS_OF_ONE = 3
+"""A request that was in so many passes that failed is ended, whether or not it goes through alone."""
+MAX_FAULTS_OF_ALL = 3
+"""So many steps in a row that failed outside of a pass, and the engine has."""
+MAX_PROBE_STEPS = 64
+
+
+class Steps:
+    """Makes the passes of a scheduler's plans, and tells what became known."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        replies: Replies,
+        probe: Callable[[], RequestState],
+        is_interrupt: Callable[[BaseException], bool],
+    ) -> None:
+        """probe: makes a small request that needs all three stacks. is_interrupt: whether an exception is no
+        fault but ends what is being done."""
+        self._scheduler = scheduler
+        self._runner = runner
+        self._replies = replies
+        self._probe = probe
+        self._is_interrupt = is_interrupt
+        self._plan: StackPlan | None = None
+        """Of the pass that is being made, until all is told of it."""
+        self._num_faults = 0
+        """Outside of passes, since the last step that went through."""
+
+    def make(self, told: list[Event], *, may_wait: bool) -> None:
+        """One pass through each stack that has work; what became known by it is added to `told`, also if the
+        step fails. may_wait: where there is nothing to compute, for speech.
+
+        A fault is dealt with here, unless the engine has failed: then it is raised. So is an interrupt, after
+        which all requests can go on.
+        """
+        num_told = len(told)
+        try:
+            # who will speak waits while much speech is unheard, or it would pile up behind the model
+            may_speak = len(self._replies.unheard) < self._scheduler.max_num_seqs
+            computed = self._compute(self._scheduler, told, may_speak=may_speak)
+            told += self._replies.reap()
+            told += self._replies.hear(may_wait=may_wait and not computed and len(told) == num_told)
+            self._num_faults = 0
+        except BaseException as error:
+            plan, self._plan = self._plan, None
+            self._restart()
+            if self._is_interrupt(error):
+                raise
+            log_fault("a step of the engine failed", error=error)
+            if not self._can_go_on(plan):
+                raise
+            told += self._blame(plan, error)
+
+    def _compute(self, scheduler: Scheduler, told: list[Event] | None, *, may_speak: bool = True) -> bool:
+        """False: there was nothing to compute. told: None for requests that nobody listens to."""
+        runner = self._runner
+        for request in scheduler.admit(may_speak=may_speak):
+            runner.start(request)
+        computed = False
+        # The order is the data's: the bottom layers hear, the LLM thinks where somebody waits for text, the
+        # top layers speak.
+        if (plan := scheduler.schedule_bottom()).chunks:
+            self._plan = plan
+            scheduler.complete_bottom(plan, runner.run_bottom(plan))
+            computed = self._tell(plan, told)
+        if (plan := scheduler.schedule_text()).chunks:
+            self._plan = plan
+            scheduler.complete_text(plan, runner.run_text(plan))
+            computed = self._tell(plan, told)
+        if (plan := scheduler.schedule_top()).chunks:
+            self._plan = plan
+            scheduler.complete_top(plan, runner.run_top(plan))
+            computed = self._tell(plan, told)
+        return computed
+
+    def _tell(self, plan: StackPlan, told: list[Event] | None) -> bool:
+        if told is not None:
+            told += self._replies.poll(plan)
+        self._plan = None
+        return True
+
+    # --- after a fault --------------------------------------------------------------------------
+
+    def _restart(self) -> None:
+        self._scheduler.restart([output.request for output in self._replies.outputs.values()])
+
+    def _can_go_on(self, plan: StackPlan | None) -> bool:
+        if plan is None:
+            self._num_faults += 1
+            if self._num_faults >= MAX_FAULTS_OF_ALL:
+                return False
+        try:
+            return self._answers()
+        finally:
+            self._plan = None
+
+    def _answers(self) -> bool:
+        """Whether the model answers a request of ours, in blocks that nobody holds just now."""
+        ours = self._scheduler
+        request = self._probe()
+        scheduler = Scheduler(
+            BlockPool(ours.pool.num_blocks, enable_prefix_caching=False),
+            max_num_seqs=1,
+            max_num_batched_tokens=ours.max_num_batched_tokens,
+            text_lookahead=ours.text_lookahead,
+            max_fused_tokens=ours.max_fused_tokens,
+        )
+        if not scheduler.fits(request):
+            return True
+        try:
+            scheduler.add(request)
+            for _ in range(MAX_PROBE_STEPS):
+                self._compute(scheduler, None)
+                if request.finished:
+                    return True
+        except BaseException as error:
+            if self._is_interrupt(error):
+                raise
+            log_fault("nor does the model answer", error=error)
+        return False
+
+    def _blame(self, plan: StackPlan | None, error: BaseException) -> Sequence[Event]:
+        """End those of a pass that failed whose fault it is known to be, and try the others one by one."""
+        if plan is None:
+            return []
+        scheduler, events = self._scheduler, list[Event]()
+        tried_alone = bool(scheduler.trials) and scheduler.trials[0].request is plan.chunks[0].request
+        trials = [Trial.of(chunk, plan.stack) for chunk in plan.chunks]
+        there = {id(trial.request) for trial in trials}
+        trials += [trial for trial in scheduler.trials if id(trial.request) not in there]
+        for chunk in plan.chunks:
+            request = chunk.request
+            request.num_faults += 1
+            if (tried_alone or request.num_faults >= MAX_FAULTS_OF_ONE) and not request.finished:
+                events += self._replies.fail(self._replies.outputs[request.request_id], error)
+        scheduler.trials = deque(trial for trial in trials if not trial.request.finished)
+        return events

@@ -1,0 +1,294 @@
+"""Requests to prompts: what a user may get wrong about the input is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from antiphon.config import InputLimits, ModelConfig
+from antiphon.errors import CheckpointError, InvalidRequest
+from antiphon.inputs.chat import DEFAULT_SYSTEM, ChatLayout, Turn
+from antiphon.inputs.checks import CheckedMessage, at, check_request
+from antiphon.inputs.copies import plain_request, plain_units
+from antiphon.inputs.images import prepare_image
+from antiphon.inputs.tiles import Tiler
+from antiphon.inputs.turns import Turns
+from antiphon.plain import reading, shown
+from antiphon.prompt import IMAGE_ID, OpenPrompt, PreparedImage, Prompt
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import UNITS_PER_S, Image, Request, Speech, Units
+
+__all__ = ["InputProcessor", "SpeechTokenizer"]
+
+
+MAX_LISTED_VOICES = 20
+
+
+class SpeechTokenizer(Protocol):
+    """What is needed of a codec here."""
+
+    @property
+    def voices(self) -> Sequence[str]:
+        """The names of the voices that it speaks with."""
+        ...
+
+    def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
+        """The unit numbers, from 0, of mono float32 samples (frames,)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Speech as it was read: mono float32 (frames,)."""
+
+    samples: np.ndarray
+    rate_hz: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate_hz
+
+    @property
+    def num_units(self) -> int:
+        """As many at least as a tokenizer will find."""
+        return max(1, int(self.seconds * UNITS_PER_S))
+
+    @property
+    def has_speech(self) -> bool:
+        from antiphon.sound.activity import has_speech
+
+        return has_speech(self.samples, self.rate_hz)
+
+
+class InputProcessor:
+    """Makes prompts of requests.
+
+    Every fault of a request is an `InvalidRequest` that begins with its place, such as
+    `messages[1].content[0]`. Its form is checked before any file is read.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer,
+        codec: SpeechTokenizer | None,
+        limits: InputLimits,
+        *,
+        max_model_len: int | None = None,
+    ) -> None:
+        """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None:
+        as many as there may be. `CheckpointError` if the tokenizer does not fit the config, or a setting of
+        the config is not known."""
+        if tokenizer.max_text_id >= config.text_vocab_size:
+            raise CheckpointError(
+                f"tokenizer.json: expected ids of text below text_vocab_size {config.text_vocab_size}, "
+                f"found {tokenizer.max_text_id}"
+            )
+        self._config = config
+        self._codec = codec
+        self._limits = limits
+        self._max_model_len = max_model_len
+        self._layout = ChatLayout(tokenizer, config)
+        self._sharing = Turns()
+        self._tiler = Tiler(config) if config.vision is not None else None
+
+    def plain(self, request: Request) -> Request:
+        """A copy of the request that is made of plain values alone, see `antiphon.inputs.copies`."""
+        return plain_request(request, self._limits, self._config.max_position_embeddings)
+
+    def units(self, units: Sequence[int]) -> tuple[int, ...]:
+        """Units as plain values; `InvalidRequest` for too many of them, or for what is no unit."""
+        numbers = plain_units("units", units, self._config.max_position_embeddings)
+        self._check_units("units", numbers)
+        return numbers
+
+    def process(self, request: Request) -> Prompt:
+        """The prompt of one request, its files read."""
+        request = self.plain(request)
+        messages = check_request(request)
+        images, recordings = self._read(request, messages)
+        openings, turns = self._turns(request, messages, self._units(recordings))
+        ids = self._layout.prompt_ids([*openings, *turns])
+        spoken = [turn.num_units for turn in turns if turn.num_units]
+        speaks_from_text = "audio" in request.modalities and not spoken
+        return Prompt(
+            ids=tuple(ids),
+            images=images,
+            unit_positions=self._unit_positions(ids),
+            num_last_units=spoken[-1] if spoken else 0,
+            no_speech=self._has_no_speech(messages, recordings),
+            speaking_ids=tuple(self._layout.speaking_ids(openings)) if speaks_from_text else None,
+        )
+
+    def process_open(self, request: Request) -> OpenPrompt:
+        """The prompt of a request whose last part, `Units`, is what was heard so far of its last message."""
+        request = self.plain(request)
+        messages = check_request(request, is_open=True)
+        images, recordings = self._read(request, messages)
+        openings, turns = self._turns(request, messages, self._units(recordings))
+        closing = self._layout.closing_ids()
+        ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
+        heard = messages[-1].parts[-1].part
+        assert isinstance(heard, Units), "a request that ends in anything else is refused"
+        return OpenPrompt(
+            ids=tuple(ids),
+            images=images,
+            unit_positions=self._unit_positions(ids),
+            num_last_units=turns[-1].num_units,
+            first_unit_id=self._config.first_unit_id,
+            closing=tuple(closing),
+            num_open_units=len(heard.units),
+        )
+
+    def hear(self, prompt: OpenPrompt, units: Sequence[int]) -> OpenPrompt:
+        """An open prompt with these units as all that was heard so far; `InvalidRequest` if they are none."""
+        return prompt.with_units(self.units(units))
+
+    def _read(
+        self, request: Request, messages: Sequence[CheckedMessage]
+    ) -> tuple[tuple[PreparedImage, ...], dict[str, Recording]]:
+        """The pictures and, by their places, the recordings: no more of them than there is room for."""
+        self._check_supported(request, messages)
+        recordings: dict[str, Recording] = {}
+        seconds = 0.0
+        for placed in (placed for message in messages for placed in message.parts):
+            if isinstance(placed.part, Speech):
+                recordings[placed.where] = recording = self._recording(placed.where, placed.part, seconds)
+                seconds += recording.seconds
+        images = tuple(self._images(messages))
+        if recordings and self._max_model_len is not None:
+            self._check_room(request, messages, images, recordings, self._max_model_len)
+        return images, recordings
+
+    def _check_room(
+        self,
+        request: Request,
+        messages: Sequence[CheckedMessage],
+        images: Sequence[PreparedImage],
+        recordings: Mapping[str, Recording],
+        max_model_len: int,
+    ) -> None:
+        """`InvalidRequest` for more speech than the longest sequence holds, before any of it is tokenized:
+        how many units there will be at least follows from its length."""
+        lengths = {
+            placed.where: recordings[placed.where].num_units
+            if isinstance(placed.part, Speech)
+            else len(placed.part.units)
+            for message in messages
+            for placed in message.parts
+            if isinstance(placed.part, (Speech, Units))
+        }
+        # Laid out with a unit for each recording: all else is as long as it will be.
+        openings, turns = self._turns(request, messages, dict.fromkeys(recordings, (0,)))
+        ids = self._layout.prompt_ids([*openings, *turns])
+        others = len(ids) - len(images) + sum(image.num_positions for image in images)
+        others -= sum(lengths.values()) - sum(recordings[where].num_units - 1 for where in recordings)
+        room, total = max_model_len - 1 - others, 0
+        for where, num_units in lengths.items():
+            total += num_units
+            if total > room:
+                everything = sum(lengths.values()) / UNITS_PER_S
+                raise InvalidRequest(
+                    f"{where}: expected at most {max(0, room) / UNITS_PER_S:.1f} s of speech beside {others} "
+                    f"positions of other content (max_model_len is {max_model_len}, a second takes "
+                    f"{UNITS_PER_S}), got {everything:.1f} s"
+                )
+
+    def _turns(
+        self,
+        request: Request,
+        messages: Sequence[CheckedMessage],
+        units: Mapping[str, tuple[int, ...]],
+    ) -> tuple[list[Turn], list[Turn]]:
+        """The system message, if there is one, and the others. units: those of the recordings."""
+        if messages[0].role == "system":
+            opening, messages = self._turn(messages[0], units), messages[1:]
+        else:
+            system = DEFAULT_SYSTEM if request.system is None else request.system
+            opening = Turn("system", (system,), where="system")
+        # An empty system message is left out, header and all.
+        return [opening] if any(opening.pieces) else [], [self._turn(message, units) for message in messages]
+
+    def _check_supported(self, request: Request, messages: Sequence[CheckedMessage]) -> None:
+        """`InvalidRequest` for what other checkpoints or codecs could serve, but not these."""
+        voices = None if self._codec is None else self._codec.voices
+        if voices is not None and request.voice is not None and request.voice not in voices:
+            raise InvalidRequest(
+                f"voice: expected one of {', '.join(voices[:MAX_LISTED_VOICES])}, got {shown(request.voice)}"
+            )
+        for placed in (placed for message in messages for placed in message.parts):
+            if isinstance(placed.part, Image) and self._tiler is None:
+                raise InvalidRequest(f"{placed.where}: this model has no vision tower and takes no images")
+            if isinstance(placed.part, Speech) and self._codec is None:
+                raise InvalidRequest(
+                    f"{placed.where}: no codec is loaded to read speech with; give its units as Units([...])"
+                )
+            if isinstance(placed.part, Units):
+                self._check_units(placed.where, placed.part.units)
+
+    def _check_units(self, where: str, units: Sequence[int]) -> None:
+        num_units = self._config.audio_vocab_size
+        wrong = next((unit for unit in units if not 0 <= unit < num_units), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"{where}: expected unit numbers from 0 to {num_units - 1}, got {shown(wrong)}"
+            )
+
+    def _turn(self, message: CheckedMessage, units: Mapping[str, tuple[int, ...]]) -> Turn:
+        pieces: list[str | tuple[int, ...]] = []
+        for placed in message.parts:
+            if isinstance(placed.part, Speech):
+                pieces.append(units[placed.where])
+            elif isinstance(placed.part, Units):
+                pieces.append(tuple(placed.part.units))
+            elif isinstance(placed.part, str):
+                pieces.append(placed.part)
+        return Turn(message.role, tuple(pieces), len(message.parts) - len(pieces), message.where)
+
+    def _recording(self, where: str, speech: Speech, before_s: float) -> Recording:
+        # Sound libraries are loaded by the first request that brings sound.
+        from antiphon.sound.reading import read_audio
+
+        with at(where), reading("audio"):
+            return Recording(*read_audio(speech.source, self._limits, before_s=before_s))
+
+    def _units(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
+        """What is heard in each."""
+        return {where: self._heard(where, recording) for where, recording in recordings.items()}
+
+    def _heard(self, where: str, recording: Recording) -> tuple[int, ...]:
+        assert self._codec is not None, "speech is refused where there is no codec"
+        with at(where):
+            units = self._codec.tokenize(recording.samples, recording.rate_hz)
+        if not units:
+            raise InvalidRequest(f"{where}: expected speech of at least one unit, got less")
+        self._check_units(where, units)
+        return tuple(units)
+
+    def _has_no_speech(self, messages: Sequence[CheckedMessage], recordings: Mapping[str, Recording]) -> bool:
+        """Whether all that the last message with speech brings of it is silence or noise."""
+        for message in reversed(messages):
+            spoken = [placed for placed in message.parts if isinstance(placed.part, (Speech, Units))]
+            if spoken:
+                return not any(
+                    isinstance(placed.part, Units) or recordings[placed.where].has_speech for placed in spoken
+                )
+        return False
+
+    def _images(self, messages: Sequence[CheckedMessage]) -> Iterator[PreparedImage]:
+        for placed in (placed for message in messages for placed in message.parts):
+            if isinstance(placed.part, Image):
+                assert self._tiler is not None, "images are refused where there is no vision tower"
+                with at(placed.where), reading("image"), self._sharing.of(placed.part.source):
+                    picture = prepare_image(
+                        placed.part.source, self._tiler, self._limits, exact=placed.part.exact
+                    )
+                yield picture
+
+    def _unit_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
+        units = range(self._config.first_unit_id, self._config.first_unit_id + self._config.audio_vocab_size)
+        speech_ids = (token_id for token_id in ids if token_id != IMAGE_ID)
+        return tuple(i for i, token_id in enumerate(speech_ids) if token_id in units)

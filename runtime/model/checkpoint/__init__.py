@@ -1,0 +1,1 @@
+"""A Stream-Omni checkpoint: its settings, and its tensors loaded."""

@@ -1,0 +1,293 @@
+"""From safetensors files, or from a random generator, to `OmniWeights`."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from antiphon.config import ModelConfig
+from antiphon.errors import CheckpointError, ConfigError
+from antiphon.files.checkpoint import one_line, read_json, shortened
+from antiphon.model.checkpoint.folder import LoadFormat, check_folder
+from antiphon.model.checkpoint.shards import TensorEntry, TensorFiles, read_headers
+from antiphon.model.checkpoint.tensors import (
+    VISION_PREFIX,
+    empty_weights,
+    is_unused,
+    named_tensors,
+    num_bytes,
+)
+from antiphon.model.checkpoint.vision_settings import missing_tower, vision_folder
+from antiphon.model.weights import OmniWeights
+from antiphon.plain import shown
+
+__all__ = ["Progress", "load_weights", "resolve_dtype"]
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes loaded so far and the bytes there are, as they will be stored."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+DUMMY_STD = 0.02
+"""Standard deviation of random weights: the initializer_range of Llama."""
+
+BAR_AFTER_S = 1.0
+"""A load that takes less than this shows no progress bar."""
+
+MAX_LISTED = 5
+"""How many names an error about several tensors spells out."""
+
+
+def resolve_dtype(
+    dtype: str | torch.dtype, folder: Path, device: torch.device | str, *, load_format: LoadFormat = "auto"
+) -> torch.dtype:
+    """The dtype that weights are stored and computed in.
+
+    "auto" is float32 on the CPU, where 16 bits are slower or inexact, and elsewhere what most of the file's
+    bytes are in (for dummy weights: what config.json says, else bfloat16).
+
+    Raises:
+        ConfigError: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
+        CheckpointError: "auto", and the file cannot be read or holds other dtypes.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    if not isinstance(dtype, str) or dtype != "auto":
+        raise ConfigError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {shown(dtype)}")
+    if torch.device(device).type == "cpu":
+        return torch.float32
+    if load_format == "dummy":
+        settings = read_json(folder / "config.json")
+        named = settings.get("dtype") or settings.get("torch_dtype")
+        return DTYPES.get(named, torch.bfloat16) if isinstance(named, str) else torch.bfloat16
+    counts: dict[str, int] = {}
+    files = read_headers(folder)
+    for entry in files.entries.values():
+        counts[entry.dtype] = counts.get(entry.dtype, 0) + torch.Size(entry.shape).numel()
+    most = max(counts, key=lambda name: counts[name], default="nothing")
+    if most not in FILE_DTYPES:
+        raise CheckpointError(
+            f"{files.path}: expected tensors of {' or '.join(FILE_DTYPES)}, found {shortened(most)}"
+        )
+    return FILE_DTYPES[most]
+
+
+def load_weights(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    load_format: LoadFormat = "auto",
+    seed: int = 0,
+    progress: bool | Progress = False,
+) -> OmniWeights:
+    """The weights of a checkpoint.
+
+    "auto" reads `model.safetensors`, or the shards of `model.safetensors.index.json`; the vision tower may
+    lie in the folder that `mm_vision_tower` names instead. Files are memory-mapped and each tensor is
+    copied once, into its place in the final dtype and on the final device.
+
+    "dummy" draws random weights from `seed` and needs no file: matrices and tables normal with standard
+    deviation 0.02, norms 1, biases 0. The same seed, configuration, dtype and kind of device give the same
+    weights. On the device "meta" there is nothing to draw.
+
+    Args:
+        progress: True for a bar on the terminal's standard error once loading takes longer than a second,
+            or a function to call.
+
+    Raises:
+        CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
+            NaN or infinity in the final dtype; a file is missing, truncated or corrupt; this machine has not
+            the memory. Names file, tensor, expected and found.
+        ConfigError: an unknown `load_format`.
+    """
+    if load_format == "dummy":
+        weights = _allocate(folder / "config.json", config, device, dtype)
+        _fill_randomly(weights, config, torch.device(device), seed)
+        return weights
+    if load_format != "auto":
+        raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
+    check_folder(folder)
+    files = _with_vision_tower(read_headers(folder), folder, config)
+    # Checked against storage that takes no memory, so that a wrong file fails before a large allocation.
+    expected = dict(named_tensors(empty_weights(config, device="meta", dtype=dtype), config))
+    _check_names(files, expected, folder, config)
+    _check_entries(files, expected)
+
+    weights = _allocate(files.path, config, device, dtype)
+    places = dict(named_tensors(weights, config))
+    sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
+    with _reporting(progress, sum(sizes.values())) as report:
+        for name, tensor in files.read(list(places)):
+            places[name].copy_(tensor)
+            _check_finite(files.entries[name], places[name])
+            report(sizes[name])
+    return weights
+
+
+def _allocate(path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
+    """Storage on the device. More than all of this machine's memory is refused before any of it is taken:
+    the system would grant it, and end the process when it is used."""
+    size = num_bytes(empty_weights(config, device="meta", dtype=dtype), config)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if torch.device(device).type != "cpu":
+        return empty_weights(config, device=device, dtype=dtype)
+    if size > memory:
+        raise CheckpointError(
+            f"{path}: expected weights that fit into memory ({memory} bytes), found {size} bytes of {dtype}"
+        )
+    try:
+        return empty_weights(config, device=device, dtype=dtype)
+    except (RuntimeError, MemoryError) as error:  # the process may have a limit of its own
+        raise CheckpointError(
+            f"{path}: expected weights that fit into memory, found {size} bytes of {dtype}: {one_line(error)}"
+        ) from error
+
+
+def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
+    """Smallest and largest are NaN where there is one; to find them costs less than the copy did."""
+    bounds = torch.stack(torch.aminmax(tensor)).tolist() if tensor.numel() else []
+    if not all(map(math.isfinite, bounds)):
+        raise CheckpointError(
+            f"{entry.file}: {entry.name}: expected finite numbers in {tensor.dtype}, found NaN or infinity"
+        )
+
+
+# --- what the files must hold ---------------------------------------------------------------------
+
+
+def _with_vision_tower(files: TensorFiles, folder: Path, config: ModelConfig) -> TensorFiles:
+    """Where the file holds no vision tower, add the one in the folder that `mm_vision_tower` names."""
+    tower = vision_folder(folder)
+    inside = any(name.startswith(VISION_PREFIX) for name in files.entries)
+    if config.vision is None or inside or tower is None:
+        return files
+    # A whole SigLIP has a text model too; what counts is under the name of its vision model.
+    found = {
+        VISION_PREFIX + name: entry
+        for name, entry in read_headers(tower).entries.items()
+        if name.startswith("vision_model.")
+    }
+    return replace(files, entries={**files.entries, **found})
+
+
+def _check_names(files: TensorFiles, expected: dict[str, Tensor], folder: Path, config: ModelConfig) -> None:
+    missing = [name for name in expected if name not in files.entries]
+    if missing:
+        shapes = [f"{name} {tuple(expected[name].shape)}" for name in missing[:MAX_LISTED]]
+        hint = ""
+        if all(name.startswith(VISION_PREFIX) for name in missing) and vision_folder(folder) is None:
+            hint = "; mm_vision_tower of config.json names no folder of the checkpoint either: "
+            hint += missing_tower(folder)
+        raise CheckpointError(
+            f"{files.path}: expected {_listed(shapes, len(missing))}, found no such tensor{hint}"
+        )
+    extra = [name for name in files.entries if name not in expected and not is_unused(name, config)]
+    if extra:
+        entry = files.entries[extra[0]]
+        found = [f"{shortened(name)} {shown(files.entries[name].shape)}" for name in extra[:MAX_LISTED]]
+        raise CheckpointError(
+            f"{entry.file}: expected {len(expected)} tensors of known names, "
+            f"found also {_listed(found, len(extra))}"
+        )
+
+
+def _check_entries(files: TensorFiles, expected: dict[str, Tensor]) -> None:
+    for name, place in expected.items():
+        entry = files.entries[name]
+        if entry.shape != tuple(place.shape):
+            found = shown(entry.shape)
+            raise CheckpointError(
+                f"{entry.file}: {entry.name}: expected shape {tuple(place.shape)}, found {found}"
+            )
+        if entry.dtype not in FILE_DTYPES:
+            found = shortened(entry.dtype)
+            raise CheckpointError(
+                f"{entry.file}: {entry.name}: expected {' or '.join(FILE_DTYPES)}, found {found}"
+            )
+
+
+def _listed(names: list[str], count: int) -> str:
+    """The first of `count` names."""
+    rest = count - len(names)
+    return ", ".join(names) + (f" and {rest} more" if rest > 0 else "")
+
+
+# --- random weights -------------------------------------------------------------------------------
+
+
+def _fill_randomly(weights: OmniWeights, config: ModelConfig, device: torch.device, seed: int) -> None:
+    if device.type == "meta":
+        return
+    generator = torch.Generator(device=device).manual_seed(seed)
+    for name, place in named_tensors(weights, config):
+        if name.endswith(".bias"):
+            place.zero_()
+        elif "norm" in name.split(".")[-2]:
+            place.fill_(1.0)
+        else:
+            place.normal_(0.0, DUMMY_STD, generator=generator)
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reporting(progress: bool | Progress, total: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the bytes that were loaded since the last call."""
+    done = 0
+    if progress is True:
+        with _bar(total) as report:
+            yield report
+        return
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        if callable(progress):
+            progress(done, total)
+
+    yield count
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("loading weights"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    bar = Bar(*columns, console=console, transient=True)
+    task = bar.add_task("", total=total)
+    begin = time.monotonic()
+
+    def report(size: int) -> None:
+        bar.advance(task, size)
+        late = time.monotonic() - begin >= BAR_AFTER_S
+        if late and console.is_terminal and not bar.live.is_started:
+            bar.start()
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,1 @@
+"""From ids, as they become known, to events and sound."""

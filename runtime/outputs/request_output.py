@@ -1,0 +1,194 @@
+"""From a request's ids, as they become known, to its events and its completion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from antiphon.config import ModelConfig, NoSpeech
+from antiphon.outputs.transcript import Hearing, Hypothesis
+from antiphon.sched.request import RequestState
+from antiphon.text.detokenizer import IncrementalDetokenizer
+from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import (
+    AudioDelta,
+    Completion,
+    Event,
+    FinishReason,
+    RequestMetrics,
+    TextDelta,
+    TranscriptDelta,
+    TranscriptUpdate,
+    UnitDelta,
+)
+
+__all__ = ["OutputState"]
+
+NO_SPEECH = "no speech was heard in what was to be speech"
+
+
+class OutputState:
+    """What of one request has been told. `poll` after every pass gives what is new."""
+
+    def __init__(
+        self,
+        request: RequestState,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        arrived_s: float | None = None,
+        sample_rate_hz: int | None = None,
+        no_speech: NoSpeech = "answer",
+    ) -> None:
+        """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
+        sample_rate_hz: of its speech, None where none is made. no_speech: see `EngineConfig`."""
+        self.request = request
+        self.error: str | None = None
+        """Why it ended with "error"."""
+        self.no_speech = False
+        """Whether its speech, all read, says nothing."""
+        self._on_no_speech = no_speech
+        self._sample_rate_hz = sample_rate_hz
+        self._audio: list[np.ndarray] = []
+        self._plays_until_s = 0.0
+        """When playback ends that began with the first samples and stops where there are none."""
+        self.transcript = ""
+        self.text = ""
+        self._config = config
+        self._tokenizer = tokenizer
+        self._hypothesis = Hypothesis(request, tokenizer, config.blank_token_id) if request.is_open else None
+        self._heard = Hearing(request, tokenizer, config.blank_token_id)
+        self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
+        self._num_text = 0
+        self._held_ids: list[int] = []
+        """Ids whose text is not told yet: parts of a character, or white space."""
+        self._num_units = 0
+        self._added_s = time.perf_counter() if arrived_s is None else arrived_s
+        self._metrics = RequestMetrics()
+        self._last_id_s = self._added_s
+
+    def poll(self) -> Iterator[Event]:
+        """Events for everything that became known since the last call."""
+        request = self.request
+        if self._hypothesis is not None:
+            if (text := self._hypothesis.changed()) is not None:
+                yield TranscriptUpdate(request.request_id, text)
+            return
+        if (heard := self._heard.advance()) and not request.prompt.no_speech:
+            self.transcript += heard
+            yield TranscriptDelta(request.request_id, heard)
+        if self._heard.is_complete:
+            self.no_speech = request.prompt.no_speech or not self.transcript.strip()
+        if self._says_nothing:
+            if not request.finished:
+                self.error = NO_SPEECH if self._on_no_speech == "error" else None
+                request.finish("stop" if self.error is None else "error")
+            return
+        num_shown = len(request.text_ids) if request.speaking is None else request.speaking.num_consumed
+        if num_shown > self._num_text:
+            new = request.text_ids[self._num_text : num_shown]
+            self._num_text = num_shown
+            self._held_ids += new
+            self._note_first("ttft_s", unit=False)
+            if text := self._detokenizer.push(new):
+                yield self._text_delta(text)
+            if self._detokenizer.stopped and not request.finished:
+                request.finish("stop")
+        if len(request.unit_ids) > self._num_units:
+            units = self._numbers(request.unit_ids[self._num_units :])
+            self._num_units = len(request.unit_ids)
+            self._note_first("ttfu_s", unit=True)
+            if units:
+                yield UnitDelta(request.request_id, tuple(units))
+
+    def commit(self, committed_s: float) -> None:
+        """The request is open no more: from here on its user waits, and the final transcript is told."""
+        self._added_s = self._last_id_s = committed_s
+        self._hypothesis = None
+        self._heard = Hearing(self.request, self._tokenizer, self._config.blank_token_id)
+
+    def close(self) -> Iterator[Event]:
+        """The rest of the text, once the request has ended."""
+        yield from self.poll()
+        if self._says_nothing:
+            return
+        if rest := self._detokenizer.finish():
+            yield self._text_delta(rest)
+        if (rest := self._heard.finish()) and not self.request.prompt.no_speech:
+            self.transcript += rest
+            yield TranscriptDelta(self.request.request_id, rest)
+
+    def completion(self) -> Completion:
+        request, is_empty = self.request, self._says_nothing
+        metrics = self._metrics
+        metrics.e2e_s = time.perf_counter() - self._added_s
+        metrics.num_prompt_tokens = request.num_text_prompt
+        metrics.num_cached_tokens = request.num_cached_tokens or 0
+        metrics.num_preemptions = request.num_preemptions
+        first = metrics.ttfu_s if request.speaks else metrics.ttft_s
+        picked = len(request.unit_ids if request.speaks else request.text_ids)
+        if first is not None and picked > 1:
+            metrics.tpot_s = (self._last_id_s - self._added_s - first) / (picked - 1)
+        return Completion(
+            request.request_id,
+            transcript=self.transcript,
+            no_speech=self.no_speech,
+            transcript_ids=self._heard.ids,
+            text=self.text,
+            text_ids=[] if is_empty else list(request.shown_text_ids),
+            fusion_ids=list(request.speaking.fusion_ids) if request.speaking and not is_empty else [],
+            units=[] if is_empty else self.units(),
+            unit_ids=[] if is_empty else list(request.unit_ids),
+            audio=np.concatenate(self._audio) if self._audio else None,
+            sample_rate_hz=self._sample_rate_hz,
+            finish_reason=self._finish_reason(),
+            error=self.error,
+            metrics=metrics,
+        )
+
+    @property
+    def _says_nothing(self) -> bool:
+        """Whether nothing is to be replied, since nothing was said."""
+        return self.no_speech and self._on_no_speech != "answer"
+
+    def _finish_reason(self) -> FinishReason:
+        """Speech that ends by itself has said less than was to say if its text met its limit."""
+        reason = self.request.finish_reason or "error"
+        return "length" if reason == "stop" and self.request.has_cut_text else reason
+
+    def _text_delta(self, text: str) -> TextDelta:
+        self.text += text
+        ids, self._held_ids = tuple(self._held_ids), []
+        return TextDelta(self.request.request_id, text, ids)
+
+    def units(self) -> list[int]:
+        """Unit numbers so far, without stop ids."""
+        return self._numbers(self.request.unit_ids)
+
+    def hear(self, samples: np.ndarray) -> AudioDelta:
+        """More sound was made of it: float32 (n,), not empty."""
+        assert self._sample_rate_hz is not None, "speech comes where it was asked for"
+        self._audio.append(samples)
+        now, metrics = time.perf_counter() - self._added_s, self._metrics
+        if metrics.ttfa_s is None:
+            metrics.ttfa_s, metrics.underrun_s, metrics.audio_s = now, 0.0, 0.0
+            self._plays_until_s = now
+        assert metrics.underrun_s is not None and metrics.audio_s is not None
+        metrics.underrun_s += max(0.0, now - self._plays_until_s)
+        seconds = len(samples) / self._sample_rate_hz
+        self._plays_until_s = max(self._plays_until_s, now) + seconds
+        metrics.audio_s += seconds
+        metrics.rtf = now / metrics.audio_s
+        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
+
+    def _note_first(self, name: str, *, unit: bool) -> None:
+        now = time.perf_counter()
+        if getattr(self._metrics, name) is None:
+            setattr(self._metrics, name, now - self._added_s)
+        if unit == self.request.speaks:
+            self._last_id_s = now
+
+    def _numbers(self, ids: list[int]) -> list[int]:
+        first = self._config.first_unit_id
+        return [i - first for i in ids if first <= i < first + self._config.audio_vocab_size]

@@ -1,0 +1,325 @@
+"""Speech of many requests, made off the engine's thread.
+
+Units go in as they are picked, samples come out as they are made. Whose sound would end first is served
+first, so that all play on without a gap as long as there is time for all; what comes together is one batch.
+A request waits for nobody but the batch that is being made, and what fails fails alone: an error in a decode
+ends the speech that it was made for. If the thread itself dies, whatever of, the speech that it had in hand
+ends, and another thread goes on with the rest; if none can go on, each request that wants speech is told so.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from antiphon.codec.stopping import Stopped, stoppable
+from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
+from antiphon.config import StreamSchedule
+from antiphon.plain import told
+from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
+from antiphon.process.faults import log_fault
+from antiphon.sound.arrays import AudioArray
+
+if TYPE_CHECKING:
+    from antiphon.codec import Codec
+    from antiphon.codec.voices import Voice
+
+__all__ = ["Spoken", "Vocoder"]
+
+LOOK_UP_S = 0.25
+"""How often a thread with nothing to do looks whether it has been stopped."""
+MAX_FRUITLESS_THREADS = 3
+"""Threads that may die one after the other without one batch in between; then all speech that waits fails."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What became of a request's speech: more samples, its end, or why there will be no more."""
+
+    request_id: str
+    samples: AudioArray
+    """float32 (n,), perhaps none"""
+    is_last: bool
+    error: str | None = None
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that speaks. At most one batch holds it at a time."""
+
+    request_id: str
+    voice: Voice
+    seed: int
+    stream: SpeechStream | None
+    """None: it is decoded whole, once all units are there."""
+    due_s: float
+    """When its sound ends, or when it came if it has none yet."""
+    units: list[int] = field(default_factory=list)
+    """Not in the stream yet."""
+    is_complete: bool = False
+    is_idle: bool = True
+    """No batch holds it."""
+
+    def is_ready(self) -> bool:
+        """Whether there is something to make of it. Under the lock, and while no batch holds it."""
+        if self.stream is None:
+            return self.is_complete
+        if self.units or (self.is_complete and not self.stream.flow.is_complete):
+            self.stream.add(self.units, final=self.is_complete)
+            self.units = []
+        return self.stream.ready
+
+
+class Vocoder:
+    """One thread, which is there while any request speaks.
+
+    What it holds is bounded by the requests that are open: for each its units (which `max_units` bounds) and
+    samples that nobody has fetched.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.error: str | None = None
+        """Why no speech could be made when it was tried last; None once some was."""
+        self._jobs: dict[str, Job] = {}
+        self._spoken: list[Spoken] = []
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._news = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._last_thread: threading.Thread | None = None
+        """One that had nothing left to do, and may be on its way out."""
+        self._num_fruitless = 0
+        """Threads that have died since a batch was made."""
+        self._is_closed = False
+        self._pid = os.getpid()
+        end_before_exit(self)
+
+    # --- for the engine's thread ----------------------------------------------------------------
+
+    @property
+    def num_open(self) -> int:
+        """Requests whose last sample has not been made."""
+        return len(self._jobs)
+
+    def open(self, request_id: str, voice: str | None, seed: int, schedule: StreamSchedule | None) -> None:
+        """A request begins to speak. schedule: None to decode it whole, once all its units are there.
+
+        Raises InvalidRequest for an unknown voice. That no thread can make it is told by `poll`.
+        """
+        speaker = self.codec.voice(voice)
+        stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
+        with self._lock:
+            self._jobs[request_id] = Job(request_id, speaker, seed, stream, time.perf_counter())
+            self._have_a_thread()
+
+    def push(self, request_id: str, units: Sequence[int] = (), *, final: bool = False) -> None:
+        """More units of a request that is open; nothing happens where it has failed."""
+        with self._lock:
+            job = self._jobs.get(request_id)
+            if job is not None:
+                job.units += units
+                job.is_complete = job.is_complete or final
+                self._work.notify()
+
+    def abort(self, request_id: str) -> None:
+        """Make nothing more of a request, and tell nothing more of it."""
+        with self._lock:
+            self._jobs.pop(request_id, None)
+            self._spoken = [spoken for spoken in self._spoken if spoken.request_id != request_id]
+            self._work.notify()
+
+    def poll(self, timeout_s: float = 0.0) -> list[Spoken]:
+        """What was made since the last call; waits so long for the first of it. Sees to it that there is a
+        thread for the rest."""
+        with self._lock:
+            self._have_a_thread()
+            if not self._spoken and timeout_s > 0:
+                self._news.wait(timeout_s)
+                self._have_a_thread()
+            spoken, self._spoken = self._spoken, []
+            return spoken
+
+    def stop(self) -> None:
+        """Have the thread end soon, with the layer of a network that it is in. Takes no lock, for finalizers
+        to call it, which run in the middle of anything."""
+        self._is_closed = True
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end, once it was stopped. Nothing in a child, which has no such thread."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            self._work.notify_all()
+            threads = self._thread, self._last_thread
+        for thread in threads:
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(timeout_s)
+
+    def close(self) -> None:
+        """Drop all requests and wait for the thread: not for its decode to end, but for it to give up."""
+        self.stop()
+        self.join(EXIT_WAIT_S)
+        with self._lock:
+            self._jobs.clear()
+            self._spoken.clear()
+
+    # --- threads that die -----------------------------------------------------------------------
+
+    def _have_a_thread(self) -> None:
+        """Under the lock: somebody makes what is open, or it is told that nobody can."""
+        thread = self._thread
+        if not self._jobs or (thread is not None and thread.is_alive()):
+            return None
+        if self._is_closed:
+            return self._fail_all("the engine is closed")
+        if thread is not None:  # it has died
+            self._thread = None
+            self._num_fruitless += 1
+            reason = self.error or "its thread has died"
+            for job in list(self._jobs.values()):
+                if not job.is_idle:
+                    self._end(job, reason)
+            if self._num_fruitless >= MAX_FRUITLESS_THREADS:
+                self._num_fruitless = 0  # the next request may try
+                return self._fail_all(reason)
+            if not self._jobs:
+                return None
+        try:
+            self._thread = start_thread(self._run, "antiphon-vocoder")
+        except Exception as error:  # noqa: BLE001 - the system's limit, or the interpreter's end
+            self.error = f"no thread can be started: {told(error)}"
+            log_fault("speech cannot be made", error=error)
+            return self._fail_all(self.error)
+        return None
+
+    def _fail_all(self, reason: str) -> None:
+        for job in list(self._jobs.values()):
+            self._end(job, reason)
+
+    def _end(self, job: Job, reason: str) -> None:
+        """Under the lock: there will be no more of this job."""
+        if self._jobs.get(job.request_id) is job:
+            self._spoken.append(Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}"))
+            del self._jobs[job.request_id]
+
+    # --- in the vocoder's thread ----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            if self.codec.device.type == "cuda":
+                import torch
+
+                # Its own stream: its kernels run beside the model's.
+                with torch.cuda.device(self.codec.device), torch.cuda.stream(torch.cuda.Stream()):
+                    self._serve()
+            else:
+                self._serve()
+        except BaseException as error:  # noqa: BLE001 - the thread ends of it; `poll` finds another
+            self.error = told(error)
+            log_fault("the vocoder's thread has died", error=error)
+            with self._lock:
+                self._news.notify_all()
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                batch = self._batch()
+                while not batch and self._jobs and not self._is_closed:
+                    self._work.wait(LOOK_UP_S)
+                    batch = self._batch()
+                if self._is_closed or not self._jobs:
+                    self._thread, self._last_thread = None, self._thread
+                    return
+                for job in batch:
+                    job.is_idle = False
+            made = self.make(batch)
+            with self._lock:
+                for job, samples, error in made:
+                    if self._jobs.get(job.request_id) is job:
+                        self._tell_or_end(job, samples, error)
+                    job.is_idle = True
+                self._num_fruitless = 0
+                self._news.notify()
+
+    def _batch(self) -> list[Job]:
+        """The most urgent job, and those of its kind that fit into one batch with it."""
+        ready = [job for job in list(self._jobs.values()) if job.is_idle and self._is_ready(job)]
+        ready.sort(key=lambda job: job.due_s)
+        batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)]
+        frames = 0
+        for count, job in enumerate(batch):
+            frames = max(frames, self._frames(job))
+            if count and frames * (count + 1) > self.codec.max_batch_frames:
+                return batch[:count]
+        return batch
+
+    def _is_ready(self, job: Job) -> bool:
+        try:
+            return job.is_ready()
+        except BaseException as error:  # noqa: BLE001 - its units may be in the stream or not
+            log_fault("speech of %s failed", job.request_id, error=error)
+            self._end(job, told(error))
+            self._news.notify()
+            return False
+
+    def _frames(self, job: Job) -> int:
+        """Mel frames that it takes to go on."""
+        if job.stream is None:
+            return self.codec.params.flow.mel_frames(len(job.units))
+        return job.stream.ready_frames
+
+    def make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
+        """Samples of each, or what went wrong with it; nothing where nobody wants them any more."""
+        try:
+            streams = [job.stream for job in jobs if job.stream is not None]
+            with all_or_nothing(streams), stoppable(lambda: self._is_unwanted(jobs)):
+                return [(job, samples, None) for job, samples in zip(jobs, self._decode(jobs), strict=True)]
+        except Stopped:
+            return []
+        except BaseException as error:  # noqa: BLE001
+            if len(jobs) > 1:  # one of them fails all
+                return [made for job in jobs for made in self.make([job])]
+            log_fault("speech of %s failed", jobs[0].request_id, error=error)
+            return [(jobs[0], np.zeros(0, np.float32), told(error))]
+
+    def _is_unwanted(self, jobs: list[Job]) -> bool:
+        """Whether the last of them was aborted, or all is over. Takes no lock: it is asked in every layer."""
+        return self._is_closed or all(self._jobs.get(job.request_id) is not job for job in jobs)
+
+    def _decode(self, jobs: list[Job]) -> list[AudioArray]:
+        streams = [job.stream for job in jobs if job.stream is not None]
+        if streams:
+            return advance(streams)
+        said = [job for job in jobs if job.units]
+        waves = iter(
+            self.codec.decode([j.units for j in said], [j.voice for j in said], [j.seed for j in said])
+        )
+        return [next(waves) if job.units else np.zeros(0, np.float32) for job in jobs]
+
+    def _tell_or_end(self, job: Job, samples: AudioArray, error: str | None) -> None:
+        try:
+            self._tell(job, samples, error)
+        except BaseException as fault:  # noqa: BLE001 - what was made is lost, or told in part
+            log_fault("speech of %s failed", job.request_id, error=fault)
+            self._end(job, told(fault))
+
+    def _tell(self, job: Job, samples: AudioArray, error: str | None) -> None:
+        if error is not None:
+            return self._end(job, error)
+        self.error = None
+        is_last = job.stream is None or (job.is_complete and job.stream.is_done)
+        if len(samples):
+            now = time.perf_counter()
+            job.due_s = max(job.due_s, now) + len(samples) / self.codec.sample_rate_hz
+        if len(samples) or is_last:
+            self._spoken.append(Spoken(job.request_id, samples, is_last))
+        if is_last:
+            del self._jobs[job.request_id]
+        return None

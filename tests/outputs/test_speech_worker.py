@@ -1,0 +1,614 @@
+"""Speech of many requests off the engine's thread: together each is as alone, and none harms another."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import RANDOM_CODEC
+
+from antiphon import (
+    AudioDelta,
+    Engine,
+    Event,
+    Finished,
+    Request,
+    SamplingParams,
+    StreamSchedule,
+    UnitDelta,
+    Units,
+)
+from antiphon.codec import Codec
+from antiphon.codec.flow.flow import FlowInput
+from antiphon.codec.flow.stream import FlowStream
+from antiphon.codec.hift.stream import HiftStream
+from antiphon.codec.stream import advance
+from antiphon.errors import InvalidRequest
+from antiphon.outputs.request_output import OutputState
+from antiphon.outputs.speech_worker import Job, Vocoder
+
+STREAMED = StreamSchedule()
+LONG_S = 60.0
+POISON = 63
+"""A unit that breaks the flow in tests that say so."""
+
+
+@pytest.fixture
+def codec() -> Codec:
+    """One of its own for each test: some break it."""
+    return Codec.from_pretrained(RANDOM_CODEC, device="cpu")
+
+
+@pytest.fixture
+def vocoder(codec: Codec) -> Iterator[Vocoder]:
+    vocoder = Vocoder(codec)
+    yield vocoder
+    vocoder.close()
+
+
+def units_of(count: int, seed: int) -> list[int]:
+    units: list[int] = np.random.default_rng(seed).integers(0, POISON, count).tolist()
+    return units
+
+
+def all_spoken(vocoder: Vocoder) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str | None]]:
+    """Samples of each request until nothing is open, and what it ended with."""
+    pieces: dict[str, list[np.ndarray[Any, Any]]] = {}
+    ends: dict[str, str | None] = {}
+    while True:
+        is_done = vocoder.num_open == 0
+        for spoken in vocoder.poll(0.05):
+            assert spoken.request_id not in ends, "nothing follows the end"
+            pieces.setdefault(spoken.request_id, []).append(spoken.samples)
+            if spoken.is_last:
+                ends[spoken.request_id] = spoken.error
+        if is_done:
+            return {name: np.concatenate(parts) for name, parts in pieces.items()}, ends
+
+
+def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = codec.flow.generate
+
+    def breaking(inputs: list[FlowInput]) -> Any:
+        if any(POISON in row.units.tolist() for row in inputs):
+            raise RuntimeError("out of luck")
+        return generate(inputs)
+
+    monkeypatch.setattr(codec.flow, "generate", breaking)
+
+
+def test_many_at_once_are_each_as_alone(vocoder: Vocoder, codec: Codec) -> None:
+    spoken = {f"r{i}": units_of(10 + 23 * i, i) for i in range(5)}
+    for i, name in enumerate(spoken):
+        vocoder.open(name, "中文男" if i % 2 else None, i, STREAMED if i < 4 else None)
+    for start in range(0, 110, 7):
+        for name, units in spoken.items():
+            vocoder.push(name, units[start : start + 7])
+    for name in spoken:
+        vocoder.push(name, final=True)
+    samples, ends = all_spoken(vocoder)
+    assert ends == dict.fromkeys(spoken)
+    for i, (name, units) in enumerate(spoken.items()):
+        voice = "中文男" if i % 2 else None
+        alone = (
+            codec.stream(voice, i).push(units, final=True) if i < 4 else codec.decode([units], voice, [i])[0]
+        )
+        assert np.array_equal(samples[name], alone), name
+
+
+@pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
+@pytest.mark.parametrize("max_batch_frames", [0, 1 << 20], ids=["one by one", "in a batch"])
+def test_what_fails_fails_alone(
+    vocoder: Vocoder,
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: StreamSchedule | None,
+    max_batch_frames: int,
+) -> None:
+    codec.max_batch_frames = max_batch_frames
+    good, bad = units_of(70, 1), [*units_of(50, 2), POISON, 1]
+    breaks_on_poison(codec, monkeypatch)
+    for name in ("good", "bad", "fine"):
+        vocoder.open(name, None, 0, schedule)
+        vocoder.push(name, bad if name == "bad" else good, final=True)
+    samples, ends = all_spoken(vocoder)
+    assert ends == {"good": None, "bad": "speech: RuntimeError: out of luck", "fine": None}
+    alone = codec.decode([good])[0] if schedule is None else codec.stream().push(good, final=True)
+    for name in ("good", "fine"):
+        np.testing.assert_allclose(samples[name], alone, rtol=0, atol=1e-2 if max_batch_frames else 0)
+    vocoder.push("bad", [1])  # the engine may not know yet
+    assert vocoder.poll() == []
+
+
+class Gate:
+    """Holds the vocoder's thread before each chunk, and notes whose chunk it was (by its first unit)."""
+
+    def __init__(self, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.order: list[int] = []
+        self.is_held = threading.Event()
+        self.is_open = threading.Event()
+        generate = codec.flow.generate
+
+        def held(inputs: list[FlowInput]) -> Any:
+            self.order += [int(row.units[0]) for row in inputs]
+            self.is_held.set()
+            assert self.is_open.wait(LONG_S)
+            return generate(inputs)
+
+        monkeypatch.setattr(codec.flow, "generate", held)
+
+
+def test_whose_sound_ends_first_is_served_first(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that has sound for a while waits for one that has none yet, though it asked before."""
+    gate = Gate(codec, monkeypatch)
+    vocoder.open("long", None, 0, STREAMED)
+    vocoder.push("long", [1] * 100)
+    assert gate.is_held.wait(LONG_S)
+    vocoder.open("new", None, 0, STREAMED)
+    vocoder.push("new", [2] * 20)
+    gate.is_open.set()
+    vocoder.push("long", final=True)
+    vocoder.push("new", final=True)
+    all_spoken(vocoder)
+    assert gate.order[:2] == [1, 2]
+
+
+def test_abort_while_its_chunk_is_made(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(codec, monkeypatch)
+    vocoder.open("gone", None, 0, STREAMED)
+    vocoder.push("gone", [1] * 60)
+    assert gate.is_held.wait(LONG_S)
+    vocoder.abort("gone")
+    assert vocoder.num_open == 0
+    vocoder.open("gone", None, 0, STREAMED)  # the same name again: another request
+    vocoder.push("gone", [2] * 20, final=True)
+    gate.is_open.set()
+    samples, _ = all_spoken(vocoder)
+    assert gate.order == [1, 2, 2]
+    assert np.array_equal(samples["gone"], codec.stream().push([2] * 20, final=True))
+
+
+def test_abort_of_what_was_made(vocoder: Vocoder) -> None:
+    vocoder.open("gone", None, 0, STREAMED)
+    vocoder.push("gone", [1] * 20, final=True)
+    while vocoder.num_open:
+        vocoder.open("other", None, 0, STREAMED)
+        vocoder.abort("other")
+    vocoder.abort("gone")
+    assert vocoder.poll() == []
+    vocoder.abort("nobody")
+
+
+def test_nothing_to_say(vocoder: Vocoder) -> None:
+    for name, schedule in (("streamed", STREAMED), ("whole", None)):
+        vocoder.open(name, None, 0, schedule)
+        vocoder.push(name, final=True)
+    samples, ends = all_spoken(vocoder)
+    assert ends == {"streamed": None, "whole": None}
+    assert not any(map(len, samples.values()))
+
+
+def test_a_thread_only_while_somebody_speaks(codec: Codec) -> None:
+    before = threading.active_count()
+    vocoder = Vocoder(codec)
+    assert threading.active_count() == before
+    with pytest.raises(InvalidRequest, match="voice"):
+        vocoder.open("r", "nobody", 0, STREAMED)
+    assert threading.active_count() == before
+    vocoder.open("r", None, 0, STREAMED)
+    assert threading.active_count() == before + 1
+    thread = vocoder._thread
+    assert thread is not None
+    vocoder.push("r", [1] * 3, final=True)
+    thread.join(LONG_S)
+    assert threading.active_count() == before
+    assert [spoken.is_last for spoken in vocoder.poll()] == [True]
+    vocoder.open("r", None, 0, STREAMED)
+    assert threading.active_count() == before + 1
+    vocoder.close()
+    assert threading.active_count() == before
+    vocoder.close()
+
+
+def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
+    from checkpoints import RANDOM_MODEL
+
+    engine = Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False)
+    engine.add_request(SPEAKS)
+    vocoder = engine.vocoder
+    assert vocoder is not None
+    thread = vocoder._thread
+    assert thread is not None
+    del engine
+    gc.collect()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+
+
+# --- faults -------------------------------------------------------------------------------------------
+
+
+class Fault(BaseException):
+    """Caught by nothing that catches what is usual."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def raises_once(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, error: BaseException, at: int = 1
+) -> None:
+    real, count = getattr(owner, name), itertools.count(1)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        if next(count) == at:
+            raise error
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, wrapped)
+
+
+def speaks(vocoder: Vocoder, *names: str, schedule: StreamSchedule | None = STREAMED) -> None:
+    for name in names:
+        vocoder.open(name, None, 0, schedule)
+        vocoder.push(name, units_of(60, 1), final=True)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), SystemExit(1), Fault()], ids=lambda error: type(error).__name__
+)
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_thread_that_dies_between_batches_harms_nobody(
+    vocoder: Vocoder,
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    at: int,
+) -> None:
+    """It was never missed: who spoke then or later waited for ever, and health said that all was well."""
+    raises_once(monkeypatch, vocoder, "_batch", error, at)
+    speaks(vocoder, "a", "b")
+    samples, ends = all_spoken(vocoder)
+    assert ends == {"a": None, "b": None}
+    assert np.array_equal(samples["a"], codec.stream().push(units_of(60, 1), final=True))
+    assert [record.message for record in caplog.records] == ["the vocoder's thread has died"]
+    assert vocoder.error is None, "speech was made since"
+
+
+def test_a_thread_that_dies_takes_what_it_had_in_hand(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raises_once(monkeypatch, vocoder, "make", Fault())
+    speaks(vocoder, "a", "b")
+    _, ends = all_spoken(vocoder)
+    failed = [name for name, end in ends.items() if end is not None]
+    assert len(failed) == 1
+    assert ends[failed[0]] == "speech: Fault: its message cannot be printed"
+    speaks(vocoder, "a")
+    assert all_spoken(vocoder)[1] == {"a": None}
+
+
+@pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
+def test_no_kind_of_error_in_a_decode_ends_the_thread(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch, schedule: StreamSchedule | None
+) -> None:
+    raises_once(monkeypatch, codec.flow, "generate", SystemExit("enough"))
+    speaks(vocoder, "a", schedule=schedule)
+    speaks(vocoder, "b", schedule=schedule)
+    _, ends = all_spoken(vocoder)
+    assert sorted(ends.values(), key=str) == [None, "speech: SystemExit: enough"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Vocoder, "_tell"), (Job, "is_ready")])
+def test_what_fails_beside_a_decode_ends_its_own_request(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    real, failed = getattr(owner, name), set[str]()
+
+    def failing(*arguments: Any) -> Any:
+        job = next(each for each in arguments if isinstance(each, Job))
+        result = real(*arguments)  # it has happened: to do it again would lose or double something
+        if job.request_id == "bad" and not failed:
+            failed.add(job.request_id)
+            raise MemoryError
+        return result
+
+    monkeypatch.setattr(owner, name, failing)
+    speaks(vocoder, "good", "bad", "fine")
+    assert all_spoken(vocoder)[1] == {"good": None, "bad": "speech: MemoryError", "fine": None}
+
+
+def test_where_every_thread_dies_all_are_told_and_the_next_may_try(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(vocoder, "_serve", lambda: (_ for _ in ()).throw(OSError("no stream")))
+        speaks(vocoder, "a", "b")
+        assert all_spoken(vocoder)[1] == dict.fromkeys(("a", "b"), "speech: OSError: no stream")
+        assert vocoder.error == "OSError: no stream"
+    speaks(vocoder, "c")
+    assert all_spoken(vocoder)[1] == {"c": None}
+    assert vocoder.error is None
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """As when the system's limit is reached."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name.startswith(prefix):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_where_no_thread_can_be_started_speech_fails_at_once(
+    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        no_threads(patch, "antiphon-vocoder")
+        speaks(vocoder, "a")
+        [end] = vocoder.poll()
+        message = "no thread can be started: RuntimeError: can't start new thread"
+        assert (end.is_last, end.error) == (True, f"speech: {message}")
+        assert vocoder.error == message
+    speaks(vocoder, "b")
+    assert all_spoken(vocoder)[1] == {"b": None}
+
+
+def test_a_fault_in_the_middle_of_a_chunk_changes_nothing_in_its_stream(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mel was gone, or its phase was ahead of its sound, where memory ran out between the two."""
+    units = units_of(70, 4)
+    expected = codec.stream().push(units, final=True)
+    places: list[tuple[Any, str]] = [
+        (codec.hift, "forward"),
+        (codec.hift, "mix"),
+        (FlowStream, "_keep_context"),
+        (HiftStream, "add"),
+        (HiftStream, "emitted"),
+    ]
+    for owner, name in places:
+        stream = codec.stream()
+        stream.add(units, final=True)
+        pieces = []
+        with monkeypatch.context() as patch:
+            raises_once(patch, owner, name, MemoryError(), at=2)
+            while stream.ready:
+                try:
+                    pieces += advance([stream])
+                except MemoryError:
+                    continue
+        np.testing.assert_array_equal(np.concatenate(pieces), expected, err_msg=name)
+
+
+def test_a_decode_that_nobody_wants_is_given_up(
+    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the flow: it took seconds to close an engine, and to end the program."""
+    gate = Gate(codec, monkeypatch)
+    ends: list[Callable[[], None]] = [lambda: vocoder.abort("a"), vocoder.stop]
+    for end in ends:
+        steps: list[Any] = []
+        estimator = codec.flow.matching.estimator
+
+        def counted(*arguments: Any, estimator: Any = estimator, steps: list[Any] = steps) -> Any:
+            steps.append(arguments)
+            return estimator(*arguments)
+
+        monkeypatch.setattr(codec.flow.matching, "estimator", counted)
+        gate.is_open.clear()
+        gate.is_held.clear()
+        vocoder.open("a", None, 0, None)
+        vocoder.push("a", [1] * 60, final=True)
+        assert gate.is_held.wait(LONG_S)
+        thread = vocoder._thread
+        assert thread is not None
+        end()
+        gate.is_open.set()
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+        assert steps == []
+
+
+# --- in the engine ------------------------------------------------------------------------------------
+
+SPEAKS = Request("Hello", modalities=("text", "audio"))
+
+
+@pytest.fixture
+def engine(codec: Codec) -> Iterator[Engine]:
+    from checkpoints import RANDOM_MODEL
+
+    with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False) as engine:
+        yield engine
+
+
+def run(engine: Engine, until: Callable[[Any], bool] = lambda event: False) -> list[Any]:
+    events: list[Any] = []
+    while engine.has_unfinished():
+        new = engine.step()
+        events += new
+        engine.check_integrity()
+        if any(until(event) for event in new):
+            break
+    return events
+
+
+def test_sound_comes_while_units_are_generated(engine: Engine) -> None:
+    engine.add_request(SPEAKS, SamplingParams(max_units=200, ignore_eos=True))
+    count = 0
+    while count < 20:
+        count += sum(len(event.units) for event in engine.step() if isinstance(event, UnitDelta))
+    vocoder = engine.vocoder
+    assert vocoder is not None
+    with vocoder._news:
+        assert vocoder._news.wait_for(lambda: vocoder._spoken, LONG_S)
+    assert any(isinstance(event, AudioDelta) for event in engine.step())
+    assert engine.scheduler.running, "and it has not ended"
+    events = run(engine)
+    assert isinstance(events[-1], Finished)
+    metrics = events[-1].completion.metrics
+    assert metrics.ttfa_s is not None and metrics.e2e_s is not None
+    assert metrics.ttfa_s < metrics.e2e_s
+
+
+def test_streamed_audio_is_the_codecs_stream(engine: Engine, codec: Codec) -> None:
+    engine.add_request(SPEAKS, SamplingParams(max_units=90, seed=5, ignore_eos=True))
+    events = run(engine)
+    done = events[-1].completion
+    assert np.array_equal(
+        done.audio, np.concatenate([e.samples for e in events if isinstance(e, AudioDelta)])
+    )
+    assert np.array_equal(done.audio, codec.stream(seed=5).push(done.units, final=True))
+    [whole] = engine.generate([SPEAKS], SamplingParams(max_units=90, seed=5, ignore_eos=True))
+    assert whole.audio is not None
+    assert np.array_equal(whole.audio, codec.decode([done.units], seeds=[5])[0])
+    assert len(whole.audio) == len(done.audio)
+
+
+def test_speech_that_fails_ends_its_request_alone(
+    engine: Engine, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voiced = Request("Hello", modalities=("text", "audio"), voice="中文男")
+    params = SamplingParams(max_units=60, ignore_eos=True)
+    expected = engine.generate([SPEAKS], params)[0]
+    broken = codec._voices.get("中文男").embedding
+    generate = codec.flow.generate
+
+    def breaking(inputs: list[FlowInput]) -> Any:
+        if any(torch.equal(row.embedding, broken) for row in inputs):
+            raise MemoryError("too much")
+        return generate(inputs)
+
+    monkeypatch.setattr(codec.flow, "generate", breaking)
+    bad, good = engine.generate([voiced, SPEAKS], params)
+    assert (bad.finish_reason, bad.error, bad.audio) == ("error", "speech: MemoryError: too much", None)
+    assert good.finish_reason == expected.finish_reason
+    assert good.units == expected.units
+    streamed = engine.add_request(voiced, SamplingParams(max_units=2000, ignore_eos=True))
+    [end] = [event for event in run(engine) if isinstance(event, Finished)]
+    assert (end.request_id, end.completion.finish_reason) == (streamed, "error")
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+
+
+def test_abort_while_speech_is_made(engine: Engine, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is done with it, its blocks are free, and its sound is still to come: then it is aborted."""
+    gate = Gate(codec, monkeypatch)
+    request_id = engine.add_request(SPEAKS, SamplingParams(max_units=40, ignore_eos=True))
+    while engine.scheduler.running or engine.scheduler.waiting:
+        engine.step()
+    assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
+    assert engine.step() == [], "it waits for its sound"
+    assert engine.has_unfinished()
+    with pytest.raises(InvalidRequest, match="in use"):
+        engine.add_request(Request("Hi", request_id=request_id))
+    assert engine.abort(request_id)
+    [end] = engine.step()
+    assert isinstance(end, Finished)
+    assert (end.completion.finish_reason, end.completion.audio) == ("abort", None)
+    assert len(end.completion.units) == 40
+    assert not engine.has_unfinished()
+    assert not engine.abort(request_id)
+    gate.is_open.set()
+
+
+def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who will speak waits while as many as run at a time have yet to be heard; who only writes does not."""
+    from checkpoints import RANDOM_MODEL
+
+    gate = Gate(codec, monkeypatch)
+    params = SamplingParams(max_units=16, ignore_eos=True)
+    with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
+        for _ in range(5):
+            engine.add_request(SPEAKS, params)
+        while len(engine._replies.unheard) < 2 or engine.scheduler.running:
+            engine.step()
+        vocoder = engine.vocoder
+        assert vocoder is not None
+        poll, waits = vocoder.poll, []
+
+        def noted(timeout_s: float = 0.0) -> Any:
+            waits.append(timeout_s)
+            return poll(timeout_s)
+
+        monkeypatch.setattr(vocoder, "poll", noted)
+        for _ in range(5):
+            assert engine.step() == []
+        assert len(engine.scheduler.waiting) >= 1
+        assert min(waits) > 0, "a step with nothing to compute gives the cores to the vocoder"
+        written = engine.add_request(Request("Hello", modalities=("text",)), SamplingParams(max_tokens=3))
+        before = list(engine.scheduler.waiting)[:-1]
+        events: list[Event] = []
+        while not any(isinstance(event, Finished) for event in events):
+            events += engine.step()
+        assert {event.request_id for event in events} == {written}
+        assert list(engine.scheduler.waiting) == before
+        gate.is_open.set()
+        assert sum(isinstance(event, Finished) for event in run(engine)) == 5
+
+
+def test_a_prompt_that_grew_is_answered_with_the_same_speech(engine: Engine) -> None:
+    units, params = units_of(40, 3), SamplingParams(max_units=60, seed=5, ignore_eos=True)
+    engine.add_request(Request(Units(units), modalities=("text", "audio")), params)
+    expected = run(engine)[-1].completion
+    request_id = engine.open_request(Request(Units([]), modalities=("text", "audio")), params)
+    for heard in (units[:10], [*units[:17], 1, 2], units[:30]):
+        engine.update_speech(request_id, heard)
+        events = run(engine)
+        assert not any(isinstance(event, (UnitDelta, AudioDelta)) for event in events), (
+            "its user still speaks"
+        )
+    engine.commit(request_id, units)
+    done = run(engine)[-1].completion
+    assert (done.units, done.text, done.transcript) == (expected.units, expected.text, expected.transcript)
+    assert np.array_equal(done.audio, expected.audio)
+    engine.open_request(
+        Request(Units([]), modalities=("text", "audio")), params
+    )  # left open: no thread stays
+    engine.close()
+
+
+def test_underrun_is_what_a_listener_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("antiphon.outputs.request_output.time.perf_counter", lambda: clock[0])
+    engine.add_request(SPEAKS)
+    state = engine.scheduler.waiting[-1]
+    output = OutputState(state, engine.tokenizer, engine.model_config, sample_rate_hz=1000)
+    for at, seconds in ((101.0, 1.0), (101.5, 1.0), (103.25, 2.0), (106.0, 1.0)):
+        clock[0] = at
+        output.hear(np.zeros(int(1000 * seconds), np.float32))
+    # played 101 to 103, a gap of 0.25, 103.25 to 105.25, a gap of 0.75, 106 to 107
+    metrics = output.completion().metrics
+    assert metrics.underrun_s == pytest.approx(1.0)
+    assert (metrics.ttfa_s, metrics.audio_s, metrics.rtf) == (1.0, 5.0, 6.0 / 5.0)
+
+
+def test_an_engine_whose_vocoder_cannot_go_on_still_writes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(max_units=40, max_tokens=40, ignore_eos=True)
+    assert engine.vocoder is not None
+    with monkeypatch.context() as patch:
+        no_threads(patch, "antiphon-vocoder")
+        spoken, written = engine.generate([SPEAKS, Request("Hello")], params)
+        assert (spoken.finish_reason, written.finish_reason) == ("error", "length")
+        assert spoken.error == "speech: no thread can be started: RuntimeError: can't start new thread"
+    [again] = engine.generate(SPEAKS, params)
+    assert again.audio is not None
+    raises_once(monkeypatch, engine.vocoder, "_batch", MemoryError(), 2)
+    [again] = engine.generate(SPEAKS, params)
+    assert again.audio is not None

@@ -1,0 +1,115 @@
+"""What the documents tell a reader to type works as it stands there."""
+
+from __future__ import annotations
+
+import io
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from antiphon.cli import main
+
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "runtime" / "assets"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# What a reader has and this repository has not, and what stands in for it.
+STAND_INS = {
+    "path/to/stream-omni-8b": str(ASSETS / "tiny" / "stream_omni"),
+    "path/to/CosyVoice-300M-25Hz": str(ASSETS / "tiny" / "cosyvoice"),
+}
+FILES = {"cat.jpg": "shapes.png", "shapes.png": "shapes.png", "question.wav": "question.wav"}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(place, text) of the fenced blocks in a language."""
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{document.name}:{line}", match[1]))
+    return found
+
+
+def commands() -> list[str]:
+    """All command lines, each once, in the order in which they are read."""
+    lines = [line for _, block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def planned(target: str) -> list[str]:
+    """What `make TARGET` would run."""
+    plan = subprocess.run(
+        ["make", "--no-print-directory", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return plan.stdout.splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder that holds the files the documents speak of."""
+    for name, stand_in in FILES.items():
+        shutil.copy(ASSETS / "demo" / stand_in, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_antiphon(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the program, with nothing to read."""
+    arguments = [STAND_INS.get(argument, argument) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["antiphon", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (0, None)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make` targets have to be there; what they run is tried without the environment they make for it."""
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert planned(arguments[0])
+    else:
+        assert Path(program).name == "antiphon", f"do not know how to try {command!r}"
+        run_antiphon(arguments, monkeypatch)
+
+
+def test_the_demo_speaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(planned("demo")[-1])
+    assert program == ".venv/bin/antiphon"
+    run_antiphon(arguments, monkeypatch)
+    assert (folder / "reply.wav").read_bytes()[:4] == b"RIFF"
+
+
+@pytest.mark.parametrize(("place", "block"), blocks("python"), ids=lambda value: value.partition("\n")[0])
+def test_python_blocks_run(place: str, block: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, stand_in in STAND_INS.items():
+        block = block.replace(name, stand_in)
+    exec(compile(block, place, "exec"), {"__name__": "__main__"})
+    if "print" in block:
+        assert capsys.readouterr().out
+
+
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["many_at_once.py"])
+    runpy.run_path(str(ROOT / "examples" / "many_at_once.py"), run_name="__main__")
+    assert capsys.readouterr().out.count(": ends (") == 4
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        links = re.findall(r"\]\(([^)#]+)", document.read_text())
+        broken = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+        assert not broken, document.name
+
+
+def test_every_target_of_the_readme_is_in_the_makefile() -> None:
+    for target in re.findall(r"`make (\w+)`", (ROOT / "README.md").read_text()):
+        assert planned(target)
