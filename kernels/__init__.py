@@ -3,7 +3,6 @@
 from antiphon.kernels.argmax import argmax
 from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.ctc_collapse import CollapsedLabels, ctc_collapse
-from antiphon.kernels.ctc_trigger import ctc_trigger
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
 from antiphon.kernels.linear import Linear, linear
@@ -30,7 +29,6 @@ __all__ = [
     "argmax_head",
     "backends",
     "ctc_collapse",
-    "ctc_trigger",
     "decoder_layers",
     "fusion_attention",
     "fusion_cache_write",

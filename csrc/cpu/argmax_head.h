@@ -9,7 +9,7 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-// The likeliest seen so far of one row, best first. Ids must come in ascending order where logits are equal.
+// The likeliest ids of one row so far, best first. Of equal logits the lower id must be inserted first.
 struct Best {
   int64_t* ids;
   float* logits;
@@ -33,10 +33,10 @@ struct Best {
 static inline bool any_larger(const float* panel, float than) {
   const vf level = splat(than);
   vi larger = {};
-  for (int v = 0; v < NV; v++) larger |= load(panel + v * VL) > level;
-  int32_t lanes[VL], any = 0;
+  for (int v = 0; v < kPanelVectors; v++) larger |= load(panel + v * kLanes) > level;
+  int32_t lanes[kLanes], any = 0;
   std::memcpy(lanes, &larger, sizeof lanes);
-  for (int i = 0; i < VL; i++) any |= lanes[i];
+  for (int i = 0; i < kLanes; i++) any |= lanes[i];
   return any != 0;
 }
 
@@ -53,31 +53,38 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
   const Scratch<uint32_t> columns(all);
   std::fill(columns.get(), columns.get() + all, 0u);
   for (int64_t p = 0; p < all && !a.subset; p++) columns[p] = allowed_columns(p, a.out_features);
-  for (int64_t i = 0; i < a.subset_size && a.subset; i++)
-    columns[a.subset[i] / kPanel] |= 1u << a.subset[i] % kPanel;
+  for (int64_t i = 0; i < a.subset_size && a.subset; i++) columns[a.subset[i] / kPanel] |= 1u << a.subset[i] % kPanel;
   int64_t num_panels = 0;
   for (int64_t p = 0; p < all; p++)
     if (columns[p]) panels[num_panels++] = p;
 
-  // Slices of the vocabulary have their own best; of these the best is the same however it was sliced. Each slice
-  // fills its places anew, so where there are many, slices are few.
+  // Each slice of the vocabulary has its own best ids, and the best of those are the same however it was sliced. A
+  // slice has to fill its `top_k` places first, so the more places there are, the fewer slices.
   const int64_t most = (k < 4 ? 8 : 4) * num_threads();
   const int64_t grain = num_panels / most + 1, slices = (num_panels + grain - 1) / grain;
-  const int64_t chunk = a.rows < ROW_CHUNK ? a.rows : ROW_CHUNK, places = slices * chunk * k;
+  const int64_t chunk = a.rows < kRowChunk ? a.rows : kRowChunk, places = slices * chunk * k;
   const Scratch<int64_t> ids(places);
   const Scratch<float> logits(places);
-  const LinearArgs product = {a.x, a.head, nullptr, nullptr, a.rows, a.in, a.out_features, a.ldx, 0};
+  const LinearArgs product = {.x = a.x,
+                              .weight = a.head,
+                              .residual = nullptr,
+                              .out = nullptr,
+                              .rows = a.rows,
+                              .in = a.in,
+                              .out_features = a.out_features,
+                              .ldx = a.ldx,
+                              .ldo = 0};
   const bool worthwhile = a.in * num_panels * kPanel > 32768;
 
-  for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
-    const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
+  for (int64_t row0 = 0; row0 < a.rows; row0 += kRowChunk) {
+    const int64_t row1 = row0 + kRowChunk < a.rows ? row0 + kRowChunk : a.rows;
     for (int64_t i = 0; i < places; i++) ids[i] = -1;
     const auto best_of = [&](int64_t slice, int64_t row) {
       const int64_t at = (slice * chunk + row - row0) * k;
       return Best{ids.get() + at, logits.get() + at, k};
     };
     parallel_for(slices, 1, worthwhile, [&](int64_t first, int64_t last, bool goes_on) {
-      float buffer[ROW_CHUNK * kPanel];
+      float buffer[kRowChunk * kPanel];
       for (int64_t slice = first; slice < last; slice++) {
         const int64_t end = (slice + 1) * grain < num_panels ? (slice + 1) * grain : num_panels;
         for (int64_t i = slice * grain; i < end; i++) {

@@ -4,24 +4,17 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "reductions.h"
 #include "vec.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-static inline float dot(const float* a, const float* b, int64_t size) {
-  vf acc = {};
-  int64_t i = 0;
-  for (; i + VL <= size; i += VL) acc += load(a + i) * load(b + i);
-  if (i < size) acc += load_some(a + i, size - i) * load_some(b + i, size - i);
-  return sum(acc);
-}
-
 // out[0:4] = the dot products of a with four rows of b, each as `dot` has it
 static inline void dot4(const float* a, const float* b, int64_t stride, int64_t size, float scale, float* out) {
   vf acc[4] = {};
   int64_t i = 0;
-  for (; i + VL <= size; i += VL) {
+  for (; i + kLanes <= size; i += kLanes) {
     const vf x = load(a + i);
     for (int row = 0; row < 4; row++) acc[row] += x * load(b + row * stride + i);
   }
@@ -35,20 +28,11 @@ static inline void dot4(const float* a, const float* b, int64_t stride, int64_t 
 
 // x[0:size] = exp(x - max x); returns the sum
 static inline float exp_normalise(float* x, int64_t size) {
-  float top = x[0];
-  int64_t i = 0;
-  if (size >= VL) {
-    vf most = load(x);
-    for (i = VL; i + VL <= size; i += VL) {
-      const vf v = load(x + i);
-      most = select(v > most, v, most);
-    }
-    top = maximum(most);
-  }
-  for (; i < size; i++) top = x[i] > top ? x[i] : top;
+  const float top = largest(x, size);
   vf acc = {};
   const vf shift = splat(top);
-  for (i = 0; i + VL <= size; i += VL) {
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
     const vf e = vexp(load(x + i) - shift);
     store(x + i, e);
     acc += e;
@@ -68,12 +52,12 @@ struct Attention {
   float scale;
   float* out;
   int64_t behind;           // queries of its sequence that come after it
-  const float* next_block;  // with whose keys this thread goes on, those of another query; or null
+  const float* next_block;  // keys of the query that this thread goes on with; or null
 };
 
-// The block behind the one at hand, on its way into L2 meanwhile: evenly, since all at once it would fill the line
-// buffers and stop the arithmetic; and a line of each of its quarters in turn, since more lines of several pages than
-// of one are on their way.
+// Fetches the next block into L2 during the arithmetic on this one: evenly, since all at once it would fill the line
+// buffers and stop the arithmetic; and a line of each of its quarters in turn, since more lines can be on their way
+// from several pages than from one.
 struct NextBlock {
   const float* at;  // null: there is none
   int64_t row_stride, row_lines, rows, quarter, turns;
@@ -127,13 +111,13 @@ template <int N>
 static inline void add_values(const float* weights, const float* values, int64_t stride, int64_t size, float* out,
                               NextBlock& ahead) {
   vf acc[N];
-  for (int i = 0; i < N; i++) acc[i] = load(out + i * VL);
+  for (int i = 0; i < N; i++) acc[i] = load(out + i * kLanes);
   for (int64_t key = 0; key < size; key++) {
     if (key % 4 == 3) ahead.fetch();
     const vf w = splat(weights[key]);
-    for (int i = 0; i < N; i++) acc[i] += w * load(values + key * stride + i * VL);
+    for (int i = 0; i < N; i++) acc[i] += w * load(values + key * stride + i * kLanes);
   }
-  for (int i = 0; i < N; i++) store(out + i * VL, acc[i]);
+  for (int i = 0; i < N; i++) store(out + i * kLanes, acc[i]);
 }
 
 // The same for the last `rest` numbers of a row
@@ -157,10 +141,10 @@ static void attention_values(const Attention& a, const float* weights) {
       const float *w = weights + head * a.keys + begin, *values = here + head / a.group * a.head_dim;
       float* out = a.out + head * a.head_dim;
       int64_t d = 0;
-      for (; d + 4 * VL <= a.head_dim; d += 4 * VL) {
+      for (; d + 4 * kLanes <= a.head_dim; d += 4 * kLanes) {
         add_values<4>(w, values + d, a.cache.row_stride, size, out + d, ahead);
       }
-      for (; d + VL <= a.head_dim; d += VL) {
+      for (; d + kLanes <= a.head_dim; d += kLanes) {
         add_values<1>(w, values + d, a.cache.row_stride, size, out + d, ahead);
       }
       if (d < a.head_dim) add_values_of_rest(w, values + d, a.cache.row_stride, size, out + d, a.head_dim - d);
@@ -170,7 +154,7 @@ static void attention_values(const Attention& a, const float* weights) {
 
 static void attend(const Attention& a, float* scores) {
   const int64_t num_heads = (a.kv_end - a.kv_begin) * a.group;
-  if (a.keys <= 0) {  // a row of no request
+  if (a.keys <= 0) {  // a row that belongs to no request
     std::memset(a.out, 0, sizeof(float) * num_heads * a.head_dim);
     return;
   }

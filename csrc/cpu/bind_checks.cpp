@@ -1,4 +1,4 @@
-// What the Python wrappers ask about tensors of places, in one pass: an op of a decoding step takes microseconds.
+// What the Python wrappers ask about index tensors, in one pass: an op of a decoding step takes only microseconds.
 #include <algorithm>
 #include <functional>
 #include <vector>
@@ -18,10 +18,10 @@ py::tuple range_of(Address address, int64_t count) {
   return py::make_tuple(least, most);
 }
 
-// Does one that is `least` or more come twice?
+// Does any value of `least` or more occur twice?
 template <class T>
 bool repeats(Address address, int64_t count, int64_t least) {
-  constexpr int64_t few = 32;  // are compared pair by pair
+  constexpr int64_t few = 32;  // up to this many are compared pair by pair
   const T* values = at<T>(address);
   if (count <= few) {
     for (int64_t i = 1; i < count; i++)
@@ -43,7 +43,7 @@ bool rises(Address address, int64_t count, int64_t most) {
   return std::adjacent_find(values, values + count, std::greater_equal<T>()) == values + count;
 }
 
-// Do bounds of sequences rise from 0 to `end`?
+// Do the bounds of sequences rise from 0 to `end`?
 bool spans(const int32_t* bounds, int64_t count, int64_t end) {
   if (bounds[0] != 0 || bounds[count - 1] != end) return false;
   return std::is_sorted(bounds, bounds + count);
@@ -57,21 +57,21 @@ void bind_checks(py::module_& m) {
       [](Address values, int64_t count, int itemsize) {
         return itemsize == 4 ? range_of<int32_t>(values, count) : range_of<int64_t>(values, count);
       },
-      py::arg("values"), py::arg("count"), py::arg("itemsize"), "The least and the largest of integers, at least one.");
+      py::arg("values"), py::arg("count"), py::arg("itemsize"), "The least and the largest of at least one integer.");
   m.def(
       "index_rises",
       [](Address values, int64_t count, int itemsize, int64_t most) {
         return itemsize == 4 ? rises<int32_t>(values, count, most) : rises<int64_t>(values, count, most);
       },
       py::arg("values"), py::arg("count"), py::arg("itemsize"), py::arg("most"),
-      "Do integers from 0 to `most` rise, at least one?");
+      "Are integers from 0 to `most`, at least one of them, each larger than the one before?");
   m.def(
       "index_repeats",
       [](Address values, int64_t count, int itemsize, int64_t least) {
         return itemsize == 4 ? repeats<int32_t>(values, count, least) : repeats<int64_t>(values, count, least);
       },
       py::arg("values"), py::arg("count"), py::arg("itemsize"), py::arg("least"),
-      "Does an integer that is `least` or more come twice?");
+      "Does any integer of `least` or more occur twice?");
   m.def(
       "wrong_sequences",
       [](Address cu_seqlens_q, Address context_lens, Address block_table, int64_t num_seqs, int64_t max_blocks,

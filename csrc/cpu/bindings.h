@@ -7,7 +7,7 @@
 
 #include "kernels.h"
 
-// Tensors come as addresses (`Tensor.data_ptr()`): neither torch nor numpy headers are needed, and every dtype can
+// Tensors come as addresses (`Tensor.data_ptr()`), so neither torch nor numpy headers are needed, and any dtype can
 // pass. The Python wrapper of an op has checked shapes, dtypes and strides; 0 stands for an argument left out.
 namespace antiphon {
 
@@ -18,13 +18,27 @@ T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
-// The kernels of an instruction set by name, "" for the best. Raises ValueError where the machine has no such one.
+// The kernels of an instruction set by name, "" for the best. Raises ValueError if this machine cannot run it.
 const KernelTable& pick(const std::string& isa);
 
+inline PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_stride, int32_t block_size) {
+  return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};
+}
+
 // Each in the file of its name; module.cpp calls them all.
+void bind_argmax(pybind11::module_& m);
+void bind_argmax_head(pybind11::module_& m);
 void bind_checks(pybind11::module_& m);
 void bind_ctc_collapse(pybind11::module_& m);
-void bind_heads(pybind11::module_& m);
-void bind_kernels(pybind11::module_& m);
+void bind_decoder_layers(pybind11::module_& m);
+void bind_fusion_attention(pybind11::module_& m);
+void bind_linear(pybind11::module_& m);
+void bind_machine(pybind11::module_& m);
+void bind_paged_attention(pybind11::module_& m);
+void bind_rms_norm(pybind11::module_& m);
+void bind_rope_cache_write(pybind11::module_& m);
+void bind_sample(pybind11::module_& m);
+void bind_silu_mul(pybind11::module_& m);
+void bind_soft_embedding(pybind11::module_& m);
 
 }  // namespace antiphon

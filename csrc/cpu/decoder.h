@@ -1,5 +1,5 @@
 // A run of Llama layers in one call: the CPU's answer to a CUDA graph. At one row per request the
-// weights are read at memory speed, and what is left to save is the time between the operators.
+// weights are read at memory speed, and all that is left to save is the time between the operators.
 //
 // Layer: x += o(attention(norm(x))); where a row receives fusion, x += fusion_o(fusion(x)) on the
 // un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))). What comes out is the final norm of x.
@@ -18,8 +18,8 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-// What the last layer is spared where only some tokens' results are wanted: all of it but keys and values of the
-// others. Moves the wanted rows of x to the front; the fused ones among them are then counted from there.
+// Where only some tokens' results are wanted, the last layer does no more for the others than to write their keys and
+// values. Moves the wanted rows of x to the front, and renumbers those among them that receive fusion.
 static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t* valid, int32_t* positions) {
   int64_t fused = 0, next = 0;
   for (int64_t i = 0; i < a.num_wanted; i++) {
@@ -35,12 +35,12 @@ static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t*
   a.num_fused = fused;
 }
 
-// out = silu(gate) * up of a chunk of rows, whose gates and ups are in L1 only: a
-// thread takes a panel of gates and the same of ups. The weight: gates and then ups, each in whole panels.
+// out = silu(gate) * up of a chunk of rows, whose gates and ups never leave L1: a thread takes a panel of gates and the
+// matching panel of ups. The weight holds the gates and then the ups, each in whole panels.
 static void gated_linear(const LinearArgs& a) {
   const int64_t panels = a.out_features / 2 / kPanel;
   parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
-    float gate[ROW_CHUNK * kPanel], up[ROW_CHUNK * kPanel];
+    float gate[kRowChunk * kPanel], up[kRowChunk * kPanel];
     for (int64_t panel = begin; panel < end; panel++) {
       const bool has_next = goes_on || panel + 1 < end;
       panel_sums(a, panel, panel_of(a, panels + panel), 0, a.rows, gate);
@@ -51,8 +51,8 @@ static void gated_linear(const LinearArgs& a) {
   });
 }
 
-// What a run of layers writes meanwhile. Rows go through all but attention ROW_CHUNK at a time, so that most of it
-// stays in L2.
+// Intermediate results of a run of layers. Rows go through everything but attention kRowChunk at a time, so that most
+// of this stays in L2.
 struct DecoderScratch {
   float *qkv, *mixed;                // of all rows
   float *normed, *gate_up, *active;  // of a chunk
@@ -68,28 +68,54 @@ struct DecoderScratch {
   }
 
  private:
-  static int64_t chunk_of(const DecoderArgs& a) { return a.num_tokens < ROW_CHUNK ? a.num_tokens : ROW_CHUNK; }
+  static int64_t chunk_of(const DecoderArgs& a) { return a.num_tokens < kRowChunk ? a.num_tokens : kRowChunk; }
   static int64_t per_row(const DecoderArgs& a) { return 2 * (a.num_heads + a.num_kv_heads) * a.head_dim; }
   static int64_t size(const DecoderArgs& a) {
     return a.num_tokens * per_row(a) + chunk_of(a) * (a.hidden + 3 * a.intermediate + 2 * a.num_heads * a.head_dim);
   }
 };
 
-// For those of rows [row0, row1) that receive fusion, which are [begin, end) of them.
-static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end,
-                           const DecoderScratch& to) {
+// For the tokens [begin, end) of those that receive fusion.
+static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end, const DecoderScratch& to) {
   const DecoderLayer& layer = a.layers[index];
   const int64_t width = a.num_heads * a.head_dim, n = end - begin;
   const int64_t* tokens = a.fusion_tokens + begin;
   for (int64_t i = 0; i < n; i++)
     std::memcpy(to.normed + i * a.hidden, a.x + tokens[i] * a.hidden, sizeof(float) * a.hidden);
-  linear({to.normed, layer.fusion_q, nullptr, to.query, n, a.hidden, width, a.hidden, width});
+  linear({.x = to.normed,
+          .weight = layer.fusion_q,
+          .residual = nullptr,
+          .out = to.query,
+          .rows = n,
+          .in = a.hidden,
+          .out_features = width,
+          .ldx = a.hidden,
+          .ldo = width});
   const float* key = a.fusion_cache + index * 2 * width;
   const int64_t entry = a.num_layers * 2 * width;
-  fusion_attention({to.query, key, key + width, a.fusion_rows + begin, a.fusion_valid + begin,
-                    a.fusion_positions + begin, a.cos_sin, to.fused, n, a.num_heads, a.head_dim, a.window * entry,
-                    entry, a.scale});
-  linear({to.fused, layer.fusion_o, to.normed, to.normed, n, width, a.hidden, width, a.hidden});
+  fusion_attention({.q = to.query,
+                    .key = key,
+                    .value = key + width,
+                    .rows = a.fusion_rows + begin,
+                    .num_valid = a.fusion_valid + begin,
+                    .positions = a.fusion_positions + begin,
+                    .cos_sin = a.cos_sin,
+                    .out = to.fused,
+                    .num_tokens = n,
+                    .num_heads = a.num_heads,
+                    .head_dim = a.head_dim,
+                    .row_stride = a.window * entry,
+                    .entry_stride = entry,
+                    .scale = a.scale});
+  linear({.x = to.fused,
+          .weight = layer.fusion_o,
+          .residual = to.normed,
+          .out = to.normed,
+          .rows = n,
+          .in = width,
+          .out_features = a.hidden,
+          .ldx = width,
+          .ldo = a.hidden});
   for (int64_t i = 0; i < n; i++)
     std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
 }
@@ -101,16 +127,39 @@ static void decoder_before(const DecoderArgs& a, int64_t index, const PagedCache
   const int64_t n = row1 - row0, qkv_width = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim;
   float* qkv = to.qkv + row0 * qkv_width;
   rms_norm(a.x + row0 * a.hidden, layer.input_norm, to.normed, n, a.hidden, a.eps);
-  linear({to.normed, layer.qkv, nullptr, qkv, n, a.hidden, qkv_width, a.hidden, qkv_width});
-  rope_cache_write({qkv, a.positions + row0, a.cos_sin, a.slots + row0, cache, n, a.num_heads, a.num_kv_heads,
-                    a.head_dim});
+  linear({.x = to.normed,
+          .weight = layer.qkv,
+          .residual = nullptr,
+          .out = qkv,
+          .rows = n,
+          .in = a.hidden,
+          .out_features = qkv_width,
+          .ldx = a.hidden,
+          .ldo = qkv_width});
+  rope_cache_write({.qkv = qkv,
+                    .positions = a.positions + row0,
+                    .cos_sin = a.cos_sin,
+                    .slots = a.slots + row0,
+                    .cache = cache,
+                    .num_tokens = n,
+                    .num_heads = a.num_heads,
+                    .num_kv_heads = a.num_kv_heads,
+                    .head_dim = a.head_dim});
 }
 
 static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int64_t row1, const DecoderScratch& to) {
   const DecoderLayer& layer = a.layers[index];
   const int64_t n = row1 - row0, width = a.num_heads * a.head_dim;
   float* x = a.x + row0 * a.hidden;
-  linear({to.mixed + row0 * width, layer.o, x, x, n, width, a.hidden, width, a.hidden});
+  linear({.x = to.mixed + row0 * width,
+          .weight = layer.o,
+          .residual = x,
+          .out = x,
+          .rows = n,
+          .in = width,
+          .out_features = a.hidden,
+          .ldx = width,
+          .ldo = a.hidden});
 
   if (layer.fusion_q) {
     const int64_t* tokens_end = a.fusion_tokens + a.num_fused;
@@ -120,8 +169,15 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
   }
 
   rms_norm(x, layer.post_norm, to.normed, n, a.hidden, a.eps);
-  const LinearArgs gate_up = {to.normed, layer.gate_up, nullptr, to.gate_up, n, a.hidden, 2 * a.intermediate,
-                              a.hidden, 2 * a.intermediate};
+  const LinearArgs gate_up = {.x = to.normed,
+                              .weight = layer.gate_up,
+                              .residual = nullptr,
+                              .out = to.gate_up,
+                              .rows = n,
+                              .in = a.hidden,
+                              .out_features = 2 * a.intermediate,
+                              .ldx = a.hidden,
+                              .ldo = 2 * a.intermediate};
   if (a.intermediate % kPanel == 0) {
     LinearArgs gated = gate_up;
     gated.out = to.active, gated.ldo = a.intermediate;
@@ -130,7 +186,15 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
     linear(gate_up);
     silu_mul(to.gate_up, to.active, n, a.intermediate);
   }
-  linear({to.active, layer.down, x, x, n, a.intermediate, a.hidden, a.intermediate, a.hidden});
+  linear({.x = to.active,
+          .weight = layer.down,
+          .residual = x,
+          .out = x,
+          .rows = n,
+          .in = a.intermediate,
+          .out_features = a.hidden,
+          .ldx = a.intermediate,
+          .ldo = a.hidden});
 }
 
 static void decoder_layers(DecoderArgs a) {
@@ -145,17 +209,28 @@ static void decoder_layers(DecoderArgs a) {
     cache.key += i * a.layer_stride;
     cache.value += i * a.layer_stride;
 
-    for (int64_t row = 0; row < n; row += ROW_CHUNK)
-      decoder_before(a, i, cache, row, std::min(row + ROW_CHUNK, n), scratch);
-    paged_attention({scratch.qkv, cache, a.cu_seqlens_q, a.context_lens, a.block_table, scratch.mixed, a.num_seqs,
-                     a.max_blocks, a.num_heads, a.num_kv_heads, a.head_dim,
-                     (a.num_heads + 2 * a.num_kv_heads) * a.head_dim, a.scale, wanted, a.num_wanted});
+    for (int64_t row = 0; row < n; row += kRowChunk)
+      decoder_before(a, i, cache, row, std::min(row + kRowChunk, n), scratch);
+    paged_attention({.q = scratch.qkv,
+                     .cache = cache,
+                     .cu_seqlens_q = a.cu_seqlens_q,
+                     .context_lens = a.context_lens,
+                     .block_table = a.block_table,
+                     .out = scratch.mixed,
+                     .num_seqs = a.num_seqs,
+                     .max_blocks = a.max_blocks,
+                     .num_heads = a.num_heads,
+                     .num_kv_heads = a.num_kv_heads,
+                     .head_dim = a.head_dim,
+                     .ldq = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim,
+                     .scale = a.scale,
+                     .tokens = wanted,
+                     .num_tokens = a.num_wanted});
     if (wanted) {
       keep_wanted(a, tokens.get(), rows.get(), valid.get(), positions.get());
       n = a.num_wanted;
     }
-    for (int64_t row = 0; row < n; row += ROW_CHUNK)
-      decoder_after(a, i, row, std::min(row + ROW_CHUNK, n), scratch);
+    for (int64_t row = 0; row < n; row += kRowChunk) decoder_after(a, i, row, std::min(row + kRowChunk, n), scratch);
   }
   rms_norm(a.x, a.final_norm, a.x, n, a.hidden, a.eps);
 }

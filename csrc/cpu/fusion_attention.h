@@ -18,16 +18,31 @@ static void fusion_attention_row(const FusionArgs& a, int64_t token, float* quer
   const float* angles = a.cos_sin + static_cast<int64_t>(a.positions[token]) * a.head_dim;
   const int64_t row = (a.rows ? a.rows[token] : token) * a.row_stride;
   float* out = a.out + token * width;
-  if (a.num_valid[token] == 0) {  // nothing to say yet: no text, no contribution
+  if (a.num_valid[token] == 0) {  // no text yet, so nothing to contribute
     std::memset(out, 0, sizeof(float) * width);
     return;
   }
-  // the window is a cache of one block, and every head has keys of its own
-  const PagedCache window = {const_cast<float*>(a.key) + row, const_cast<float*>(a.value) + row, 0,
-                             a.entry_stride, a.num_valid[token]};
+  // the window is a cache of one block, and every head has its own keys
+  const PagedCache window = {.key = const_cast<float*>(a.key) + row,
+                             .value = const_cast<float*>(a.value) + row,
+                             .block_stride = 0,
+                             .row_stride = a.entry_stride,
+                             .block_size = a.num_valid[token]};
   for (int64_t h = 0; h < a.num_heads; h++)
     rotate(a.q + token * width + h * a.head_dim, query + h * a.head_dim, angles, a.head_dim);
-  attend({query, window, table, a.num_valid[token], 0, a.num_heads, 1, a.head_dim, a.scale, out}, scores);
+  attend({.q = query,
+          .cache = window,
+          .table = table,
+          .keys = a.num_valid[token],
+          .kv_begin = 0,
+          .kv_end = a.num_heads,
+          .group = 1,
+          .head_dim = a.head_dim,
+          .scale = a.scale,
+          .out = out,
+          .behind = 0,
+          .next_block = nullptr},
+         scores);
 }
 
 static void fusion_attention(const FusionArgs& a) {
@@ -38,8 +53,7 @@ static void fusion_attention(const FusionArgs& a) {
   parallel_for(a.num_tokens, 1, a.num_tokens * width > 8192, [&](int64_t begin, int64_t end) {
     const Scratch<float> query(width + a.num_heads * window, std::nothrow);
     if (!query) return is_short.set();
-    for (int64_t token = begin; token < end; token++)
-      fusion_attention_row(a, token, query.get(), query.get() + width);
+    for (int64_t token = begin; token < end; token++) fusion_attention_row(a, token, query.get(), query.get() + width);
   });
   is_short.rethrow();
 }

@@ -14,8 +14,19 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 const KernelTable table = {
-    linear,   paged_attention, rope_cache_write, fusion_attention, fusion_cache_write, decoder_layers, rms_norm, rms_norm_residual,
-    silu_mul, argmax,          argmax_head,      soft_embedding,   ctc_collapse,
+    .linear = linear,
+    .paged_attention = paged_attention,
+    .rope_cache_write = rope_cache_write,
+    .fusion_attention = fusion_attention,
+    .fusion_cache_write = fusion_cache_write,
+    .decoder_layers = decoder_layers,
+    .rms_norm = rms_norm,
+    .rms_norm_residual = rms_norm_residual,
+    .silu_mul = silu_mul,
+    .argmax = argmax,
+    .argmax_head = argmax_head,
+    .soft_embedding = soft_embedding,
+    .ctc_collapse = ctc_collapse,
 };
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

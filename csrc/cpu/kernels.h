@@ -1,5 +1,6 @@
 // The CPU kernels as one table of function pointers per instruction set. Raw pointers only: no torch,
-// no pybind11, so one build serves every version of both.
+// no pybind11, so one build serves every version of both. Arguments are structs that callers fill by name; designated
+// initialisers are an extension in C++17, which both GCC and Clang have.
 //
 // Every sum in these kernels is taken in an order that depends on the row alone (k ascending, key
 // position ascending), never on the batch, the chunk, the block size or the number of threads. That
@@ -40,28 +41,28 @@ struct PagedAttentionArgs {
   float* out;                   // (tokens, heads * head_dim)
   int64_t num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq;
   float scale;
-  const int64_t* tokens;  // (num_tokens): those to answer, one row of out each, ascending; or null: all
+  const int64_t* tokens;  // (num_tokens), ascending: the tokens that get a row of out; or null: all
   int64_t num_tokens;
 };
 
 struct RopeCacheArgs {
-  float* qkv;               // (tokens, (heads + 2 * kv_heads) * head_dim); q is rotated in place
+  float* qkv;                // (tokens, (heads + 2 * kv_heads) * head_dim); q is rotated in place
   const int32_t* positions;  // (tokens)
-  const float* cos_sin;     // (max_positions, head_dim): cos of the first half, then sin
-  const int64_t* slots;     // (tokens): block * block_size + offset, -1 writes nothing
+  const float* cos_sin;      // (max_positions, head_dim): cos of the first half, then sin
+  const int64_t* slots;      // (tokens): block * block_size + offset, -1 writes nothing
   PagedCache cache;
   int64_t num_tokens, num_heads, num_kv_heads, head_dim;
 };
 
 struct FusionArgs {
-  const float* q;            // (tokens, heads * head_dim), not rotated
-  const float* key;          // (rows, window, heads, head_dim), rotated
+  const float* q;    // (tokens, heads * head_dim), not rotated
+  const float* key;  // (rows, window, heads, head_dim), rotated
   const float* value;
   const int64_t* rows;       // (tokens): row of key and value for each token, or null for its own index
   const int32_t* num_valid;  // (tokens)
   const int32_t* positions;  // (tokens)
   const float* cos_sin;
-  float* out;                // (tokens, heads * head_dim)
+  float* out;  // (tokens, heads * head_dim)
   int64_t num_tokens, num_heads, head_dim;
   int64_t row_stride, entry_stride;  // of key and value, between rows and between window entries
   float scale;
@@ -73,7 +74,7 @@ struct FusionCacheArgs {
   const int64_t* slots;      // (tokens): row * window + entry
   const int32_t* positions;  // (tokens)
   const float* cos_sin;
-  float* cache;              // (rows * window, layers, 2, heads * head_dim)
+  float* cache;  // (rows * window, layers, 2, heads * head_dim)
   int64_t num_tokens, num_layers, num_heads, head_dim;
 };
 
@@ -84,7 +85,7 @@ struct DecoderLayer {
 
 // A run of Llama layers and the norm behind them over a ragged batch, x in place; see decoder.h.
 struct DecoderArgs {
-  float* x;  // (tokens, hidden); where `wanted` is given, only its first num_wanted rows are left
+  float* x;  // (tokens, hidden); if `wanted` is given, only the first num_wanted rows hold results
   const DecoderLayer* layers;
   const float* final_norm;
   int64_t num_layers, num_tokens, hidden, intermediate, num_heads, num_kv_heads, head_dim;
@@ -97,10 +98,10 @@ struct DecoderArgs {
   const int32_t *cu_seqlens_q, *context_lens, *block_table;
   int64_t num_seqs, max_blocks;
   // fusion, for the rows of x that receive it
-  const float* fusion_cache;      // (rows, window, layers, 2, heads * head_dim)
-  const int64_t* fusion_tokens;   // (fused): rows of x, ascending
-  const int64_t* fusion_rows;     // (fused): rows of the cache
-  const int32_t* fusion_valid;    // (fused)
+  const float* fusion_cache;        // (rows, window, layers, 2, heads * head_dim)
+  const int64_t* fusion_tokens;     // (fused): rows of x, ascending
+  const int64_t* fusion_rows;       // (fused): rows of the cache
+  const int32_t* fusion_valid;      // (fused)
   const int32_t* fusion_positions;  // (fused)
   int64_t num_fused, window;
   const int64_t* wanted;  // (num_wanted): tokens whose result is wanted, ascending; or null: all
@@ -132,7 +133,7 @@ struct SoftEmbeddingArgs {
 struct CtcCollapseArgs {
   const int32_t* labels;      // (total)
   const int32_t* cu_seqlens;  // (batch + 1)
-  const int32_t* prev;        // (batch): the last label of the row's earlier chunk, -1 for none; or null
+  const int32_t* prev;        // (batch): the last label of the row's earlier chunk, -1 if there was none; or null
   int32_t *ids, *frames;      // room for total
   int32_t* cu_out;            // (batch + 1)
   int32_t* last;              // (batch)
@@ -158,14 +159,20 @@ struct KernelTable {
   int32_t (*ctc_collapse)(const CtcCollapseArgs&);
 };
 
-namespace plain { extern const KernelTable table; }
+namespace plain {
+extern const KernelTable table;
+}
 #if defined(__x86_64__)
-namespace avx2 { extern const KernelTable table; }
-namespace avx512 { extern const KernelTable table; }
+namespace avx2 {
+extern const KernelTable table;
+}
+namespace avx512 {
+extern const KernelTable table;
+}
 #endif
 
 // The table of an instruction set by name ("avx512", "avx2", "plain"), or null where this machine
-// cannot run it; "" is the best there is.
+// cannot run it; "" is the best one.
 const KernelTable* kernels(const char* isa);
 const char* best_isa();
 

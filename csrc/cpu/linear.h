@@ -1,32 +1,31 @@
 // y = x W^T + residual for few rows (decoding) and many (prefill), reading W once per row chunk.
 //
 // W is packed into panels of 32 output features, (panels, in, 32): one pass over a panel streams
-// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending, K_BLOCK
-// products in an accumulator of their own and then the blocks, which keeps its rounding error small;
-// whatever the number of rows, so a row's result does not depend on its batch.
+// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending, kDepth
+// products in an accumulator of their own and then the blocks, which keeps its rounding error small. The order is
+// the same for any number of rows, so a row's result does not depend on its batch.
 //
-// While a slice of K_BLOCK is multiplied, the next one is on its way into L2: with more than a row or two the
+// While a slice of kDepth is multiplied, the next one is on its way into L2: with more than a row or two the
 // arithmetic takes so long that the processor's own prefetcher loses track, and memory would stand idle.
 #pragma once
 
 #include "kernels.h"
 #include "pool.h"
+#include "tuning.h"
 #include "vec.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-constexpr int NV = kPanel / VL;           // vectors across a panel
-constexpr int ACCUMULATORS = VL == 16 ? 24 : (VL == 8 ? 12 : 8);  // that fit the registers
-constexpr int MAX_MR = VL == 16 ? 12 : (VL == 8 ? 6 : 1);         // rows of a tile
-constexpr int64_t K_BLOCK = 128;          // a panel's slice of 16 KiB stays in L1 across row blocks
-constexpr int CACHE_LINE = 16;            // floats
-constexpr int LINES = kPanel / CACHE_LINE;  // of a panel's row
-constexpr int FETCHED = 4;                // lines that are asked for together
-constexpr int64_t ROW_CHUNK = 96;         // rows of x that stay in L2 across panels
+constexpr int kPanelVectors = kPanel / kLanes;    // vectors across a panel
+constexpr int64_t kDepth = 128;                   // a panel's slice of 16 KiB stays in L1 across row blocks
+constexpr int kCacheLine = 16;                    // floats
+constexpr int kPanelLines = kPanel / kCacheLine;  // of a panel's row
+constexpr int kFetched = 4;                       // lines that are asked for together
+constexpr int64_t kRowChunk = 96;                 // rows of x that stay in L2 across panels
 
-// Weights to fetch meanwhile: FETCHED lines at a time, at `from`, `from + next`, `from + pair` and
-// `from + pair + next`, and then `step` floats on. Each k counts for so many `lines` (none, one or LINES).
+// Weights to fetch during the arithmetic: kFetched lines at a time, at `from`, `from + next`, `from + pair` and
+// `from + pair + next`, and then `step` floats on. Each k fetches `lines` of them (0, 1 or kPanelLines).
 struct Prefetch {
   const float* from;
   int lines;
@@ -37,49 +36,49 @@ struct Prefetch {
 // ahead.lines.
 //
 // Rows are reached in threes, the second and third by a scaled index: a pointer for each would not fit the registers,
-// and every one that is kept elsewhere costs the multipliers a turn. GCC would make a pointer for each after all.
+// and every pointer kept elsewhere costs the multipliers a turn. Without the attribute GCC would keep one for each.
 template <int MR, int TV, int AHEAD>
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("no-ivopts")))
 #endif
-static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
-                 int64_t ldo, bool first, Prefetch ahead) {
-  constexpr int THREES = (MR + 2) / 3;
+static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out, int64_t ldo,
+                 bool first, Prefetch ahead) {
+  constexpr int threes = (MR + 2) / 3;
   vf acc[MR][TV] = {};
-  const float* row[THREES];
-  for (int i = 0; i < THREES; i++) row[i] = x + 3 * i * ldx;
+  const float* row[threes];
+  for (int i = 0; i < threes; i++) row[i] = x + 3 * i * ldx;
   for (int64_t k = 0; k < depth; k++) {
     if constexpr (AHEAD > 0)
-      if (k % (FETCHED / AHEAD) == 0) {
-        for (int i = 0; i < FETCHED; i++)
+      if (k % (kFetched / AHEAD) == 0) {
+        for (int i = 0; i < kFetched; i++)
           __builtin_prefetch(ahead.from + i % 2 * ahead.next + i / 2 * ahead.pair, 0, 2);
         ahead.from += ahead.step;
       }
     vf weight[TV];
-    for (int v = 0; v < TV; v++) weight[v] = load(w + v * VL);
+    for (int v = 0; v < TV; v++) weight[v] = load(w + v * kLanes);
     w += ldw;
     for (int m = 0; m < MR; m++) {
       const vf broadcast = splat(row[m / 3][m % 3 * ldx]);
       for (int v = 0; v < TV; v++) acc[m][v] += broadcast * weight[v];
     }
-    for (int i = 0; i < THREES; i++) row[i]++;
+    for (int i = 0; i < threes; i++) row[i]++;
   }
   for (int m = 0; m < MR; m++, out += ldo)
-    for (int v = 0; v < TV; v++) store(out + v * VL, first ? acc[m][v] : load(out + v * VL) + acc[m][v]);
+    for (int v = 0; v < TV; v++) store(out + v * kLanes, first ? acc[m][v] : load(out + v * kLanes) + acc[m][v]);
 }
 
 // A panel's 32 columns, in two halves where the accumulators of all do not fit the registers.
 template <int MR>
-static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth,
-                      float* out, int64_t ldo, bool first, Prefetch ahead) {
+static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
+                      int64_t ldo, bool first, Prefetch ahead) {
   if (rows == MR) {
-    constexpr int TV = MR * NV <= ACCUMULATORS ? NV : NV / 2;
-    for (int v = 0; v < NV; v += TV, w += TV * VL, out += TV * VL) {
-      const int lines = TV == NV ? ahead.lines : (ahead.lines + (v == 0)) / 2;
+    constexpr int TV = MR * kPanelVectors <= kTuning.accumulators ? kPanelVectors : kPanelVectors / 2;
+    for (int v = 0; v < kPanelVectors; v += TV, w += TV * kLanes, out += TV * kLanes) {
+      const int lines = TV == kPanelVectors ? ahead.lines : (ahead.lines + (v == 0)) / 2;
       if (lines == 0) tile<MR, TV, 0>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
       else if (lines == 1) tile<MR, TV, 1>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
-      else tile<MR, TV, LINES>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
-      ahead.from += depth * lines / FETCHED * ahead.step;
+      else tile<MR, TV, kPanelLines>(x, ldx, w, ldw, depth, out, ldo, first, ahead);
+      ahead.from += depth * lines / kFetched * ahead.step;
     }
     return;
   }
@@ -88,7 +87,7 @@ static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int
 
 // even blocks: 16 rows are 8 + 8, not 12 + 4
 static inline int rows_of_block(int64_t left) {
-  const int64_t blocks = (left + MAX_MR - 1) / MAX_MR;
+  const int64_t blocks = (left + kTuning.tile_rows - 1) / kTuning.tile_rows;
   return static_cast<int>((left + blocks - 1) / blocks);
 }
 
@@ -97,22 +96,22 @@ static inline int rows_of_block(int64_t left) {
 static void panel_sums(const LinearArgs& a, int64_t panel, const float* next, int64_t row0, int64_t row1,
                        float* buffer) {
   const float* w = a.weight + panel * a.in * kPanel;
-  for (int64_t k0 = 0; k0 < a.in; k0 += K_BLOCK) {
-    const int64_t depth = a.in - k0 < K_BLOCK ? a.in - k0 : K_BLOCK;
+  for (int64_t k0 = 0; k0 < a.in; k0 += kDepth) {
+    const int64_t depth = a.in - k0 < kDepth ? a.in - k0 : kDepth;
     const float* slice = w + k0 * kPanel;
     // The first two blocks of rows share the fetching of the next slice, evenly, so that memory is never idle: a line
-    // of each of its quarters in turn. A quarter is a page, and more lines of several pages than of one are on their
-    // way at a time.
-    constexpr int64_t quarter = K_BLOCK * kPanel / 4;
-    const int lines = row1 - row0 <= MAX_MR ? LINES : LINES / 2;
-    Prefetch ahead = {k0 + depth < a.in ? slice + depth * kPanel : next, lines, quarter, 2 * quarter, CACHE_LINE};
-    int64_t lines_left = ahead.from ? K_BLOCK * LINES : 0;
+    // of each of its quarters in turn. A quarter is a page, and more lines can be on their way from several pages than
+    // from one.
+    constexpr int64_t quarter = kDepth * kPanel / 4;
+    const int lines = row1 - row0 <= kTuning.tile_rows ? kPanelLines : kPanelLines / 2;
+    Prefetch ahead = {k0 + depth < a.in ? slice + depth * kPanel : next, lines, quarter, 2 * quarter, kCacheLine};
+    int64_t lines_left = ahead.from ? kDepth * kPanelLines : 0;
     for (int64_t m = row0; m < row1;) {
       const int rows = rows_of_block(row1 - m);
       if (lines_left <= 0) ahead.lines = 0;
-      tile_rows<MAX_MR>(rows, a.x + m * a.ldx + k0, a.ldx, slice, kPanel, depth, buffer + (m - row0) * kPanel, kPanel,
-                        k0 == 0, ahead);
-      ahead.from += depth * ahead.lines / FETCHED * CACHE_LINE;
+      tile_rows<kTuning.tile_rows>(rows, a.x + m * a.ldx + k0, a.ldx, slice, kPanel, depth,
+                                   buffer + (m - row0) * kPanel, kPanel, k0 == 0, ahead);
+      ahead.from += depth * ahead.lines / kFetched * kCacheLine;
       lines_left -= depth * ahead.lines;
       m += rows;
     }
@@ -124,7 +123,7 @@ static inline const float* panel_of(const LinearArgs& a, int64_t panel) { return
 static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1) {
   const int64_t column = panel * kPanel;
   const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
-  float buffer[ROW_CHUNK * kPanel];  // the chunk's sums: apart from out, which may be the residual
+  float buffer[kRowChunk * kPanel];  // the chunk's sums: apart from out, which may be the residual
   panel_sums(a, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
   for (int64_t m = row0; m < row1; m++) {
     const float* from = buffer + (m - row0) * kPanel;
@@ -145,11 +144,10 @@ static inline bool is_large(const LinearArgs& a) {
 
 static void linear(const LinearArgs& a) {
   const int64_t panels = (a.out_features + kPanel - 1) / kPanel;
-  for (int64_t row0 = 0; row0 < a.rows; row0 += ROW_CHUNK) {
-    const int64_t row1 = row0 + ROW_CHUNK < a.rows ? row0 + ROW_CHUNK : a.rows;
+  for (int64_t row0 = 0; row0 < a.rows; row0 += kRowChunk) {
+    const int64_t row1 = row0 + kRowChunk < a.rows ? row0 + kRowChunk : a.rows;
     parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
-      for (int64_t panel = begin; panel < end; panel++)
-        linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1);
+      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1);
     });
   }
 }

@@ -1,13 +1,23 @@
-// antiphon.kernels._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper in
-// kernels/<op>.py that owns checks and allocation.
+// antiphon.kernels._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper
+// in kernels/<op>.py that owns checks and allocation.
 
 #include "bindings.h"
 #include "pool.h"
 
 PYBIND11_MODULE(_C, m) {
   antiphon::prepare_to_throw();
+  antiphon::bind_argmax(m);
+  antiphon::bind_argmax_head(m);
   antiphon::bind_checks(m);
   antiphon::bind_ctc_collapse(m);
-  antiphon::bind_heads(m);
-  antiphon::bind_kernels(m);
+  antiphon::bind_decoder_layers(m);
+  antiphon::bind_fusion_attention(m);
+  antiphon::bind_linear(m);
+  antiphon::bind_machine(m);
+  antiphon::bind_paged_attention(m);
+  antiphon::bind_rms_norm(m);
+  antiphon::bind_rope_cache_write(m);
+  antiphon::bind_sample(m);
+  antiphon::bind_silu_mul(m);
+  antiphon::bind_soft_embedding(m);
 }

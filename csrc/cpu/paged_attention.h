@@ -35,10 +35,10 @@ static void paged_attention(const PagedAttentionArgs& a) {
     longest = a.context_lens[s] > longest ? a.context_lens[s] : longest;
     work += static_cast<int64_t>(a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s]) * a.context_lens[s];
   }
-  // Neighbouring rows are one task, of which those that are queries of one sequence go together; and few rows are
-  // shared out by kv head, or most threads would have none.
+  // Neighbouring rows are one task, within which queries of the same sequence go together. A few rows are shared out by
+  // kv head as well, or most threads would have nothing to do.
   const bool has_prompts = !a.tokens && all > a.num_seqs;
-  const int64_t stride = has_prompts ? PROMPT_ROWS : 1;
+  const int64_t stride = has_prompts ? kPromptRows : 1;
   const int64_t parts = has_prompts || tokens < 8 ? a.num_kv_heads : 1;
   const int64_t kv_heads = a.num_kv_heads / parts, ldo = a.num_heads * a.head_dim;
   const int64_t tasks = (tokens + stride - 1) / stride * parts;
@@ -46,22 +46,31 @@ static void paged_attention(const PagedAttentionArgs& a) {
   ShortMemory is_short;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end, bool goes_on) {
     const int64_t size = stride * scores_stride(longest) * kv_heads * group;
-    const Scratch<float> memory(size + KEYS * a.head_dim, std::nothrow);
+    const Scratch<float> memory(size + kKeys * a.head_dim, std::nothrow);
     if (!memory) return is_short.set();
     float *scores = memory.get(), *packed = scores + size;
     const auto query_of = [&](int64_t row, int64_t part) -> Attention {
       const int64_t token = a.tokens ? a.tokens[row] : row, kv_begin = part * kv_heads, head = kv_begin * group;
       const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
       const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;
-      return {a.q + token * a.ldq + head * a.head_dim, a.cache, a.block_table + seq * a.max_blocks,
-              a.context_lens[seq] - behind, kv_begin, kv_begin + kv_heads, group, a.head_dim, a.scale,
-              a.out + row * ldo + head * a.head_dim, behind, nullptr};
+      return {.q = a.q + token * a.ldq + head * a.head_dim,
+              .cache = a.cache,
+              .table = a.block_table + seq * a.max_blocks,
+              .keys = a.context_lens[seq] - behind,
+              .kv_begin = kv_begin,
+              .kv_end = kv_begin + kv_heads,
+              .group = group,
+              .head_dim = a.head_dim,
+              .scale = a.scale,
+              .out = a.out + row * ldo + head * a.head_dim,
+              .behind = behind,
+              .next_block = nullptr};
     };
     for (int64_t task = begin; task < end; task++) {
       const int64_t first = task / parts * stride, last = first + stride < tokens ? first + stride : tokens;
       for (int64_t row = first; row < last;) {
         Attention query = query_of(row, task % parts);
-        const int64_t together = (query.behind + 1 < last - row ? query.behind + 1 : last - row) / QUERIES * QUERIES;
+        const int64_t together = (query.behind + 1 < last - row ? query.behind + 1 : last - row) / kQueries * kQueries;
         if (has_prompts && together && query.keys > 0) {
           attend_queries(query, together, a.ldq, ldo, scores, packed);
           row += together;

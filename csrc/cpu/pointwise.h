@@ -1,8 +1,9 @@
 // RMSNorm, SwiGLU's product and argmax, one row at a time.
 #pragma once
 
-#include "attention.h"
 #include "kernels.h"
+#include "pool.h"
+#include "reductions.h"
 #include "vec.h"
 
 namespace antiphon {
@@ -12,7 +13,7 @@ namespace ANTIPHON_ISA {
 static void rms_norm_row(const float* x, const float* weight, float* out, int64_t size, float eps) {
   const float factor = 1.0f / __builtin_sqrtf(dot(x, x, size) / static_cast<float>(size) + eps);
   int64_t i = 0;
-  for (; i + VL <= size; i += VL) store(out + i, load(x + i) * factor * load(weight + i));
+  for (; i + kLanes <= size; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
   for (; i < size; i++) out[i] = x[i] * factor * weight[i];
 }
 
@@ -22,7 +23,7 @@ static void rms_norm(const float* x, const float* weight, float* out, int64_t ro
   });
 }
 
-// sum = x + residual, out = its norm; sum may be x or residual
+// total = x + residual, out = its norm; total may be x or residual
 static void rms_norm_residual(const float* x, const float* residual, const float* weight, float* out, float* total,
                               int64_t rows, int64_t size, float eps) {
   parallel_for(rows, 8, rows * size > 65536, [&](int64_t begin, int64_t end) {
@@ -30,21 +31,21 @@ static void rms_norm_residual(const float* x, const float* residual, const float
       const float *a = x + r * size, *b = residual + r * size;
       float* to = total + r * size;
       int64_t i = 0;
-      for (; i + VL <= size; i += VL) store(to + i, load(a + i) + load(b + i));
+      for (; i + kLanes <= size; i += kLanes) store(to + i, load(a + i) + load(b + i));
       for (; i < size; i++) to[i] = a[i] + b[i];
       rms_norm_row(to, weight, out + r * size, size, eps);
     }
   });
 }
 
-constexpr float LEAST_GATE = -88.37626f;  // below, vexp(-x) is as large as it gets, and the quotient is zero
+constexpr float kLeastGate = -88.37626f;  // below, vexp(-x) is as large as it gets, and the quotient is zero
 
-static inline vf silu(vf x) { return select(x < splat(LEAST_GATE), x * 0.0f, x / (1.0f + vexp(-x))); }
+static inline vf silu(vf x) { return select(x < splat(kLeastGate), x * 0.0f, x / (1.0f + vexp(-x))); }
 
 // out = silu(gate) * up
 static void silu_mul_row(const float* gate, const float* up, float* out, int64_t size) {
   int64_t i = 0;
-  for (; i + VL <= size; i += VL) store(out + i, silu(load(gate + i)) * load(up + i));
+  for (; i + kLanes <= size; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
   if (i < size) store_some(out + i, silu(load_some(gate + i, size - i)) * load_some(up + i, size - i), size - i);
 }
 
@@ -55,22 +56,12 @@ static void silu_mul(const float* gate_up, float* out, int64_t rows, int64_t siz
   });
 }
 
-// The first of the largest. What is not a number is larger than none.
+// The first of the largest. NaN is never the largest.
 static int64_t argmax_row(const float* x, int64_t size) {
-  float top = -__builtin_inff();
-  int64_t i = 0;
-  if (size >= VL) {
-    vf most = splat(top);
-    for (; i + VL <= size; i += VL) {
-      const vf v = load(x + i);
-      most = select(v > most, v, most);
-    }
-    top = maximum(most);
-  }
-  for (; i < size; i++) top = x[i] > top ? x[i] : top;
-  for (i = 0; i < size; i++)
+  const float top = largest(x, size);
+  for (int64_t i = 0; i < size; i++)
     if (x[i] == top) return i;
-  return 0;  // not a number among them
+  return 0;  // nothing but NaN
 }
 
 static void argmax(const float* x, int64_t* out, int64_t rows, int64_t size) {

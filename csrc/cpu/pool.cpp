@@ -14,7 +14,7 @@
 namespace antiphon {
 namespace {
 
-constexpr int kSpins = 12000;       // some hundred microseconds: the gap between two passes of a step
+constexpr int kSpins = 12000;  // some hundred microseconds: the gap between two passes of a step
 constexpr int kMostThreads = 256;
 constexpr int kSpinsToYield = 200;  // a caller that waits for a helper's last chunk lets others run
 
@@ -31,15 +31,15 @@ int cores() {
   return count < 1 ? 1 : count < kMostThreads ? count : kMostThreads;
 }
 
-// What is left to begin of a thread's share: the job's number in the high half, then begin and end of the chunks. Who
-// takes one by compare-and-swap knows that this job is still on, since its caller waits for that chunk; who comes
-// late finds another number or no chunk, and has touched nothing.
+// The chunks of a thread's share that have not begun: the job's number in the high half, then begin and end. A thread
+// that takes one by compare-and-swap knows that this job is still on, since its caller waits for that chunk; one that
+// comes late finds another number or no chunk, and has touched nothing.
 struct alignas(64) Share {
   std::atomic<uint64_t> left{0};
 };
 
 struct Pool {
-  std::mutex owner;  // held by the caller whose job is on
+  std::mutex owner;              // held by the caller whose job is on
   std::atomic<uint64_t> job{0};  // its number
   Share shares[kMostThreads];    // the caller's is the first
   std::atomic<int> num_shares{0};
@@ -62,7 +62,7 @@ uint64_t range(uint64_t job, int64_t begin, int64_t end) {
   return job << 32 | static_cast<uint64_t>(begin) << 16 | static_cast<uint64_t>(end);
 }
 
-// What is thrown is kept for the caller, since nothing may leave a helper's thread. Chunks that others begin after
+// What is thrown is kept for the caller, since no exception may leave a helper's thread. Chunks that others begin after
 // that are skipped: their caller gets no result.
 void run_chunk(Pool& p, ChunkBody body, void* context, int64_t chunk, bool goes_on) {
   if (p.has_failed.load(std::memory_order_relaxed)) return;
@@ -73,7 +73,7 @@ void run_chunk(Pool& p, ChunkBody body, void* context, int64_t chunk, bool goes_
   }
 }
 
-// The first chunk of one's own share, or the last of another's; what is behind a share's first chunk is its next.
+// The first chunk of one's own share, or the last of another's. Behind the first chunk of a share comes its next one.
 bool take_chunk(Pool& p, Share& share, bool is_own) {
   uint64_t left = share.left.load(std::memory_order_acquire);
   for (;;) {
@@ -93,8 +93,7 @@ void work(Pool& p, int self) {
   const int count = p.num_shares.load(std::memory_order_relaxed);
   for (int i = 0; i < count; i++) {
     Share& share = p.shares[(self + i) % count];
-    while (take_chunk(p, share, i == 0)) {
-    }
+    while (take_chunk(p, share, i == 0)) {}
   }
 }
 
@@ -120,14 +119,11 @@ void help(Pool* p, int self) {
   }
 }
 
-// Where the system gives no more threads, those that there are do; until others are asked for.
+// If the system gives no more threads, the existing ones have to do, until another number is asked for.
 void start_helpers(Pool& p) {
   try {
-    for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++)
-      std::thread(help, &p, p.num_helpers + 1).detach();
-  } catch (const std::exception&) {
-    p.num_wanted = p.num_helpers + 1;
-  }
+    for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++) std::thread(help, &p, p.num_helpers + 1).detach();
+  } catch (const std::exception&) { p.num_wanted = p.num_helpers + 1; }
 }
 
 // A forked child has none of its parent's threads, and perhaps a lock that one of them held.
@@ -144,8 +140,7 @@ const int registered = pthread_atfork(nullptr, nullptr, after_fork);
 void prepare_to_throw() {
   try {
     throw std::bad_alloc();
-  } catch (const std::bad_alloc&) {
-  }
+  } catch (const std::bad_alloc&) {}
 }
 
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
@@ -164,8 +159,7 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   p.num_shares.store(count, std::memory_order_relaxed);
   const uint64_t job = p.job.load(std::memory_order_relaxed) + 1;
   for (int i = 0; i < count; i++)
-    p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count),
-                           std::memory_order_release);
+    p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count), std::memory_order_release);
   p.job.store(job);  // sequentially before the look at the sleepers
   if (p.num_sleeping.load()) {
     { std::lock_guard<std::mutex> lock(p.sleeping); }  // a helper between its look and its wait
@@ -179,9 +173,7 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   if (p.has_failed.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(p.error, nullptr));
 }
 
-void set_num_threads(int count) {
-  pool->num_wanted = count < 1 ? 1 : count < kMostThreads ? count : kMostThreads;
-}
+void set_num_threads(int count) { pool->num_wanted = count < 1 ? 1 : count < kMostThreads ? count : kMostThreads; }
 
 int num_threads() { return pool->num_wanted; }
 

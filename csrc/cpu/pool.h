@@ -1,7 +1,7 @@
 // A thread pool for kernels that last microseconds.
 //
 // Not OpenMP, for two reasons: a barrier waits for every thread, so one that the system has taken off
-// its core stalls the kernel, where here the caller takes over whatever chunks nobody has begun; and
+// its core stalls the kernel, whereas here the caller takes over all chunks that have not begun; and
 // torch brings an OpenMP runtime of its own, which a second one in the process would fight for cores.
 #pragma once
 
@@ -16,22 +16,22 @@ using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
 
 // body(context, chunk, goes_on) for every chunk of [0, num_chunks), of which there are kMostChunks at most, on this
 // thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it
-// from its first, so that it knows where it `goes_on`: with the chunk behind this one. Who has finished takes chunks
-// from the ends of others' shares. A call from a second thread at the same time runs on that thread alone. What a
-// chunk throws, on whichever thread, is thrown here once all threads have left the job; chunks that nobody has begun by
-// then are left out.
+// from the front, so that it knows whether it `goes_on` with the chunk behind this one. A thread that has finished
+// takes chunks from the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
+// What a chunk throws, on whichever thread, is thrown here once all threads have left the job; chunks that had not
+// begun by then are left out.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
-// A thread's first exception takes memory of the C library's, which ends the process where there is none. So a thread
-// that will have to say that memory is out throws once before, while there is some.
+// A thread's first exception takes memory from the C library, which ends the process if there is none left. So a thread
+// that may have to report that memory has run out throws once beforehand.
 void prepare_to_throw();
 
-// Threads of later calls, the caller included. The default is the number of cores this process may use; fewer where
-// the system gives no more threads.
+// Threads of later calls, the caller included. The default is the number of cores this process may use, or fewer if the
+// system gives no more threads.
 void set_num_threads(int count);
 int num_threads();
 
-// f(begin, end) over slices of [0, size) of at most `grain`; in one piece where it is not worth more. Or
+// f(begin, end) over slices of [0, size) of at most `grain`, or in one piece unless it is `worthwhile`. Or
 // f(begin, end, goes_on): this thread most likely goes on with what is behind `end`.
 template <class F>
 void parallel_for(int64_t size, int64_t grain, bool worthwhile, const F& f) {

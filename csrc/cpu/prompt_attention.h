@@ -1,65 +1,65 @@
 // Attention of many queries of one sequence: each key and value is loaded for several queries at a time.
 //
 // Every sum is taken as in attention.h, so that a query's result does not depend on whether others went with it. The
-// lanes of `dot` are so many sums, added up by halves at its end; here a vector holds the same lane of VL keys, for
-// which keys are packed transposed, and the halves are added up without shuffles.
+// lanes of `dot` are separate sums, added up by halves at its end; here a vector holds the same lane for kLanes keys,
+// which are packed transposed, and the halves are added up without shuffles.
 #pragma once
 
 #include "attention.h"
+#include "tuning.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-constexpr int QUERIES = 4;
-constexpr int QUERY_VECTORS = VL == 16 ? 4 : VL == 8 ? 2 : 1;  // of values: accumulators that fit the registers
-constexpr int KEY_VECTORS = VL == 16 ? 2 : 1;
-constexpr int KEYS = KEY_VECTORS * VL;
-constexpr int64_t PROMPT_ROWS = 64;  // queries for which keys are packed once
+constexpr int kQueries = 4;
+constexpr int kQueryVectors = kTuning.query_vectors, kKeyVectors = kTuning.key_vectors;
+constexpr int kKeys = kKeyVectors * kLanes;
+constexpr int64_t kPromptRows = 64;  // queries for which keys are packed once
 
 struct Scores {
-  vf of[QUERIES][KEY_VECTORS];
+  vf of[kQueries][kKeyVectors];
 };
 
-// What `dot` has where its lanes LANE, LANE + STEP, LANE + 2 * STEP ... are added up: of QUERIES queries, `ldq`
-// apart, and KEYS keys, packed (size, KEYS).
+// The sum that `dot` forms of its lanes LANE, LANE + STEP, LANE + 2 * STEP ...: for kQueries queries, `ldq` apart, and
+// kKeys keys, packed (size, kKeys).
 template <int LANE, int STEP>
 static inline void lane_sums(const float* q, int64_t ldq, const float* packed, int64_t size, Scores& out) {
-  constexpr int HALF = VL / 2;
-  if constexpr (STEP == HALF) {
-    vf low[QUERIES][KEY_VECTORS] = {}, high[QUERIES][KEY_VECTORS] = {};
+  constexpr int half = kLanes / 2;
+  if constexpr (STEP == half) {
+    vf low[kQueries][kKeyVectors] = {}, high[kQueries][kKeyVectors] = {};
     int64_t d = LANE;
-    for (; d + HALF < size; d += VL)
-      for (int v = 0; v < KEY_VECTORS; v++) {
-        const vf a = load(packed + d * KEYS + v * VL), b = load(packed + (d + HALF) * KEYS + v * VL);
-        for (int n = 0; n < QUERIES; n++) {
+    for (; d + half < size; d += kLanes)
+      for (int v = 0; v < kKeyVectors; v++) {
+        const vf a = load(packed + d * kKeys + v * kLanes), b = load(packed + (d + half) * kKeys + v * kLanes);
+        for (int n = 0; n < kQueries; n++) {
           low[n][v] += splat(q[n * ldq + d]) * a;
-          high[n][v] += splat(q[n * ldq + d + HALF]) * b;
+          high[n][v] += splat(q[n * ldq + d + half]) * b;
         }
       }
     if (d < size)
-      for (int v = 0; v < KEY_VECTORS; v++)
-        for (int n = 0; n < QUERIES; n++) low[n][v] += splat(q[n * ldq + d]) * load(packed + d * KEYS + v * VL);
-    for (int n = 0; n < QUERIES; n++)
-      for (int v = 0; v < KEY_VECTORS; v++) out.of[n][v] = low[n][v] + high[n][v];
+      for (int v = 0; v < kKeyVectors; v++)
+        for (int n = 0; n < kQueries; n++) low[n][v] += splat(q[n * ldq + d]) * load(packed + d * kKeys + v * kLanes);
+    for (int n = 0; n < kQueries; n++)
+      for (int v = 0; v < kKeyVectors; v++) out.of[n][v] = low[n][v] + high[n][v];
   } else {
     Scores other;
     lane_sums<LANE, STEP * 2>(q, ldq, packed, size, out);
     lane_sums<LANE + STEP, STEP * 2>(q, ldq, packed, size, other);
-    for (int n = 0; n < QUERIES; n++)
-      for (int v = 0; v < KEY_VECTORS; v++) out.of[n][v] += other.of[n][v];
+    for (int n = 0; n < kQueries; n++)
+      for (int v = 0; v < kKeyVectors; v++) out.of[n][v] += other.of[n][v];
   }
 }
 
-// out[query][0:KEYS] = q . key * scale
+// out[query][0:kKeys] = q . key * scale
 static void scores_of_queries(const float* q, int64_t ldq, const float* packed, int64_t size, float scale, float* out,
                               int64_t ldo) {
   Scores scores;
   lane_sums<0, 1>(q, ldq, packed, size, scores);
-  for (int n = 0; n < QUERIES; n++)
-    for (int v = 0; v < KEY_VECTORS; v++) store(out + n * ldo + v * VL, scores.of[n][v] * scale);
+  for (int n = 0; n < kQueries; n++)
+    for (int v = 0; v < kKeyVectors; v++) store(out + n * ldo + v * kLanes, scores.of[n][v] * scale);
 }
 
-// packed[0:head_dim][0:KEYS] = the keys of one kv head from position `begin` on, transposed; behind the last position
+// packed[0:head_dim][0:kKeys] = the keys of one kv head from position `begin` on, transposed; behind the last position
 // before `end` it is repeated, to be ignored.
 static void pack_keys(const Attention& a, int64_t begin, int64_t end, float* packed) {
   const auto key_at = [&](int64_t position) {
@@ -67,7 +67,7 @@ static void pack_keys(const Attention& a, int64_t begin, int64_t end, float* pac
     const int64_t block = position / a.cache.block_size;
     return block_of(a, a.cache.key, block) + position % a.cache.block_size * a.cache.row_stride;
   };
-  for (int key = 0; key < KEYS; key += 4) {
+  for (int key = 0; key < kKeys; key += 4) {
     const float* rows[4];
     for (int i = 0; i < 4; i++) rows[i] = key_at(begin + key + i);
     float* to = packed + key;
@@ -77,80 +77,80 @@ static void pack_keys(const Attention& a, int64_t begin, int64_t end, float* pac
       for (int i = 0; i < 4; i++) std::memcpy(&r[i], rows[i] + d, sizeof(vf4));
       for (int i = 0; i < 4; i++) {
         const vf4 column = {r[0][i], r[1][i], r[2][i], r[3][i]};
-        std::memcpy(to + (d + i) * KEYS, &column, sizeof(vf4));
+        std::memcpy(to + (d + i) * kKeys, &column, sizeof(vf4));
       }
     }
     for (; d < a.head_dim; d++)
-      for (int i = 0; i < 4; i++) to[d * KEYS + i] = rows[i][d];
+      for (int i = 0; i < 4; i++) to[d * kKeys + i] = rows[i][d];
   }
 }
 
 template <int N>
 static inline void add_values_of_queries(const float* weights, int64_t ldw, const float* values, int64_t stride,
                                          int64_t size, float* out, int64_t ldo) {
-  vf acc[QUERIES][N];
-  for (int n = 0; n < QUERIES; n++)
-    for (int i = 0; i < N; i++) acc[n][i] = load(out + n * ldo + i * VL);
+  vf acc[kQueries][N];
+  for (int n = 0; n < kQueries; n++)
+    for (int i = 0; i < N; i++) acc[n][i] = load(out + n * ldo + i * kLanes);
   for (int64_t key = 0; key < size; key++) {
     vf value[N];
-    for (int i = 0; i < N; i++) value[i] = load(values + key * stride + i * VL);
-    for (int n = 0; n < QUERIES; n++) {
+    for (int i = 0; i < N; i++) value[i] = load(values + key * stride + i * kLanes);
+    for (int n = 0; n < kQueries; n++) {
       const vf w = splat(weights[n * ldw + key]);
       for (int i = 0; i < N; i++) acc[n][i] += w * value[i];
     }
   }
-  for (int n = 0; n < QUERIES; n++)
-    for (int i = 0; i < N; i++) store(out + n * ldo + i * VL, acc[n][i]);
+  for (int n = 0; n < kQueries; n++)
+    for (int i = 0; i < N; i++) store(out + n * ldo + i * kLanes, acc[n][i]);
 }
 
-// out[query] = sum over keys of weights[query][key] * value, of one head; the first of QUERIES queries sees `keys`
+// out[query] = sum over keys of weights[query][key] * value, of one head; the first of kQueries queries sees `keys`
 // keys, and each one more than the one before.
 static void values_of_queries(const Attention& a, int64_t keys, const float* weights, int64_t ldw, float* out,
                               int64_t ldo) {
-  const int64_t row = a.cache.row_stride, most = keys + QUERIES - 1, block_size = a.cache.block_size;
-  for (int n = 0; n < QUERIES; n++) std::memset(out + n * ldo, 0, sizeof(float) * a.head_dim);
+  const int64_t row = a.cache.row_stride, most = keys + kQueries - 1, block_size = a.cache.block_size;
+  for (int n = 0; n < kQueries; n++) std::memset(out + n * ldo, 0, sizeof(float) * a.head_dim);
   for (int64_t begin = 0, block = 0; begin < most; begin += block_size, block++) {
     const int64_t size = most - begin < block_size ? most - begin : block_size;
     const int64_t common = keys - begin < size ? (keys > begin ? keys - begin : 0) : size;
     const float *values = block_of(a, a.cache.value, block), *w = weights + begin;
     int64_t d = 0;
-    for (; d + QUERY_VECTORS * VL <= a.head_dim; d += QUERY_VECTORS * VL)
-      add_values_of_queries<QUERY_VECTORS>(w, ldw, values + d, row, common, out + d, ldo);
-    for (; d + VL <= a.head_dim; d += VL) add_values_of_queries<1>(w, ldw, values + d, row, common, out + d, ldo);
+    for (; d + kQueryVectors * kLanes <= a.head_dim; d += kQueryVectors * kLanes)
+      add_values_of_queries<kQueryVectors>(w, ldw, values + d, row, common, out + d, ldo);
+    for (; d + kLanes <= a.head_dim; d += kLanes)
+      add_values_of_queries<1>(w, ldw, values + d, row, common, out + d, ldo);
     const int64_t rest = a.head_dim - d;
-    for (int n = 0; n < QUERIES && rest; n++)
+    for (int n = 0; n < kQueries && rest; n++)
       add_values_of_rest(w + n * ldw, values + d, row, common, out + n * ldo + d, rest);
-    for (int n = 1; n < QUERIES; n++)  // keys that only later queries see
+    for (int n = 1; n < kQueries; n++)  // keys that only later queries see
       for (int64_t i = common; i < size && begin + i < keys + n; i++) {
         const vf weight = splat(w[n * ldw + i]);
         float* mine = out + n * ldo;
         const float* value = values + i * row;
-        for (d = 0; d + VL <= a.head_dim; d += VL) store(mine + d, load(mine + d) + weight * load(value + d));
+        for (d = 0; d + kLanes <= a.head_dim; d += kLanes) store(mine + d, load(mine + d) + weight * load(value + d));
         if (rest) store_some(mine + d, load_some(mine + d, rest) + weight * load_some(value + d, rest), rest);
       }
   }
 }
 
-static inline int64_t scores_stride(int64_t keys) { return (keys + KEYS - 1) / KEYS * KEYS; }
+static inline int64_t scores_stride(int64_t keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
 
-// `attend` for `count` queries of one kv head, a multiple of QUERIES, of which `a` is the first; they lie `ldq` and
+// `attend` for `count` queries of one kv head, a multiple of kQueries, of which `a` is the first; they lie `ldq` and
 // `ldo` floats apart, and each sees one key more than the one before.
-//   scores: (group, count, scores_stride(a.keys + count - 1)); packed: (head_dim, KEYS)
-static void attend_queries(const Attention& a, int64_t count, int64_t ldq, int64_t ldo, float* scores,
-                           float* packed) {
+//   scores: (group, count, scores_stride(a.keys + count - 1)); packed: (head_dim, kKeys)
+static void attend_queries(const Attention& a, int64_t count, int64_t ldq, int64_t ldo, float* scores, float* packed) {
   const int64_t end = a.keys + count - 1, stride = scores_stride(end);
-  for (int64_t begin = 0; begin < end; begin += KEYS) {
+  for (int64_t begin = 0; begin < end; begin += kKeys) {
     pack_keys(a, begin, end, packed);
     for (int64_t head = 0; head < a.group; head++)
-      for (int64_t n = 0; n < count; n += QUERIES)
-        if (begin < a.keys + n + QUERIES - 1)
+      for (int64_t n = 0; n < count; n += kQueries)
+        if (begin < a.keys + n + kQueries - 1)
           scores_of_queries(a.q + n * ldq + head * a.head_dim, ldq, packed, a.head_dim, a.scale,
                             scores + (head * count + n) * stride + begin, stride);
   }
   for (int64_t head = 0; head < a.group; head++)
-    for (int64_t n = 0; n < count; n += QUERIES) {
+    for (int64_t n = 0; n < count; n += kQueries) {
       float* weights = scores + (head * count + n) * stride;
-      for (int64_t i = 0; i < QUERIES; i++) {
+      for (int64_t i = 0; i < kQueries; i++) {
         const int64_t keys = a.keys + n + i;
         float* line = weights + i * stride;
         const float inverse = 1.0f / exp_normalise(line, keys);

@@ -3,21 +3,24 @@
 #include "sample.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <new>
+#include <optional>
 
 #include "pool.h"
+#define ANTIPHON_ISA portable
+#include "scratch.h"
 
 namespace antiphon {
 namespace {
 
+using portable::Scratch;
+using portable::ShortMemory;
+
 constexpr int64_t kNoMemory = -1;
-constexpr int64_t kFew = 64;  // are sorted, and their sums taken in order
+constexpr int64_t kFew = 64;  // up to this many are sorted, and summed in order
 
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -33,7 +36,7 @@ double uniform(int64_t seed, int64_t position) {
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-// What is not a number is as unlikely as can be, and -0 equals 0.
+// NaN counts as minus infinity, and -0 as 0.
 float ordinary(float logit) { return logit == logit ? logit + 0.0f : -std::numeric_limits<float>::infinity(); }
 
 // Numbers that ascend as logits fall, and then as ids rise.
@@ -50,21 +53,13 @@ struct Point {
   double before;  // the mass before it
 };
 
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
 struct Row {
-  std::unique_ptr<uint64_t[], Free> keys;   // reordered as far as was needed
-  std::unique_ptr<double[], Free> weights;  // by id
+  const Scratch<uint64_t> keys;   // reordered as far as was needed
+  const Scratch<double> weights;  // by id
 
-  // false: there is no memory for it. Nothing is thrown (nor by `operator new`, which throws inside even where it must
-  // not): for that a helper's thread would need memory, see scratch.h.
-  bool reserve(int64_t vocab) {
-    if (!keys) keys.reset(static_cast<uint64_t*>(std::malloc(sizeof(uint64_t) * vocab)));
-    if (!weights) weights.reset(static_cast<double*>(std::malloc(sizeof(double) * vocab)));
-    return keys && weights;
-  }
+  // False if there is too little memory, see ShortMemory.
+  explicit Row(int64_t vocab) : keys(vocab, std::nothrow), weights(vocab, std::nothrow) {}
+  explicit operator bool() const { return keys && weights; }
 
   double weight(int64_t index) const { return weights[id_of(keys[index])]; }
 
@@ -76,7 +71,7 @@ struct Row {
 
   // The first of the `size` likeliest whose mass and all before it is above `target`; `size` if there is none.
   // The keys before it are those that come before it in order.
-  Point find(int64_t size, double target) {
+  Point find(int64_t size, double target) const {
     int64_t begin = 0, end = size;
     double before = 0;
     while (end - begin > kFew) {
@@ -99,7 +94,8 @@ struct Row {
   }
 };
 
-int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
+// `memory` is allocated by the first row that needs it.
+int64_t sample_row(const SampleArgs& a, int64_t r, std::optional<Row>& memory) {
   const float* logits = a.logits + r * a.ldl;
   float top = -std::numeric_limits<float>::infinity();
   int64_t likeliest = 0;
@@ -108,7 +104,9 @@ int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
   const double temperature = a.temperature[r];
   if (!(temperature > 0) || a.top_k[r] == 1 || std::isinf(top)) return likeliest;
 
-  if (!row.reserve(a.vocab)) return kNoMemory;
+  if (!memory) memory.emplace(a.vocab);
+  if (!*memory) return kNoMemory;
+  const Row& row = *memory;
   for (int64_t i = 0; i < a.vocab; i++) {
     const float logit = ordinary(logits[i]);
     row.keys[i] = key_of(logit, i);
@@ -141,13 +139,13 @@ int64_t sample_row(const SampleArgs& a, int64_t r, Row& row) {
 }  // namespace
 
 void sample(const SampleArgs& a) {
-  std::atomic<bool> is_short{false};
+  ShortMemory is_short;
   parallel_for(a.rows, 1, a.rows * a.vocab > 8192, [&](int64_t begin, int64_t end) {
-    Row row;
+    std::optional<Row> memory;
     for (int64_t r = begin; r < end; r++)
-      if ((a.ids[r] = sample_row(a, r, row)) == kNoMemory) is_short.store(true, std::memory_order_relaxed);
+      if ((a.ids[r] = sample_row(a, r, memory)) == kNoMemory) is_short.set();
   });
-  if (is_short) throw std::bad_alloc();
+  is_short.rethrow();
 }
 
 }  // namespace antiphon

@@ -1,6 +1,6 @@
-// Memory that a kernel writes to meanwhile.
+// Memory for a kernel's intermediate results.
 //
-// In the namespace of the instruction set, since the linker would keep one copy of a template for all of them.
+// In the namespace of the instruction set: otherwise the linker would keep one copy of the template for all of them.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-// `count` numbers without values, given back at the end of the scope. Throws std::bad_alloc, which Python sees as
-// MemoryError, where there is no memory; so does a `count` that no memory could hold.
+// `count` uninitialised numbers, freed at the end of the scope. Throws std::bad_alloc, which Python sees as
+// MemoryError, if there is too little memory, also for a `count` that no memory could hold.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count) : Scratch(count, std::nothrow) {
     if (!begin_) throw std::bad_alloc();
   }
-  // Null where there is no memory: for helpers' threads, see ShortMemory.
+  // Null if there is too little memory: for helper threads, see ShortMemory.
   Scratch(int64_t count, std::nothrow_t) {
     const bool fits = count >= 0 && count <= INT64_MAX / static_cast<int64_t>(sizeof(T));
     begin_ = fits ? static_cast<T*>(std::malloc(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1))) : nullptr;
@@ -35,8 +35,8 @@ class Scratch {
   T* begin_;
 };
 
-// That a chunk had no memory, said by any thread and thrown by the caller. A helper could throw it itself, but a
-// thread's first exception takes memory of the C library's, which ends the process where there is none.
+// Set by any thread whose chunk found too little memory, thrown by the caller. A helper could throw it itself, but a
+// thread's first exception takes memory from the C library, which ends the process if there is none left.
 class ShortMemory {
  public:
   void set() { __atomic_store_n(&is_set_, true, __ATOMIC_RELAXED); }

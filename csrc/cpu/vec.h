@@ -8,7 +8,7 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-constexpr int VL = ANTIPHON_VL;  // floats in a vector
+constexpr int kLanes = ANTIPHON_VL;  // floats in a vector
 
 typedef float vf __attribute__((vector_size(ANTIPHON_VL * 4)));
 typedef int32_t vi __attribute__((vector_size(ANTIPHON_VL * 4)));
@@ -21,8 +21,8 @@ static inline vf load(const float* p) {
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf splat(float a) { return a - vf{}; }
 
-// The first `count` numbers, and zeros behind them. What is left of a row goes through vectors, too: of a scalar loop
-// compilers decide by the loop whether its products are rounded before they are added.
+// The first `count` numbers, and zeros behind them. The end of a row goes through vectors, too: in a scalar loop it
+// would be up to the compiler whether products are rounded before they are added.
 static inline vf load_some(const float* p, int64_t count) {
   vf v = {};
   std::memcpy(&v, p, sizeof(float) * static_cast<size_t>(count));
@@ -38,11 +38,15 @@ typedef float vf8 __attribute__((vector_size(32)));
 
 struct Add {
   template <class V>
-  static V of(V a, V b) { return a + b; }
+  static V of(V a, V b) {
+    return a + b;
+  }
 };
 struct Larger {
   template <class V>
-  static V of(V a, V b) { return a > b ? a : b; }
+  static V of(V a, V b) {
+    return a > b ? a : b;
+  }
 };
 
 template <class Op>
@@ -112,6 +116,62 @@ static inline vf vexp(vf x) {
   return select(underflow, vf{}, y * (vf)exponent);
 }
 static inline float sexp(float x) { return vexp(splat(x))[0]; }
+
+// kept_bits: which of kLanes labels are neither the label before them nor blank, one bit each.
+// compress: the labels whose bit in `keep` is set, moved to the front, and their frames.
+#if ANTIPHON_VL == 16
+static inline uint32_t kept_bits(const int32_t* labels, int32_t blank) {
+  const __m512i here = _mm512_loadu_si512(labels), before = _mm512_loadu_si512(labels - 1);
+  return _mm512_mask_cmpneq_epi32_mask(_mm512_cmpneq_epi32_mask(here, before), here, _mm512_set1_epi32(blank));
+}
+static inline void compress(const int32_t* labels, int32_t frame, uint32_t keep, int32_t* ids, int32_t* frames) {
+  const __m512i order = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __mmask16 mask = static_cast<__mmask16>(keep);
+  _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(mask, _mm512_loadu_si512(labels)));
+  const __m512i all = _mm512_add_epi32(order, _mm512_set1_epi32(frame));
+  _mm512_storeu_si512(frames, _mm512_maskz_compress_epi32(mask, all));
+}
+#elif ANTIPHON_VL == 8
+struct Orders {
+  uint8_t of[256][8];
+};
+static constexpr Orders all_orders() {
+  Orders table = {};
+  for (int mask = 0; mask < 256; mask++)
+    for (int bit = 0, n = 0; bit < 8; bit++)
+      if (mask >> bit & 1) table.of[mask][n++] = static_cast<uint8_t>(bit);
+  return table;
+}
+static constexpr Orders kOrders = all_orders();
+
+static inline uint32_t kept_bits(const int32_t* labels, int32_t blank) {
+  const __m256i here = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(labels));
+  const __m256i before = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(labels - 1));
+  const __m256i drop =
+      _mm256_or_si256(_mm256_cmpeq_epi32(here, before), _mm256_cmpeq_epi32(here, _mm256_set1_epi32(blank)));
+  return ~static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(drop))) & 0xffu;
+}
+static inline void compress(const int32_t* labels, int32_t frame, uint32_t keep, int32_t* ids, int32_t* frames) {
+  const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kOrders.of[keep])));
+  const __m256i here = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(labels));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids), _mm256_permutevar8x32_epi32(here, order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(frames), _mm256_add_epi32(order, _mm256_set1_epi32(frame)));
+}
+#else
+static inline uint32_t kept_bits(const int32_t* labels, int32_t blank) {
+  uint32_t keep = 0;
+  for (int i = 0; i < kLanes; i++)
+    keep |= static_cast<uint32_t>((labels[i] != labels[i - 1]) & (labels[i] != blank)) << i;
+  return keep;
+}
+static inline void compress(const int32_t* labels, int32_t frame, uint32_t keep, int32_t* ids, int32_t* frames) {
+  int n = 0;
+  for (int i = 0; i < kLanes; i++) {
+    ids[n] = labels[i], frames[n] = frame + i;
+    n += keep >> i & 1;
+  }
+}
+#endif
 
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

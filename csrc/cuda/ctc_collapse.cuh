@@ -40,9 +40,7 @@ struct CtcCollapseShared {
   int32_t kept_of_warp[THREADS / kWarp];
 };
 
-__device__ inline int32_t clamped(int32_t x, int32_t low, int32_t high) {
-  return x < low ? low : x > high ? high : x;
-}
+__device__ inline int32_t clamped(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
 
 __device__ inline bool is_kept(const CtcCollapseArgs& a, int32_t begin, int32_t end, int32_t before_row, int32_t at) {
   if (at >= end) return false;

@@ -2,6 +2,8 @@
 // and several numbers of threads. All memory is of exact size, so that a step too far is seen.
 //
 //   kernels_test [isa ...]   only these instruction sets; ends with 1 where a result is wrong
+#include "kernels.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -14,7 +16,6 @@
 #include <thread>
 #include <vector>
 
-#include "kernels.h"
 #include "pool.h"
 #include "sample.h"
 
@@ -176,8 +177,8 @@ void test_heads(const KernelTable& table) {
         }
         Floats out(rows * in), expected(rows * in);
         std::vector<int64_t> labels(rows);
-        table.soft_embedding({x.data(), panels.data(), embedding.data(), out.data(), labels.data(), rows, in, vocab, in,
-                              in, in});
+        table.soft_embedding(
+            {x.data(), panels.data(), embedding.data(), out.data(), labels.data(), rows, in, vocab, in, in, in});
         for (int64_t r = 0; r < rows; r++) {
           double total = 0;
           std::vector<double> sums(in);
@@ -299,7 +300,8 @@ void test_fusion(const KernelTable& table) {
       std::vector<int64_t> row(tokens);
       std::vector<int32_t> valid(tokens), positions(tokens);
       for (int64_t t = 0; t < tokens; t++)
-        row[t] = t % rows, valid[t] = static_cast<int32_t>(t % (window + 1)), positions[t] = static_cast<int32_t>(t % 10);
+        row[t] = t % rows, valid[t] = static_cast<int32_t>(t % (window + 1)),
+        positions[t] = static_cast<int32_t>(t % 10);
       Floats out(tokens * width), expected(tokens * width);
       table.fusion_attention({q.data(), key.data(), value.data(), row.data(), valid.data(), positions.data(),
                               angles.data(), out.data(), tokens, heads, head_dim, window * width, width,
@@ -322,13 +324,14 @@ void test_fusion(const KernelTable& table) {
       Floats cache(entries * layers * 2 * width), right = cache;
       std::vector<int64_t> slots(tokens);
       for (int64_t t = 0; t < tokens; t++) slots[t] = entries - 1 - t;
-      table.fusion_cache_write({kv.data(), slots.data(), positions.data(), angles.data(), cache.data(), tokens, layers,
-                                heads, head_dim});
+      table.fusion_cache_write(
+          {kv.data(), slots.data(), positions.data(), angles.data(), cache.data(), tokens, layers, heads, head_dim});
       for (int64_t t = 0; t < tokens; t++)
         for (int64_t part = 0; part < layers * 2; part++) {
           float* to = &right[(slots[t] * layers * 2 + part) * width];
           std::memcpy(to, &kv[(t * layers * 2 + part) * width], sizeof(float) * width);
-          for (int64_t h = 0; h < heads && part % 2 == 0; h++) rotate(to + h * head_dim, head_dim, positions[t], angles);
+          for (int64_t h = 0; h < heads && part % 2 == 0; h++)
+            rotate(to + h * head_dim, head_dim, positions[t], angles);
         }
       check_near(cache, right, "fusion_cache_write");
     }
@@ -346,8 +349,8 @@ void test_decoder(const KernelTable& table) {
                        weight(hidden, 2 * intermediate), weight(intermediate, hidden), weight(hidden, width),
                        weight(width, hidden)});
     const auto& w = weights.back();
-    stack.push_back({w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(), w[6].data(),
-                     w[7].data()});
+    stack.push_back(
+        {w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(), w[6].data(), w[7].data()});
   }
   const Floats norm = randn(hidden), angles = randn(tokens * head_dim), x = randn(tokens * hidden);
   const Floats windows = randn(2 * window * layers * 2 * width);
@@ -372,8 +375,8 @@ void test_decoder(const KernelTable& table) {
       a.num_heads = heads, a.num_kv_heads = kv_heads, a.head_dim = head_dim, a.eps = 1e-5f, a.scale = 0.3f;
       a.positions = positions.data(), a.cos_sin = angles.data(), a.slots = slots.data();
       a.layer_stride = 2 * 4 * kv_heads * head_dim;
-      a.cache = {storage.data(), storage.data() + 4 * kv_heads * head_dim, layers * a.layer_stride,
-                 kv_heads * head_dim, 4};
+      a.cache = {storage.data(), storage.data() + 4 * kv_heads * head_dim, layers * a.layer_stride, kv_heads * head_dim,
+                 4};
       a.cu_seqlens_q = starts.data(), a.context_lens = lens.data(), a.block_table = blocks.data();
       a.num_seqs = 1, a.max_blocks = whole.max_blocks;
       a.fusion_cache = windows.data(), a.fusion_tokens = fused.data(), a.fusion_rows = rows.data();
@@ -406,9 +409,9 @@ void test_ctc(const KernelTable& table) {
     const int32_t total = bounds.back();
     std::vector<int32_t> labels(total), ids(total), frames(total), cu_out(bounds.size()), last(lengths.size());
     for (int32_t& label : labels) label = static_cast<int32_t>(generator() % 3);
-    const int32_t found = table.ctc_collapse({labels.data(), bounds.data(), prev.data(), ids.data(), frames.data(),
-                                              cu_out.data(), last.data(), static_cast<int64_t>(lengths.size()), total,
-                                              0});
+    const int32_t found =
+        table.ctc_collapse({labels.data(), bounds.data(), prev.data(), ids.data(), frames.data(), cu_out.data(),
+                            last.data(), static_cast<int64_t>(lengths.size()), total, 0});
     std::vector<int32_t> right, places;
     for (size_t r = 0; r < lengths.size(); r++)
       for (int32_t i = bounds[r]; i < bounds[r + 1]; i++) {
@@ -472,9 +475,7 @@ void test_pool() {
       parallel_for(64, 1, true, [&](int64_t begin, int64_t) {
         if (begin == bad || begin == 63 - bad) throw std::runtime_error("chunk");
       });
-    } catch (const std::runtime_error& error) {
-      has_thrown = std::string(error.what()) == "chunk";
-    }
+    } catch (const std::runtime_error& error) { has_thrown = std::string(error.what()) == "chunk"; }
     check(has_thrown, "an error reaches the caller");
     std::atomic<int> done{0};
     parallel_for(64, 1, true, [&](int64_t, int64_t) { done++; });

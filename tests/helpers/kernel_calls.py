@@ -10,7 +10,6 @@ from antiphon.kernels import (
     AttentionBatch,
     argmax_head,
     ctc_collapse,
-    ctc_trigger,
     fusion_attention,
     fusion_cache_write,
     linear,
@@ -82,18 +81,6 @@ def ctc_collapse_rows(dtype: torch.dtype) -> object:
 def ctc_collapse_first_rows(dtype: torch.dtype) -> object:
     labels, cu_seqlens = torch.zeros(6, dtype=torch.int32), torch.tensor([0, 2, 6], dtype=torch.int32)
     return ctc_collapse(labels, cu_seqlens, 3, backend="triton")
-
-
-@call
-def ctc_trigger_of_int64(dtype: torch.dtype) -> object:
-    labels = torch.arange(3)
-    return ctc_trigger(labels, torch.zeros(9, dtype=torch.int32), labels, 3, backend="triton")
-
-
-@call
-def ctc_trigger_of_int32(dtype: torch.dtype) -> object:
-    labels = torch.arange(3, dtype=torch.int32)
-    return ctc_trigger(labels, torch.zeros_like(labels), labels.long(), 3, backend="triton")
 
 
 def _masked_group_norm(dtype: torch.dtype, with_mask: bool) -> object:

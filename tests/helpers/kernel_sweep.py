@@ -160,15 +160,6 @@ OPS: dict[str, Op] = {
         },
         kernels.ctc_collapse,
     ),
-    "ctc_trigger": Op(
-        lambda: {
-            "labels": torch.tensor([1, 2, 3]),
-            "last": _int32(0, 2, 0, 3),
-            "rows": torch.tensor([0, 1, -1]),
-            "blank": 0,
-        },
-        kernels.ctc_trigger,
-    ),
     "fusion_attention": Op(
         lambda: {
             "q": _randn(3, 4, 16),

@@ -1,0 +1,34 @@
+// One number of a row, or of two.
+#pragma once
+
+#include "vec.h"
+
+namespace antiphon {
+namespace ANTIPHON_ISA {
+
+static inline float dot(const float* a, const float* b, int64_t size) {
+  vf acc = {};
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) acc += load(a + i) * load(b + i);
+  if (i < size) acc += load_some(a + i, size - i) * load_some(b + i, size - i);
+  return sum(acc);
+}
+
+// The largest of the row, not counting NaN; minus infinity if there is nothing else.
+static inline float largest(const float* x, int64_t size) {
+  float top = -__builtin_inff();
+  int64_t i = 0;
+  if (size >= kLanes) {
+    vf most = splat(top);
+    for (; i + kLanes <= size; i += kLanes) {
+      const vf v = load(x + i);
+      most = select(v > most, v, most);
+    }
+    top = maximum(most);
+  }
+  for (; i < size; i++) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+}  // namespace ANTIPHON_ISA
+}  // namespace antiphon
