@@ -21,6 +21,7 @@ def test_the_backends() -> None:
     assert backends("ctc_trigger") == ["triton", "torch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32], ids=str)
 @given(spoken=st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), max_size=12))

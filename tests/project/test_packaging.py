@@ -32,6 +32,7 @@ def test_a_wheel_holds_every_file(built: Path) -> None:
     assert {Path("py.typed"), Path("kernels/_C.pyi"), Path("assets/demo/question.wav")} <= found
 
 
+@pytest.mark.slow
 def test_importing_starts_nothing() -> None:
     """No module starts threads, initialises CUDA or loads what only some of its users need."""
     program = """
