@@ -1,9 +1,10 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread for all, and no
-network for any."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread for each process,
+no network, and the option --cases."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import network_guard
@@ -15,6 +16,9 @@ import antiphon  # noqa: F401  # before any test imports onnxruntime, whose tele
 
 network_guard.watch()
 
+# A shell without job control starts what it runs in the background with Ctrl-C ignored; children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Without a GPU the Triton kernels run in its interpreter, which has to be chosen before triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -23,6 +27,34 @@ if not torch.cuda.is_available():
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cases",
+        type=int,
+        metavar="N",
+        help="of each parametrized test run N cases at most, spread over all of them",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # of what -k and -m leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    most = config.getoption("--cases")
+    if most is None:
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    chosen = {item for group in cases.values() for item in spread(group, most)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def spread(group: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """The middles of `most` equal parts of a list; all of a shorter one."""
+    count = min(most, len(group))
+    return [group[(2 * part + 1) * len(group) // (2 * count)] for part in range(count)]
 
 
 @pytest.fixture(scope="session", autouse=True)

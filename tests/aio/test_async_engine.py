@@ -64,6 +64,7 @@ def test_all_golden_requests_at_once() -> None:
     run(main())
 
 
+@pytest.mark.slow
 def test_sound_and_events_are_those_of_the_engine() -> None:
     """A reader that keeps up sees each event as `step` tells it."""
     settings: dict[str, Any] = {"codec": RANDOM_CODEC, "device": "cpu", "kv_cache_bytes": 32 << 20}
@@ -572,6 +573,7 @@ def test_an_engine_that_is_dropped_ends_but_not_under_an_open_stream() -> None:
         assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_with_an_engine_at_work() -> None:
     program = f"""
 import asyncio

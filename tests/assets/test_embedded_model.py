@@ -51,6 +51,7 @@ def words(text: str) -> list[str]:
     return re.sub(r"[^a-z' ]", " ", text.lower()).split()
 
 
+@pytest.mark.slow
 def test_ten_spoken_questions_are_heard(questions: list[dict[str, Any]], answers: list[Completion]) -> None:
     assert len(questions) == 10
     heard = [words(done.transcript) for done in answers]
@@ -59,6 +60,7 @@ def test_ten_spoken_questions_are_heard(questions: list[dict[str, Any]], answers
     assert all(set(other) <= set(one) for one, other in zip(heard, said, strict=True)), "a word was missed"
 
 
+@pytest.mark.slow
 def test_ten_spoken_questions_are_answered_right(
     questions: list[dict[str, Any]], answers: list[Completion]
 ) -> None:

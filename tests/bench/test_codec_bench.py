@@ -33,6 +33,7 @@ def bench(*options: str) -> Any:
     return CliRunner().invoke(app, ["bench", "codec", *options])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bench(small_config: str, tmp_path: Path, dtype: str) -> None:
     out = tmp_path / "out.json"

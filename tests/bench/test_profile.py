@@ -101,6 +101,7 @@ def test_nothing_stays_behind() -> None:
         assert known == registry._IMPLEMENTATIONS
 
 
+@pytest.mark.slow
 def test_the_embedded_engine(tmp_path: Path) -> None:
     figures, trace = tmp_path / "figures.json", tmp_path / "trace.json"
     options = ("--requests", "2", "--prompt-units", "10", "--max-units", "20")
@@ -122,6 +123,7 @@ def test_the_embedded_engine(tmp_path: Path) -> None:
     assert {"step", "LLM, decode", "paged_attention"} <= names
 
 
+@pytest.mark.slow
 def test_stacks_in_one_call(tmp_path: Path) -> None:
     """What runs when nobody looks is `decoder_layers`, of which the pass is all there is to see."""
     figures = tmp_path / "figures.json"

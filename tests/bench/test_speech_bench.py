@@ -12,6 +12,7 @@ from antiphon.bench import speech as speech_bench
 from antiphon.bench.speech import bench_speech
 
 
+@pytest.mark.slow
 def test_all_that_is_picked_is_spoken() -> None:
     with Engine() as engine:
         run_top = engine.runner.run_top

@@ -18,6 +18,7 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.config import StreamSchedule
 
 
+@pytest.mark.slow
 def test_figures_of_every_schedule(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = [
@@ -45,6 +46,7 @@ def test_figures_of_every_schedule(tmp_path: Path) -> None:
     assert "whole numbers by commas" in bad.output
 
 
+@pytest.mark.slow
 def test_seams_that_show_are_seen(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measure itself: pieces at other levels make steps that stand out where they meet."""
     units = np.random.default_rng(0).integers(0, 64, 60).tolist()

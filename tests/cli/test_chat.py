@@ -15,6 +15,7 @@ from antiphon.cli import chat, main
 PICTURE = Path(__file__).parents[2] / "runtime" / "assets" / "demo" / "shapes.png"
 
 
+@pytest.mark.slow
 def test_the_talk_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_text_streams_to_stdout_and_what_the_packaged_model_knows_to_stderr(run:
     assert "coloured shapes" in ended.err
 
 
+@pytest.mark.slow
 def test_speech_is_heard_and_spoken(run: Run, engine: Engine, tmp_path: Path) -> None:
     wav = tmp_path / "reply.wav"
     ended = run("generate", "--image", PICTURE, "--audio", QUESTION, "--out", str(wav), *SHORT, "--seed", "3")
@@ -98,6 +99,7 @@ def test_demo_is_the_packaged_question(run: Run) -> None:
     assert json.loads(demo.out)["text_ids"] == json.loads(explicit.out)["text_ids"]
 
 
+@pytest.mark.slow
 def test_json_is_the_completion_and_nothing_else(run: Run, engine: Engine, tmp_path: Path) -> None:
     wav = tmp_path / "reply.wav"
     ended = run("generate", "--text", "Hello", "--out", str(wav), "--json", *SHORT)
@@ -121,6 +123,7 @@ def test_sampling_options_reach_the_request(run: Run, engine: Engine) -> None:
     assert json.loads(ended.out)["text_ids"] == expected.text_ids
 
 
+@pytest.mark.slow
 def test_a_named_checkpoint_is_used(run: Run) -> None:
     engine_options = ["--device", "cpu", "--dtype", "float32", "--block-size", "4"]
     named = run("generate", "--model", MODEL, "--codec", CODEC, "--demo", "--json", *engine_options, *SHORT)
@@ -218,6 +221,7 @@ def test_chat_goes_on_after_a_mistake(run: Run) -> None:
     assert ended.out.count("reply   ") == 1, "the same question without it"
 
 
+@pytest.mark.slow
 def test_chat_forgets(run: Run) -> None:
     once = run("chat", *SHORT, stdin="Hello\n")
     twice = run("chat", *SHORT, stdin="Hello\n/clear\nHello\n")

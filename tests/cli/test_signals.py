@@ -22,6 +22,7 @@ LONG = ["generate", "--text", "Tell me", "--temperature", "3", "--seed", "1", "-
 KNOWS = "coloured shapes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signals", "status", "word"),
     [
@@ -96,6 +97,7 @@ Codec.decode = decode
 """
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_speech_that_is_being_made(tmp_path: Path) -> None:
     program = BUSY.format(prepare=DECODING, ready="is_busy")
     arguments = ["generate", "--text", "Hello", "--max-units", "4", "--out", "reply.wav"]
@@ -107,6 +109,7 @@ def test_nobody_waits_for_speech_that_is_being_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     """Where a block has noted the first one, and would take its time to look."""
     program = """
@@ -130,6 +133,7 @@ with signals.watched(), signals.noted(), written_whole("file") as part:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_talk_through_a_pipe_ends(tmp_path: Path) -> None:
     child = Child("chat", "--max-tokens", "4", cwd=tmp_path)
     child.send(b"Hello\n")
@@ -176,6 +180,7 @@ class Terminal:
             os.close(self._ours)
 
 
+@pytest.mark.slow
 def test_at_a_terminal_it_stops_the_reply_then_the_line_then_the_talk(tmp_path: Path) -> None:
     ctrl_c = b"\x03"
     terminal = Terminal("chat", "--temperature", "3", "--seed", "1", "--out-dir", str(tmp_path))

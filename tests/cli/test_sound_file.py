@@ -19,6 +19,7 @@ ASSETS = Path(__file__).parents[2] / "runtime" / "assets" / "demo"
 TONE = np.sin(np.arange(20_000, dtype=np.float32) / 10)
 
 
+@pytest.mark.slow
 def test_all_through_pipes() -> None:
     """`... | antiphon generate --audio - --image <(...) --out - | ...`"""
     readable, writable = os.pipe()

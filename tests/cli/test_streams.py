@@ -33,6 +33,7 @@ def without(*descriptors: int) -> Callable[[], None]:
     return close
 
 
+@pytest.mark.slow
 def test_closed_streams_are_as_good_as_devnull(tmp_path: Path) -> None:
     ended = program(*SPEAK, cwd=tmp_path, preexec_fn=without(0, 1, 2))
     assert ended.status == 0
@@ -47,6 +48,7 @@ def test_each_may_be_closed(arguments: list[str], closed: int) -> None:
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_speech_is_written_though_its_text_cannot_be_shown(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         ended = program(*SPEAK, cwd=tmp_path, stdout=full)
@@ -62,6 +64,7 @@ def test_a_full_disk_is_said(argument: str) -> None:
     assert (ended.status, ended.err) == (1, FULL + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--text", "Hello"]], ids=["help", "reply"])
 def test_nobody_reads(arguments: list[str]) -> None:
     readable, writable = os.pipe()
@@ -113,6 +116,7 @@ def test_an_error_is_one_line() -> None:
     assert len(one_line("x" * 10**7)) < 3000
 
 
+@pytest.mark.slow
 def test_as_a_module_it_is_the_same_program(tmp_path: Path) -> None:
     """Wherever it is started: a folder may hold what has the name of a package."""
     (tmp_path / "typer.py").write_text("raise SystemExit('not this one')")

@@ -107,6 +107,7 @@ def test_prompt_of_the_caller_goes_before_the_voice_s_own(cloner: Codec) -> None
     assert np.array_equal(cloner.mel([1, 2], "me", **prompt), other.mel([1, 2], **prompt))
 
 
+@pytest.mark.slow
 def test_cloned_voice_in_a_batch_equals_alone(cloner: Codec) -> None:
     """Each utterance of `decode` is alone in its batch here, so the flow's own batch is looked at too, with
     prompts of several lengths and rows without one."""
@@ -131,6 +132,7 @@ def test_what_runs_goes_on_when_its_voice_is_removed(cloner: Codec) -> None:
     assert not np.array_equal(cloner.mel([1, 2, 3], "me"), expected)
 
 
+@pytest.mark.slow
 def test_clip_in_every_form(cloner: Codec) -> None:
     samples = (clip(1.2) * 32767).astype(np.int16)
     floats = samples / np.float32(32768)
@@ -150,6 +152,7 @@ def test_shortest_and_longest(cloner: Codec, seconds: int) -> None:
     assert len(row.prompt_units) == seconds * 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "samples", "rate_hz", "message"),
     [

@@ -26,6 +26,7 @@ def test_decode_is_vocode_of_mel(codec: Codec) -> None:
     assert abs(speech).max() <= 0.99
 
 
+@pytest.mark.slow
 def test_decode_of_many_is_decode_of_each(codec: Codec, full_units: list[list[int]]) -> None:
     voices = ["英文女", "中文男", None, "中文男", None, None, "英文女"]
     seeds = list(range(7))
@@ -34,6 +35,7 @@ def test_decode_of_many_is_decode_of_each(codec: Codec, full_units: list[list[in
         assert np.array_equal(speech, codec.decode([units], [voice], [seed])[0])
 
 
+@pytest.mark.slow
 def test_decode_in_padded_batches(codec: Codec, full_units: list[list[int]]) -> None:
     """As a GPU would group them. The mels agree to 1e-6; the source's phase, a sum over the pitch, magnifies
     that to some 1e-4 of the waveform within these 5 s."""

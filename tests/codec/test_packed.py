@@ -118,6 +118,7 @@ def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "choose", choose_triton)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_triton")
 @pytest.mark.parametrize("lengths", [(13,), (1, 2, 3)], ids=str)
 @torch.inference_mode()

@@ -55,6 +55,7 @@ def test_log_mel(
     assert difference.mean() < mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_waveform(
     half: Codec, precision: str, golden: dict[str, Tensor], cases: dict[str, dict[str, Any]], name: str
@@ -72,6 +73,7 @@ def test_pitch_and_noise_do_not_depend_on_it(codec: Codec, half: Codec, golden: 
     assert torch.equal(half.flow_input([1, 2], seed=3).noise, codec.flow_input([1, 2], seed=3).noise)
 
 
+@pytest.mark.slow
 def test_batch_is_within_the_bounds_of_each_alone(
     half: Codec, precision: str, full_units: list[list[int]]
 ) -> None:
@@ -88,6 +90,7 @@ def test_decode_is_vocode_of_mel(half: Codec) -> None:
     assert np.array_equal(speech, half.vocode(half.mel([1, 2, 3], seed=5), seed=5))
 
 
+@pytest.mark.slow
 def test_decode_of_many_shares_batches(half: Codec, full_units: list[list[int]]) -> None:
     assert half.max_batch_frames == 1024
     together = half.decode(full_units)

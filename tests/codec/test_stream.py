@@ -35,6 +35,7 @@ def pushed(stream: SpeechStream, units: list[int], step: int) -> list[np.ndarray
 # --- the whole way ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 14, 15, 16, 18, 40, 41, 137, 301])
 def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
     units = units_of(count)
@@ -46,6 +47,7 @@ def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
     assert stream.is_done and not stream.ready
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 7, 15, 50, 200])
 def test_how_units_are_pushed_does_not_matter(codec: Codec, step: int) -> None:
     units = units_of(120)
@@ -54,6 +56,7 @@ def test_how_units_are_pushed_does_not_matter(codec: Codec, step: int) -> None:
     assert np.array_equal(codec.stream(seed=3).push(units, final=True), one_by_one)
 
 
+@pytest.mark.slow
 def test_later_units_do_not_change_what_was_emitted(codec: Codec) -> None:
     units, other = units_of(100), units_of(100, seed=1)
     for known in (15, 16, 39, 40, 90):
@@ -81,6 +84,7 @@ def test_seed_and_voice_decide(codec: Codec) -> None:
     assert not np.array_equal(codec.stream("中文男", seed=1).push(units, final=True), first)
 
 
+@pytest.mark.slow
 def test_many_streams_in_one_batch(codec: Codec) -> None:
     """The mels agree to rounding; the source's phase magnifies that, see `test_codec`."""
     lengths = [1, 9, 40, 77]
@@ -96,6 +100,7 @@ def test_many_streams_in_one_batch(codec: Codec) -> None:
         np.testing.assert_allclose(np.concatenate(pieces[i]), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(codec: Codec) -> None:
     """Thirty seconds: the second half holds what the first did, up to a frame more or less in a chunk."""
 
@@ -216,6 +221,7 @@ def chunked(codec: Codec, mel: Tensor, borders: list[int], seed: int) -> np.ndar
     return torch.cat(pieces).numpy()
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 @torch.inference_mode()
@@ -274,6 +280,7 @@ def test_bad_schedules_say_so(name: str, value: Any) -> None:
         StreamSchedule(**{name: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -34,6 +34,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s2s_short", "t2s"])
 def test_golden_ids(backend: str, name: str) -> None:
     case = case_named(name)

@@ -231,6 +231,7 @@ def test_open_requests_survive_a_fault_of_others(engine: Engine) -> None:
     assert_nothing_held(engine)
 
 
+@pytest.mark.slow
 def test_speech_is_the_same_after_a_fault_in_the_middle_of_it() -> None:
     engine = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", progress=False, kv_cache_bytes=32 << 20)
     request, params = (

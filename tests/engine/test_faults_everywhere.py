@@ -246,6 +246,7 @@ async def still_serves(served: AsyncEngine) -> None:
         assert set((await serve(served)).values()) == {"EngineDead"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     chosen(),

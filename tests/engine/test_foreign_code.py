@@ -87,6 +87,7 @@ def check_engine(engine: Engine, served: AsyncEngine) -> None:
     assert "antiphon-engine" not in asked_in
 
 
+@pytest.mark.slow
 def test_odd_requests_concern_their_clients_alone() -> None:
     engine = hearing()
     asked_in.clear()
@@ -119,6 +120,7 @@ def test_odd_requests_concern_their_clients_alone() -> None:
     assert asked_in, "the poison was touched, and not in the engine's thread"
 
 
+@pytest.mark.slow
 def test_odd_pushes_concern_their_sessions_alone() -> None:
     engine = hearing()
     asked_in.clear()
@@ -228,6 +230,7 @@ def test_what_is_changed_after_it_was_given_changes_nothing() -> None:
     assert [(d.request_id, d.text_ids) for d in done] == [(request_id, expected.text_ids)]
 
 
+@pytest.mark.slow
 def test_odd_requests_of_an_engine_without_a_thread() -> None:
     """`generate` answers the others of the batch, and so does an engine that is stepped."""
     engine = hearing()

@@ -102,6 +102,7 @@ def test_whatever_is_raised_while_one_is_added(engine: Engine, where: str, error
     assert engine.generate(bad)[0].error is None, "its id is free"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_num_waiting", [1, 2, 3])
 def test_a_full_queue_loses_nothing(max_num_waiting: int) -> None:
     engine = load(max_num_waiting=max_num_waiting, max_num_seqs=2)

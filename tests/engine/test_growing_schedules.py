@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
@@ -134,6 +135,7 @@ def run(engine: Engine, speakers: list[Speaker], others: list[tuple[Case, int]])
             assert not set(kinds[:last]) - {TranscriptUpdate}, "nothing else is told while it is open"
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     speaking=st.lists(speakers, min_size=1, max_size=4),

@@ -120,6 +120,7 @@ def test_units_without_a_word_are_marked(engine: Engine) -> None:
     assert any(c.no_speech for c in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["answer", "empty"])
 def test_spoken_into_a_session(engine: Engine, policy: str) -> None:
     async def main(

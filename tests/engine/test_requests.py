@@ -143,6 +143,7 @@ def test_a_text_limit_ends_the_text_of_speech_and_not_the_speech(engine: Engine)
     assert len(done.unit_ids) == 30 or done.finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_speech_that_ends_by_itself_has_not_said_all_of_a_text_that_was_cut() -> None:
     """It once said "stop". However far text runs ahead, the reason is the same."""
     asked = [(case, limit) for case in cases() if case.name in ("s2s", "s2s_short") for limit in (3, 12, 20)]
@@ -357,6 +358,7 @@ def test_abort_at_any_moment_frees_everything(engine: Engine, steps: int) -> Non
     assert not engine.abort("nobody")
 
 
+@pytest.mark.slow
 def test_two_hundred_mixed_requests_with_aborts_and_bad_inputs() -> None:
     engine = Engine(RANDOM_MODEL, max_num_seqs=12, block_size=4, kv_cache_bytes=700 * 4 * 2048)
     rng = random.Random(7)

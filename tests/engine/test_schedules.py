@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
@@ -31,6 +32,7 @@ def run(engine: Engine, script: list[tuple[Case, int]]) -> list[tuple[Case, Comp
     return done
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=arrivals,

@@ -84,6 +84,7 @@ def test_the_reference_gives_the_golden_results(packaged: ReferenceModel, case: 
     assert {name: getattr(answer, name) for name in golden} == golden
 
 
+@pytest.mark.slow
 def test_the_worlds_are_eventful(library: Library) -> None:
     """What the tests below compare would mean little if nothing happened in it, or if it hung on rounding."""
     seen: Counter[str] = Counter()
@@ -115,6 +116,7 @@ def events(model: ReferenceModel, ask: Ask, answer: Answer) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 def test_one_after_the_other(world: World) -> None:
     engine = world.engine()
     assert world.differences([engine.generate(ask.request())[0] for ask in world.asks]) == {}
@@ -128,6 +130,7 @@ def test_all_at_once_in_little_memory(world: World) -> None:
     engine.check_integrity()
 
 
+@pytest.mark.slow
 def test_a_picture_behind_a_cached_prefix_does_not_wait_for_the_bottom_layers(library: Library) -> None:
     """It looked for what they had heard, which is nothing as long as others use up their budget."""
     world = library.world("window 1, lag 1")  # both tracks have one position a block
@@ -139,12 +142,14 @@ def test_a_picture_behind_a_cached_prefix_does_not_wait_for_the_bottom_layers(li
     assert world.differences(done, others) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_extension")
 def test_without_the_extension(world: World) -> None:
     done = world.small_engine().generate([ask.request() for ask in world.asks])
     assert world.differences(done) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_extension")
 def test_golden_requests_without_the_extension() -> None:
     done = Engine(RANDOM_MODEL, device="cpu").generate([case.request() for case in cases()])
@@ -152,6 +157,7 @@ def test_golden_requests_without_the_extension() -> None:
     assert differences == {case.name: [] for case in cases()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["one kv head, head_dim 12, hidden 60", "bfloat16 shards"])
 def test_16_bits_stay_near(library: Library, name: str, dtype: torch.dtype) -> None:

@@ -57,6 +57,7 @@ def assert_well(engine: Engine) -> None:
     assert_nothing_held(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
     """What was added before goes on, to the same end."""
@@ -73,6 +74,7 @@ def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
     assert_well(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
     """Each request is told an end, once; those that a step was interrupted with are aborted."""
@@ -153,6 +155,7 @@ def test_a_handler_that_asks_the_engine_is_refused(engine: Engine, monkeypatch: 
     assert len(refused) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_speech_is_interrupted_wherever_it_is() -> None:
     """While units come, and while their sound is made."""

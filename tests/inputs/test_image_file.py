@@ -166,6 +166,7 @@ def test_pictures_of_the_usual_sizes_are_read() -> None:
     open_file(jpeg_2000((8000, 8000), (512, 512), boxed=False), LIMITS)
 
 
+@pytest.mark.slow
 def test_the_memory_of_one_picture_is_bounded(tmp_path: Path) -> None:
     """At the limit of pixels, whatever the format: below 16 bytes for each, in a process of its own."""
     side = 2000
@@ -251,6 +252,7 @@ def samples() -> list[bytes]:
 EDIT = st.tuples(st.integers(0, 2**16), st.binary(max_size=6), st.sampled_from([0, 1, 4, 100]))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from(samples()), st.lists(EDIT, min_size=1, max_size=5))
 @pytest.mark.filterwarnings("ignore")  # of PIL, on what is broken

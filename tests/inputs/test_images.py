@@ -91,6 +91,7 @@ def test_file_formats(kind: str) -> None:
     np.testing.assert_array_equal(read(data), np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB")))
 
 
+@pytest.mark.slow
 def test_file_formats_in_a_fresh_process(tmp_path: Path) -> None:
     """PIL registers most decoders when it first needs them; saving, as tests do, is such a need."""
     paths = [tmp_path / kind for kind in ("TIFF", "WEBP", "JPEG2000")]

@@ -64,6 +64,7 @@ def test_what_collapse_means(backend: str) -> None:
     assert last.tolist() == [b, -1, BLANK, b]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(rows=rows_of_labels, blank=st.integers(0, 3), data=st.data())
 def test_equals_the_loop(backend: str, rows: list[list[int]], blank: int, data: st.DataObject) -> None:
@@ -78,6 +79,7 @@ def test_equals_the_loop(backend: str, rows: list[list[int]], blank: int, data: 
     assert collapsed.last.tolist() == [row[-1] if row else label for row, label in pairs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(rows=rows_of_labels, data=st.data())
 def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.DataObject) -> None:
@@ -97,6 +99,7 @@ def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.Data
     assert heard == unpacked(ctc_collapse(*ragged(rows), BLANK, backend=backend))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(1, 1), (257, 391), (3, 40_000)], ids=str)

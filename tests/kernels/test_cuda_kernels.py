@@ -55,6 +55,7 @@ def test_nvcc_compiles(source: Path, capability: int, tmp_path: Path) -> None:
     assert target.stat().st_size > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(rows=rows_of_labels, blank=st.integers(0, 3), data=st.data())
 def test_collapse_equals_the_reference(
@@ -69,6 +70,7 @@ def test_collapse_equals_the_reference(
     assert_equal(found, ctc_collapse_reference(labels, cu_seqlens, blank, before))
 
 
+@pytest.mark.slow
 def test_many_rows_look_back_over_each_other(emulated: ctypes.CDLL) -> None:
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(0, 90, (24,), generator=generator)

@@ -81,6 +81,7 @@ def test_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
         x[x].index_copy_(0, x, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "one-layer"])
 @pytest.mark.parametrize("fused", [{}, FUSED], ids=["alone", "fused"])
 def test_within_the_error_budget_without_waiting(
@@ -101,6 +102,7 @@ def test_within_the_error_budget_without_waiting(
     assert_within_budget(torch.cat(found), in_pytorch, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_in_16_bits(as_on_a_gpu: None, dtype: torch.dtype, torch_alone: TorchAlone) -> None:
     """Close to the composition of the references in the same dtype, roundings of three layers apart."""

@@ -72,6 +72,7 @@ SPANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
 @pytest.mark.parametrize("num_splits", [1, 3])
 @pytest.mark.parametrize("heads", [(2, 2), (16, 1), (3, 1)], ids=str)
@@ -99,6 +100,7 @@ def test_any_block_size(block_size: int, assert_within_budget: Check) -> None:
     assert_within_budget(found, in_pytorch(paged, spans), paged.exact(spans))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_seqs", [128, 129, 257])
 def test_many_sequences(num_seqs: int, assert_within_budget: Check) -> None:
     """Tiles look for their sequence among 128 at a time; every third has no query."""
@@ -109,6 +111,7 @@ def test_many_sequences(num_seqs: int, assert_within_budget: Check) -> None:
     assert_within_budget(found, in_pytorch(paged, spans), paged.exact(spans))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("num_splits", [1, 3])
 @pytest.mark.parametrize("head_dim", [6, 40, 250])

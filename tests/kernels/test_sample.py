@@ -120,6 +120,7 @@ def test_in_16_bits(backend: str, device: torch.device, dtype: torch.dtype, rand
     assert_at_the_point(logits.float(), settings, pick(logits, settings, backend, device))
 
 
+@pytest.mark.slow
 def test_of_equals_the_lower_ids(backend: str, device: torch.device) -> None:
     """Top-k and top-p cut through equals: of ten alike four are left, and each is picked in its turn."""
     logits = torch.full((30, 10), 2.0)
@@ -167,6 +168,7 @@ def test_what_is_not_a_number(backend: str, device: torch.device) -> None:
         assert picked[3] == 1
 
 
+@pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(backend: str, device: torch.device, randn: Draw) -> None:
     logits = randn(12, 400) * 2
     settings = same(12, 0.9, 50, 0.95, seed=3)

@@ -62,6 +62,7 @@ def test_callers_at_the_same_time(randn: Draw) -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_threads_of_its_own() -> None:
     """Its parent's are not there any more, and must not be waited for."""
     code = """
@@ -101,6 +102,7 @@ def test_torch_beside_the_kernels() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_importing_starts_no_threads() -> None:
     code = """
 import threading, os

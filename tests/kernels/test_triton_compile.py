@@ -32,6 +32,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [str(dtype).removeprefix("torch.") for dtype in DTYPES])
 @pytest.mark.parametrize("call", CALLS)
 def test_compiles(compiled: dict[str, Any], call: str, dtype: str) -> None:
@@ -41,6 +42,7 @@ def test_compiles(compiled: dict[str, Any], call: str, dtype: str) -> None:
     assert not failed
 
 
+@pytest.mark.slow
 def test_no_kernel_is_left_out(compiled: dict[str, Any]) -> None:
     reached = {name.split(" ")[0] for kernels in compiled["calls"].values() for name in kernels}
     assert reached == set(compiled["kernels"])

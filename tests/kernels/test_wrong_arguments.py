@@ -78,6 +78,7 @@ def test_all_ops_are_swept() -> None:
     assert set(OPS) == set(ops())
 
 
+@pytest.mark.slow
 def test_refused_or_as_the_reference() -> None:
     """In a process of its own, which has no threads when it is forked."""
     command = [sys.executable, str(Path(kernel_sweep.__file__))]
@@ -137,6 +138,7 @@ def test_gradients_take_the_reference_or_are_refused() -> None:
         rms_norm(x, weight, 1e-5, backend="cpp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [MEMORY, THREADS], ids=["memory", "threads"])
 def test_where_the_system_gives_no_more(code: str) -> None:
     """Too little memory is an error, on helpers' threads too, and too few threads are none."""

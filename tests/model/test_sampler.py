@@ -189,6 +189,7 @@ def test_uniform_is_a_function_for_ever() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_uniform_is_in_the_unit_interval_and_even() -> None:
     numbers = torch.tensor([[uniform(seed, position) for position in range(200)] for seed in range(50)])
     assert numbers.min() >= 0.0

@@ -83,6 +83,7 @@ def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec.flow, "generate", breaking)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_each_as_alone(vocoder: Vocoder, codec: Codec) -> None:
     spoken = {f"r{i}": units_of(10 + 23 * i, i) for i in range(5)}
     for i, name in enumerate(spoken):
@@ -102,6 +103,7 @@ def test_many_at_once_are_each_as_alone(vocoder: Vocoder, codec: Codec) -> None:
         assert np.array_equal(samples[name], alone), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
 @pytest.mark.parametrize("max_batch_frames", [0, 1 << 20], ids=["one by one", "in a batch"])
 def test_what_fails_fails_alone(
@@ -178,6 +180,7 @@ def test_abort_while_its_chunk_is_made(
     assert np.array_equal(samples["gone"], codec.stream().push([2] * 20, final=True))
 
 
+@pytest.mark.slow
 def test_abort_of_what_was_made(vocoder: Vocoder) -> None:
     vocoder.open("gone", None, 0, STREAMED)
     vocoder.push("gone", [1] * 20, final=True)
@@ -264,6 +267,7 @@ def speaks(vocoder: Vocoder, *names: str, schedule: StreamSchedule | None = STRE
         vocoder.push(name, units_of(60, 1), final=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [MemoryError(), SystemExit(1), Fault()], ids=lambda error: type(error).__name__
 )
@@ -368,6 +372,7 @@ def test_where_no_thread_can_be_started_speech_fails_at_once(
     assert all_spoken(vocoder)[1] == {"b": None}
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_middle_of_a_chunk_changes_nothing_in_its_stream(
     codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,6 +453,7 @@ def run(engine: Engine, until: Callable[[Any], bool] = lambda event: False) -> l
     return events
 
 
+@pytest.mark.slow
 def test_sound_comes_while_units_are_generated(engine: Engine) -> None:
     engine.add_request(SPEAKS, SamplingParams(max_units=200, ignore_eos=True))
     count = 0
@@ -466,6 +472,7 @@ def test_sound_comes_while_units_are_generated(engine: Engine) -> None:
     assert metrics.ttfa_s < metrics.e2e_s
 
 
+@pytest.mark.slow
 def test_streamed_audio_is_the_codecs_stream(engine: Engine, codec: Codec) -> None:
     engine.add_request(SPEAKS, SamplingParams(max_units=90, seed=5, ignore_eos=True))
     events = run(engine)
@@ -526,6 +533,7 @@ def test_abort_while_speech_is_made(engine: Engine, codec: Codec, monkeypatch: p
     gate.is_open.set()
 
 
+@pytest.mark.slow
 def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who will speak waits while as many as run at a time have yet to be heard; who only writes does not."""
     from checkpoints import RANDOM_MODEL
@@ -561,6 +569,7 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
         assert sum(isinstance(event, Finished) for event in run(engine)) == 5
 
 
+@pytest.mark.slow
 def test_a_prompt_that_grew_is_answered_with_the_same_speech(engine: Engine) -> None:
     units, params = units_of(40, 3), SamplingParams(max_units=60, seed=5, ignore_eos=True)
     engine.add_request(Request(Units(units), modalities=("text", "audio")), params)

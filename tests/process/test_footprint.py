@@ -108,6 +108,7 @@ def run_alone(command: list[str | Path], preload: Path, folder: Path) -> tuple[l
     return attempts, {path for path in left if work / "asked" not in (path, *path.parents)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_nothing_leaves_and_nothing_is_left(name: str, preload: Path, tmp_path: Path) -> None:
     """`Engine()` once had onnxruntime (1.29 and later) write a device id and a data base of events into the

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 
 COMMON = f"""
@@ -74,6 +75,7 @@ def outcome(program: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_children_of_a_process_with_engines() -> None:
     """The parent goes on serving, while they are forked and after."""
     found = outcome("""
@@ -163,6 +165,7 @@ served.close()
     assert works == {"health", "close", "new", "pool"}
 
 
+@pytest.mark.slow
 def test_children_of_a_process_that_has_computed_with_torch_alone() -> None:
     found = outcome("""
 import torch
@@ -175,6 +178,7 @@ child("childs", lambda: (new_engine(), child("grandchilds", new_engine)))
     assert len(found) == 2
 
 
+@pytest.mark.slow
 def test_children_of_a_process_that_has_only_imported_us() -> None:
     """They compute with as many threads as ever."""
     found = outcome("""
@@ -191,6 +195,7 @@ child("new", num_threads)
     assert found == {"new": "works"}
 
 
+@pytest.mark.slow
 def test_importing_registers_nothing(tmp_path: Path) -> None:
     program = """
 import os

@@ -70,6 +70,7 @@ def run_antiphon(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code in (0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make` targets have to be there; what they run is tried without the environment they make for it."""
@@ -81,6 +82,7 @@ def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatc
         run_antiphon(arguments, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_demo_speaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(planned("demo")[-1])
     assert program == ".venv/bin/antiphon"
@@ -97,6 +99,7 @@ def test_python_blocks_run(place: str, block: str, folder: Path, capsys: pytest.
         assert capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["many_at_once.py"])
     runpy.run_path(str(ROOT / "examples" / "many_at_once.py"), run_name="__main__")

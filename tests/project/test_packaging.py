@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-FOLDERS = {"runtime": "", "kernels": "kernels", "export": "export", "bench": "bench", "csrc": "csrc"}
-BUILT = {".so", ".pyc"}
-NOT_SHIPPED = {"__pycache__", "results", "tests"}  # figures and tests stay in the repository
+from source_trees import ROOT, packaged
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +26,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_holds_every_file(built: Path) -> None:
     """Python, stubs, assets and kernel sources: nothing that lies in a package folder stays behind."""
-    expected = {
-        Path(place) / path.relative_to(ROOT / folder)
-        for folder, place in FOLDERS.items()
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix not in BUILT and NOT_SHIPPED.isdisjoint(path.parts)
-    }
+    expected = packaged()
     found = {path.relative_to(built) for path in built.rglob("*") if path.is_file()}
     assert expected - found == set()
     assert {Path("py.typed"), Path("kernels/_C.pyi"), Path("assets/demo/question.wav")} <= found
 
 
+@pytest.mark.slow
 def test_importing_starts_nothing() -> None:
     """No module starts threads, initialises CUDA or loads what only some of its users need."""
     program = """

@@ -33,6 +33,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spoken, "hear", lambda samples: "")
     monkeypatch.setattr(spoken, "dnsmos", lambda samples: 1.0)
@@ -49,6 +50,7 @@ def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPa
     assert table.row_count == 13
 
 
+@pytest.mark.slow
 def test_a_spoken_question_is_asked_of_several_pictures(work: Path) -> None:
     once = spoken.spoken_questions(work, "test_heart", limit=100)
     asked = spoken.spoken_questions(work, "test_heart", limit=2000, num_pictures=3)
@@ -62,6 +64,7 @@ def test_a_spoken_question_is_asked_of_several_pictures(work: Path) -> None:
     assert max(Counter(question.sample.turns[0].question for question in once).values()) == 1
 
 
+@pytest.mark.slow
 def test_a_sound_is_transcribed_once_however_many_pictures_it_is_asked_of(work: Path) -> None:
     asked = spoken.spoken_questions(work, "test_heart", limit=12, num_pictures=3)
     with Engine() as engine:

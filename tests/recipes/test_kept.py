@@ -40,6 +40,7 @@ def trained(folder: Path, num_steps: int = 4) -> tuple[Any, Model]:
     return training.Training(model, folder, training.Schedule(num_steps, 0.1), log_every=1), model
 
 
+@pytest.mark.slow
 def test_what_was_trained_comes_back(tmp_path: Path) -> None:
     run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
     loop, model = trained(run.folder("language"))
@@ -55,6 +56,7 @@ def test_what_was_trained_comes_back(tmp_path: Path) -> None:
     assert (other.work / "language" / "losses.png").is_file()
 
 
+@pytest.mark.slow
 def test_what_was_restored_can_be_kept_again(tmp_path: Path) -> None:
     run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
     loop, model = trained(run.folder("language"))
@@ -109,6 +111,7 @@ def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:
         kept.keep(stages.Run(tmp_path), "tower", tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_the_kept_model_answers_questions_that_it_has_not_seen(tmp_path: Path) -> None:
     run = stages.Run(tmp_path)
     registered = stages.all_stages()

@@ -38,6 +38,7 @@ def test_documents_name_stages_that_are_there() -> None:
         assert not missing, document
 
 
+@pytest.mark.slow
 def test_the_first_stage_runs(tmp_path: Path) -> None:
     done = make("run", "skeleton", "--work", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_an_unknown_stage_is_named(name: str, tmp_path: Path) -> None:
     assert "skeleton" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_stage_that_has_not_run_is_not_kept(tmp_path: Path) -> None:
     done = make("keep", "tower", "--work", str(tmp_path))
     assert done.returncode == 2

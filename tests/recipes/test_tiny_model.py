@@ -62,6 +62,7 @@ def same_picks(logits: Tensor, ids: list[int]) -> None:
     assert (logits.max(-1).values - picked).max() < LEVEL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pictures", [0.0, 1.0])
 def test_typed_conversations(work: Path, engine: Engine, pictures: float) -> None:
     training: Any = importlib.import_module("omni.language_training")
@@ -89,6 +90,7 @@ def reply_to(engine: Engine, units: list[int]) -> Completion:
     return engine.generate([request], params)[0]
 
 
+@pytest.mark.slow
 def test_spoken_questions_are_heard_and_answered(work: Path, engine: Engine) -> None:
     hearing: Any = importlib.import_module("omni.hearing_training")
     listening: Any = importlib.import_module("omni.listening_training")

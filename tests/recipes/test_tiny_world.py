@@ -76,6 +76,7 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
     assert told > 600
 
 
+@pytest.mark.slow
 def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
     importlib.import_module("omni.files").write_skeleton(tmp_path, geometry.GEOMETRY)
     config = importlib.import_module("antiphon.model.checkpoint.folder").read_config(
@@ -145,6 +146,7 @@ def test_a_picture_shows_its_colours() -> None:
             assert all(abs(a - b) <= picture.SHADE + 1 for a, b in zip(found, usual, strict=True))
 
 
+@pytest.mark.slow
 def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
     for part in ("train", "held_out"):
         for sample in samples.draw_samples(500, part, 5):
@@ -155,6 +157,7 @@ def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
                     assert len(spoken) == len(re.findall(r"[\w']+|[.?]", text))
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_other_text_is_spelled(tokenizer: Tokenizer, text: str) -> None:
     if "<Audio_" not in text:

@@ -175,6 +175,7 @@ operations = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, derandomize=True)
 @given(num_blocks=st.integers(1, 8), todo=st.lists(operations, max_size=60))
 def test_nothing_is_ever_lost(num_blocks: int, todo: list[tuple[str, int]]) -> None:

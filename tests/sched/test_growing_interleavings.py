@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from fake_model import FIRST_UNIT, make_prompt, picture
 from growing_world import GrowingWorld, open_prompt
 from hypothesis import HealthCheck, given, settings
@@ -43,6 +44,7 @@ often = st.tuples(st.just("update"), updates)
 actions = st.sampled_from([often, often, often, often, rarely]).flatmap(lambda strategy: strategy)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setting=settings_of_worlds,

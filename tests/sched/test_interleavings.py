@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from fake_model import make_prompt, picture
 from fake_world import World
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,7 @@ actions = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=250, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setting=settings_of_worlds,

@@ -7,6 +7,7 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
+import pytest
 from fake_model import EOT, make_prompt, picture
 from fake_world import World
 from hypothesis import HealthCheck, given, settings
@@ -58,6 +59,7 @@ def make(world: World, spec: dict[str, Any]) -> RequestState:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setting=settings_of_worlds,

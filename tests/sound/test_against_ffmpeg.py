@@ -122,6 +122,7 @@ def check(kind: Kind, data: bytes, rate_hz: int, true_s: float) -> None:
         assert len(samples) / found_hz <= true_s + tolerance
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     kind=st.sampled_from(NATIVE),
@@ -140,6 +141,7 @@ def test_what_libsndfile_decodes(
     check(kind, data, rate_hz, num_frames / rate_hz)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     kind=st.sampled_from(BY_FFMPEG),

@@ -44,6 +44,7 @@ def test_decode_equals_the_library(
     assert tokenizer.decode(ids, skip) == library.decode(ids, skip_special_tokens=skip)
 
 
+@pytest.mark.slow
 @given(text=st.text())
 def test_text_survives(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -97,6 +97,7 @@ def check_sequence(results: list[Heard]) -> None:
         assert kept == min(len(before.units), len(after.units)) or after.units[kept] != before.units[kept]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     rate_hz=st.sampled_from([8000, 11025, 16000, 44100, 48000]),

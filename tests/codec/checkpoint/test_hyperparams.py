@@ -140,6 +140,7 @@ def test_released_recipe(read: Read) -> None:
     assert (params.hift.base_channels, params.hift.num_waves, params.hift.cond_channels) == (512, 9, 512)
 
 
+@pytest.mark.slow
 def test_released_size_has_the_released_names_and_shapes(
     read: Read, manifest: Callable[[str], dict[str, list[int]]]
 ) -> None:

@@ -81,6 +81,7 @@ def test_input_is_left_as_it_was(codec: Codec) -> None:
     assert torch.equal(row.noise, noise)
 
 
+@pytest.mark.slow
 def test_ragged_batch_equals_one_by_one(codec: Codec, cases: Cases, relative_error: Measure) -> None:
     """Lengths of 1 to 137 units, with and without prompt and cache, in one batch."""
     generator = torch.Generator().manual_seed(0)
@@ -100,6 +101,7 @@ def test_ragged_batch_equals_one_by_one(codec: Codec, cases: Cases, relative_err
         assert relative_error(output.cache, alone.cache) < 1e-5
 
 
+@pytest.mark.slow
 def test_ragged_batch_of_another_shape(
     odd_flow_params: FlowParams, randomized: Callable[[nn.Module], Any], relative_error: Measure
 ) -> None:

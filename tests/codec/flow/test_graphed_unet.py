@@ -51,6 +51,7 @@ def test_sizes_are_few() -> None:
     assert [bucket_rows(rows) for rows in (1, 2, 3, 4, 5, 16, 17)] == [1, 2, 4, 4, 8, 16, 32]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [16], [7, 20, 20], [3, 3], [17, 2, 9, 33]], ids=str)
@@ -66,6 +67,7 @@ def test_rows_equal_those_without(unet: UNet, capture: FxCapture, packed: bool, 
         assert not own[:, row.shape[1] :].any()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_size_is_recorded_once_and_sees_every_input(unet: UNet, capture: FxCapture) -> None:
     """All sizes below have the same bucket; inputs, masks and times differ, and leave nothing behind."""
@@ -79,6 +81,7 @@ def test_a_size_is_recorded_once_and_sees_every_input(unet: UNet, capture: FxCap
     assert (capture.num_recorded, capture.num_replayed) == (1, 4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_broken_input_of_one_batch_does_not_reach_the_next(unet: UNet, capture: FxCapture) -> None:
     graphed, time_bias = GraphedEstimator(unet, capture), unet.time_bias(torch.tensor([0.3]))[0]
@@ -89,6 +92,7 @@ def test_broken_input_of_one_batch_does_not_reach_the_next(unet: UNet, capture: 
     assert capture.num_recorded == 1
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_size_used_longest_ago_is_dropped(unet: UNet, capture: FxCapture) -> None:
     graphed = GraphedEstimator(unet, capture, max_graphs=2)
@@ -108,6 +112,7 @@ def test_large_sizes_are_not_recorded(capture: FxCapture) -> None:
     assert capture.num_recorded == 0
 
 
+@pytest.mark.slow
 def test_a_codec_that_records(codec: Codec, folder: Path, capture: FxCapture) -> None:
     """Speech whole, batched and streamed is what it is without."""
     loaded = Codec.from_pretrained(folder, device="cpu")

@@ -30,6 +30,7 @@ def test_waveform_is_golden(
     assert relative_error(samples, golden[f"{name}.wav"][0]) < 5e-5
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_ragged_batch_equals_one_by_one(codec: Codec, golden: dict[str, Tensor]) -> None:
     mels = [golden[f"{name}.mel"][0] for name in FULL]
