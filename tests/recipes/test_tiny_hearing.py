@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
 from itertools import pairwise, product
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-hearing: Any = importlib.import_module("omni.hearing_training")
-spoken: Any = importlib.import_module("omni.spoken")
+from antiphon_tiny.omni import hearing_training as hearing
+from antiphon_tiny.omni import spoken
+
 BLANK = 0
 
 
