@@ -53,6 +53,7 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
         for turn in sample.turns:
             said = turn.answer.rstrip(".").split()
             shapes = turn.rests_on
+            assert sample.scene is not None
             assert set(shapes) <= set(sample.scene.shapes)
             if turn.answer.startswith(("There is no", "There are no")):
                 told += 1
@@ -79,6 +80,7 @@ def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
         shown = batch.looks[0].sum(-1)
         assert set(shown.round(decimals=4).unique().tolist()) <= {0.0, 1.0}
         assert not shown[batch.targets[0] < 0].any()
+        assert sample.scene is not None
         there = reader.labels([sample.scene])[0, :, 1] >= 0
         assert there[(batch.looks[0] > 0).any(0)].all()
         assert bool(shown.any()) == any(turn.rests_on for turn in sample.turns)
@@ -132,6 +134,7 @@ def test_a_picture_shows_its_colours() -> None:
         image = picture.draw_picture(scene)
         for shape in scene.shapes:
             found = image.getpixel((int(shape.x * image.width), int(shape.y * image.height)))
+            assert isinstance(found, tuple)
             usual = picture.RGB[shape.colour]
             assert all(abs(a - b) <= picture.SHADE + 1 for a, b in zip(found, usual, strict=True))
 

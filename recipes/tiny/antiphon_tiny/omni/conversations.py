@@ -71,7 +71,7 @@ class Layout:
         self.encode = tokenizer.encode
         self.num_patches = num_patches
         self.bos, self.eot = config.bos_token_id, config.eot_token_id
-        start, end = (tokenizer.token_id(f"<|{name}_header_id|>") for name in ("start", "end"))
+        start, end = (_id_of(tokenizer, f"<|{name}_header_id|>") for name in ("start", "end"))
         self.header = {role: [start, *self.encode(role), end] for role in ("system", "user", "assistant")}
         self.break_ids = self.encode("\n\n")
 
@@ -140,3 +140,9 @@ class Layout:
         )
         positions += len(prefix)
         return Batch(torch.tensor(prefix), ids, targets, positions, mask, pictures, branches, looks)
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_id(token)
+    assert token_id is not None, f"the recipe's tokenizer has {token}"
+    return token_id

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from antiphon import Engine, Image, Message, Request, SamplingParams
 from antiphon_tiny.world.exchange import Sample
@@ -57,7 +58,7 @@ def _answers(engine: Engine, samples: Sequence[Sample]) -> list[str]:
     return [completion.text if completion.finish_reason == "stop" else "(unfinished)" for completion in done]
 
 
-def _row(right: bool, said: str, sample: Sample) -> dict[str, object]:
+def _row(right: bool, said: str, sample: Sample) -> dict[str, Any]:
     return {
         "right": right,
         "topic": sample.topic,

@@ -122,7 +122,8 @@ class Hearing(nn.Module):
             log_probs, targets, lengths, counts, blank=blank, reduction="none", zero_infinity=True
         )
         silence = -self.omni.audio_to_text_proj(torch.cat(silent)).log_softmax(-1)[:, blank]
-        return (each.sum() + silence.sum()) / counts.sum()
+        out: Tensor = (each.sum() + silence.sum()) / counts.sum()
+        return out
 
     def transcripts(self, utterances: Sequence[Utterance]) -> list[str]:
         """What is read in utterances that are questions, each alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.stages import Run
 from antiphon_tiny.training import Schedule, Training, fast_products
 from antiphon_tiny.world.exchange import Sample
-from antiphon_tiny.world.looking import FIRST_LOOKS
-from antiphon_tiny.world.samples import draw_sample, draw_samples, draw_scene_of, sample_about
+from antiphon_tiny.world.looking import FIRST_LOOKS, LOOKS
+from antiphon_tiny.world.samples import MAX_TURNS, draw_sample, draw_samples, draw_scene_of, sample_about
 from antiphon_tiny.world.scene import Scene
 
 __all__ = ["SYSTEMS", "Answering", "train_language"]
@@ -82,15 +82,16 @@ class Answering(nn.Module):
 
     def draw(self, rng: random.Random, *, first: bool = False) -> tuple[list[Row], list[Scene]]:
         """Rows of training, those with a picture first. first: with first lessons about the pictures."""
-        rows, scenes = [], []
-        asked = {"looks": FIRST_LOOKS, "max_turns": 1} if first else {}
+        rows: list[Row] = []
+        scenes: list[Scene] = []
+        looks, max_turns = (FIRST_LOOKS, 1) if first else (LOOKS, MAX_TURNS)
         for _ in range(self.num_picture_rows):
             scene = draw_scene_of(rng, "train")
             while first and not _is_plain(scene):
                 scene = draw_scene_of(rng, "train")
             row = Row(picture=len(scenes))
             scenes.append(scene)
-            draw = partial(sample_about, rng, scene, "train", **asked)
+            draw = partial(sample_about, rng, scene, "train", looks=looks, max_turns=max_turns)
             self._fill(row, rng, draw, GEOMETRY.side**2)
             rows.append(row)
         for _ in range(self.num_rows - self.num_picture_rows):
@@ -99,7 +100,7 @@ class Answering(nn.Module):
             rows.append(row)
         return rows, scenes
 
-    def _fill(self, row: Row, rng: random.Random, draw, taken: int) -> None:
+    def _fill(self, row: Row, rng: random.Random, draw: Callable[[], Sample], taken: int) -> None:
         while True:
             branch = self.layout.branch(draw(), rng)
             if row.num_ids + len(branch.ids) + taken > ROW_LENGTH:
@@ -129,6 +130,7 @@ class Answering(nn.Module):
         with fast_products():
             watched = {LOOKING_LAYER: torch.empty(0)} if step < self.looking_steps else {}
             logits, targets, features = self.logits(batch, self.pictures.tiles(scenes, rng), watched)
+        assert features is not None, "every batch has pictures"
         logits, features = logits.float(), features.float()
         with torch.no_grad():
             row_of_each = (batch.targets >= 0).nonzero()[:, 0]

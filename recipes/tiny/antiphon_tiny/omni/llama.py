@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from antiphon_tiny.omni.attention import attend, once_cast
 from antiphon_tiny.omni.geometry import Geometry
 
-__all__ = ["Rotary", "Rows", "Stack", "rotate"]
+__all__ = ["Attention", "Layer", "Rotary", "Rows", "Stack", "rotate"]
 
 Rotary = tuple[Tensor, Tensor]
 """cos and sin (..., tokens, head_dim)"""
@@ -55,7 +55,8 @@ class Attention(nn.Module):
         return k.repeat_interleave(times, dim=1), v.repeat_interleave(times, dim=1)
 
     def out(self, y: Tensor) -> Tensor:
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
+        return out
 
 
 class Mlp(nn.Module):
@@ -66,7 +67,8 @@ class Mlp(nn.Module):
         self.down_proj = nn.Linear(geometry.intermediate, geometry.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -103,10 +105,12 @@ class Layer(nn.Module):
             q, (k, _) = attention.queries(y, rows.rotary)[:, 0], attention.entries(y, rows.rotary)
             k = torch.cat([prefix[0][:, 0].float().expand(len(x), -1, -1), k[:, 0]], 1)
             scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5
-        return scores.masked_fill(~rows.mask[:, 0], -torch.inf).log_softmax(-1)
+        out: Tensor = scores.masked_fill(~rows.mask[:, 0], -torch.inf).log_softmax(-1)
+        return out
 
     def think(self, x: Tensor) -> Tensor:
-        return x + self.mlp(once_cast(self.post_attention_layernorm(x)))
+        out: Tensor = x + self.mlp(once_cast(self.post_attention_layernorm(x)))
+        return out
 
 
 class Stack(nn.ModuleList):
@@ -123,6 +127,7 @@ class Stack(nn.ModuleList):
         watched: for these layers, `Layer.log_weights` is put there
         """
         for number, layer in enumerate(self):
+            assert isinstance(layer, Layer), "a stack is made of layers"
             prefix, entries = layer.attend_prefix(prefix, rows.prefix_rotary)
             if watched is not None and number in watched:
                 watched[number] = layer.log_weights(x, entries, rows)

@@ -14,6 +14,27 @@ __all__ = ["Omni"]
 INIT_STD = 0.02
 
 
+class Seeing(nn.Module):
+    """The tower, a level below its name in the file."""
+
+    vision_tower: Tower
+
+
+class Core(nn.Module):
+    """What the file has below `model.`: `Omni` fills it in, in the order of its random weights."""
+
+    embed_tokens: nn.Embedding
+    layers: Stack
+    norm: nn.RMSNorm
+    audio_embed_tokens: nn.Embedding
+    bottom_audio_layers: Stack
+    audio_norm: nn.RMSNorm
+    top_audio_layers: Stack
+    top_audio_norm: nn.RMSNorm
+    vision_tower: Seeing
+    mm_projector: nn.Sequential
+
+
 class Omni(nn.Module):
     """Bottom layers hear, the LLM thinks, top layers speak; tower and projector see."""
 
@@ -22,7 +43,7 @@ class Omni(nn.Module):
         g = geometry
         self.geometry = g
         vocab = text_vocab + g.units
-        self.model = nn.Module()
+        self.model = Core()
         self.model.embed_tokens = nn.Embedding(text_vocab, g.hidden)
         self.model.layers = Stack(g, g.layers)
         self.model.norm = nn.RMSNorm(g.hidden, eps=g.norm_eps)
@@ -36,9 +57,10 @@ class Omni(nn.Module):
         self.text_to_audio_proj = nn.Embedding(vocab, g.hidden)
         self.audio_lm_head = nn.Linear(g.hidden, vocab, bias=False)
         self._initialize()
-        self.model.vision_tower = nn.Module()
+        self.model.vision_tower = Seeing()
         self.model.vision_tower.vision_tower = Tower(g)
         self.model.mm_projector = projector(g)
+        self.rotary: Tensor
         self.register_buffer("rotary", rotary_table(g, 2048), persistent=False)
 
     def _initialize(self) -> None:
@@ -69,13 +91,15 @@ class Omni(nn.Module):
     def soft_embedding(self, hidden: Tensor) -> Tensor:
         """What the LLM reads of a spoken prompt: the text embeddings, weighed by how likely each label is"""
         likely = self.audio_to_text_proj(hidden).float().softmax(-1)
-        return (likely @ self.model.embed_tokens.weight).float()
+        out: Tensor = (likely @ self.model.embed_tokens.weight).float()
+        return out
 
     def think(
         self, prefix: Tensor, x: Tensor, rows: Rows, watched: dict[int, Tensor] | None = None
     ) -> Tensor:
         """LLM layers and norm over rows of input embeddings behind those of the prefix (1, prefix, hidden)"""
-        return self.model.norm(self.model.layers.run(prefix, x, rows, watched)[1])
+        out: Tensor = self.model.norm(self.model.layers.run(prefix, x, rows, watched)[1])
+        return out
 
     def rows(self, positions: Tensor, mask: Tensor, prefix_length: int) -> Rows:
         """positions int64 (rows, length); mask bool (rows, length, prefix + length)"""

@@ -50,7 +50,8 @@ def train_projector(run: Run) -> None:
         labels = model.pictures.labels(scenes)
         _, seen = model.omni.see(model.pictures.tiles(scenes, rng))
         there = labels[..., 0] == 1
-        named = sum(group[labels[there][:, i + 1]] for i, group in enumerate(words))
+        zero = torch.zeros(())
+        named = sum((group[labels[there][:, i + 1]] for i, group in enumerate(words)), zero)
         apart = (seen[there] - named).square().mean() / named.square().mean()
         away = (seen[labels[..., 0] == 0] - nothing).square().mean() / nothing.square().mean()
         return {"shapes": apart, "nothing": away}

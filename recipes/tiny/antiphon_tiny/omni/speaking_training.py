@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from antiphon_tiny.omni.attention import attend, once_cast
 from antiphon_tiny.omni.hearing_training import Hearing
-from antiphon_tiny.omni.llama import Rows
+from antiphon_tiny.omni.llama import Attention, Layer, Rotary, Rows
 from antiphon_tiny.omni.parts import load_parts, train_only
 from antiphon_tiny.omni.spoken import (
     POOL,
@@ -43,7 +43,9 @@ class Speaking(Hearing):
     learns_to_hear = False
     """Whether speaking trains the bottom layers too."""
 
-    def draw_spoken(self, utterances: Sequence[Utterance], heard: Sequence[Utterance], rng: random.Random):
+    def draw_spoken(
+        self, utterances: Sequence[Utterance], heard: Sequence[Utterance], rng: random.Random
+    ) -> list[SpokenRow]:
         """Replies, two in three behind the prompt of a typed question, others behind a spoken one."""
         layout = self.layout
         closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
@@ -109,15 +111,19 @@ class Speaking(Hearing):
         seen = (seen | ~fused)[:, None]
         x = F.dropout(hidden, DROPOUT, self.training)
         for layer in omni.model.top_audio_layers:
+            assert isinstance(layer, Layer), "a stack is made of layers"
             prefix, old = layer.attend_prefix(prefix, rows.prefix_rotary)
             x = layer.attend(x, old, rows)
             x = x + fused * _fusion(layer.audio_text_attn, x, text, rows, places, seen)
             x = layer.think(x)
             prefix = layer.think(prefix)
-        return omni.model.top_audio_norm(x)
+        out: Tensor = omni.model.top_audio_norm(x)
+        return out
 
 
-def _fusion(attention, x: Tensor, text: Tensor, rows: Rows, places, seen: Tensor) -> Tensor:
+def _fusion(
+    attention: Attention, x: Tensor, text: Tensor, rows: Rows, places: Rotary, seen: Tensor
+) -> Tensor:
     k, v = attention.entries(once_cast(text), places)
     return attention.out(attend(attention.queries(once_cast(x), rows.rotary), k, v, mask=seen))
 

@@ -155,7 +155,8 @@ def first_sound(
 
 def _at_16_khz(samples: np.ndarray, rate_hz: int | None) -> np.ndarray:
     assert rate_hz is not None
-    return soxr.resample(samples, rate_hz, RATE_HZ).astype(np.float32)
+    out: np.ndarray = soxr.resample(samples, rate_hz, RATE_HZ).astype(np.float32)
+    return out
 
 
 def _per_cent(counts: Sequence[tuple[int, int]]) -> float:

@@ -68,12 +68,12 @@ def train_together(run: Run) -> None:
     def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
         spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
         said = [rng.choice(utterances.own) for _ in range(POOL * SAID_ROWS)]
-        said = speaking.draw_spoken(said, utterances.heard, rng)
+        rows = speaking.draw_spoken(said, utterances.heard, rng)
         return {
             **listening.losses(step, rng),
             **listening.spoken_losses(spoken, rng),
             **speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS)),
-            **speaking.speak_losses(of_like_length(rng, said, len), rng),
+            **speaking.speak_losses(of_like_length(rng, rows, len), rng),
         }
 
     def evaluate() -> dict[str, float]:

@@ -12,19 +12,45 @@ from antiphon_tiny.omni.geometry import Geometry
 __all__ = ["Reader", "Tower", "projector"]
 
 
+class Embeddings(nn.Module):
+    patch_embedding: nn.Conv2d
+    position_embedding: nn.Embedding
+
+
+class Encoder(nn.Module):
+    layers: nn.ModuleList
+
+
+class VisionModel(nn.Module):
+    embeddings: Embeddings
+    encoder: Encoder
+
+
+class SelfAttention(nn.Module):
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
+
+class Mlp(nn.Module):
+    fc1: nn.Linear
+    fc2: nn.Linear
+
+
 class Tower(nn.Module):
     """SigLIP: patches and learned positions, pre-norm layers, no post-norm on what comes out."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         g = geometry
-        embeddings = nn.Module()
+        embeddings = Embeddings()
         embeddings.patch_embedding = nn.Conv2d(3, g.tower_hidden, g.patch, stride=g.patch)
         embeddings.position_embedding = nn.Embedding(g.side**2, g.tower_hidden)
         nn.init.normal_(embeddings.position_embedding.weight, std=0.02)
-        encoder = nn.Module()
+        encoder = Encoder()
         encoder.layers = nn.ModuleList(EncoderLayer(g) for _ in range(g.tower_layers))
-        self.vision_model = nn.Module()
+        self.vision_model = VisionModel()
         self.vision_model.embeddings = embeddings
         self.vision_model.encoder = encoder
 
@@ -53,10 +79,10 @@ class EncoderLayer(nn.Module):
         self.heads = geometry.tower_heads
         self.layer_norm1 = nn.LayerNorm(hidden, eps=1e-6)
         self.layer_norm2 = nn.LayerNorm(hidden, eps=1e-6)
-        self.self_attn = nn.Module()
+        self.self_attn = SelfAttention()
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             self.self_attn.add_module(name, nn.Linear(hidden, hidden))
-        self.mlp = nn.Module()
+        self.mlp = Mlp()
         self.mlp.fc1 = nn.Linear(hidden, geometry.tower_intermediate)
         self.mlp.fc2 = nn.Linear(geometry.tower_intermediate, hidden)
 
@@ -68,7 +94,8 @@ class EncoderLayer(nn.Module):
         )
         y = attend(q, k, v).transpose(1, 2).flatten(2)
         x = x + attention.out_proj(y)
-        return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.layer_norm2(x)), approximate="tanh"))
+        out: Tensor = x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.layer_norm2(x)), approximate="tanh"))
+        return out
 
 
 def projector(geometry: Geometry) -> nn.Sequential:

@@ -88,19 +88,20 @@ def _room(rng: np.random.Generator) -> np.ndarray:
 
 def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     """Noise whose power falls with frequency by a random law, at times with a hum."""
-    size = scipy.fft.next_fast_len(length, real=True)
-    spectrum = scipy.fft.rfft(rng.normal(0, 1, size).astype(np.float32))
+    size = int(scipy.fft.next_fast_len(length, real=True))
+    spectrum = np.asarray(scipy.fft.rfft(rng.normal(0, 1, size).astype(np.float32)))
     hz = np.linspace(0, RATE_HZ / 2, len(spectrum)) + 60
     knots = np.exp(np.interp(np.log(hz), np.linspace(np.log(60), np.log(8060), 5), rng.normal(0, 0.8, 5)))
     gain = knots * (hz / 1000) ** -rng.uniform(-0.3, 1.3)
-    noise = scipy.fft.irfft(spectrum * gain.astype(np.float32), n=size)[:length]
+    noise = np.asarray(scipy.fft.irfft(spectrum * gain.astype(np.float32), n=size))[:length]
     noise = noise / (noise.std() + 1e-9)
     if rng.random() < 0.15:
         time = np.arange(length) / RATE_HZ
         noise = noise + sum(
             rng.uniform(0, 0.7) * np.sin(2 * np.pi * k * rng.choice((50, 60)) * time) for k in (1, 2, 3)
         )
-    return noise.astype(np.float32)
+    coloured: np.ndarray = noise.astype(np.float32)
+    return coloured
 
 
 def log_mel(samples: np.ndarray, filters: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -110,8 +111,8 @@ def log_mel(samples: np.ndarray, filters: np.ndarray, rng: np.random.Generator |
         samples = np.pad(samples, (0, N_FFT // 2 + 1 - len(samples)))
     padded = np.pad(samples, N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: len(samples) // HOP]
-    spectrum = scipy.fft.rfft(frames * WINDOW, axis=1)
-    power = (spectrum.real**2 + spectrum.imag**2).T
+    spectrum = np.asarray(scipy.fft.rfft(frames * WINDOW, axis=1))
+    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).T
     if rng is not None and rng.random() < 0.6:
         power = _warped(power, float(np.exp(rng.uniform(-0.2, 0.2))))
     # Not numpy's product: its threads would fight for the cores that training is not using.
@@ -128,7 +129,8 @@ def _warped(power: np.ndarray, scale: float) -> np.ndarray:
     left = places.astype(int)
     right = np.minimum(left + 1, power.shape[0] - 1)
     weight = (places - left).astype(np.float32)[:, None]
-    return power[left] * (1 - weight) + power[right] * weight
+    warped: np.ndarray = power[left] * (1 - weight) + power[right] * weight
+    return warped
 
 
 def _through_a_microphone(log: np.ndarray, rng: np.random.Generator) -> np.ndarray:

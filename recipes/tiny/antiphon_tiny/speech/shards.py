@@ -33,11 +33,13 @@ class Utterance:
 
     def samples(self, track: str = "heard") -> np.ndarray:
         """float32 in -1 to 1."""
-        return self.tracks[track].astype(np.float32) / 32767
+        out: np.ndarray = self.tracks[track].astype(np.float32) / 32767
+        return out
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    return (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
+    whole: np.ndarray = (np.clip(samples, -1, 1) * 32767).round().astype(np.int16)
+    return whole
 
 
 def has_shard(folder: Path, name: str, index: int) -> bool:

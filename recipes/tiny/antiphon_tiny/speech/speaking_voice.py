@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import soxr
-from hibari import Hibari, dsp
+from hibari import Hibari, dsp  # pyright: ignore[reportMissingImports]  # of the extra "recipe"
 
 from antiphon_tiny.speech.phones import from_misaki
 
@@ -47,7 +47,8 @@ class Anatomy:
     def say(self, rng: np.random.Generator) -> np.ndarray:
         """float32 (n,) at 24 kHz."""
         parts = (self.harmonic, self.harmonic_phase, self.breath, self.rest, self.rest_phase, self.f0_hz)
-        return dsp.synth(*(part.copy() for part in parts), rng)
+        out: np.ndarray = dsp.synth(*(part.copy() for part in parts), rng)
+        return out
 
 
 class Voicebox:
@@ -79,7 +80,7 @@ class Voicebox:
             "ids": np.array([self._hibari.ids(symbols)], np.int64),
             "speed": np.array([speed], np.float32),
         }
-        *parts, durations = self._session.run(None, feeds)
+        *parts, durations = map(np.asarray, self._session.run(None, feeds))
         harmonic, harmonic_phase, breath, rest, rest_phase, f0_hz = (part[0] for part in parts)
         ends = np.maximum(0, np.cumsum(durations.ravel()) / TICKS_PER_SECOND - LAG_S)
         phones, ends_s = [], []
@@ -126,7 +127,8 @@ def _warp(bins: int, rng: np.random.Generator) -> np.ndarray:
     knots_hz = np.array([0, 700, 1500, 2500, 4000, 12000])
     scales = scale * np.exp(rng.normal(0, 0.05, len(knots_hz)))
     hz = np.arange(bins) * RATE_HZ / 2 / (bins - 1)
-    return np.clip(hz * np.interp(hz, knots_hz, scales) / RATE_HZ * 2 * (bins - 1), 0, bins - 1)
+    places: np.ndarray = np.clip(hz * np.interp(hz, knots_hz, scales) / RATE_HZ * 2 * (bins - 1), 0, bins - 1)
+    return places
 
 
 def _tilt(bins: int, rng: np.random.Generator) -> np.ndarray:
@@ -134,18 +136,19 @@ def _tilt(bins: int, rng: np.random.Generator) -> np.ndarray:
     knots = np.concatenate([[0.0], rng.normal(0, 0.45, 7)])
     slope = rng.normal(0, 0.7)
     place = np.linspace(0, 1, bins)
-    return (np.interp(np.sqrt(place), np.linspace(0, 1, 8), knots) + slope * np.sqrt(place)).astype(
-        np.float32
-    )
+    tilt = np.interp(np.sqrt(place), np.linspace(0, 1, 8), knots) + slope * np.sqrt(place)
+    return np.asarray(tilt, np.float32)
 
 
 def _stretched(part: np.ndarray, warp: np.ndarray) -> np.ndarray:
     left = warp.astype(int)
     right = np.minimum(left + 1, part.shape[0] - 1)
     weight = (warp - left).astype(np.float32)[:, None]
-    return part[left] * (1 - weight) + part[right] * weight
+    out: np.ndarray = part[left] * (1 - weight) + part[right] * weight
+    return out
 
 
 def resampled(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """float32 (n,) at 24 kHz to another rate."""
-    return soxr.resample(samples, RATE_HZ, rate_hz).astype(np.float32)
+    out: np.ndarray = soxr.resample(samples, RATE_HZ, rate_hz).astype(np.float32)
+    return out

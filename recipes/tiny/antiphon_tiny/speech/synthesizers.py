@@ -100,4 +100,5 @@ def _read(path: Path) -> np.ndarray:
     samples, rate = soundfile.read(path, dtype="float32")
     if rate != RATE_HZ:
         samples = soxr.resample(samples, rate, RATE_HZ)
-    return samples.astype(np.float32)
+    out: np.ndarray = samples.astype(np.float32)
+    return out

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.flow.flow import FlowModel
-from antiphon.codec.flow.unet import ResNet, UNet
-from antiphon.codec.layers import frame_mask, pad_rows
+from antiphon.codec.flow.unet import Block, ResNet, UNet
+from antiphon.codec.layers import frame_mask, masked, pad_rows
+from antiphon.kernels.masked_group_norm import masked_group_norm_reference
 from antiphon_tiny.speech.codec_params import FLOW, SPEAKER_DIM
 from antiphon_tiny.speech.encode import read_units
 from antiphon_tiny.speech.flow_batches import FlowBatch, FlowBatches, stretched
-from antiphon_tiny.speech.shards import read_sets
+from antiphon_tiny.speech.shards import Utterance, read_sets
 from antiphon_tiny.speech.unit_encoder import unit_coordinates
 from antiphon_tiny.stages import Run
 from antiphon_tiny.training import Schedule, Training, fast_products
@@ -33,12 +34,23 @@ MEL_SCALE = 2.4
 """Standard deviation of a log-mel: the loss is taken in these."""
 
 
+class TrainedBlock(Block):
+    """With the norm's plain reference, whose tensors autocast brings to one dtype; a kernel asks for that."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        conv, norm = self.block
+        assert isinstance(norm, nn.GroupNorm), "block.1 is built as a GroupNorm"
+        h = conv(masked(x, mask))
+        return masked_group_norm_reference(h, norm.weight, norm.bias, norm.num_groups, norm.eps, mask)
+
+
 class PerRowResNet(ResNet):
     """With a time of its own for each row: `time_bias` is (channels, batch)."""
 
     def forward(self, x: Tensor, time_bias: Tensor, mask: Tensor | None) -> Tensor:
         h = self.block1(x, mask) + time_bias.mT[:, :, None]
-        return self.block2(h, mask) + self.res_conv(x if mask is None else x * mask)
+        out: Tensor = self.block2(h, mask) + self.res_conv(x if mask is None else x * mask)
+        return out
 
 
 def new_flow() -> FlowModel:
@@ -55,11 +67,13 @@ def new_flow() -> FlowModel:
         model.input_embedding.weight.mul_(0.1)
         model.input_embedding.weight.add_(features @ torch.randn(features.shape[1], FLOW.input_size) / 2)
         # A velocity is the mel less the noise: of the mel's mean and spread.
-        estimator = model.decoder["estimator"]
-        estimator.final_proj.weight.mul_(MEL_SCALE)
-        estimator.final_proj.bias.fill_(-5.0)
-        model.length_regulator.model[-1].weight.mul_(MEL_SCALE)
-        model.length_regulator.model[-1].bias.fill_(-5.0)
+        estimator, last = model.decoder["estimator"], model.length_regulator.model[-1]
+        assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
+        assert isinstance(last, nn.Conv1d), "the length regulator ends in a convolution"
+        for conv in (estimator.final_proj, last):
+            assert conv.bias is not None, "these convolutions have a bias"
+            conv.weight.mul_(MEL_SCALE)
+            conv.bias.fill_(-5.0)
     return model
 
 
@@ -94,6 +108,8 @@ def train(arguments: Run) -> None:
     for module in model.modules():
         if type(module) is ResNet:
             module.__class__ = PerRowResNet
+        elif type(module) is Block:
+            module.__class__ = TrainedBlock
     batches = FlowBatches(*_spoken(arguments.work, "heart"))
     tests = FlowBatches(*_spoken(arguments.work, "test_heart", 24))
 
@@ -108,7 +124,7 @@ def train(arguments: Run) -> None:
     training.run(losses, evaluate)
 
 
-def _spoken(work: Path, name: str, count: int | None = None):
+def _spoken(work: Path, name: str, count: int | None = None) -> tuple[list[Utterance], list[list[int]]]:
     utterances = read_sets(work / "speech", [name])[:count]
     return utterances, [row["units"] for row in read_units(work, name)[: len(utterances)]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,16 @@ SHORTCUT_WEIGHT = 0.5
 SAME_WEIGHT = 1.0
 """Of the distance between a disturbed clip's points and the undisturbed one's."""
 TESTS = ("test_heart", "test_slt", "test_rms", "test_ked", "test_joe")
+
+
+class Units(Protocol):
+    """What finds units, and what reads sounds off them."""
+
+    @property
+    def encoder(self) -> nn.Module: ...
+
+    @property
+    def reader(self) -> nn.Module: ...
 
 
 class UnitTraining(nn.Module):
@@ -70,12 +81,12 @@ def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.R
         hidden = module.encoder.hidden(batch.features, batch.lengths)
         points = module.encoder.points(hidden)
         noise = torch.rand(points.shape[0])[:, None].expand(points.shape[:2])
-        *told, mel = (part.float() for part in module.reader(quantize(points.float(), noise)))
-        early = [part.float() for part in module.shortcut(hidden)]
+        ctc, moments, mel = (part.float() for part in module.reader(quantize(points.float(), noise)))
+        early_ctc, early_moments = (part.float() for part in module.shortcut(hidden))
         with torch.no_grad():
             known = module.encoder(batch.plain, batch.lengths[batch.pairs])
-    spoken, moment = telling_losses(*told, batch)
-    soon, at_once = telling_losses(*early, batch)
+    spoken, moment = telling_losses(ctc, moments, batch)
+    soon, at_once = telling_losses(early_ctc, early_moments, batch)
     weight = max(FRAME_WEIGHT, 1 - step / 1500)
     valid = (torch.arange(points.shape[1])[None] < -(-batch.lengths[:, None] // 4))[batch.pairs]
     distance = ((points[batch.pairs] - known).abs().mean(-1) * valid).sum() / valid.sum().clamp(min=1)
@@ -104,7 +115,7 @@ def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tenso
     return spoken, F.cross_entropy(frames.flatten(0, 1), batch.frame_phones.flatten(), ignore_index=-100)
 
 
-def phone_errors(module: UnitTraining, utterances: list[Utterance]) -> float:
+def phone_errors(module: Units, utterances: list[Utterance]) -> float:
     """Part of the sounds that are read wrongly off the units of these, by the most probable path."""
     from antiphon.codec.analysis.logmel import log_mel
 

@@ -49,11 +49,17 @@ def new_vocoder() -> Hift:
                 and module not in hift.f0_predictor.modules()
             ):
                 nn.init.normal_(module.weight, 0, 0.02)
+                assert module.bias is not None, "these convolutions have a bias"
                 nn.init.zeros_(module.bias)
         for i in range(0, len(hift.f0_predictor.condnet), 2):
-            nn.init.kaiming_normal_(hift.f0_predictor.condnet[i].weight)
-        hift.m_source["l_linear"].weight.fill_(1 / 3)
+            conv = hift.f0_predictor.condnet[i]
+            assert isinstance(conv, nn.Conv1d), "every other layer is a convolution"
+            nn.init.kaiming_normal_(conv.weight)
+        mixer = hift.m_source["l_linear"]
+        assert isinstance(mixer, nn.Linear), "m_source.l_linear is built as a Linear"
+        mixer.weight.fill_(1 / 3)
         # Magnitudes begin low: exp(-2).
+        assert hift.conv_post.bias is not None, "conv_post has a bias"
         hift.conv_post.bias[:NUM_BINS] = -2
     return hift
 

@@ -69,7 +69,8 @@ class UnitBatches:
         chosen = [self._near(wanted, rng) for _ in range(count)]
         numbers = np.random.default_rng(rng.getrandbits(63))
         others = [utterance.samples() for utterance in chosen[:3]]
-        heard, plain, pairs, ends = [], [], [], []
+        heard, plain, ends = [], [], []
+        pairs: list[int] = []
         for row, utterance in enumerate(chosen):
             known = utterance.info["ends_s"]
             clip = Clip(utterance.samples(), None if known is None else np.array(known))

@@ -51,7 +51,8 @@ class Block(nn.Module):
         x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
         near = self.near((self.norm2(x) * mask).transpose(1, 2)).transpose(1, 2)
         x = x + self.mix(F.gelu(near))
-        return x + self.down(F.gelu(self.up(self.norm3(x))))
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm3(x))))
+        return out
 
 
 class UnitEncoder(nn.Module):
@@ -95,7 +96,8 @@ class UnitEncoder(nn.Module):
         bias = -slopes[:, None, None] * distance + (valid[:, :, None] - 1) * 1e4
         for block in self.blocks:
             x = block(x, bias, mask)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
 
 def levelled(features: Tensor, valid: Tensor) -> Tensor:
@@ -179,4 +181,5 @@ class UnitTelling(nn.Module):
 
 def two_each(x: Tensor) -> Tensor:
     """(batch, n, 2c) to (batch, 2n, c)"""
-    return x.unflatten(2, (2, -1)).flatten(1, 2)
+    halves: Tensor = x.unflatten(2, (2, -1))
+    return halves.flatten(1, 2)

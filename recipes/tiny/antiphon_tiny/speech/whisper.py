@@ -55,7 +55,9 @@ def read_model(path: Path | None = None) -> dict[str, np.ndarray]:
         place += length
         return name
 
-    take("I"), take_name(), take("I")
+    take("I")
+    take_name()
+    take("I")
     tensors = {}
     for _ in range(take("I")):
         name, rank = take_name(), take("B")
@@ -81,7 +83,8 @@ class WhisperLayer(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, NUM_HEADS, -1)).permute(2, 0, 3, 1, 4)
         weights = torch.softmax(q @ k.transpose(2, 3) * (WIDTH // NUM_HEADS) ** -0.5 + bias, dim=-1)
         x = x + self.out((weights @ v).transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x))))
+        return out
 
 
 class WhisperEncoder(nn.Module):
@@ -90,6 +93,7 @@ class WhisperEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.bands: Tensor
         self.register_buffer("bands", _band_sums())
         self.stem1 = nn.Conv1d(NUM_BANDS, WIDTH, 3, padding=1)
         self.stem2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
@@ -107,6 +111,7 @@ class WhisperEncoder(nn.Module):
         put(self.stem2, "conv2")
         put(self.norm, "layer_norm", "gamma", "beta")
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, WhisperLayer), "built of these"
             at = f"layer_{number}"
             put(layer.norm1, f"{at}/self_attention/layer_norm", "gamma", "beta")
             put(layer.qkv, f"{at}/self_attention/linear_0")
@@ -127,7 +132,8 @@ class WhisperEncoder(nn.Module):
         bias = (valid[:, :, None] - 1) * 1e4
         for layer in self.layers:
             x = layer(x, bias)
-        return self.norm(x) * valid.transpose(1, 2)
+        out: Tensor = self.norm(x) * valid.transpose(1, 2)
+        return out
 
     def _of_80_bands(self, features: Tensor, valid: Tensor) -> Tensor:
         """The log-mel that Whisper knows: its wider bands are sums of ours, nearly."""

@@ -15,6 +15,7 @@ UNKNOWN = "I don't know that."
 def _facts() -> list[tuple[tuple[str, ...], str]]:
     """(ways to ask, answer) of each."""
     facts: list[tuple[tuple[str, ...], str]] = []
+    forms: tuple[str, ...]
     for thing, colour in (
         ("grass", "green"),
         ("snow", "white"),

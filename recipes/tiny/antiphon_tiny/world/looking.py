@@ -232,11 +232,11 @@ def follow_up(rng: random.Random, scene: Scene, before: Exchange) -> Exchange | 
         return _about_one(question, answers[topic], scene, "follow-up", (topic, other), fixed=True)
     if len(what.of(scene)) != 1:
         return None
-    question, answer = rng.choice(
+    question, answer_of = rng.choice(
         (("Where is it?", _placed), ("What colour is it?", _coloured), ("Is it big or small?", _sized))
     )
     about, found = ("attribute", what), _all(what, scene)
-    return Exchange(question, answer(what, scene), "follow-up", True, True, about, rests_on=found)
+    return Exchange(question, answer_of(what, scene), "follow-up", True, True, about, rests_on=found)
 
 
 def no_picture(rng: random.Random, scene: Scene) -> Exchange:

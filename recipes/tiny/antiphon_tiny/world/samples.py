@@ -22,13 +22,14 @@ from antiphon_tiny.world.scene import Scene, draw_scene
 from antiphon_tiny.world.split import ONE_IN, is_held_out, scene_is_held_out
 from antiphon_tiny.world.talking import ask_name, ask_sum, ask_to_say, chat, count_up, next_number, sum_after
 
-__all__ = ["Sentence", "Split", "draw_sample", "draw_samples", "draw_sentences", "typed"]
+__all__ = ["MAX_TURNS", "Sentence", "Split", "draw_sample", "draw_samples", "draw_sentences", "typed"]
 
 Split = Literal["train", "held_out"]
 
 FRAMES = ("Now", "OK", "Please", "Antiphon", "So")
 KEPT_CAPITALS = ("I ", "Antiphon")
 NUM_TRIES = 100
+MAX_TURNS = 3
 AGAIN = ("Say that again.", "What did you say?", "Please repeat that.")
 
 TOPICS: dict[Callable[[random.Random], Exchange], float] = {
@@ -59,7 +60,9 @@ def draw_samples(n: int, split: Split, seed: int, *, pictures: float = 0.55) -> 
     return [draw_sample(rng, split, pictures=pictures) for _ in range(n)]
 
 
-def draw_sample(rng: random.Random, split: Split, *, pictures: float = 0.55, max_turns: int = 3) -> Sample:
+def draw_sample(
+    rng: random.Random, split: Split, *, pictures: float = 0.55, max_turns: int = MAX_TURNS
+) -> Sample:
     """One conversation of the split."""
     if rng.random() < pictures:
         return sample_about(rng, draw_scene_of(rng, split), split, max_turns=max_turns)
@@ -81,7 +84,7 @@ def sample_about(
     scene: Scene,
     split: Split,
     *,
-    max_turns: int = 3,
+    max_turns: int = MAX_TURNS,
     looks: Mapping[Look, float] = LOOKS,
 ) -> Sample:
     """A conversation about this picture. looks: what is asked, and how often."""

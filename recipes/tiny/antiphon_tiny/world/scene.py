@@ -118,7 +118,7 @@ def _centre(rng: random.Random, third: int, radius: float) -> float:
 
 def _touch(a: Shape, b: Shape, width: int, height: int) -> bool:
     side = min(width, height)
-    distance = (((a.x - b.x) * width) ** 2 + ((a.y - b.y) * height) ** 2) ** 0.5 / side
+    distance: float = (((a.x - b.x) * width) ** 2 + ((a.y - b.y) * height) ** 2) ** 0.5 / side
     return distance < a.radius + b.radius + GAP
 
 
