@@ -9,102 +9,14 @@ Everything asked is held out. The spoken questions are those of the stage "speec
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-__all__ = ["Figure", "examine", "main"]
-
-NUM_SPOKEN = 200
-NUM_PICTURES = 4
-"""Of how many pictures a spoken question is asked."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    name: str
-    value: float
-    bar: float
-    is_most: bool
-    """Whether the bar is the most that is allowed, or the least."""
-    unit: str
-
-    @property
-    def is_met(self) -> bool:
-        return self.value <= self.bar if self.is_most else self.value >= self.bar
-
-
-def examine(model: Path | None, codec: Path | None, work: Path, *, num: int = NUM_SPOKEN) -> list[Figure]:
-    """num: how many are asked and spoken of each kind."""
-    from omni.evaluation import evaluate_typed
-    from omni.spoken_evaluation import ask, first_sound, reply, spoken_questions
-
-    from antiphon import Engine
-
-    reports = work / "reports"
-    reports.mkdir(parents=True, exist_ok=True)
-    begun = time.perf_counter()
-    engine = Engine(model, codec=codec)
-    load_s = time.perf_counter() - begun
-    with engine:
-        with _told("typed questions"):
-            typed = evaluate_typed(engine, reports / "typed.json", num_samples=num)
-        with _told("spoken questions, the speaking voice"):
-            asked = {"limit": 2 * num, "num_pictures": NUM_PICTURES}
-            questions = spoken_questions(work, "test_heart", **asked)
-            own = ask(engine, questions)
-        with _told("spoken questions, a natural voice that training has not heard"):
-            joe = ask(engine, spoken_questions(work, "test_joe", **asked))
-        with _told("replies, as heard by others"):
-            said = reply(engine, num=num, seed=200)
-        with _told("a question of two seconds"):
-            first_s, rate = first_sound(engine, questions)
-    (reports / "spoken.json").write_text(
-        json.dumps({"speaking voice": asdict(own), "joe": asdict(joe), "replies": asdict(said)}, indent=1)
-    )
-    return [
-        Figure("transcript, speaking voice: word error", own.transcript_word_error, 5, True, "%"),
-        Figure("transcript, unknown natural voice: word error", joe.transcript_word_error, 15, True, "%"),
-        Figure("right answers about pictures, typed", typed["pictures"], 90, False, "%"),
-        Figure("right answers otherwise, typed", typed["talk"], 90, False, "%"),
-        Figure("right answers about pictures, spoken", own.right_about_pictures, 90, False, "%"),
-        Figure("right answers otherwise, spoken", own.right_otherwise, 90, False, "%"),
-        Figure("reply as Whisper hears it, streamed: word error", said.word_error_streamed, 15, True, "%"),
-        Figure("reply as Whisper hears it, whole: word error", said.word_error_whole, 15, True, "%"),
-        Figure("DNSMOS, overall", said.dnsmos, 2.5, False, ""),
-        Figure(f"unfinished replies of {said.num_spoken}", said.num_unfinished, 0, True, ""),
-        Figure("first sound after a question of two seconds", first_s, 1, True, "s"),
-        Figure("computing for each second of speech", rate, 1, True, "s"),
-        Figure("loading", load_s, 2, True, "s"),
-    ]  # fmt: skip
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    print(f"{what} ...", flush=True)
-    yield
-    print(f"{what}: {time.perf_counter() - begun:.0f} s", flush=True)
-
-
-def show(figures: list[Figure]) -> Table:
-    table = Table("figure", "measured", "bar", "")
-    for figure in figures:
-        digits = 0 if figure.name.startswith("unfinished") else 2 if figure.unit in ("s", "") else 1
-        table.add_row(
-            figure.name,
-            f"{figure.value:.{digits}f} {figure.unit}".strip(),
-            f"{'at most' if figure.is_most else 'at least'} {figure.bar:g} {figure.unit}".strip(),
-            "met" if figure.is_met else "missed",
-        )
-    return table
+from antiphon_tiny.examination import NUM_SPOKEN, examine, show
 
 
 def main(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from stages import Run, Stage, all_stages
+
+from antiphon_tiny.stages import Run, Stage, all_stages
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -53,7 +54,7 @@ def run(
 @app.command("keep")
 def keep_parts(names: list[str], work: Work = DEFAULT_WORK, only_losses: OnlyLosses = False) -> None:
     """Keep what these stages have trained, in half precision, with the recipe."""
-    from kept import KEPT, keep
+    from antiphon_tiny.kept import KEPT, keep
 
     for name in names:
         try:
@@ -65,7 +66,7 @@ def keep_parts(names: list[str], work: Work = DEFAULT_WORK, only_losses: OnlyLos
 @app.command("restore")
 def restore_parts(work: Work = DEFAULT_WORK) -> None:
     """Put what is kept where the stages look for it, in place of running the stages that trained it."""
-    from kept import restore
+    from antiphon_tiny.kept import restore
 
     print("restored: " + (", ".join(restore(Run(work))) or "nothing, all of it is there"))
 

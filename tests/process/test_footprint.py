@@ -56,7 +56,7 @@ onnxruntime.InferenceSession(EMBEDDED_CODEC / "speech_tokenizer_v1.onnx", provid
 A_RECIPE = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "recipes" / "tiny")!r})
-import speech
+import antiphon_tiny
 import onnxruntime
 from matplotlib import font_manager
 """

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from antiphon import Engine
+from antiphon_tiny import examination
+from antiphon_tiny.omni import spoken_evaluation as spoken
+from antiphon_tiny.speech import shards
+from antiphon_tiny.world import samples
 
-evaluate: Any = importlib.import_module("evaluate")
-samples: Any = importlib.import_module("world.samples")
-shards: Any = importlib.import_module("speech.shards")
-spoken: Any = importlib.import_module("omni.spoken_evaluation")
 NUM_ASKED = 3
 
 
@@ -37,7 +35,7 @@ def work(tmp_path: Path) -> Path:
 def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spoken, "hear", lambda samples: "")
     monkeypatch.setattr(spoken, "dnsmos", lambda samples: 1.0)
-    figures = {figure.name: figure for figure in evaluate.examine(None, None, work, num=NUM_ASKED)}
+    figures = {figure.name: figure for figure in examination.examine(None, None, work, num=NUM_ASKED)}
     assert len(figures) == 13
     assert all(math.isfinite(figure.value) or "right" in figure.name for figure in figures.values())
     heard = figures["reply as Whisper hears it, whole: word error"]
@@ -46,7 +44,7 @@ def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPa
     report = json.loads((work / "reports" / "spoken.json").read_text())
     assert 0 < report["joe"]["num_asked"] <= 2 * NUM_ASKED
     assert len(json.loads((work / "reports" / "typed.json").read_text())["asked"]) == 2 * NUM_ASKED
-    table = evaluate.show(list(figures.values()))
+    table = examination.show(list(figures.values()))
     assert table.row_count == 13
 
 
@@ -77,5 +75,5 @@ def test_a_sound_is_transcribed_once_however_many_pictures_it_is_asked_of(work: 
     ("value", "is_most", "is_met"), [(4.9, True, True), (5.1, True, False), (5.1, False, True)]
 )
 def test_a_bar_is_met_from_its_own_side(value: float, is_most: bool, is_met: bool) -> None:
-    assert evaluate.Figure("of something", value, 5, is_most, "%").is_met == is_met
-    assert not evaluate.Figure("of nothing", math.nan, 5, is_most, "%").is_met
+    assert examination.Figure("of something", value, 5, is_most, "%").is_met == is_met
+    assert not examination.Figure("of nothing", math.nan, 5, is_most, "%").is_met

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from antiphon import Engine
-
-evaluation: Any = importlib.import_module("omni.evaluation")
-kept: Any = importlib.import_module("kept")
-stages: Any = importlib.import_module("stages")
-train_units: Any = importlib.import_module("speech.train_units")
-train_vocoder: Any = importlib.import_module("speech.train_vocoder")
-training: Any = importlib.import_module("training")
+from antiphon_tiny import kept, stages, training
+from antiphon_tiny.omni import evaluation
+from antiphon_tiny.speech import train_units, train_vocoder
 
 
 class Model(nn.Module):

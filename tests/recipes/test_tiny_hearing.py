@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import random
 from itertools import pairwise, product
@@ -12,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-hearing: Any = importlib.import_module("omni.hearing_training")
-spoken: Any = importlib.import_module("omni.spoken")
+from antiphon_tiny.omni import hearing_training as hearing
+from antiphon_tiny.omni import spoken
+
 BLANK = 0
 
 
 def read(path: tuple[int, ...]) -> list[int]:
-    return hearing.collapse(path, BLANK)  # type: ignore[no-any-return]
+    return hearing.collapse(path, BLANK)
 
 
 @pytest.mark.parametrize("held", [0, 2, 4, 9])
@@ -28,7 +28,7 @@ def test_the_paths_that_count_are_blank_at_first(held: int) -> None:
     logits = torch.randn(2, 9, 4)
     said = [spoken.Utterance("", [0] * 6, [2, 2]), spoken.Utterance("", [0] * 3, [1, 3])]
     spans = [(0, 1, said[0]), (1, 4, said[1])]
-    model = SimpleNamespace(
+    model: Any = SimpleNamespace(
         omni=SimpleNamespace(audio_to_text_proj=lambda x: x), config=SimpleNamespace(blank_token_id=BLANK)
     )
     found = hearing.Hearing.reading(model, logits, spans, held)

@@ -5,7 +5,6 @@ Random weights, rounded as the export rounds them: where the two pick another id
 
 from __future__ import annotations
 
-import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,18 @@ from torch import Tensor
 
 from antiphon import Completion, Engine, Image, Message, Request, SamplingParams, Units
 from antiphon.sched.speaking import SpeakingState
+from antiphon_tiny import stages
+from antiphon_tiny.omni import (
+    conversations,
+    hearing_training,
+    language_training,
+    listening_training,
+    speaking_training,
+    spoken,
+    windows,
+)
+from antiphon_tiny.world import exchange, picture, samples
 
-stages: Any = importlib.import_module("stages")
-samples: Any = importlib.import_module("world.samples")
-spoken: Any = importlib.import_module("omni.spoken")
-windows: Any = importlib.import_module("omni.windows")
 LEVEL = 2e-3
 
 
@@ -32,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registered = stages.all_stages()
     registered["skeleton"].run(run)
     torch.manual_seed(0)
-    model = importlib.import_module("omni.speaking_training").Speaking(run)
+    model = speaking_training.Speaking(run)
     with torch.no_grad():
         for name, parameter in model.omni.named_parameters():
             if "head" in name or "to_text" in name:
@@ -65,19 +71,19 @@ def same_picks(logits: Tensor, ids: list[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pictures", [0.0, 1.0])
 def test_typed_conversations(work: Path, engine: Engine, pictures: float) -> None:
-    training: Any = importlib.import_module("omni.language_training")
-    draw_picture = importlib.import_module("world.picture").draw_picture
-    model = rounded(training.Answering(stages.Run(work)), work)
+    model = rounded(language_training.Answering(stages.Run(work)), work)
     for sample in samples.draw_samples(4, "train", 2, pictures=pictures):
         messages = [Message(role, text) for role, text in sample.messages]
         if sample.scene:
-            messages[0] = Message("user", [Image(draw_picture(sample.scene, 320)), sample.messages[0][1]])
+            messages[0] = Message(
+                "user", [Image(picture.draw_picture(sample.scene, 320)), sample.messages[0][1]]
+            )
         done = engine.generate([Request(messages=messages)], SamplingParams(max_tokens=6))[0]
         branch = model.layout.branch(sample)
         ids = [*branch.ids[: branch.last[0] + 1], *done.text_ids]
         targets = [-100] * branch.last[0] + done.text_ids + [-100]
-        said = importlib.import_module("omni.conversations").Branch(ids, targets, [])
-        row = importlib.import_module("omni.conversations").Row([said], 0 if sample.scene else None)
+        said = conversations.Branch(ids, targets, [])
+        row = conversations.Row([said], 0 if sample.scene else None)
         tiles = model.pictures.tiles([sample.scene]) if sample.scene else None
         with torch.no_grad():
             logits, _, _ = model.logits(model.layout.batch([row]), tiles)
@@ -92,28 +98,25 @@ def reply_to(engine: Engine, units: list[int]) -> Completion:
 
 @pytest.mark.slow
 def test_spoken_questions_are_heard_and_answered(work: Path, engine: Engine) -> None:
-    hearing: Any = importlib.import_module("omni.hearing_training")
-    listening: Any = importlib.import_module("omni.listening_training")
     units = [random.Random(1).randrange(1000) for _ in range(40)]
     done = reply_to(engine, units)
     asked = spoken.Utterance("", units, [])
-    heard = rounded(hearing.Hearing(stages.Run(work)), work)
+    heard = rounded(hearing_training.Hearing(stages.Run(work)), work)
     with torch.no_grad():
         assert heard.transcripts([asked]) == [done.transcript]
-    model = rounded(listening.Listening(stages.Run(work)), work)
-    turn = importlib.import_module("world.exchange").Exchange("", "", "")
-    sample = importlib.import_module("world.exchange").Sample((turn,))
+    model = rounded(listening_training.Listening(stages.Run(work)), work)
+    turn = exchange.Exchange("", "", "")
+    sample = exchange.Sample((turn,))
     answer = [*done.text_ids]
     encode = model.layout.encode
     model.layout.encode = lambda text: answer if text == "" else encode(text)
     with torch.no_grad():
-        logits, _, _ = model.spoken_logits([listening.SpokenSample(sample, [asked])], None)
+        logits, _, _ = model.spoken_logits([listening_training.SpokenSample(sample, [asked])], None)
     same_picks(logits[: len(answer)], answer)
 
 
 def test_replies_are_spoken(work: Path, engine: Engine) -> None:
-    speaking: Any = importlib.import_module("omni.speaking_training")
-    model = rounded(speaking.Speaking(stages.Run(work)), work)
+    model = rounded(speaking_training.Speaking(stages.Run(work)), work)
     layout = model.layout
     units = [random.Random(2).randrange(1000) for _ in range(30)]
     done = reply_to(engine, units)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import struct
 from contextlib import nullcontext
@@ -17,21 +16,23 @@ from antiphon.codec.analysis.logmel import log_mel, slaney_filters
 from antiphon.codec.analysis.prompt_mel import prompt_mel
 from antiphon.codec.checkpoint.hyperparams import read_hyperparams
 from antiphon.codec.flow.flow import Flow, FlowInput, UnitSpan
-
-augment: Any = importlib.import_module("speech.augment")
-codec_params: Any = importlib.import_module("speech.codec_params")
-ears: Any = importlib.import_module("speech.ears")
-encoding: Any = importlib.import_module("speech.unit_encoder")
-whisper: Any = importlib.import_module("speech.whisper")
-flow_batches: Any = importlib.import_module("speech.flow_batches")
-judge: Any = importlib.import_module("speech.judge")
-phones: Any = importlib.import_module("speech.phones")
-retouch: Any = importlib.import_module("speech.retouch")
-shards: Any = importlib.import_module("speech.shards")
-train_flow: Any = importlib.import_module("speech.train_flow")
-train_vocoder: Any = importlib.import_module("speech.train_vocoder")
-unit_batches: Any = importlib.import_module("speech.unit_batches")
-vocoder_batches: Any = importlib.import_module("speech.vocoder_batches")
+from antiphon.codec.flow.unet import ResNet, UNet
+from antiphon_tiny.speech import (
+    augment,
+    codec_params,
+    ears,
+    flow_batches,
+    judge,
+    phones,
+    retouch,
+    shards,
+    train_flow,
+    train_vocoder,
+    unit_batches,
+    vocoder_batches,
+    whisper,
+)
+from antiphon_tiny.speech import unit_encoder as encoding
 
 
 def noise(length: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -238,11 +239,12 @@ def test_mel_from_noise_is_the_runtimes() -> None:
 def test_velocity_with_a_time_for_each_row() -> None:
     torch.manual_seed(0)
     estimator = train_flow.new_flow().decoder["estimator"]
+    assert isinstance(estimator, UNet)
     x, times = torch.randn(2, 320, 30), torch.tensor([0.1, 0.7])
     with torch.no_grad():
         wanted = [estimator(row[None], bias) for row, bias in zip(x, estimator.time_bias(times), strict=True)]
         for module in estimator.modules():
-            if type(module) is train_flow.ResNet:
+            if type(module) is ResNet:
                 module.__class__ = train_flow.PerRowResNet
         torch.testing.assert_close(
             estimator(x, estimator.time_bias(times).mT), torch.cat(wanted), rtol=0, atol=1e-4

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from antiphon.model.checkpoint.folder import read_config
 from antiphon.text.tokenizer import Tokenizer
-
-samples: Any = importlib.import_module("world.samples")
-looking: Any = importlib.import_module("world.looking")
-scene_module: Any = importlib.import_module("world.scene")
-split: Any = importlib.import_module("world.split")
-conversations: Any = importlib.import_module("omni.conversations")
-geometry: Any = importlib.import_module("omni.geometry")
-pictures: Any = importlib.import_module("omni.pictures")
-words: Any = importlib.import_module("world.words")
-picture: Any = importlib.import_module("world.picture")
+from antiphon_tiny.omni import conversations, files, geometry, pictures
+from antiphon_tiny.omni.tokenizer import write_tokenizer
+from antiphon_tiny.world import looking, picture, samples, split, words
+from antiphon_tiny.world import scene as scene_module
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder: Path = tmp_path_factory.mktemp("tokenizer")
-    importlib.import_module("omni.tokenizer").write_tokenizer(folder, num_units=8)
+    write_tokenizer(folder, num_units=8)
     return Tokenizer.from_pretrained(folder)
 
 
@@ -60,6 +53,7 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
         for turn in sample.turns:
             said = turn.answer.rstrip(".").split()
             shapes = turn.rests_on
+            assert sample.scene is not None
             assert set(shapes) <= set(sample.scene.shapes)
             if turn.answer.startswith(("There is no", "There are no")):
                 told += 1
@@ -78,10 +72,8 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
 
 @pytest.mark.slow
 def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
-    importlib.import_module("omni.files").write_skeleton(tmp_path, geometry.GEOMETRY)
-    config = importlib.import_module("antiphon.model.checkpoint.folder").read_config(
-        tmp_path, load_format="dummy"
-    )
+    files.write_skeleton(tmp_path, geometry.GEOMETRY)
+    config = read_config(tmp_path, load_format="dummy")
     layout = conversations.Layout(Tokenizer.from_pretrained(tmp_path), config, geometry.GEOMETRY.side**2)
     reader = pictures.PictureReader(geometry.GEOMETRY, config)
     for sample in samples.draw_samples(40, "train", 6, pictures=1.0):
@@ -89,6 +81,7 @@ def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
         shown = batch.looks[0].sum(-1)
         assert set(shown.round(decimals=4).unique().tolist()) <= {0.0, 1.0}
         assert not shown[batch.targets[0] < 0].any()
+        assert sample.scene is not None
         there = reader.labels([sample.scene])[0, :, 1] >= 0
         assert there[(batch.looks[0] > 0).any(0)].all()
         assert bool(shown.any()) == any(turn.rests_on for turn in sample.turns)
@@ -142,6 +135,7 @@ def test_a_picture_shows_its_colours() -> None:
         image = picture.draw_picture(scene)
         for shape in scene.shapes:
             found = image.getpixel((int(shape.x * image.width), int(shape.y * image.height)))
+            assert isinstance(found, tuple)
             usual = picture.RGB[shape.colour]
             assert all(abs(a - b) <= picture.SHADE + 1 for a, b in zip(found, usual, strict=True))
 

@@ -1,0 +1,1 @@
+"""The checkpoint: what it sees, hears, thinks and says."""

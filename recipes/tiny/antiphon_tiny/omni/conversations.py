@@ -1,0 +1,148 @@
+"""Conversations as rows of ids, several behind one picture, each unseen by the others."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from antiphon.config import ModelConfig
+from antiphon.inputs.chat import DEFAULT_SYSTEM
+from antiphon.text.tokenizer import Tokenizer
+from antiphon_tiny.omni.pictures import patch_of
+from antiphon_tiny.world.exchange import Sample
+from antiphon_tiny.world.samples import typed
+
+__all__ = ["Batch", "Branch", "Layout", "Row"]
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One conversation behind prefix and picture."""
+
+    ids: list[int]
+    targets: list[int]
+    """The id that follows, where the assistant says it; else -100."""
+    last: list[int]
+    """Those of the targets' places that belong to the last answer."""
+    patches: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Of the targets' places: the patches that the answer is read off, where it is."""
+
+
+@dataclass
+class Row:
+    branches: list[Branch] = field(default_factory=list)
+    picture: int | None = None
+    """Its number among the batch's pictures."""
+
+    @property
+    def num_ids(self) -> int:
+        return sum(len(branch.ids) for branch in self.branches)
+
+
+@dataclass(frozen=True)
+class Batch:
+    prefix: Tensor
+    """int64 (prefix)"""
+    ids: Tensor
+    """int64 (rows, length); 0 where a picture is and behind the end"""
+    targets: Tensor
+    positions: Tensor
+    mask: Tensor
+    """bool (rows, length, prefix + length)"""
+    pictures: Tensor
+    """int64 (pictures): the rows that have one, in front"""
+    branches: Tensor
+    """int64 (rows, length): the number of the conversation in its row; -1 elsewhere"""
+    looks: Tensor
+    """float32 (pictures, length, patches): where to look for what follows, as shares; 0 where nowhere"""
+
+
+class Layout:
+    """Turns conversations into ids in the chat layout of `antiphon.inputs.chat`."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig, num_patches: int) -> None:
+        self.encode = tokenizer.encode
+        self.num_patches = num_patches
+        self.bos, self.eot = config.bos_token_id, config.eot_token_id
+        start, end = (_id_of(tokenizer, f"<|{name}_header_id|>") for name in ("start", "end"))
+        self.header = {role: [start, *self.encode(role), end] for role in ("system", "user", "assistant")}
+        self.break_ids = self.encode("\n\n")
+
+    def prefix(self, system: str | None = DEFAULT_SYSTEM) -> list[int]:
+        """What a prompt begins with, as far as the content of its first question."""
+        opening = (
+            []
+            if system is None
+            else [*self.header["system"], *self.break_ids, *self.encode(system), self.eot]
+        )
+        return [self.bos, *opening, *self.header["user"], *self.break_ids]
+
+    def branch(self, sample: Sample, rng: random.Random | None = None) -> Branch:
+        """rng: for questions as they may be typed."""
+        ids: list[int] = []
+        targets: list[int] = []
+        last: list[int] = []
+        patches: dict[int, tuple[int, ...]] = {}
+        for i, turn in enumerate(sample.turns):
+            question = typed(rng, turn.question) if rng else turn.question
+            if i == 0:
+                asked = self.encode("\n" + question) if sample.scene else self.encode(question)
+            else:
+                asked = [*self.header["user"], *self.break_ids, *self.encode(question)]
+            asked += [self.eot, *self.header["assistant"], *self.break_ids]
+            said = [*self.encode(turn.answer), self.eot]
+            ids += [*asked, *said]
+            last = list(range(len(targets) + len(asked) - 1, len(targets) + len(asked) - 1 + len(said)))
+            if sample.scene and turn.rests_on:
+                side = math.isqrt(self.num_patches)
+                found = tuple(patch_of(sample.scene, shape, side) for shape in turn.rests_on)
+                patches.update(dict.fromkeys(last, found))
+            targets += [IGNORED] * (len(asked) - 1) + said + [IGNORED]
+        return Branch(ids, targets, last, patches)
+
+    def batch(self, rows: Sequence[Row], system: str | None = DEFAULT_SYSTEM) -> Batch:
+        """Rows with a picture must come in the order of their pictures."""
+        prefix = self.prefix(system)
+        starts = [0 if row.picture is None else self.num_patches for row in rows]
+        length = max(start + row.num_ids for start, row in zip(starts, rows, strict=True))
+        size = (len(rows), length)
+        ids, positions = torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
+        targets, branches = torch.full(size, IGNORED), torch.full(size, -1)
+        num_pictures = sum(row.picture is not None for row in rows)
+        looks = torch.zeros(num_pictures, length, self.num_patches)
+        for r, (start, row) in enumerate(zip(starts, rows, strict=True)):
+            positions[r, :start] = torch.arange(start)
+            at = start
+            for number, branch in enumerate(row.branches):
+                span = slice(at, at + len(branch.ids))
+                ids[r, span] = torch.tensor(branch.ids)
+                targets[r, span] = torch.tensor(branch.targets)
+                positions[r, span] = torch.arange(start, start + len(branch.ids))
+                branches[r, span] = number
+                for place, patches in branch.patches.items():
+                    for patch in patches:
+                        looks[r, at + place, patch] += 1 / len(patches)
+                at += len(branch.ids)
+        of_picture = torch.arange(length)[None] < torch.tensor(starts)[:, None]
+        same = (branches[:, :, None] == branches[:, None, :]) | of_picture[:, None, :]
+        order = torch.arange(length)
+        seen = same & (order[None, :, None] >= order[None, None, :])
+        mask = torch.cat([torch.ones(*size, len(prefix), dtype=torch.bool), seen], dim=2)
+        pictures = torch.tensor(
+            [r for r, row in enumerate(rows) if row.picture is not None], dtype=torch.int64
+        )
+        positions += len(prefix)
+        return Batch(torch.tensor(prefix), ids, targets, positions, mask, pictures, branches, looks)
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    token_id = tokenizer.token_id(token)
+    assert token_id is not None, f"the recipe's tokenizer has {token}"
+    return token_id

@@ -1,4 +1,0 @@
-from antiphon.process.footprint import use_passing_caches
-
-# Before any module here imports onnxruntime, whose telemetry `antiphon` has switched off, or matplotlib.
-use_passing_caches()
