@@ -43,7 +43,7 @@ from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.process.interrupts import Interrupts
 from antiphon.process.ownership import OfOneProcess, Ownership
-from antiphon.prompt import OpenPrompt, Prompt
+from antiphon.prompt import GrowingPrompt, Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.tokenizer import Tokenizer
@@ -259,10 +259,10 @@ class Engine(OfOneProcess):
         """
         return self.add_prepared(request, self.prepare_open(request), sampling_params)
 
-    def prepare_open(self, request: Request) -> OpenPrompt:
+    def prepare_open(self, request: Request) -> GrowingPrompt:
         """`prepare` for `open_request`; `add_prepared` takes the result."""
         self._check_open()
-        return self.inputs.process_open(request)
+        return self.inputs.process_growing(request)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
         """Let these units, numbered from 0, be all that was heard so far of an open request.
