@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -50,7 +50,10 @@ from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import Completion, Event, Request, SamplingParams
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from antiphon.codec import Codec
+    from antiphon.config import EngineSettings
 
 __all__ = ["Engine"]
 
@@ -77,7 +80,7 @@ class Engine(OfOneProcess):
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
         quantization, text_backend, vocoder_backend, speech_prompt: each has one choice so far.
-        settings: the fields of `EngineConfig`.
+        settings: see `antiphon.config.EngineSettings`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read; names file, tensor or key.
@@ -99,7 +102,7 @@ class Engine(OfOneProcess):
         vocoder_backend: str = "torch",
         speech_prompt: str = "soft",
         progress: bool = True,
-        **settings: Any,
+        **settings: Unpack[EngineSettings],
     ) -> None:
         config = engine_config(settings)
         check_choice("quantization", quantization, None)
