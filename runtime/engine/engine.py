@@ -32,7 +32,7 @@ from antiphon.inputs.copies import plain_options, plain_params
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import PagedKVCache, cache_config
-from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.folder import read_checkpoint
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
@@ -121,7 +121,7 @@ class Engine(OfOneProcess):
         check_device(self.device)
         make_ready()
         resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
-        self.model_config = read_config(folder, load_format=load_format)
+        self.model_config, tokenizer = read_checkpoint(folder, load_format=load_format)
         if self.model_config.speech_prompt != "soft":
             raise CheckpointError(
                 f"{folder / 'config.json'}: speech_prompt: expected 'soft', "
@@ -130,7 +130,7 @@ class Engine(OfOneProcess):
         self.config = replace(
             config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
         )
-        self.tokenizer = Tokenizer.from_pretrained(folder)
+        self.tokenizer = Tokenizer.from_pretrained(folder, tokenizer)
         self.codec = open_codec(
             codec,
             self.device,

@@ -51,12 +51,16 @@ class Tokenizer:
             self._encode(text)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable."""
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], content: tokenizers.Tokenizer | None = None
+    ) -> Tokenizer:
+        """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable.
+
+        content: the file's, where it has been read already.
+        """
         path = Path(folder) / "tokenizer.json"
-        tokenizer = read_tokenizer(path)
         try:
-            return cls(tokenizer)
+            return cls(read_tokenizer(path) if content is None else content)
         except ValueError as error:
             raise CheckpointError(f"{path}: {one_line(error)}") from error
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from antiphon.config import ModelConfig, RopeScaling, VisionConfig
 from antiphon.errors import CheckpointError
-from antiphon.model.checkpoint.folder import read_config
-from antiphon.text.tokenizer_file import read_tokenizer
+from antiphon.model.checkpoint.folder import read_checkpoint, read_config
+from antiphon.text.tokenizer import Tokenizer
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -116,10 +116,13 @@ def test_harmless_and_switched_off_keys_change_nothing(folder: Path) -> None:
     assert read_config(folder) == read_config(RANDOM_MODEL)
 
 
-def test_a_tokenizer_that_was_read_already_is_taken(folder: Path) -> None:
-    tokenizer = read_tokenizer(folder / "tokenizer.json")
+def test_the_tokenizer_comes_with_the_config(folder: Path) -> None:
+    """Its file, which may be large, is read once for both."""
+    config, content = read_checkpoint(folder)
     (folder / "tokenizer.json").unlink()
-    assert read_config(folder, tokenizer=tokenizer) == read_config(RANDOM_MODEL)
+    tokenizer = Tokenizer.from_pretrained(folder, content)
+    assert config == read_config(RANDOM_MODEL)
+    assert tokenizer.encode("Hello") == Tokenizer.from_pretrained(RANDOM_MODEL).encode("Hello")
 
 
 def test_keys_of_our_own(folder: Path) -> None:

@@ -515,7 +515,7 @@ def test_resolve_dtype(folder: Path) -> None:
     assert resolve_dtype(torch.float16, folder, "cpu") == torch.float16
     for wrong in ("int8", "half", torch.float64, torch.int8):
         with pytest.raises(
-            ConfigError, match="dtype: expected 'auto' or one of float32, float16, bfloat16, got"
+            ConfigError, match="dtype: expected 'auto' or one of float32, bfloat16, float16, got"
         ):
             resolve_dtype(wrong, folder, "cpu")
     save_file({"tensor": torch.ones(3, dtype=torch.int8)}, folder / "model.safetensors")
