@@ -80,7 +80,7 @@ class InputProcessor:
         max_model_len: int | None = None,
     ) -> None:
         """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None:
-        as many as there may be. `CheckpointError` if the tokenizer does not fit the config, or a setting of
+        no limit. `CheckpointError` if the tokenizer does not fit the config, or a setting of
         the config is not known."""
         if tokenizer.max_text_id >= config.text_vocab_size:
             raise CheckpointError(
@@ -100,7 +100,7 @@ class InputProcessor:
         return plain_request(request, self._limits, self._config.max_position_embeddings)
 
     def units(self, units: Sequence[int]) -> tuple[int, ...]:
-        """Units as plain values; `InvalidRequest` for too many of them, or for what is no unit."""
+        """Units as plain values; `InvalidRequest` for too many of them, or for what is not a unit."""
         numbers = plain_units("units", units, self._config.max_position_embeddings)
         self._check_units("units", numbers)
         return numbers
@@ -144,7 +144,8 @@ class InputProcessor:
         )
 
     def with_speech(self, prompt: GrowingPrompt, units: Sequence[int]) -> GrowingPrompt:
-        """An open prompt with these units as all that was heard so far; `InvalidRequest` if they are none."""
+        """A growing prompt with these units as all that was heard so far; `InvalidRequest` if they are not
+        units."""
         return prompt.with_units(self.units(units))
 
     def _read(
@@ -256,7 +257,7 @@ class InputProcessor:
             return Recording(*read_audio(speech.source, self._limits, before_s=before_s))
 
     def _tokenize_all(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
-        """What is heard in each."""
+        """The units of each."""
         return {where: self._tokenize(where, recording) for where, recording in recordings.items()}
 
     def _tokenize(self, where: str, recording: Recording) -> tuple[int, ...]:
@@ -264,7 +265,7 @@ class InputProcessor:
         with at(where):
             units = self._codec.tokenize(recording.samples, recording.rate_hz)
         if not units:
-            raise InvalidRequest(f"{where}: expected speech of at least one unit, got less")
+            raise InvalidRequest(f"{where}: expected speech of at least one unit, got none")
         self._check_units(where, units)
         return tuple(units)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import tokenizers
 
 from antiphon.errors import CheckpointError, InvalidRequest
-from antiphon.files.checkpoint import one_line
+from antiphon.plain import one_line
 from antiphon.text.tokenizer_file import TRIAL_TEXTS, read_tokenizer
 
 __all__ = ["Tokenizer"]
@@ -59,8 +59,9 @@ class Tokenizer:
         content: the file's, where it has been read already.
         """
         path = Path(folder) / "tokenizer.json"
+        tokenizer = read_tokenizer(path) if content is None else content
         try:
-            return cls(read_tokenizer(path) if content is None else content)
+            return cls(tokenizer)
         except ValueError as error:
             raise CheckpointError(f"{path}: {one_line(error)}") from error
 

@@ -106,7 +106,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": 1}'])
 def test_a_corrupt_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*expected .*found"):
+    with pytest.raises(
+        CheckpointError, match=r"^[^:]*tokenizer\.json: (.*expected .*found|is not valid JSON: )"
+    ):
         Tokenizer.from_pretrained(tmp_path)
 
 

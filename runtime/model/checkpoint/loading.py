@@ -16,7 +16,7 @@ from torch import Tensor
 from antiphon.config import ModelConfig
 from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
-from antiphon.files.checkpoint import one_line, read_json, shortened
+from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
 from antiphon.model.checkpoint.shards import TensorEntry, TensorFiles, read_headers
 from antiphon.model.checkpoint.tensors import (
@@ -28,7 +28,7 @@ from antiphon.model.checkpoint.tensors import (
 )
 from antiphon.model.checkpoint.vision_settings import missing_tower, vision_folder
 from antiphon.model.weights import OmniWeights
-from antiphon.plain import shown
+from antiphon.plain import one_line, shown
 
 __all__ = ["Progress", "load_weights", "resolve_dtype"]
 
@@ -56,7 +56,7 @@ def resolve_dtype(
     bytes are in (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
-        ConfigError: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
+        ConfigError: not one of "auto", "float32", "bfloat16", "float16", or torch's own names for them.
         CheckpointError: "auto", and the file cannot be read or holds other dtypes.
     """
     if (named := dtype_of(dtype)) is not None:
