@@ -117,7 +117,7 @@ class Prompt:
 class GrowingPrompt(Prompt):
     """A prompt whose last message ends in speech that is still being spoken.
 
-        ids    [ what stands before it | open units ]
+        ids    [ what stands before it | units so far ]
         then   [ closing ]    the end of the message, and an open assistant header
 
     It counts as speech input before the first unit is there: the model will read it as such.
@@ -136,7 +136,7 @@ class GrowingPrompt(Prompt):
         return True
 
     def with_units(self, units: Sequence[int]) -> GrowingPrompt:
-        """With these units, numbered from 0, as all that was heard so far of the open speech."""
+        """With these units, numbered from 0, as all that was heard so far of the growing message."""
         num_kept = len(self.ids) - self.num_growing_units
         num_before = len(self.unit_positions) - self.num_growing_units
         start = len(self.speech_ids) - self.num_growing_units

@@ -49,7 +49,7 @@ def test_text_survives(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_ids_that_are_none(tokenizer: Tokenizer) -> None:
+def test_ids_that_do_not_exist(tokenizer: Tokenizer) -> None:
     known = tokenizer.encode("a")
     assert tokenizer.decode([-200, NUM_IDS, *known, 2**40]) == "a"
     assert not tokenizer.carries_speech(NUM_IDS)

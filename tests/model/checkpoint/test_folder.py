@@ -500,7 +500,7 @@ def test_ids_outside_the_tables(folder: Path) -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def test_folders_that_are_none(tmp_path: Path) -> None:
+def test_folders_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere: expected the folder of a checkpoint, found nothing"):
         read_config(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
