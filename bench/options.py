@@ -11,6 +11,7 @@ import torch
 import typer
 
 from antiphon.bench.sizes import model_configs
+from antiphon.device.dtypes import DTYPES
 from antiphon.device.machine import cpu_name
 from antiphon.device.place import resolve_device
 from antiphon.errors import ConfigError
@@ -26,8 +27,6 @@ __all__ = [
     "read_dtype",
     "write_record",
 ]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def read_device(name: str) -> torch.device:

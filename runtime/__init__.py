@@ -71,9 +71,13 @@ __all__ = [
 switch_telemetry_off()  # here, so that it holds for whoever imports onnxruntime first
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
-    """The engines bring torch with them, which takes a second to import: not before they are asked for.
-    Nor is the version looked up before."""
+    """The engines bring torch with them, which takes a second to import, so they are loaded when they are
+    first asked for. So is the version."""
     import antiphon.process.origin  # noqa: F401 - looks whether torch is here already
 
     if name == "Engine":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from antiphon.errors import ConfigError
 from antiphon.plain import MAX_INT, choice, flag, integer, kind, number
@@ -13,6 +13,7 @@ from antiphon.plain import MAX_INT, choice, flag, integer, kind, number
 __all__ = [
     "CacheConfig",
     "EngineConfig",
+    "EngineSettings",
     "InputLimits",
     "ModelConfig",
     "RopeScaling",
@@ -257,36 +258,59 @@ class StreamSchedule:
         return min(int(length), self.max_units)
 
 
-@dataclass(frozen=True)
-class EngineConfig:
-    """How the engine serves; the arguments of `Engine` beyond the model."""
+class EngineSettings(TypedDict, total=False):
+    """How the engine serves, as keywords of `Engine`. `EngineConfig` has the defaults."""
 
-    max_num_seqs: int = 64
+    max_num_seqs: int
     """Requests that run at a time."""
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int
     """Positions that one pass through a stack may hold."""
-    max_num_waiting: int = 4096
+    max_num_waiting: int
     """Requests that may wait; one more is `EngineOverloaded`."""
-    block_size: int = 16
-    text_lookahead: int = 32
+    block_size: int
+    """Positions per block of the KV cache, on the track with more layers."""
+    text_lookahead: int
     """Text tokens that may be decoded before speech asks for them."""
-    enable_prefix_caching: bool = True
-    enforce_eager: bool = False
+    enable_prefix_caching: bool
+    """Keep the blocks of finished requests, for later ones that begin alike."""
+    enforce_eager: bool
     """On a GPU: launch kernels one by one, not as CUDA graphs, which take seconds to record at the start."""
-    max_model_len: int = 32768
+    max_model_len: int
     """Longest sequence of either track; the model's own limit where that is smaller."""
-    gpu_memory_utilization: float = 0.9
-    kv_cache_bytes: int | None = None
-    """None: from the memory that is left (see `runtime/model/cache.py`)."""
-    stream_schedule: StreamSchedule = StreamSchedule()
+    gpu_memory_utilization: float
+    """Share of a GPU's memory that may be in use in all, other programs included; above 0, at most 1."""
+    kv_cache_bytes: int | None
+    """Size of the KV cache. None: what memory is left (see `runtime/model/cache.py`)."""
+    stream_schedule: StreamSchedule
     """When speech is made of units that are still coming."""
-    seed: int = 0
-    """Of requests that bring none, and of dummy weights."""
-    limits: InputLimits = InputLimits()
-    no_speech: NoSpeech = "answer"
+    seed: int
+    """For requests without a seed, and for dummy weights."""
+    limits: InputLimits
+    """Bounds on what one request may bring."""
+    no_speech: NoSpeech
     """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the
     model answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
     finish_reason "error"."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The settings of an engine, checked. `EngineSettings` says what each of them means."""
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    max_num_waiting: int = 4096
+    block_size: int = 16
+    text_lookahead: int = 32
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    max_model_len: int = 32768
+    gpu_memory_utilization: float = 0.9
+    kv_cache_bytes: int | None = None
+    stream_schedule: StreamSchedule = StreamSchedule()
+    seed: int = 0
+    limits: InputLimits = InputLimits()
+    no_speech: NoSpeech = "answer"
 
     def __post_init__(self) -> None:
         read: dict[str, object] = {

@@ -21,11 +21,13 @@ __all__ = [
     "MAX_INT",
     "choice",
     "count",
+    "cut",
     "flag",
     "integer",
     "items",
     "kind",
     "number",
+    "one_line",
     "reading",
     "shown",
     "string",
@@ -43,7 +45,7 @@ _NAME = type.__dict__["__name__"]
 
 def kind(value: Any) -> str:
     """The name of a value's type, bounded. A metaclass is not asked."""
-    return _cut(_NAME.__get__(type(value)), MAX_SHOWN_CHARS)
+    return cut(_NAME.__get__(type(value)), MAX_SHOWN_CHARS)
 
 
 def shown(value: Any) -> str:
@@ -65,21 +67,38 @@ def shown(value: Any) -> str:
     if exact is bytes:
         return repr(value[:MAX_SHOWN_CHARS]) + ("..." if len(value) > MAX_SHOWN_CHARS else "")
     if issubclass(exact, _numpy("number", "bool_")):
-        return _cut(str(_item(value)), MAX_SHOWN_CHARS)
+        return cut(str(_item(value)), MAX_SHOWN_CHARS)
     if exact in _numpy("ndarray"):
-        return _cut(f"an array of {value.dtype} of shape {value.shape}", 2 * MAX_SHOWN_CHARS)
+        return cut(f"an array of {value.dtype} of shape {value.shape}", 2 * MAX_SHOWN_CHARS)
     return kind(value)
 
 
 def told(error: BaseException) -> str:
     """An error as another one tells it: its type and one line, whatever its own message is."""
+    message = one_line(error)
+    return message if message == kind(error) else f"{kind(error)}: {message}"
+
+
+def one_line(message: object) -> str:
+    """A library's error, or what it printed, as one line of at most 200 characters. Of an error that says
+    nothing, its type."""
     try:
-        message = str.__str__(str(error))
-    except BaseException:  # noqa: BLE001 - who tells of an error must not end of it
-        message = "its message cannot be printed"
+        text = str.__str__(str(message))
+    except BaseException:  # noqa: BLE001 - reporting an error must not fail because of that error
+        text = "its message cannot be printed"
     # What no terminal or log can encode is replaced.
-    message = " ".join(message[: 4 * MAX_TOLD_CHARS].split()).encode(errors="replace").decode()
-    return f"{kind(error)}: {_cut(message, MAX_TOLD_CHARS)}" if message else kind(error)
+    text = " ".join(text[: 4 * MAX_TOLD_CHARS].split()).encode(errors="replace").decode()
+    return cut(text, MAX_TOLD_CHARS) or kind(message)
+
+
+def cut(text: str, length: int, *, middle: bool = False) -> str:
+    """At most `length` characters of a text, with dots for those left out: its end, or its middle."""
+    if len(text) <= length:
+        return text
+    if not middle:
+        return f"{text[: length - 3]}..."
+    head = (length - 5) // 2
+    return f"{text[:head]} ... {text[head + 5 - length :]}"
 
 
 @contextmanager
@@ -101,7 +120,7 @@ def integer(
     *,
     error: type[InvalidRequest] | type[ConfigError] = InvalidRequest,
 ) -> int:
-    """An int from low to high, from an int or a scalar of numpy's; a bool is none."""
+    """An int from low to high, from an int or a scalar of numpy's; a bool is not one."""
     exact, whole = type(value), None
     if issubclass(exact, int) and exact is not bool:
         whole = int.__index__(value)
@@ -158,7 +177,7 @@ def choice(
 
 
 def string(where: str, value: Any, max_chars: int | None = None) -> str:
-    """A str of its own, of at most `max_chars` characters."""
+    """A plain str of at most `max_chars` characters."""
     if not issubclass(type(value), str):
         raise InvalidRequest(f"{where}: expected a string, got {kind(value)}")
     text = str.__str__(value)
@@ -179,8 +198,8 @@ def items(
 ) -> tuple[Any, ...]:
     """What a list or another sequence holds: from `least` to `most` of them, counted before they are walked.
 
-    expected: what to say where it is no sequence. noun: what there are too many of. A sequence whose length
-    is not what it says is read to `most`, and one more.
+    expected: what to say where it is not a sequence. noun: what there are too many of. A sequence that
+    lies about its length is read to `most`, and one more.
     """
     exact = type(value)
     if not issubclass(exact, Sequence) or issubclass(exact, (str, bytes, bytearray, memoryview)):
@@ -202,7 +221,7 @@ def items(
 
 
 def _float(value: Any) -> float:
-    """NaN for what is no number."""
+    """NaN for what is not a number."""
     exact = type(value)
     if exact is bool:
         return math.nan
@@ -219,7 +238,7 @@ def _float(value: Any) -> float:
 
 
 def _is_numpy_integer(exact: type) -> bool:
-    """A time difference, which numpy counts among them, is none."""
+    """A time difference, which numpy counts among them, is not one."""
     return issubclass(exact, _numpy("integer")) and not issubclass(exact, _numpy("timedelta64"))
 
 
@@ -247,11 +266,7 @@ def _span(low: int | None, high: int | None) -> str:
 def _shown_items(values: Sequence[object]) -> str:
     parts = [kind(v) if type(v) in (list, tuple) else shown(v) for v in values[:MAX_SHOWN_ITEMS]]
     rest = [f"... {len(values)} in all"] if len(values) > MAX_SHOWN_ITEMS else []
-    inside = _cut(", ".join([*parts, *rest]), MAX_TOLD_CHARS)
+    inside = cut(", ".join([*parts, *rest]), MAX_TOLD_CHARS)
     if type(values) is list:
         return f"[{inside}]"
     return f"({inside},)" if len(values) == 1 else f"({inside})"
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[:length] + "..."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["IMAGE_ID", "MergePlan", "OpenPrompt", "PreparedImage", "Prompt"]
+__all__ = ["IMAGE_ID", "GrowingPrompt", "MergePlan", "PreparedImage", "Prompt"]
 
 IMAGE_ID = -200
 """Stands in a prompt where the features of an image go; no tokenizer has a negative id."""
@@ -90,11 +90,11 @@ class Prompt:
     no_speech: bool = False
     """Whether the last message that holds speech is silence or noise, as its recordings show."""
     closing: tuple[int, ...] = ()
-    """What `OpenPrompt` ends in once all has been said."""
+    """What `GrowingPrompt` ends in once all has been said."""
 
     @property
-    def is_open(self) -> bool:
-        """Whether its last message is still being spoken: see `OpenPrompt`."""
+    def is_growing(self) -> bool:
+        """Whether its last message is still being spoken: see `GrowingPrompt`."""
         return False
 
     @property
@@ -114,38 +114,38 @@ class Prompt:
 
 
 @dataclass(frozen=True, eq=False)
-class OpenPrompt(Prompt):
+class GrowingPrompt(Prompt):
     """A prompt whose last message ends in speech that is still being spoken.
 
-        ids    [ what stands before it | open units ]
+        ids    [ what stands before it | units so far ]
         then   [ closing ]    the end of the message, and an open assistant header
 
     It counts as speech input before the first unit is there: the model will read it as such.
     """
 
     first_unit_id: int = 0
-    num_open_units: int = 0
+    num_growing_units: int = 0
     """The ids at the end that may still change."""
 
     @property
-    def is_open(self) -> bool:
+    def is_growing(self) -> bool:
         return True
 
     @property
     def has_speech(self) -> bool:
         return True
 
-    def with_units(self, units: Sequence[int]) -> OpenPrompt:
-        """With these units, numbered from 0, as all that was heard so far of the open speech."""
-        num_kept = len(self.ids) - self.num_open_units
-        num_before = len(self.unit_positions) - self.num_open_units
-        start = len(self.speech_ids) - self.num_open_units
+    def with_units(self, units: Sequence[int]) -> GrowingPrompt:
+        """With these units, numbered from 0, as all that was heard so far of the growing message."""
+        num_kept = len(self.ids) - self.num_growing_units
+        num_before = len(self.unit_positions) - self.num_growing_units
+        start = len(self.speech_ids) - self.num_growing_units
         return replace(
             self,
             ids=(*self.ids[:num_kept], *(self.first_unit_id + unit for unit in units)),
             unit_positions=(*self.unit_positions[:num_before], *range(start, start + len(units))),
-            num_last_units=self.num_last_units - self.num_open_units + len(units),
-            num_open_units=len(units),
+            num_last_units=self.num_last_units - self.num_growing_units + len(units),
+            num_growing_units=len(units),
         )
 
     def committed(self, *, no_speech: bool = False) -> Prompt:

@@ -1,4 +1,4 @@
-"""The types that requests, results and events are made of. This file imports nobody of ours but errors and
+"""The types that requests, results and events are made of. This file imports nothing of ours but `errors` and
 `plain`."""
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
     with pytest.raises(
         ConfigError, match=r"it has no setting 'colour'; there are block_size, .*text_lookahead$"
     ):
-        Engine(RANDOM_MODEL, colour="red")
+        Engine(RANDOM_MODEL, colour="red")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

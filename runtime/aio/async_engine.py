@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from antiphon.aio.client_input import take_request
 from antiphon.aio.engine_thread import EngineThread
@@ -19,6 +19,11 @@ from antiphon.engine.engine import Engine
 from antiphon.plain import string
 from antiphon.process.ownership import OfOneProcess
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from antiphon.engine.arguments import EngineArguments
 
 __all__ = ["AsyncEngine", "EventStream", "Health"]
 
@@ -62,7 +67,9 @@ class AsyncEngine(OfOneProcess):
     Args: those of `Engine`, which loads here, at once.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | None = None, **arguments: Unpack[EngineArguments]
+    ) -> None:
         self._start(Engine(model, **arguments))
 
     @classmethod

@@ -324,7 +324,7 @@ class EngineThread:
         )
         mailbox.request_id, mailbox.is_taken = request_id, True
         self._streams[request_id] = mailbox
-        if prompt.is_open:
+        if prompt.is_growing:
             self._ring([mailbox])
 
     def _abort_unread(self) -> None:

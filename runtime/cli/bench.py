@@ -1,4 +1,4 @@
-"""`antiphon bench`: benchmarks, each with options of its own."""
+"""`antiphon bench`: benchmarks, each with its own options."""
 
 from __future__ import annotations
 

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["chat"]
 
 HELP = """\
-a line of text   ask it
-/image FILE      show a picture along with the next question
+a line of text   ask this question
+/image FILE      show a picture with the next question
 /audio FILE      ask by speech
 /clear           forget the conversation
-/quit            leave, as does the end of the input
+/quit            leave; so does the end of the input
 Ctrl-C           stop a reply; twice at the prompt, leave"""
 PIPE_PATIENCE_S = 3.0
 """How long a pipe that /image or /audio names may send nothing."""
@@ -50,7 +50,7 @@ def chat(
             "--out-dir",
             "-o",
             metavar="FOLDER",
-            help="Answer with speech too: reply-1.wav, ... go here, numbered after those that are there.",
+            help="Answer with speech too: reply-1.wav, ... in this folder, numbered after existing ones.",
         ),
     ] = None,
     model: options.ModelFolder = None,
@@ -65,9 +65,9 @@ def chat(
     max_tokens: options.MaxTokens = None,
     max_units: options.MaxUnits = SamplingParams.max_units,
 ) -> None:
-    """Talk over several turns; /help lists what a line may be. Input may be piped.
+    """Talk over several turns; /help lists the commands. Input may be piped.
 
-    At a terminal Ctrl-C stops a reply or leaves a line, and a second one at the prompt ends the talk.
+    At a terminal Ctrl-C stops a reply or leaves a line, and a second one at the prompt ends the chat.
     """
     check_texts({"--system": system, "--voice": voice})
     if out_dir is not None and model is not None and codec is None:
@@ -218,7 +218,7 @@ def _path(typed: str) -> Path:
     paths = []
     for name in names:
         path = Path(name)
-        with suppress(RuntimeError):  # nobody's home
+        with suppress(RuntimeError):  # no such user
             path = path.expanduser()
         paths.append(path)
     with suppress(OSError, ValueError):

@@ -26,7 +26,7 @@ Section: TypeAlias = Mapping[str, object]
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show versions, the processor, the GPUs, optional packages, and which kernels would run."""
     with signals.at_once():

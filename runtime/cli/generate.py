@@ -29,14 +29,14 @@ __all__ = ["generate", "run"]
 
 def generate(
     text: Annotated[
-        str | None, typer.Option("--text", "-t", metavar="TEXT", help="What to ask; - reads it from stdin.")
+        str | None, typer.Option("--text", "-t", metavar="TEXT", help="What to ask; - reads stdin.")
     ] = None,
     audio: Annotated[
         list[Path] | None,
-        typer.Option("--audio", "-a", metavar="FILE", help="Speech: wav, flac, ogg or mp3; - is stdin."),
+        typer.Option("--audio", "-a", metavar="FILE", help="Speech: wav, flac, ogg or mp3; - reads stdin."),
     ] = None,
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", metavar="FILE", help="Picture; - is stdin.")
+        list[Path] | None, typer.Option("--image", "-i", metavar="FILE", help="Picture; - reads stdin.")
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Ask the packaged question about the packaged picture.")
@@ -45,7 +45,7 @@ def generate(
     voice: options.Voice = None,
     modalities: Annotated[
         Modalities | None,
-        typer.Option(help="What to answer with; without it speech if there is --out, else text."),
+        typer.Option(help="What to answer with. Default: speech with --out, otherwise text."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -53,12 +53,10 @@ def generate(
             "--out",
             "-o",
             metavar="FILE",
-            help="Where the speech goes: .wav, .flac or .ogg; - is stdout, as wav, with the text on stderr.",
+            help="File for the speech: .wav, .flac or .ogg; - writes wav to stdout, and text to stderr.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     model: options.ModelFolder = None,
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
@@ -71,12 +69,13 @@ def generate(
     max_tokens: options.MaxTokens = None,
     max_units: options.MaxUnits = SamplingParams.max_units,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Ends a text reply.", rich_help_panel="Sampling")
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End a text reply at this string.", rich_help_panel="Sampling"),
     ] = None,
 ) -> None:
     """Answer one request: transcript and text as they come, speech into a file.
 
-    --audio, --image and --stop may be given several times. Files may be pipes. The speech's file is written
+    --audio, --image and --stop may be given several times. Files may be pipes. The sound file is written
     whole or not at all.
     """
     if text is None and not (audio or image or demo):
@@ -102,7 +101,7 @@ def generate(
     content += [image_input(path) for path in image or []] + [speech_input(path) for path in audio or []]
     content += [text_input(text)] if text is not None else []
     request = Request(content, modalities.of_request, system, voice, sampling_params=params)
-    # Speech that was asked for is worth making when nobody reads its text any more.
+    # Speech that was asked for is worth making even when its text is no longer read.
     printer = None if as_json else EventPrinter(err=str(out) == STDOUT, goes_on=out is not None)
     note = signals.Note()
     with options.open_engine(model, codec, device, dtype, block_size) as engine:
@@ -142,7 +141,7 @@ def run(
     prompt = engine.prepare(request)
     completion = None
     with signals.noted(note, patience_s=patience_s):
-        # at once, not in chunks: nobody listens before the file is there
+        # at once, not in chunks: the file is only of use once it is whole
         request_id = engine.add_prepared(request, prompt, stream_audio=False)
         try:
             while completion is None and engine.has_unfinished():

@@ -14,7 +14,7 @@ __all__ = ["lines"]
 
 PROMPT = "> "
 SKIPPED_CHARS = 2**16
-"""Of a line that is too long, as many are read at a time."""
+"""How much of a line that is too long is read at a time."""
 
 
 def lines() -> Iterator[str]:
@@ -25,7 +25,7 @@ def lines() -> Iterator[str]:
     with suppress(ImportError):  # some Pythons are built without
         import readline  # noqa: F401  (importing it gives `input` its editing)
 
-    say("/help lists what a line may be", err=True)
+    say("/help lists the commands", err=True)
     was_left = False
     while True:
         try:

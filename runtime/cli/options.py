@@ -51,7 +51,7 @@ ModelFolder = Annotated[
         "--model",
         "-m",
         metavar="FOLDER",
-        help="Stream-Omni checkpoint; without it the small packaged one.",
+        help="Stream-Omni checkpoint. Default: the small packaged one.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -61,7 +61,7 @@ CodecFolder = Annotated[
         "--codec",
         "-c",
         metavar="FOLDER",
-        help="CosyVoice folder, to hear and to speak with --model.",
+        help="CosyVoice folder, which lets --model hear and speak.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -69,32 +69,50 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.", ric
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=MODEL_PANEL)]
 BlockSize = Annotated[
     int,
-    typer.Option(min=1, help="Positions in a block of the KV cache.", rich_help_panel=MODEL_PANEL),
+    typer.Option(min=1, help="Positions per block of the KV cache.", rich_help_panel=MODEL_PANEL),
 ]
 System = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="System message in place of the model's own; '' leaves it out."),
+    typer.Option(metavar="TEXT", help="System message, instead of the model's default; '' for none."),
 ]
-Voice = Annotated[str | None, typer.Option(metavar="NAME", help="Voice of the codec to speak with.")]
+Voice = Annotated[str | None, typer.Option(metavar="NAME", help="Which of the codec's voices to speak with.")]
 Temperature = Annotated[
-    float, typer.Option(min=0.0, help="0 picks the most likely.", rich_help_panel=SAMPLING_PANEL)
+    float, typer.Option(min=0.0, help="0 always picks the most likely token.", rich_help_panel=SAMPLING_PANEL)
 ]
-TopP = Annotated[float, typer.Option(help="In (0, 1]; 1 keeps all.", rich_help_panel=SAMPLING_PANEL)]
-TopK = Annotated[int, typer.Option(min=0, help="0 keeps all.", rich_help_panel=SAMPLING_PANEL)]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample from the likeliest tokens up to this probability; 1 keeps all.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+TopK = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Sample from this many of the likeliest tokens; 0 keeps all.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Of the sampling; the same seed, the same reply.", rich_help_panel=SAMPLING_PANEL),
+    typer.Option(
+        help="Seed for sampling; the same seed gives the same reply.", rich_help_panel=SAMPLING_PANEL
+    ),
 ]
 MaxTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Limit on text tokens; 1024 of a reply in text, no limit of its own under speech.",
+        help="Limit on text tokens. Default: 1024 for a text reply, none for a spoken one.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
 MaxUnits = Annotated[
-    int, typer.Option(min=1, help="Limit on speech units; 25 are a second.", rich_help_panel=SAMPLING_PANEL)
+    int,
+    typer.Option(
+        min=1, help="Limit on speech units, of which 25 make a second.", rich_help_panel=SAMPLING_PANEL
+    ),
 ]
 
 

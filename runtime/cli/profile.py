@@ -24,25 +24,28 @@ def profile(
     codec: options.CodecFolder = None,
     config: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Random weights of this size instead, a folder of bench/configs."),
+        typer.Option(
+            metavar="NAME",
+            help="Random weights of this size instead of a checkpoint: a folder of bench/configs.",
+        ),
     ] = None,
-    num_requests: Annotated[int, typer.Option("--requests", min=1, help="How many at a time.")] = 4,
+    num_requests: Annotated[int, typer.Option("--requests", min=1, help="Requests at a time.")] = 4,
     prompt_units: Annotated[
         int, typer.Option(min=1, help="Length of the spoken prompts, which are random units.")
     ] = 100,
-    max_units: Annotated[int, typer.Option(min=1, help="Units that answer each; 25 are a second.")] = 64,
+    max_units: Annotated[int, typer.Option(min=1, help="Units in each answer; 25 make a second.")] = 64,
     text: Annotated[
-        str | None, typer.Option("--text", "-t", metavar="TEXT", help="Ask this instead, in writing.")
+        str | None, typer.Option("--text", "-t", metavar="TEXT", help="Ask this in writing instead.")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Ask this instead, spoken.")
+        Path | None, typer.Option("--audio", "-a", metavar="FILE", help="Ask this in speech instead.")
     ] = None,
-    image: Annotated[Path | None, typer.Option("--image", "-i", metavar="FILE", help="With it.")] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", metavar="FILE", help="Picture to go with the question.")
+    ] = None,
     fused: Annotated[
         bool,
-        typer.Option(
-            "--fused", help="On a CPU: each stack of layers in one call, as it is when nobody looks."
-        ),
+        typer.Option("--fused", help="On a CPU: time each stack of layers as one call, as it normally runs."),
     ] = False,
     trace: Annotated[
         Path | None,
@@ -54,10 +57,10 @@ def profile(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
 ) -> None:
-    """Serve some requests, and show the time of each stage and op.
+    """Serve some requests, and show where the time goes, by stage and op.
 
-    Parts are timed from within the process. On a GPU each waits for its kernels, which takes longer than a
-    run without; the parts are NVTX ranges there.
+    Parts are timed from within the process. On a GPU each part waits for its kernels, so the run takes
+    longer than usual; there the parts are NVTX ranges, too.
     """
     check_texts({"--text": text, "--config": config})
     if image is not None and text is None and audio is None:

@@ -81,7 +81,7 @@ def _fail(error: object, status: int) -> int:
 
 
 def _not_shown(error: OSError) -> int:
-    if not isinstance(error, BrokenPipeError):  # who read has gone, and knows
+    if not isinstance(error, BrokenPipeError):  # the reader has gone, and knows
         streams.show_error(OSError(error.errno, error.strerror, "stdout"))
     return FAILED
 

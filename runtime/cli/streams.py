@@ -9,6 +9,8 @@ import sys
 from contextlib import suppress
 from io import FileIO
 
+from antiphon.plain import cut
+
 __all__ = ["NotShown", "flush_streams", "one_line", "prepare_streams", "read_stdin", "say", "show_error"]
 
 MAX_LINE = 1000
@@ -73,7 +75,7 @@ def flush_streams() -> OSError | None:
 
 
 def say(text: str = "", *, nl: bool = True, err: bool = False) -> None:
-    """Prints now. Raises NotShown where nobody takes it (a pipe that was closed, a full disk)."""
+    """Prints now. Raises NotShown where it cannot be written (a pipe that was closed, a full disk)."""
     import typer
 
     try:
@@ -83,7 +85,7 @@ def say(text: str = "", *, nl: bool = True, err: bool = False) -> None:
 
 
 def show_error(message: object) -> None:
-    """One line on stderr, if there is anybody to read it."""
+    """One line on stderr, if anyone can read it."""
     with suppress(OSError, ValueError):
         sys.stderr.write(f"antiphon: {one_line(message)}\n")
         sys.stderr.flush()
@@ -96,9 +98,7 @@ def one_line(message: object) -> str:
     if isinstance(message, OSError) and message.strerror:
         name = message.filename
         text = message.strerror if name is None else f"{os.fsdecode(name)}: {message.strerror}"
-    if len(text) > MAX_LINE:
-        text = f"{text[: MAX_LINE // 2]} ... {text[-MAX_LINE // 2 :]}"
-    text = " ".join(text.split())
+    text = " ".join(cut(text, MAX_LINE, middle=True).split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

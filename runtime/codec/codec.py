@@ -33,6 +33,7 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.device.cuda_graph import Capture, capture_for
+from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.device.place import exact_float32, resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
@@ -53,12 +54,6 @@ VOICES_FILE = "spk2info.pt"
 TOKENIZER_FILE = "speech_tokenizer_v1.onnx"
 SPEAKER_FILE = "campplus.onnx"
 BACKENDS = ("torch",)
-DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 # Mel frames that `decode` puts into one batch. Batched flow and vocoder agree with single ones to 1e-5 each,
 # but the source's phase adds up the pitch, which magnifies a rounding in the mel to 1e-3 of the waveform. On
@@ -142,9 +137,9 @@ class Codec(OfOneProcess):
         """
         if backend not in BACKENDS:
             raise ConfigError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-        precision = str(dtype).removeprefix("torch.")
-        if precision not in DTYPES:
-            raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype}")
+        precision = torch.float32 if dtype == "auto" else dtype_of(dtype)
+        if precision is None:
+            raise ConfigError(f"dtype: expected one of auto, {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
         check_device(place)
         make_ready()
@@ -172,7 +167,7 @@ class Codec(OfOneProcess):
             place,
             SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if is_there(tokenizer_path) else None,
             speaker_encoder=SpeakerEncoder(speaker_path, dim) if is_there(speaker_path) else None,
-            dtype=DTYPES[precision],
+            dtype=precision,
             capture=capture_for(place, enforce_eager=enforce_eager),
         )
 

@@ -9,11 +9,11 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from antiphon.config import EngineConfig
+from antiphon.config import EngineConfig, EngineSettings
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.inputs.copies import plain_options
 from antiphon.plain import kind, reading, shown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from antiphon.codec import Codec
 
 __all__ = [
+    "EngineArguments",
     "all_requests",
     "bounded",
     "check_choice",
@@ -40,7 +41,22 @@ MAX_REQUESTS = 1_000_000
 """That `generate` takes at a time: more would be held than can be answered, and an iterable may not end."""
 
 
-def engine_config(settings: dict[str, Any]) -> EngineConfig:
+class EngineArguments(EngineSettings, total=False):
+    """All that `Engine` takes as keywords; its docstring describes them."""
+
+    codec: str | os.PathLike[str] | Codec | None
+    device: str | torch.device
+    dtype: str | torch.dtype
+    codec_dtype: str | torch.dtype
+    quantization: str | None
+    load_format: Literal["auto", "dummy"]
+    text_backend: str
+    vocoder_backend: str
+    speech_prompt: str
+    progress: bool
+
+
+def engine_config(settings: EngineSettings) -> EngineConfig:
     """The config of an engine's settings; `ConfigError` names one that there is none of, or that is wrong."""
     known = sorted(field.name for field in fields(EngineConfig))
     for name in settings:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -32,7 +32,7 @@ from antiphon.inputs.copies import plain_options, plain_params
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import PagedKVCache, cache_config
-from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.folder import read_checkpoint
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
@@ -43,14 +43,17 @@ from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.process.interrupts import Interrupts
 from antiphon.process.ownership import OfOneProcess, Ownership
-from antiphon.prompt import OpenPrompt, Prompt
+from antiphon.prompt import GrowingPrompt, Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import Completion, Event, Request, SamplingParams
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from antiphon.codec import Codec
+    from antiphon.config import EngineSettings
 
 __all__ = ["Engine"]
 
@@ -77,7 +80,7 @@ class Engine(OfOneProcess):
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
         quantization, text_backend, vocoder_backend, speech_prompt: each has one choice so far.
-        settings: the fields of `EngineConfig`.
+        settings: see `antiphon.config.EngineSettings`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read; names file, tensor or key.
@@ -99,7 +102,7 @@ class Engine(OfOneProcess):
         vocoder_backend: str = "torch",
         speech_prompt: str = "soft",
         progress: bool = True,
-        **settings: Any,
+        **settings: Unpack[EngineSettings],
     ) -> None:
         config = engine_config(settings)
         check_choice("quantization", quantization, None)
@@ -118,7 +121,7 @@ class Engine(OfOneProcess):
         check_device(self.device)
         make_ready()
         resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
-        self.model_config = read_config(folder, load_format=load_format)
+        self.model_config, tokenizer = read_checkpoint(folder, load_format=load_format)
         if self.model_config.speech_prompt != "soft":
             raise CheckpointError(
                 f"{folder / 'config.json'}: speech_prompt: expected 'soft', "
@@ -127,7 +130,7 @@ class Engine(OfOneProcess):
         self.config = replace(
             config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
         )
-        self.tokenizer = Tokenizer.from_pretrained(folder)
+        self.tokenizer = Tokenizer.from_pretrained(folder, tokenizer)
         self.codec = open_codec(
             codec,
             self.device,
@@ -259,10 +262,10 @@ class Engine(OfOneProcess):
         """
         return self.add_prepared(request, self.prepare_open(request), sampling_params)
 
-    def prepare_open(self, request: Request) -> OpenPrompt:
+    def prepare_open(self, request: Request) -> GrowingPrompt:
         """`prepare` for `open_request`; `add_prepared` takes the result."""
         self._check_open()
-        return self.inputs.process_open(request)
+        return self.inputs.process_growing(request)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
         """Let these units, numbered from 0, be all that was heard so far of an open request.

@@ -114,7 +114,7 @@ class Intake:
         return RequestState(
             request_id,
             prompt,
-            params if prompt.is_open else limits,
+            params if prompt.is_growing else limits,
             speaks=speaks,
             config=self._model,
             cache=self._cache,

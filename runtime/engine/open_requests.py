@@ -11,7 +11,7 @@ from antiphon.inputs.processor import InputProcessor
 from antiphon.model.runner import Runner
 from antiphon.outputs.request_output import OutputState
 from antiphon.plain import number, shown
-from antiphon.prompt import OpenPrompt, Prompt
+from antiphon.prompt import GrowingPrompt, Prompt
 from antiphon.sched.scheduler import Scheduler
 from antiphon.types import Event
 
@@ -43,7 +43,7 @@ class OpenRequests:
         """See `Engine.update_speech`. What was heard is told here where no step will: with fewer units than
         before, there is nothing to compute."""
         output, prompt = self._find(request_id)
-        self._revise(output, self._inputs.hear(prompt, units))
+        self._revise(output, self._inputs.with_speech(prompt, units))
         return list(output.poll())
 
     def commit(
@@ -61,15 +61,15 @@ class OpenRequests:
             committed_s = number("committed_s", committed_s, 0.0)
         output, prompt = self._find(request_id)
         if units is not None:
-            prompt = self._inputs.hear(prompt, units)
-        if not prompt.num_open_units:
+            prompt = self._inputs.with_speech(prompt, units)
+        if not prompt.num_growing_units:
             raise InvalidRequest("units: expected at least one unit before the commit, got none")
         self._revise(output, prompt.committed(no_speech=no_speech))
         output.commit(committed_s)
 
-    def _find(self, request_id: str) -> tuple[OutputState, OpenPrompt]:
+    def _find(self, request_id: str) -> tuple[OutputState, GrowingPrompt]:
         output = self._outputs.get(request_id)
-        if output is None or not isinstance(output.request.prompt, OpenPrompt):
+        if output is None or not isinstance(output.request.prompt, GrowingPrompt):
             raise InvalidRequest(f"request_id: expected that of an open request, got {shown(request_id)}")
         return output, output.request.prompt
 
@@ -84,5 +84,5 @@ class OpenRequests:
             )
         self._scheduler.revise(request, prompt)
         self._runner.revise(request)
-        if not prompt.is_open:
+        if not prompt.is_growing:
             request.params = limits

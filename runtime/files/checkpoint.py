@@ -18,12 +18,12 @@ from typing import Any
 
 from antiphon.errors import CheckpointError
 from antiphon.files.reading import check_regular, read_regular
+from antiphon.plain import cut, one_line
 
 __all__ = [
     "check_file",
     "is_folder",
     "is_there",
-    "one_line",
     "parse_json",
     "read_file",
     "read_json",
@@ -68,25 +68,12 @@ BOUNDED = BoundedRepr()
 
 def shown(value: object) -> str:
     """`repr` of a value from a file, of bounded time and length."""
-    return _cut(BOUNDED.repr(value))
+    return cut(BOUNDED.repr(value), MAX_SHOWN)
 
 
 def shortened(name: str) -> str:
     """The name of a tensor or key: as it is where it is short and can be printed."""
     return name if len(name) <= MAX_SHOWN and name.isprintable() else shown(name)
-
-
-def one_line(error: BaseException | str) -> str:
-    """The message of a library's error."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 (a message is made by code of its library, from hostile data)
-        text = type(error).__name__
-    return _cut(" ".join(text[: 4 * MAX_SHOWN].split())) or type(error).__name__
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 @contextmanager
@@ -199,9 +186,9 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
             content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_int=_bounded_integer
         )
     except RecursionError:
-        raise CheckpointError(f"{path}: expected JSON, found what is nested too deeply") from None
-    except (ValueError, MemoryError) as error:  # no UTF-8, no JSON
-        raise CheckpointError(f"{path}: expected JSON, found what is none: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: expected JSON, found values nested too deeply") from None
+    except (ValueError, MemoryError) as error:  # not UTF-8, or not JSON
+        raise CheckpointError(f"{path}: is not valid JSON: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values

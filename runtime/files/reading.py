@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 PIPE_PATIENCE_S = 10.0
-"""How long a pipe may send nothing: one that nobody ever writes to would be waited for without end."""
+"""How long a pipe may send nothing: one without a writer would be waited for without end."""
 PIECE_BYTES = 2**20
 
 
@@ -34,11 +34,11 @@ def read_bounded(
     directory entry says about its size.
 
     patience_s: a pipe that is silent for this long is given up.
-    Raises OSError, with a reason to show, for what is no file or pipe, cannot be read or is silent.
+    Raises OSError, with a reason to show, for what is not a file or pipe, cannot be read or is silent.
     """
     mode = Path(path).stat().st_mode
     _check_kind(mode, pipes=True)
-    # A pipe that nobody writes to blocks `open` itself; so it is opened without waiting, and then polled.
+    # A pipe without a writer blocks `open` itself; so it is opened without waiting, and then polled.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with FileIO(descriptor) as file:
         _check_kind(os.fstat(descriptor).st_mode, pipes=True)  # it may have been replaced since
@@ -56,7 +56,7 @@ def read_stream(file: FileIO, max_bytes: int, *, patience_s: float | None = None
         if not poll.poll(None if patience_s is None else patience_s * 1000):
             raise TimeoutError(f"nothing was written to this pipe for {patience_s:g} s")
         piece = file.read(min(left, PIECE_BYTES))
-        if piece is None:  # somebody else who reads from the pipe was faster
+        if piece is None:  # another reader of the pipe was faster
             continue
         if not piece:
             break
@@ -68,7 +68,7 @@ def read_stream(file: FileIO, max_bytes: int, *, patience_s: float | None = None
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """The contents of a regular file of at most `max_bytes`.
 
-    Raises OSError, with a reason to show, for what is no regular file, is larger, or cannot be read.
+    Raises OSError, with a reason to show, for what is not a regular file, is larger, or cannot be read.
     """
     _check_kind(Path(path).stat().st_mode, pipes=False)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

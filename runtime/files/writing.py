@@ -18,7 +18,7 @@ __all__ = ["check_writable", "discard_unfinished", "is_special", "write_whole", 
 
 _unfinished: set[Path] = set()
 """Files of this process that are being written. Of the process and not of a caller, since a signal may end
-all at once, and then there is nobody else to remove them."""
+all at once, and then nothing else removes them."""
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def _open_pipe(path: str | os.PathLike[str]) -> int:
                 raise
             if time.monotonic() > until:
                 raise TimeoutError(
-                    errno.ETIMEDOUT, f"nobody reads from this pipe for {PIPE_PATIENCE_S:g} s"
+                    errno.ETIMEDOUT, f"nothing has read from this pipe for {PIPE_PATIENCE_S:g} s"
                 ) from error
         time.sleep(0.05)
     os.set_blocking(descriptor, True)

@@ -40,17 +40,17 @@ def at(where: str) -> Iterator[None]:
         raise InvalidRequest(f"{where}: {error}") from error
 
 
-def check_request(request: Request, *, is_open: bool = False) -> list[CheckedMessage]:
+def check_request(request: Request, *, is_growing: bool = False) -> list[CheckedMessage]:
     """The messages of a plain request, of which at most the first is a system message.
 
-    is_open: the last message is still being spoken; its last part is `Units`, perhaps none yet.
+    is_growing: the last message is still being spoken; its last part is `Units`, perhaps none yet.
     `InvalidRequest` if they make no conversation, hold what they cannot, or hold nothing.
     """
     if request.messages is None:
         messages = [_checked("content", "user", cast(Content, request.content))]
     else:
         messages = _conversation(request.messages)
-    _check_speech([placed for message in messages for placed in message.parts], is_open=is_open)
+    _check_speech([placed for message in messages for placed in message.parts], is_growing=is_growing)
     return messages
 
 
@@ -79,9 +79,9 @@ def _checked(where: str, role: str, content: Content) -> CheckedMessage:
     return CheckedMessage(where, role, parts)
 
 
-def _check_speech(parts: Sequence[PlacedPart], *, is_open: bool) -> None:
+def _check_speech(parts: Sequence[PlacedPart], *, is_growing: bool) -> None:
     """`InvalidRequest` for speech of no units, but where it is yet to come."""
-    if is_open:
+    if is_growing:
         *parts, last = parts
         if not isinstance(last.part, Units):
             raise InvalidRequest(

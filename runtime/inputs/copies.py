@@ -26,8 +26,8 @@ MAX_NAME_CHARS = 1000
 """Of ids and voices."""
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 64
-"""At which, and in which, samples are counted at most. Who reads them knows what there may be; to ask it here
-would load the libraries of sound in a caller's event loop."""
+"""Samples are counted up to this rate and this number of channels. The reader knows the real bounds, but
+asking it here would load the sound libraries in a caller's event loop."""
 MAX_LOOKED_AT = 4096
 """Items of a list whose types `is_plain` sees: longer ones are most likely refused by their length."""
 _PARTS: dict[str, tuple[type, ...]] = {
@@ -37,7 +37,7 @@ _PARTS: dict[str, tuple[type, ...]] = {
 }
 """What the messages of each role may hold."""
 _PLAIN_LISTS = (list, tuple, range, np.ndarray)
-"""To walk one of these runs none of a client's code."""
+"""Walking one of these runs no code of a client's."""
 
 
 def plain_options(request: object) -> Request:
@@ -60,7 +60,7 @@ def plain_options(request: object) -> Request:
 
 
 def plain_params(params: object) -> SamplingParams | None:
-    """Sampling parameters, checked once more; None for none."""
+    """Sampling parameters, checked once more; None stays None."""
     if params is None:
         return None
     if not issubclass(type(params), SamplingParams):

@@ -17,7 +17,7 @@ from antiphon.inputs.images import prepare_image
 from antiphon.inputs.tiles import Tiler
 from antiphon.inputs.turns import Turns
 from antiphon.plain import reading, shown
-from antiphon.prompt import IMAGE_ID, OpenPrompt, PreparedImage, Prompt
+from antiphon.prompt import IMAGE_ID, GrowingPrompt, PreparedImage, Prompt
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import UNITS_PER_S, Image, Request, Speech, Units
 
@@ -80,7 +80,7 @@ class InputProcessor:
         max_model_len: int | None = None,
     ) -> None:
         """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None:
-        as many as there may be. `CheckpointError` if the tokenizer does not fit the config, or a setting of
+        no limit. `CheckpointError` if the tokenizer does not fit the config, or a setting of
         the config is not known."""
         if tokenizer.max_text_id >= config.text_vocab_size:
             raise CheckpointError(
@@ -100,7 +100,7 @@ class InputProcessor:
         return plain_request(request, self._limits, self._config.max_position_embeddings)
 
     def units(self, units: Sequence[int]) -> tuple[int, ...]:
-        """Units as plain values; `InvalidRequest` for too many of them, or for what is no unit."""
+        """Units as plain values; `InvalidRequest` for too many of them, or for what is not a unit."""
         numbers = plain_units("units", units, self._config.max_position_embeddings)
         self._check_units("units", numbers)
         return numbers
@@ -110,7 +110,7 @@ class InputProcessor:
         request = self.plain(request)
         messages = check_request(request)
         images, recordings = self._read(request, messages)
-        openings, turns = self._turns(request, messages, self._units(recordings))
+        openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
         ids = self._layout.prompt_ids([*openings, *turns])
         spoken = [turn.num_units for turn in turns if turn.num_units]
         speaks_from_text = "audio" in request.modalities and not spoken
@@ -123,28 +123,29 @@ class InputProcessor:
             speaking_ids=tuple(self._layout.speaking_ids(openings)) if speaks_from_text else None,
         )
 
-    def process_open(self, request: Request) -> OpenPrompt:
+    def process_growing(self, request: Request) -> GrowingPrompt:
         """The prompt of a request whose last part, `Units`, is what was heard so far of its last message."""
         request = self.plain(request)
-        messages = check_request(request, is_open=True)
+        messages = check_request(request, is_growing=True)
         images, recordings = self._read(request, messages)
-        openings, turns = self._turns(request, messages, self._units(recordings))
+        openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
         closing = self._layout.closing_ids()
         ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
         heard = messages[-1].parts[-1].part
         assert isinstance(heard, Units), "a request that ends in anything else is refused"
-        return OpenPrompt(
+        return GrowingPrompt(
             ids=tuple(ids),
             images=images,
             unit_positions=self._unit_positions(ids),
             num_last_units=turns[-1].num_units,
             first_unit_id=self._config.first_unit_id,
             closing=tuple(closing),
-            num_open_units=len(heard.units),
+            num_growing_units=len(heard.units),
         )
 
-    def hear(self, prompt: OpenPrompt, units: Sequence[int]) -> OpenPrompt:
-        """An open prompt with these units as all that was heard so far; `InvalidRequest` if they are none."""
+    def with_speech(self, prompt: GrowingPrompt, units: Sequence[int]) -> GrowingPrompt:
+        """A growing prompt with these units as all that was heard so far; `InvalidRequest` if they are not
+        units."""
         return prompt.with_units(self.units(units))
 
     def _read(
@@ -255,16 +256,16 @@ class InputProcessor:
         with at(where), reading("audio"):
             return Recording(*read_audio(speech.source, self._limits, before_s=before_s))
 
-    def _units(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
-        """What is heard in each."""
-        return {where: self._heard(where, recording) for where, recording in recordings.items()}
+    def _tokenize_all(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
+        """The units of each."""
+        return {where: self._tokenize(where, recording) for where, recording in recordings.items()}
 
-    def _heard(self, where: str, recording: Recording) -> tuple[int, ...]:
+    def _tokenize(self, where: str, recording: Recording) -> tuple[int, ...]:
         assert self._codec is not None, "speech is refused where there is no codec"
         with at(where):
             units = self._codec.tokenize(recording.samples, recording.rate_hz)
         if not units:
-            raise InvalidRequest(f"{where}: expected speech of at least one unit, got less")
+            raise InvalidRequest(f"{where}: expected speech of at least one unit, got none")
         self._check_units(where, units)
         return tuple(units)
 

@@ -66,7 +66,7 @@ class RequestState:
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
-        self.is_open = prompt.is_open
+        self.is_open = prompt.is_growing
         """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
@@ -141,7 +141,7 @@ class RequestState:
         """Let an open request have another prompt, whose tracks' tails have been replaced."""
         assert self.is_open and self.speech is not None
         labels = self.prompt_labels[: self.num_same(prompt)]
-        self.prompt, self.is_open = prompt, prompt.is_open
+        self.prompt, self.is_open = prompt, prompt.is_growing
         self.speech_ids = prompt.speech_ids
         self.num_text_prompt = len(self.text)
         self.num_speech_prompt = len(self.speech_ids)

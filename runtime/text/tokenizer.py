@@ -10,7 +10,7 @@ from pathlib import Path
 import tokenizers
 
 from antiphon.errors import CheckpointError, InvalidRequest
-from antiphon.files.checkpoint import one_line
+from antiphon.plain import one_line
 from antiphon.text.tokenizer_file import TRIAL_TEXTS, read_tokenizer
 
 __all__ = ["Tokenizer"]
@@ -18,7 +18,7 @@ __all__ = ["Tokenizer"]
 _UNIT_TOKEN = re.compile(r"<Audio_\d+>")
 # A token can be heard if its text holds a word character or one of these thirteen marks: other
 # characters and white space are nothing to say.
-_HEARD = re.compile(r"""[\w。，,'.、“”"！？!?]""")
+_SPOKEN = re.compile(r"""[\w。，,'.、“”"！？!?]""")
 
 
 class Tokenizer:
@@ -46,15 +46,20 @@ class Tokenizer:
         self._unit_ids = frozenset(i for i, token in added.items() if _UNIT_TOKEN.fullmatch(token.content))
         self._byte_of_char = _byte_level_alphabet()
         self._token_bytes: dict[int, bytes] = {}
-        self._heard: dict[int, bool] = {}
+        self._carries_speech: dict[int, bool] = {}
         for text in TRIAL_TEXTS:
             self._encode(text)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable."""
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], content: tokenizers.Tokenizer | None = None
+    ) -> Tokenizer:
+        """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable.
+
+        content: the file's, where it has been read already.
+        """
         path = Path(folder) / "tokenizer.json"
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path) if content is None else content
         try:
             return cls(tokenizer)
         except ValueError as error:
@@ -113,11 +118,11 @@ class Tokenizer:
         That is a word character (Unicode, underscore included) or one of `。，,'.、“”"！？!?`. An end of
         turn counts, by its name; a lone newline or `#` does not, nor does part of a character.
         """
-        heard = self._heard.get(token_id)
-        if heard is None:
+        carries = self._carries_speech.get(token_id)
+        if carries is None:
             text = self.decode([token_id], skip_special_tokens=False)
-            heard = self._heard[token_id] = _HEARD.search(text) is not None
-        return heard
+            carries = self._carries_speech[token_id] = _SPOKEN.search(text) is not None
+        return carries
 
     def _encode(self, text: str) -> list[int]:
         """`ValueError` where the library fails, which panics on what it did not think of."""

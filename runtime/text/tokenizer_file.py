@@ -19,7 +19,8 @@ from typing import Any
 import tokenizers
 
 from antiphon.errors import CheckpointError
-from antiphon.files.checkpoint import one_line, parse_json, read_file, refusing_failures, shortened, shown
+from antiphon.files.checkpoint import parse_json, read_file, refusing_failures, shortened, shown
+from antiphon.plain import one_line
 
 __all__ = ["TRIAL_TEXTS", "read_tokenizer"]
 
@@ -97,7 +98,7 @@ class TokenizerFile:
         self._path = path
         self._values = values
         self.needs_trial = False
-        """Whether there is a regular expression that nobody knows."""
+        """Whether there is a regular expression that is not in `KNOWN_PATTERNS`."""
 
     @property
     def text(self) -> str:

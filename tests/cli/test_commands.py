@@ -217,7 +217,7 @@ def test_chat_goes_on_after_a_mistake(run: Run) -> None:
     assert ended.status == 0
     assert "nowhere.png" in ended.err
     assert "/quit" in ended.err, "an unknown command shows what there is"
-    assert "content[0]" in ended.err, "the question with the picture that is none"
+    assert "content[0]" in ended.err, "the question whose picture is not one"
     assert ended.out.count("reply   ") == 1, "the same question without it"
 
 

@@ -66,7 +66,7 @@ def test_a_full_disk_is_said(argument: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--text", "Hello"]], ids=["help", "reply"])
-def test_nobody_reads(arguments: list[str]) -> None:
+def test_without_a_reader(arguments: list[str]) -> None:
     readable, writable = os.pipe()
     os.close(readable)
     try:

@@ -61,7 +61,7 @@ POINTS: dict[Any, str] = {
     AudioFeed: "push finish close _next _hear",
     Session: "push_audio push_units commit",
     Engine: "step add_prepared abort commit update_speech prepare prepare_open has_unfinished close",
-    InputProcessor: "process process_open hear",
+    InputProcessor: "process process_growing with_speech",
     Scheduler: "add finish revise",
 }
 MODULE_POINTS = (

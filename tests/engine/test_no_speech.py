@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ def test_units_without_a_word_are_marked(engine: Engine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["answer", "empty"])
-def test_spoken_into_a_session(engine: Engine, policy: str) -> None:
+def test_spoken_into_a_session(engine: Engine, policy: Literal["answer", "empty"]) -> None:
     async def main(
         samples: np.ndarray[Any, Any], *, as_integers: bool = False
     ) -> tuple[Completion, list[Any]]:
@@ -151,7 +151,7 @@ def test_spoken_into_a_session(engine: Engine, policy: str) -> None:
 
 def test_other_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="no_speech: expected one of answer, empty, error, got 'drop'"):
-        Engine(no_speech="drop", progress=False)
+        Engine(no_speech="drop", progress=False)  # type: ignore[arg-type]
 
 
 # --- too long ---------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def test_most_is_computed_before_the_commit() -> None:
     assert known == computed
     engine.commit(request_id)
     assert len(state.text) - known == len(engine.inputs.process(Request("Hi", system="")).ids) - len(
-        engine.inputs.process_open(Request(["Hi", Units([])], system="")).ids
+        engine.inputs.process_growing(Request(["Hi", Units([])], system="")).ids
     )
     engine.step()
     assert state.text_ids, "the first id comes with the first step"

@@ -15,9 +15,10 @@ from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 
 from antiphon.codec import Codec
 from antiphon.errors import CheckpointError
-from antiphon.files.checkpoint import one_line, read_json, refusing_failures, shown
+from antiphon.files.checkpoint import read_json, refusing_failures, shown
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import load_weights
+from antiphon.plain import one_line
 from antiphon.text.tokenizer import Tokenizer
 
 MODEL_FILES = (

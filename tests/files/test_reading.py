@@ -45,7 +45,7 @@ def test_of_a_pipe_no_more_is_read_than_of_a_file(tmp_path: Path) -> None:
     assert read_bounded(fifo(tmp_path, b"a" * 100, b"b" * 1_000_000), 150) == b"a" * 100 + b"b" * 51
 
 
-def test_a_pipe_that_nobody_writes_to_is_given_up(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"nothing was written to this pipe for 0\.05 s"):
         read_bounded(fifo(tmp_path), 10, patience_s=0.05)
 

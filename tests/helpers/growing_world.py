@@ -12,7 +12,7 @@ from typing import Any
 from fake_model import FIRST_UNIT, make_prompt
 from fake_world import Memory, Step, World
 
-from antiphon.prompt import OpenPrompt, PreparedImage, Prompt
+from antiphon.prompt import GrowingPrompt, PreparedImage, Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.request import RequestState
 from antiphon.sched.track import Track
@@ -22,17 +22,17 @@ __all__ = ["GrowingWorld", "open_prompt"]
 
 def open_prompt(
     ids: Sequence[int] = (), units: Sequence[int] = (), pictures: Sequence[PreparedImage] = ()
-) -> OpenPrompt:
+) -> GrowingPrompt:
     """`make_prompt` before its closing, with `units` as those heard so far."""
     whole = make_prompt(ids, units, pictures, speaks=False)
-    return OpenPrompt(
+    return GrowingPrompt(
         ids=whole.ids[:-1],
         images=whole.images,
         unit_positions=whole.unit_positions,
         num_last_units=whole.num_last_units,
         first_unit_id=FIRST_UNIT,
         closing=whole.ids[-1:],
-        num_open_units=len(units),
+        num_growing_units=len(units),
     )
 
 
@@ -71,7 +71,7 @@ class GrowingWorld(World):
 
     def update(self, request: RequestState, units: Sequence[int]) -> bool:
         """False: so many never fit, and nothing has changed."""
-        assert isinstance(request.prompt, OpenPrompt)
+        assert isinstance(request.prompt, GrowingPrompt)
         prompt = request.prompt.with_units(units)
         num_more = len(prompt.ids) + len(prompt.closing) - len(request.prompt.ids)
         if not self.scheduler.fits(request, num_more):
@@ -80,7 +80,7 @@ class GrowingWorld(World):
         return True
 
     def commit(self, request: RequestState) -> None:
-        assert isinstance(request.prompt, OpenPrompt)
+        assert isinstance(request.prompt, GrowingPrompt)
         self._revise(request, request.prompt.committed())
 
     def settle(self) -> list[Step]:

@@ -149,7 +149,7 @@ def test_what_is_small_as_a_file_and_huge_when_it_is_decoded(name: str) -> None:
 
 
 def test_a_codestream_that_hides_behind_another() -> None:
-    """A box that nobody reads holds a harmless codestream; what is decoded is the one in its own box."""
+    """A box that is never read holds a harmless codestream; what is decoded is the one in its own box."""
     data = jpeg_2000((60_000, 60_000), (60_000, 60_000))
     harmless = jpeg_2000((16, 16), (16, 16), boxed=False)
     box = struct.pack(">I", 8 + len(harmless)) + b"free" + harmless

@@ -277,17 +277,19 @@ def test_golden_prompts_that_were_open(
         if not isinstance(last, Units):
             continue
         request = replace(case["request"], content=[*before, Units([7, 7])])
-        prompt = processor.process_open(request)
+        prompt = processor.process_growing(request)
         for units in ([], [1], [5] * 300, last.units):
-            prompt = processor.hear(prompt, units)
-            assert prompt.num_last_units == prompt.num_open_units == len(prompt.unit_positions) == len(units)
-        assert (prompt.is_open, prompt.has_speech) == (True, True)
+            prompt = processor.with_speech(prompt, units)
+            assert (
+                prompt.num_last_units == prompt.num_growing_units == len(prompt.unit_positions) == len(units)
+            )
+        assert (prompt.is_growing, prompt.has_speech) == (True, True)
         whole, expected = prompt.committed(), processor.process(case["request"])
         assert list(whole.ids) == case["input_ids"]
         for name in ("unit_positions", "num_last_units", "speaking_ids", "speech_ids", "num_text_positions"):
             assert getattr(whole, name) == getattr(expected, name), name
         assert [i.digest for i in whole.images] == [i.digest for i in expected.images]
-        assert (whole.is_open, whole.closing) == (False, ())
+        assert (whole.is_growing, whole.closing) == (False, ())
 
 
 def test_what_stands_before_open_speech_stays(processor: InputProcessor, config: ModelConfig) -> None:
@@ -295,9 +297,9 @@ def test_what_stands_before_open_speech_stays(processor: InputProcessor, config:
     turns = [Message("user", Units([1, 2])), Message("assistant", "Yes.")]
     before: list[Part] = [Image(PICTURE), Units([3]), "and:"]
     request = Request(messages=[*turns, Message("user", [*before, Units([])])], modalities=("text", "audio"))
-    prompt = processor.process_open(request)
-    assert (prompt.num_last_units, prompt.num_open_units, prompt.speaking_ids) == (1, 0, None)
-    prompt = processor.hear(prompt, [4, 5])
+    prompt = processor.process_growing(request)
+    assert (prompt.num_last_units, prompt.num_growing_units, prompt.speaking_ids) == (1, 0, None)
+    prompt = processor.with_speech(prompt, [4, 5])
     whole = processor.process(
         Request(messages=[*turns, Message("user", [*before, Units([4, 5])])], modalities=("text", "audio"))
     )
@@ -308,6 +310,6 @@ def test_what_stands_before_open_speech_stays(processor: InputProcessor, config:
 
 def test_the_first_of_open_speech_is_speech(processor: InputProcessor) -> None:
     """Before a unit is there, the LLM already reads the prompt as a spoken one."""
-    assert processor.process_open(Request(Units([]))).has_speech
+    assert processor.process_growing(Request(Units([]))).has_speech
     with pytest.raises(InvalidRequest, match=r"^content: expected at least one unit, got none"):
         processor.process(Request(Units([])))

@@ -17,7 +17,7 @@ from antiphon.process.footprint import CACHES, switch_telemetry_off
 ROOT = Path(__file__).parents[2]
 ANTIPHON = Path(sys.executable).with_name("antiphon")
 UNROUTABLE = "192.0.2.1"
-"""Of RFC 5737: nobody has it."""
+"""Reserved by RFC 5737: no machine has it."""
 
 ENGINES = """
 import asyncio

@@ -27,7 +27,7 @@ def test_as_many_threads_as_are_needed_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("odd"), GeneratorExit()])
-def test_what_a_call_raises_never_ends_its_thread_or_who_waits(error: BaseException) -> None:
+def test_what_a_call_raises_ends_neither_its_thread_nor_its_waiter(error: BaseException) -> None:
     workers = Workers(1, "test-worker")
 
     def fail() -> None:

@@ -125,7 +125,7 @@ def test_settings_of_bpe(tmp_path: Path, values: dict[str, Any], key: str, value
 @pytest.mark.parametrize(
     "pattern", ["(?:(?:(?:(?:a{100}){100}){100}){100})", "(a+)+$|(?<=(?:a|b){1,50000})c"]
 )
-def test_regular_expressions_that_nobody_knows_are_tried_in_a_process_of_their_own(
+def test_unknown_regular_expressions_are_tried_in_a_process_of_their_own(
     tmp_path: Path, values: dict[str, Any], pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What they cost cannot be told by looks: they are taken or refused, and this process pays nothing."""
@@ -168,7 +168,7 @@ def byte_level(regex: str | None) -> LibraryTokenizer:
 def test_other_byte_level_tokenizers_are_read(
     tmp_path: Path, regex: str | None, normalizer: normalizers.Normalizer | None
 ) -> None:
-    """GPT-2's own way, Qwen's normalization, and regular expressions that nobody knows."""
+    """GPT-2's own way, Qwen's normalization, and unknown regular expressions."""
     library = byte_level(regex)
     if normalizer is not None:
         library.normalizer = normalizer

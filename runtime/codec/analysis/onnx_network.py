@@ -13,7 +13,8 @@ import numpy as np
 
 from antiphon.codec.checkpoint.onnx_graph import EXPECTED, check_graph
 from antiphon.errors import CheckpointError
-from antiphon.files.checkpoint import one_line, refusing_failures
+from antiphon.files.checkpoint import refusing_failures
+from antiphon.plain import one_line
 from antiphon.process import forking
 from antiphon.process.footprint import switch_telemetry_off
 from antiphon.process.ownership import check_process

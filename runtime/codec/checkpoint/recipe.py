@@ -10,7 +10,8 @@ import yaml
 
 from antiphon.codec.checkpoint.recipe_nodes import Tagged, read_nodes
 from antiphon.errors import CheckpointError
-from antiphon.files.checkpoint import one_line, read_file, shown
+from antiphon.files.checkpoint import read_file, shown
+from antiphon.plain import one_line
 
 __all__ = ["Section", "read_recipe"]
 

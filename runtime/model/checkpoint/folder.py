@@ -23,7 +23,7 @@ from antiphon.text.tokenizer_file import read_tokenizer
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["LoadFormat", "check_folder", "read_config"]
+__all__ = ["LoadFormat", "check_folder", "read_checkpoint", "read_config"]
 
 LoadFormat: TypeAlias = Literal["auto", "dummy"]
 """Where weights come from: "auto" from safetensors files, "dummy" from a random generator."""
@@ -39,10 +39,13 @@ MAX_LAG = 4096
 SPEECH_PROMPTS: tuple[SpeechPrompt, ...] = ("soft", "collapsed")
 
 
-def read_config(
-    folder: Path, *, load_format: LoadFormat = "auto", tokenizer: Tokenizer | None = None
-) -> ModelConfig:
-    """Read what a checkpoint computes.
+def read_config(folder: Path, *, load_format: LoadFormat = "auto") -> ModelConfig:
+    """What a checkpoint computes; see `read_checkpoint`."""
+    return read_checkpoint(folder, load_format=load_format)[0]
+
+
+def read_checkpoint(folder: Path, *, load_format: LoadFormat = "auto") -> tuple[ModelConfig, Tokenizer]:
+    """Read what a checkpoint computes, and its tokenizer.json, which names the ids.
 
     The sizes of the vocabularies are those of the tables in the weight files, whose text vocabulary may
     already include the units; with load_format "dummy", which needs no weight files, those of config.json.
@@ -50,7 +53,6 @@ def read_config(
     Args:
         folder: the checkpoint.
         load_format: see `LoadFormat`.
-        tokenizer: the content of tokenizer.json, where it was read already.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a key is missing, of a wrong type or out of range,
@@ -60,13 +62,13 @@ def read_config(
     settings = Settings(folder / "config.json", read_json(folder / "config.json"))
     config = _take_config(settings, folder)
     settings.refuse_unknown(HARMLESS_CONFIG_KEYS)
-    config = _with_special_ids(
-        config, folder, read_tokenizer(folder / "tokenizer.json") if tokenizer is None else tokenizer
-    )
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
+    config = _with_special_ids(config, folder, tokenizer)
     if load_format == "auto":
         config = _with_table_rows(config, folder)
     _check_ids(config, folder)
-    return replace(config, stop_token_ids=_read_stop_ids(folder, settings, config.text_vocab_size))
+    stop_ids = _read_stop_ids(folder, settings, config.text_vocab_size)
+    return replace(config, stop_token_ids=stop_ids), tokenizer
 
 
 def check_folder(folder: Path) -> None:

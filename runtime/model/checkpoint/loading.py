@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
+from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
-from antiphon.files.checkpoint import one_line, read_json, shortened
+from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
 from antiphon.model.checkpoint.shards import TensorEntry, TensorFiles, read_headers
 from antiphon.model.checkpoint.tensors import (
@@ -27,14 +28,13 @@ from antiphon.model.checkpoint.tensors import (
 )
 from antiphon.model.checkpoint.vision_settings import missing_tower, vision_folder
 from antiphon.model.weights import OmniWeights
-from antiphon.plain import shown
+from antiphon.plain import one_line, shown
 
 __all__ = ["Progress", "load_weights", "resolve_dtype"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes there are, as they will be stored."""
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 DUMMY_STD = 0.02
@@ -56,21 +56,18 @@ def resolve_dtype(
     bytes are in (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
-        ConfigError: none of "auto", "float32", "float16", "bfloat16" or torch's names for them.
+        ConfigError: not one of "auto", "float32", "bfloat16", "float16", or torch's own names for them.
         CheckpointError: "auto", and the file cannot be read or holds other dtypes.
     """
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
+    if (named := dtype_of(dtype)) is not None:
+        return named
     if not isinstance(dtype, str) or dtype != "auto":
         raise ConfigError(f"dtype: expected 'auto' or one of {', '.join(DTYPES)}, got {shown(dtype)}")
     if torch.device(device).type == "cpu":
         return torch.float32
     if load_format == "dummy":
         settings = read_json(folder / "config.json")
-        named = settings.get("dtype") or settings.get("torch_dtype")
-        return DTYPES.get(named, torch.bfloat16) if isinstance(named, str) else torch.bfloat16
+        return dtype_of(settings.get("dtype") or settings.get("torch_dtype")) or torch.bfloat16
     counts: dict[str, int] = {}
     files = read_headers(folder)
     for entry in files.entries.values():

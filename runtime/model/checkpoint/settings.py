@@ -18,7 +18,7 @@ MAX_TEXT_CHARS = 4096
 
 class Settings:
     """The keys of one JSON object. Each is taken with the type and range it must have; what is left
-    over in the end is refused, because a key that nobody knows may change what the model computes.
+    over in the end is refused, because an unknown key may change what the model computes.
 
     Every method raises `CheckpointError` naming file, key, expected and found. A key whose value is
     null counts as absent. `prefix` names the place of a nested object ("rope_scaling.").

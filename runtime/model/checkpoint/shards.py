@@ -12,13 +12,13 @@ from antiphon.errors import CheckpointError
 from antiphon.files.checkpoint import (
     check_file,
     is_there,
-    one_line,
     parse_json,
     read_json,
     refusing_failures,
     shortened,
     shown,
 )
+from antiphon.plain import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         length = int.from_bytes(content.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
             raise CheckpointError(
-                f"{file}: expected {EXPECTED}, found {size} bytes that are none (truncated or corrupt): "
+                f"{file}: expected {EXPECTED}, found {size} bytes, truncated or corrupt: "
                 f"its header would have {length}"
             )
         header = content.read(length)
@@ -166,6 +166,6 @@ def _opened(file: Path) -> Iterator[Any]:
                 yield tensors
         except SafetensorError as error:
             raise CheckpointError(
-                f"{file}: expected {EXPECTED}, found {file.stat().st_size} bytes that are none "
-                f"(truncated or corrupt): {one_line(error)}"
+                f"{file}: expected {EXPECTED}, found {file.stat().st_size} bytes, truncated or corrupt: "
+                f"{one_line(error)}"
             ) from error

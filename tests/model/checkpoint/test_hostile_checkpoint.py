@@ -119,7 +119,7 @@ def test_more_weights_than_memory_are_refused_before_they_are_taken(folder: Path
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["model.norm.weight", f"{TOWER}vision_model.encoder.layers.0.mlp.fc1.bias"])
-def test_numbers_that_are_none_are_refused(folder: Path, name: str, value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(folder: Path, name: str, value: float) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors[name].flatten()[-1] = value
     save_file(tensors, folder / "model.safetensors")

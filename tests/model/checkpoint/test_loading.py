@@ -146,7 +146,7 @@ def test_released_names_and_shapes(released: ModelConfig) -> None:
 def test_released_size_on_the_meta_device(released: ModelConfig, tmp_path: Path) -> None:
     weights = load_weights(tmp_path, released, device="meta", dtype=torch.bfloat16, load_format="dummy")
     count = sum(tensor.numel() for _, tensor in flatten(weights))
-    post_layernorm = 2 * 1152  # in the file, read by nobody
+    post_layernorm = 2 * 1152  # in the file, never read
     assert (
         count
         == sum(torch.Size(s).numel() for s in json.loads(MANIFEST.read_text()).values()) - post_layernorm
@@ -273,7 +273,7 @@ def test_vision_tower_outside_equals_inside(folder: Path) -> None:
     assert_equal(load(folder), load(RANDOM_MODEL))
 
 
-def test_tensors_that_nobody_reads_are_left_alone(folder: Path) -> None:
+def test_unused_tensors_are_left_alone(folder: Path) -> None:
     layer = {
         name.replace("layers.1.", "layers.2."): tensor.clone()
         for name, tensor in load_file(RANDOM_MODEL / "model.safetensors").items()
@@ -515,7 +515,7 @@ def test_resolve_dtype(folder: Path) -> None:
     assert resolve_dtype(torch.float16, folder, "cpu") == torch.float16
     for wrong in ("int8", "half", torch.float64, torch.int8):
         with pytest.raises(
-            ConfigError, match="dtype: expected 'auto' or one of float32, float16, bfloat16, got"
+            ConfigError, match="dtype: expected 'auto' or one of float32, bfloat16, float16, got"
         ):
             resolve_dtype(wrong, folder, "cpu")
     save_file({"tensor": torch.ones(3, dtype=torch.int8)}, folder / "model.safetensors")
