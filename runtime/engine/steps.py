@@ -63,10 +63,10 @@ class Steps:
         num_told = len(told)
         try:
             # who will speak waits while much speech is unheard, or it would pile up behind the model
-            may_speak = len(self._replies.unheard) < self._scheduler.max_num_seqs
+            may_speak = len(self._replies.awaiting_audio) < self._scheduler.max_num_seqs
             computed = self._compute(self._scheduler, told, may_speak=may_speak)
             told += self._replies.reap()
-            told += self._replies.hear(may_wait=may_wait and not computed and len(told) == num_told)
+            told += self._replies.collect_audio(may_wait=may_wait and not computed and len(told) == num_told)
             self._num_faults = 0
         except BaseException as error:
             plan, self._plan = self._plan, None

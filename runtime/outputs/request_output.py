@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from antiphon.config import ModelConfig, NoSpeech
-from antiphon.outputs.transcript import Hearing, Hypothesis
+from antiphon.outputs.transcript import Hypothesis, Transcript
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
@@ -57,8 +57,10 @@ class OutputState:
         self.text = ""
         self._config = config
         self._tokenizer = tokenizer
-        self._hypothesis = Hypothesis(request, tokenizer, config.blank_token_id) if request.is_open else None
-        self._heard = Hearing(request, tokenizer, config.blank_token_id)
+        self._hypothesis = (
+            Hypothesis(request, tokenizer, config.blank_token_id) if request.is_growing else None
+        )
+        self._heard = Transcript(request, tokenizer, config.blank_token_id)
         self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
         self._num_text = 0
         self._held_ids: list[int] = []
@@ -106,7 +108,7 @@ class OutputState:
         """The request is open no more: from here on its user waits, and the final transcript is told."""
         self._added_s = self._last_id_s = committed_s
         self._hypothesis = None
-        self._heard = Hearing(self.request, self._tokenizer, self._config.blank_token_id)
+        self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
 
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
@@ -166,7 +168,7 @@ class OutputState:
         """Unit numbers so far, without stop ids."""
         return self._numbers(self.request.unit_ids)
 
-    def hear(self, samples: np.ndarray) -> AudioDelta:
+    def add_audio(self, samples: np.ndarray) -> AudioDelta:
         """More sound was made of it: float32 (n,), not empty."""
         assert self._sample_rate_hz is not None, "speech comes where it was asked for"
         self._audio.append(samples)

@@ -66,7 +66,7 @@ class RequestState:
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
-        self.is_open = prompt.is_open
+        self.is_growing = prompt.is_open
         """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
@@ -82,7 +82,7 @@ class RequestState:
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
 
-        self.soft = prompt.has_speech
+        self.is_soft = prompt.has_speech
         """The LLM reads the prompt through soft embeddings."""
         self.image_spans: list[ImageSpan] = []
         self.text_ids: list[int] = []
@@ -121,7 +121,7 @@ class RequestState:
     @property
     def has_work(self) -> bool:
         """Something of what is known is not computed. An open request has none while its user is silent."""
-        if not self.is_open:
+        if not self.is_growing:
             return not self.finished
         assert self.speech is not None
         # the top layers keep off the last known position until another follows: it might be the prompt's last
@@ -137,11 +137,11 @@ class RequestState:
         shorter = min(len(self.speech_ids), len(prompt.speech_ids))
         return next((i for i, (old, new) in enumerate(pairs) if old != new), shorter)
 
-    def set_prompt(self, prompt: Prompt) -> None:
+    def update_speech(self, prompt: Prompt) -> None:
         """Let an open request have another prompt, whose tracks' tails have been replaced."""
-        assert self.is_open and self.speech is not None
+        assert self.is_growing and self.speech is not None
         labels = self.prompt_labels[: self.num_same(prompt)]
-        self.prompt, self.is_open = prompt, prompt.is_open
+        self.prompt, self.is_growing = prompt, prompt.is_open
         self.speech_ids = prompt.speech_ids
         self.num_text_prompt = len(self.text)
         self.num_speech_prompt = len(self.speech_ids)
@@ -204,7 +204,7 @@ class RequestState:
 
     def text_ready(self) -> int:
         """Text positions whose inputs are there: a soft embedding needs its bottom layers."""
-        if not self.soft or self.speech is None:
+        if not self.is_soft or self.speech is None:
             return len(self.text)
         if self.speech.num_computed >= self.num_speech_prompt:
             return len(self.text)
@@ -267,7 +267,7 @@ class RequestState:
 
     def unlabelled(self, start: int, end: int) -> list[int]:
         """Speech positions of [start, end) whose CTC label is wanted: units not yet read."""
-        assert self.speaking is not None or self.soft
+        assert self.speaking is not None or self.is_soft
         prompt = [
             p
             for p in range(start, min(end, self.num_speech_prompt))
@@ -284,7 +284,7 @@ class RequestState:
             self.prompt_labels[position] = label
         else:
             assert self.speaking is not None
-            self.speaking.hear(label)
+            self.speaking.read_back(label)
             self.take_text()
 
     def add_unit(self, unit_id: int) -> None:
@@ -323,5 +323,5 @@ class RequestState:
                 base = int.from_bytes(image.digest[:7], "little")
                 keys.extend(base + i for i in range(image.num_positions))
             else:
-                keys.append(token + SOFT_KEY if self.soft else token)
+                keys.append(token + SOFT_KEY if self.is_soft else token)
         return keys

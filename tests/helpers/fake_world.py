@@ -213,7 +213,7 @@ class World:
     def _think(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.text
         heard = self.heard[request.request_id]
-        told = [heard.get(p, -1) for p in range(request.num_speech_prompt)] if request.soft else None
+        told = [heard.get(p, -1) for p in range(request.num_speech_prompt)] if request.is_soft else None
         inputs = text_inputs(request.prompt, told) + [("plain", token) for token in request.text_ids]
         states = self.memory.read(track, "text", "text", chunk.start)
         for position in range(chunk.start, chunk.end):

@@ -38,7 +38,7 @@ def test_says_what_speaking_says(backend: str, dtype: torch.dtype, spoken: list[
             text.append(7)
             state.consume(text, text_ended=False)
             before = len(state.fusion_ids)
-            state.hear(label)
+            state.read_back(label)
             state.consume([7] * (before + 1), text_ended=False)
             expected.append(len(state.fusion_ids) > before)
         found = ctc_trigger(torch.tensor(labels, dtype=dtype), last, rows, BLANK, backend=backend)

@@ -41,7 +41,7 @@ def test_text_alone_has_one_track() -> None:
     assert list(request.text.keys) == [*OPENING, 20, CLOSING]
     assert request.speech is None
     assert request.speaking is None
-    assert not request.soft
+    assert not request.is_soft
     assert request.num_speech_known == 0
     assert request.top_ready() == 0
     assert request.text_ready() == request.num_text_prompt == 6
