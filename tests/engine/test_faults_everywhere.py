@@ -82,7 +82,9 @@ def path(owner: type[Any]) -> str:
 def cases() -> list[Case]:
     names = [f"{path(owner)}.{name}" for owner, all_ in POINTS.items() for name in all_.split()]
     names += MODULE_POINTS
-    return list(itertools.product(names, ERRORS, (1, 3), ("before", "after")))
+    every = itertools.product(names, ERRORS, (1, 3), ("before", "after"))
+    # asyncio lets SystemExit out of a loop's own callback end the loop, and all its clients with it
+    return [case for case in every if case[:2] != (f"{path(Mailbox)}._wake", SystemExit)]
 
 
 def chosen() -> list[Case]:
