@@ -462,7 +462,7 @@ class Engine(OfOneProcess):
                 self._untold += self._replies.abort(output)
 
     def _has_work(self) -> bool:
-        return bool(self._replies.awaiting_audio or (self._replies.outputs and self.scheduler.has_work))
+        return bool(self._replies.outputs) and (self.scheduler.has_work or self._replies.has_ended)
 
     def _check_alive(self) -> None:
         self._ownership.check_process()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from antiphon.config import StreamSchedule
 from antiphon.outputs.request_output import OutputState
@@ -11,7 +11,7 @@ from antiphon.plain import told
 from antiphon.process.faults import log_fault
 from antiphon.sched.plan import StackPlan
 from antiphon.sched.scheduler import Scheduler
-from antiphon.types import Event, Finished, UnitDelta
+from antiphon.types import Event, Finished
 
 __all__ = ["Replies"]
 
@@ -30,6 +30,11 @@ class Replies:
         self.awaiting_audio: set[str] = set()
         """Requests that have ended and whose speech is still being made."""
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of some request has yet to be told."""
+        return any(output.request.finished for output in self.outputs.values())
+
     def take(self, output: OutputState, voice: str | None, schedule: StreamSchedule | None) -> None:
         """A new request, whose speech is made by this schedule. Where it raises, nothing of it is left."""
         request = output.request
@@ -40,7 +45,7 @@ class Replies:
             self._scheduler.add(request)
         except BaseException:
             self.outputs.pop(request.request_id, None)
-            self._scheduler.finish(request)
+            self._scheduler.finish(request, "error")
             if self._worker is not None:
                 self._worker.abort(request.request_id)
             raise
@@ -50,46 +55,61 @@ class Replies:
         for chunk in plan.chunks:
             output = self.outputs[chunk.request.request_id]
             try:
-                yield from self._told(output.poll())
+                yield from output.poll()
+                if (stop := output.stop) is not None and not output.request.finished:
+                    self._scheduler.finish(output.request, stop)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+                yield from self.fail(output, error)
+
+    def speak(self, plan: StackPlan) -> Iterator[Event]:
+        """Have speech made of the units that a pass has made known, once they are told."""
+        if self._worker is None:
+            return
+        for chunk in plan.chunks:
+            output = self.outputs.get(chunk.request.request_id)
+            if output is None:  # it could not be told
+                continue
+            try:
+                if units := output.new_units():
+                    self._worker.push(chunk.request.request_id, units)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 yield from self.fail(output, error)
 
     def reap(self) -> Iterator[Event]:
-        """Finish what has ended. Its blocks are free before its sound is made."""
+        """Tell the end of what has ended, but for its speech if that is still in the making."""
         for output in [o for o in self.outputs.values() if o.request.finished]:
             if output.request.request_id not in self.awaiting_audio:
-                yield from self.finish(output)
+                yield from self._close(output)
 
     def abort(self, output: OutputState) -> list[Event]:
         """End a request, though its speech may still be in the making."""
-        output.request.finish("abort")
-        return self.finish(output)
+        self._scheduler.finish(output.request, "abort")
+        return self._close(output)
 
     def fail(self, output: OutputState, error: BaseException) -> list[Event]:
         """End a request with "error", and say why."""
         request_id = output.request.request_id
         log_fault("request %s failed", request_id, error=error)
         output.error = told(error)
-        output.request.finish("error")
+        self._scheduler.finish(output.request, "error")
         self.awaiting_audio.discard(request_id)
-        return self.finish(output)
+        return self._close(output)
 
-    def finish(self, output: OutputState) -> list[Event]:
-        """A request has ended: it holds no block from here on. What it says may still be in the making."""
+    def _close(self, output: OutputState) -> list[Event]:
+        """Tell the rest of a request that has ended, or as much of it as does not wait for its speech."""
         request, request_id = output.request, output.request.request_id
-        self._scheduler.finish(request)
         events: list[Event] = []
         try:
-            events += self._told(output.close())
+            events += output.close()
             if self._worker is not None and request.speaks and request.finish_reason in ("stop", "length"):
-                self._worker.push(request_id, final=True)
+                self._worker.push(request_id, output.new_units(), final=True)
                 self.awaiting_audio.add(request_id)
                 return events
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this reply's alone
             if output.error is None:
                 log_fault("request %s failed", request_id, error=error)
                 output.error = told(error)
-                request.finish("error")
+                self._scheduler.finish(request, "error")
         if self._worker is not None and request.speaks:
             self._worker.abort(request_id)
             self.awaiting_audio.discard(request_id)
@@ -117,9 +137,9 @@ class Replies:
                 continue
             if spoken.error is not None:
                 output.error = spoken.error
-                output.request.finish("error")
+                self._scheduler.finish(output.request, "error")
                 self.awaiting_audio.discard(spoken.request_id)
-                yield from self.finish(output)
+                yield from self._close(output)
             elif finished is not None:
                 self.awaiting_audio.discard(spoken.request_id)
                 del self.outputs[spoken.request_id]
@@ -128,10 +148,3 @@ class Replies:
     def clear(self) -> None:
         self.outputs.clear()
         self.awaiting_audio.clear()
-
-    def _told(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Events on their way out; the speech worker is told of the units."""
-        for event in events:
-            if isinstance(event, UnitDelta) and self._worker is not None:
-                self._worker.push(event.request_id, event.units)
-            yield event

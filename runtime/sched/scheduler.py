@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
-from antiphon.sched.request import RequestState, Status
+from antiphon.sched.request import RequestState
 from antiphon.sched.speech_update import update_speech
 from antiphon.sched.track import Track
 from antiphon.sched.trial import Trial
+from antiphon.types import FinishReason
 
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
@@ -108,13 +109,16 @@ class Scheduler:
                     return admitted
                 queue.remove(request)
                 request.row = self._rows.pop()
-                request.status = Status.RUNNING
                 self.running.append(request)
                 admitted.append(request)
         return admitted
 
-    def finish(self, request: RequestState) -> None:
-        """Take a finished (or aborted) request out and give back all it holds."""
+    def finish(self, request: RequestState, reason: FinishReason) -> None:
+        """A request ends here and nowhere else, for this reason: it is taken out and gives back all it holds.
+
+        May be called again with another reason, as when the speech of a whole reply cannot be made.
+        """
+        request.finish_reason = reason
         if request in self.running:
             self.running.remove(request)
             self._release(request)
@@ -128,7 +132,6 @@ class Scheduler:
         has_work = request.has_work
         self.running.remove(request)
         self._release(request)
-        request.status = Status.WAITING
         request.num_preemptions += 1
         if not request.is_growing:
             self.waiting.appendleft(request)
@@ -153,6 +156,8 @@ class Scheduler:
         self._rows = list(range(self.max_num_seqs))[::-1]
         for request in in_order.values():
             request.restart()
+            if not request.finished and (reason := request.end_of_picks()):
+                self.finish(request, reason)
             if not request.finished:
                 request.num_preemptions += request in ran
                 self.add(request)
@@ -164,7 +169,7 @@ class Scheduler:
         budget = self.max_num_batched_tokens
         for request in self._in_turn():
             track = request.speech
-            if track is None or request.status is not Status.RUNNING:
+            if track is None or not request.is_running:
                 continue
             start, end = track.num_computed, min(len(track), track.num_computed + budget)
             if start == end or not self._make_room(request, track, end):
@@ -187,7 +192,7 @@ class Scheduler:
             track = request.text
             start = track.num_computed
             end = min(request.text_ready(), start + budget)
-            if start >= end or request.status is not Status.RUNNING:
+            if start >= end or not request.is_running:
                 continue
             if request.waits_for_text:
                 if not self._make_room(request, track, end):
@@ -237,6 +242,7 @@ class Scheduler:
             request.text.publish(self.pool, chunk.end)
             if chunk.samples:
                 request.add_text(next(picked))
+                self._finish_if_complete(request)
             self._let_go_of_text(request)
 
     def complete_top(self, plan: StackPlan, units: Sequence[int]) -> None:
@@ -249,6 +255,11 @@ class Scheduler:
             track.publish(self.pool, chunk.end, request.prompt_labels)
             if chunk.samples:
                 request.add_unit(next(picked))
+                self._finish_if_complete(request)
+
+    def _finish_if_complete(self, request: RequestState) -> None:
+        if reason := request.end_of_picks():
+            self.finish(request, reason)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every block that is in use belongs to a running request."""
@@ -312,7 +323,7 @@ class Scheduler:
                 self.preempt(request)
                 return False
             elif not self._drop_run_ahead(request):
-                request.finish("length")  # the whole cache is its own, and full
+                self.finish(request, "length")  # the whole cache is its own, and full
                 return False
         return True
 
@@ -337,4 +348,4 @@ class Scheduler:
 
     def _plan(self, stack: str, chunks: list[Chunk]) -> StackPlan:
         """Without the chunks of requests that were preempted while the plan was made."""
-        return StackPlan(stack, [c for c in chunks if c.request.status is Status.RUNNING])  # type: ignore[arg-type]
+        return StackPlan(stack, [c for c in chunks if c.request.is_running])  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ STEPS = [
     ("_replies", "poll", 4, False),
     ("_replies", "reap", 3, False),
     ("_replies", "collect_audio", 5, True),
-    ("_replies", "finish", 1, False),
+    ("_replies", "_close", 1, False),
 ]
 
 

@@ -54,8 +54,8 @@ POINTS: dict[Any, str] = {
     SpeechStream: "add",
     Codec: "decode stream listen voice",
     Listener: "push finish",
-    Replies: "poll reap finish collect_audio take clear",
-    OutputState: "poll close completion add_audio",
+    Replies: "poll speak reap _close collect_audio take clear",
+    OutputState: "poll new_units close completion add_audio",
     EngineThread: "_prepare _pass_on _run _obey _add _take _leave _abort _update_speech _commit _step "
     "_deliver _end _refuse",
     Mailbox: "put fail get taken _must_ring _wake",
