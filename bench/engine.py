@@ -72,7 +72,7 @@ class PacedSpeaking(SpeakingState):
 
     rate = 0.6
 
-    def hear(self, label: int) -> None:
+    def read_back(self, label: int) -> None:
         self.unit_labels.append(label)
         owed = int(self.rate * len(self.unit_labels)) - int(self.rate * (len(self.unit_labels) - 1))
         self._target = len(self.fusion_ids) + owed

@@ -109,8 +109,11 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
         (CppLinear, "__call__", "linear"),
         (TorchLinear, "__call__", "linear"),
     ]
-    if engine.vocoder is not None:
-        places += [(engine.vocoder, "poll", "wait for speech"), (engine.vocoder, "make", "speech")]
+    if engine.speech_worker is not None:
+        places += [
+            (engine.speech_worker, "poll", "wait for speech"),
+            (engine.speech_worker, "make", "speech"),
+        ]
     if codec is not None:
         places += [
             (codec.flow, "condition", "flow's encoder"),
@@ -206,7 +209,7 @@ def _serve(
 def table(found: Profile) -> Table:
     caption = (
         f"{found.num_requests} requests, {found.num_units} units, {found.num_text_tokens} text tokens, "
-        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the vocoder's thread "
+        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the speech thread "
         "beside the engine's; own: without what stands below"
     )
     rows = Table(title=found.title, caption=caption, padding=(0, 1))

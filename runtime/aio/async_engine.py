@@ -124,7 +124,7 @@ class AsyncEngine(OfOneProcess):
     def health(self) -> Health:
         """How it is just now. Never waits, and may be called from any thread."""
         thread = self._thread
-        scheduler, vocoder = thread.engine.scheduler, thread.engine.vocoder
+        scheduler, worker = thread.engine.scheduler, thread.engine.speech_worker
         return Health(
             alive=thread.is_alive,
             num_running=len(scheduler.running),
@@ -132,8 +132,8 @@ class AsyncEngine(OfOneProcess):
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
             error=thread.error,
-            can_speak=thread.is_alive and vocoder is not None and vocoder.error is None,
-            speech_error=None if vocoder is None else vocoder.error,
+            can_speak=thread.is_alive and worker is not None and worker.error is None,
+            speech_error=None if worker is None else worker.error,
         )
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class EventStream(OfOneProcess, AsyncIterator[Event]):
                 given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
                 if self._has_ended:  # it was left meanwhile
                     raise StopAsyncIteration
-                self._mailbox = self._thread.open(*given)
+                self._mailbox = self._thread.start(*given)
             event = await self._mailbox.get()
         except BaseException:
             self._leave()

@@ -92,7 +92,7 @@ class AudioFeed:
         submit = self._thread.submit
         try:
             while pieces := await self._next():
-                heard = await asyncio.wrap_future(submit(self._hear, pieces))
+                heard = await asyncio.wrap_future(submit(self._listen, pieces))
                 if heard is not None:
                     await self._tell(heard.units)
             self._units = (await asyncio.wrap_future(submit(self._listener.finish))).units
@@ -123,7 +123,7 @@ class AudioFeed:
             self._changed.notify_all()
         return pieces
 
-    def _hear(self, pieces: list[np.ndarray]) -> Heard | None:
+    def _listen(self, pieces: list[np.ndarray]) -> Heard | None:
         samples = np.concatenate(pieces)
         self._activity.push(samples)
         return self._listener.push(samples)

@@ -11,7 +11,7 @@ from antiphon.aio.mailbox import Mailbox
 from antiphon.prompt import Prompt
 from antiphon.types import Request, SamplingParams
 
-__all__ = ["Abort", "Add", "Close", "Command", "Leave", "Revise"]
+__all__ = ["Abort", "Add", "Close", "Command", "Commit", "Leave", "UpdateSpeech"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +43,26 @@ class Abort:
 
 
 @dataclass(frozen=True, eq=False)
-class Revise:
-    """Let these units be what was heard so far of the mailbox's open request; None: those that are.
+class UpdateSpeech:
+    """The units heard so far of the mailbox's open request are now these. `done` ends when the engine has
+    them, or has the InvalidRequest."""
 
-    `done` ends when that is so, or has the InvalidRequest.
-    """
+    mailbox: Mailbox
+    units: Sequence[int]
+    done: Future[None]
+
+
+@dataclass(frozen=True, eq=False)
+class Commit:
+    """The user of the mailbox's open request has said all. `done` as for `UpdateSpeech`."""
 
     mailbox: Mailbox
     units: Sequence[int] | None
+    """All of them; None: those that the engine has."""
     done: Future[None]
-    committed_s: float | None = None
-    """When its user had said all, on the clock of `time.perf_counter`; None: there is more to come."""
-    no_speech: bool = False
+    committed_s: float
+    """On the clock of `time.perf_counter`."""
+    no_speech: bool
     """Whether all that was heard is silence or noise."""
 
 
@@ -63,4 +71,4 @@ class Close:
     """End the thread."""
 
 
-Command: TypeAlias = Add | Leave | Abort | Revise | Close
+Command: TypeAlias = Add | Leave | Abort | UpdateSpeech | Commit | Close

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from antiphon.aio.commands import Abort, Add, Close, Command, Leave, Revise
+from antiphon.aio.commands import Abort, Add, Close, Command, Commit, Leave, UpdateSpeech
 from antiphon.aio.mailbox import LOOK_UP_S, Mailbox, ring
 from antiphon.engine.engine import Engine
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
@@ -86,13 +86,14 @@ class EngineThread:
         """Requests whose files are being read, or wait for it."""
         return len(self._preparing)
 
-    def open(
-        self, request: Request, sampling_params: SamplingParams | None, *, is_open: bool = False
+    def start(
+        self, request: Request, sampling_params: SamplingParams | None, *, is_growing: bool = False
     ) -> Mailbox:
         """Have a request prepared and run; its events come to a mailbox of the running event loop.
 
         Both are plain, see `client_input`. What is found wrong with the request later comes to the mailbox,
-        too. is_open: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or EngineDead.
+        too. is_growing: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or
+        EngineDead.
         """
         self.check_process()
         arrived_s = time.perf_counter()
@@ -107,7 +108,7 @@ class EngineThread:
             self._preparing.add(mailbox)
             try:
                 self._workers.submit(
-                    self._prepare_and_pass_on, mailbox, request, sampling_params, arrived_s, is_open
+                    self._prepare_and_pass_on, mailbox, request, sampling_params, arrived_s, is_growing
                 )
             except BaseException:
                 self._preparing.discard(mailbox)
@@ -130,31 +131,32 @@ class EngineThread:
                 self._inbox.put(Abort(request_id, done))
         return done
 
-    def revise(
-        self,
-        mailbox: Mailbox,
-        units: Sequence[int] | None,
-        *,
-        committed_s: float | None = None,
-        no_speech: bool = False,
+    def update_speech(self, mailbox: Mailbox, units: Sequence[int]) -> Future[None]:
+        """The units heard so far of an open request that the engine has taken are now these; they are
+        plain."""
+        return self._send(UpdateSpeech(mailbox, units, Future()))
+
+    def commit(
+        self, mailbox: Mailbox, units: Sequence[int] | None, committed_s: float, *, no_speech: bool
     ) -> Future[None]:
-        """Tell the engine what was heard so far of an open request that it has taken, see `Revise`. The units
-        are plain."""
+        """The user of such a request has said all, see `Commit`."""
+        return self._send(Commit(mailbox, units, Future(), committed_s, no_speech))
+
+    def _send(self, command: UpdateSpeech | Commit) -> Future[None]:
         self.check_process()
-        done: Future[None] = Future()
         with self._lock:
             if not self.is_alive:
-                done.set_exception(self._dead())
+                command.done.set_exception(self._dead())
             else:
-                self._inbox.put(Revise(mailbox, units, done, committed_s, no_speech))
-        return done
+                self._inbox.put(command)
+        return command.done
 
     def check_process(self) -> None:
         """Raise EngineDead in a forked child."""
         check_process("engine", self._pid)
 
     async def answer(self, done: Future[T]) -> T:
-        """What `abort` or `revise` comes to. Raises EngineDead if the thread dies without an answer."""
+        """What became of a command. Raises EngineDead if the thread dies without an answer."""
         answer = asyncio.wrap_future(done)
         while not answer.done():
             is_over = not self._thread.is_alive()
@@ -202,21 +204,21 @@ class EngineThread:
         request: Request,
         sampling_params: SamplingParams | None,
         arrived_s: float,
-        is_open: bool,
+        is_growing: bool,
     ) -> None:
         # Whatever it is, it concerns this request alone.
         try:
-            prompt = self._prepare(mailbox, request, is_open)
+            prompt = self._prepare(mailbox, request, is_growing)
             # Without its content: what a client gave is let go of, and perhaps finalized, in this thread.
             self._pass_on(Add(mailbox, plain_options(request), sampling_params, arrived_s, prompt))
         except BaseException as error:  # noqa: BLE001
             self._refuse(mailbox, error)
 
-    def _prepare(self, mailbox: Mailbox, request: Request, is_open: bool) -> Prompt | None:
+    def _prepare(self, mailbox: Mailbox, request: Request, is_growing: bool) -> Prompt | None:
         if mailbox.is_over:
             return None
         try:
-            return self.engine.prepare_open(request) if is_open else self.engine.prepare(request)
+            return self.engine.prepare_open(request) if is_growing else self.engine.prepare(request)
         except Exception:
             raise
         except BaseException as error:  # of a picture's or sound's own code: it must not end the event loop
@@ -276,8 +278,10 @@ class EngineThread:
                     self._leave(command.mailbox)
                 case Abort():
                     self._answer(command.done, partial(self._abort, command.request_id))
-                case Revise():
-                    self._answer(command.done, partial(self._revise, command))
+                case UpdateSpeech():
+                    self._answer(command.done, partial(self._update_speech, command))
+                case Commit():
+                    self._answer(command.done, partial(self._commit, command))
                 case Close():
                     return False
 
@@ -333,18 +337,25 @@ class EngineThread:
             if request_id not in self._streams:
                 self._abort_running(request_id)
 
-    def _revise(self, command: Revise) -> None:
-        request_id = command.mailbox.request_id
+    def _update_speech(self, command: UpdateSpeech) -> None:
+        self.engine.update_speech(self._growing(command.mailbox), command.units)
+
+    def _commit(self, command: Commit) -> None:
+        self.engine.commit(
+            self._growing(command.mailbox),
+            command.units,
+            committed_s=command.committed_s,
+            no_speech=command.no_speech,
+        )
+
+    def _growing(self, mailbox: Mailbox) -> str:
+        """The id of the mailbox's request, which must not have ended."""
+        request_id = mailbox.request_id
         # The id may be another's by now, or its end not told yet.
-        is_here = request_id is not None and self._streams.get(request_id) is command.mailbox
+        is_here = request_id is not None and self._streams.get(request_id) is mailbox
         if request_id is None or not is_here or request_id in self._aborted:
             raise InvalidRequest("the request has ended")
-        if command.committed_s is not None:
-            self.engine.commit(
-                request_id, command.units, committed_s=command.committed_s, no_speech=command.no_speech
-            )
-        elif command.units is not None:
-            self.engine.update_speech(request_id, command.units)
+        return request_id
 
     def _leave(self, mailbox: Mailbox) -> None:
         request_id = mailbox.request_id
@@ -422,7 +433,7 @@ class EngineThread:
             command = self._inbox.get()
             if isinstance(command, Abort) and command.done.set_running_or_notify_cancel():
                 command.done.set_result(False)
-            if isinstance(command, Revise) and command.done.set_running_or_notify_cancel():
+            if isinstance(command, (UpdateSpeech, Commit)) and command.done.set_running_or_notify_cancel():
                 command.done.set_exception(self._dead())
 
     def _why_nothing_comes(self) -> Exception | None:

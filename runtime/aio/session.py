@@ -77,7 +77,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
         self._is_entered = True
         try:
             given = await take_request(self._thread.engine.inputs, self._request, self._sampling_params)
-            self._mailbox = self._thread.open(*given, is_open=True)
+            self._mailbox = self._thread.start(*given, is_growing=True)
         except BaseException:
             self._is_entered = False  # it may be entered later, for example when fewer wait
             raise
@@ -130,7 +130,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
             self._feed = AudioFeed(
                 listener,
                 rate_hz,
-                partial(_tell, self._thread, mailbox),
+                partial(_update_speech, self._thread, mailbox),
                 partial(_fail, self._thread, mailbox),
                 self._thread.listener(),
             )
@@ -147,7 +147,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
         if self._feed is not None:
             raise InvalidRequest("units: this session was given audio")
         self._has_units = True
-        await _tell(self._thread, mailbox, numbers)
+        await _update_speech(self._thread, mailbox, numbers)
 
     async def commit(self) -> None:
         """The user has said all; from here on the reply is made, and metrics count. Returns when all audio
@@ -162,9 +162,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
             units = await self._feed.finish()
             no_speech = not self._feed.has_speech
         try:
-            await self._thread.answer(
-                self._thread.revise(mailbox, units, committed_s=committed_s, no_speech=no_speech)
-            )
+            await self._thread.answer(self._thread.commit(mailbox, units, committed_s, no_speech=no_speech))
         except InvalidRequest as error:
             if self._feed is not None:
                 _fail(self._thread, mailbox, error)
@@ -224,8 +222,8 @@ class Session(OfOneProcess, AsyncIterator[Event]):
         return self._mailbox
 
 
-async def _tell(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
-    await thread.answer(thread.revise(mailbox, units))
+async def _update_speech(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
+    await thread.answer(thread.update_speech(mailbox, units))
 
 
 def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:

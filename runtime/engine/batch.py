@@ -57,7 +57,7 @@ class Batch:
     def is_waiting(self) -> bool:
         return len(self._done) < len(self._ids)
 
-    def hear(self, events: Iterable[Event]) -> list[Event]:
+    def collect(self, events: Iterable[Event]) -> list[Event]:
         """Take what is told of these requests; returns what is told of others."""
         others = []
         for event in events:

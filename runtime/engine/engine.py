@@ -19,8 +19,8 @@ from antiphon.device.cuda_graph import capture_for
 from antiphon.device.place import resolve_device
 from antiphon.engine.arguments import check_choice, engine_config, model_folder, open_codec
 from antiphon.engine.batch import Batch
+from antiphon.engine.growing_requests import GrowingRequests
 from antiphon.engine.intake import Intake
-from antiphon.engine.open_requests import OpenRequests
 from antiphon.engine.steps import Steps
 from antiphon.errors import (
     AntiphonError,
@@ -37,7 +37,7 @@ from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.omni import OmniModel
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
-from antiphon.outputs.speech_worker import Vocoder
+from antiphon.outputs.speech_worker import SpeechWorker
 from antiphon.plain import flag, string, told
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
@@ -176,10 +176,10 @@ class Engine(OfOneProcess):
             capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
             interruptible=self._ownership.interruptible,
         )
-        self.vocoder = Vocoder(self.codec) if self.codec is not None else None
-        if self.vocoder is not None:  # its thread must not outlive an engine that is dropped
-            weakref.finalize(self, self.vocoder.stop)
-        self._replies = Replies(self.scheduler, self.vocoder)
+        self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
+        if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
+            weakref.finalize(self, self.speech_worker.stop)
+        self._replies = Replies(self.scheduler, self.speech_worker)
         self._untold: list[Event] = []
         """Events that the next step tells."""
         self._intake = Intake(
@@ -195,7 +195,7 @@ class Engine(OfOneProcess):
         self._steps = Steps(
             self.scheduler, self.runner, self._replies, self._intake.probe, self._ownership.is_interrupt
         )
-        self._open_requests = OpenRequests(
+        self._growing_requests = GrowingRequests(
             self.inputs, self.scheduler, self.runner, self._replies.outputs, self.config.max_model_len
         )
 
@@ -223,7 +223,7 @@ class Engine(OfOneProcess):
     @awaited_at_exit
     def prepare(self, request: Request) -> Prompt:
         """Read a request's files and lay out its prompt. May run in another thread than `step`."""
-        self._check_open()
+        self._check_alive()
         return self.inputs.process(request)
 
     def add_prepared(
@@ -243,7 +243,7 @@ class Engine(OfOneProcess):
         request, params = plain_options(request), plain_params(sampling_params)
         stream_audio = flag("stream_audio", stream_audio)
         with self._ownership.turn("add_prepared"):
-            self._check_open()
+            self._check_alive()
             return self._intake.take(
                 request,
                 prompt,
@@ -264,7 +264,7 @@ class Engine(OfOneProcess):
 
     def prepare_open(self, request: Request) -> GrowingPrompt:
         """`prepare` for `open_request`; `add_prepared` takes the result."""
-        self._check_open()
+        self._check_alive()
         return self.inputs.process_growing(request)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
@@ -276,8 +276,8 @@ class Engine(OfOneProcess):
         """
         request_id = string("request_id", request_id)
         with self._ownership.turn("update_speech"):
-            self._check_open()
-            self._untold += self._open_requests.update(request_id, units)
+            self._check_alive()
+            self._untold += self._growing_requests.update_speech(request_id, units)
 
     def commit(
         self,
@@ -296,8 +296,8 @@ class Engine(OfOneProcess):
         """
         request_id = string("request_id", request_id)
         with self._ownership.turn("commit"):
-            self._check_open()
-            self._open_requests.commit(request_id, units, committed_s, no_speech=no_speech)
+            self._check_alive()
+            self._growing_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
@@ -337,7 +337,7 @@ class Engine(OfOneProcess):
         events: list[Event] = []
         try:
             with self._ownership.turn("step") as interrupts:
-                self._check_open()
+                self._check_alive()
                 self._advance(may_wait=not self._untold)
                 interrupts.check()
                 events, self._untold = self._untold, []
@@ -363,7 +363,7 @@ class Engine(OfOneProcess):
         and no others.
         """
         with self._ownership.turn("generate") as interrupts:
-            self._check_open()
+            self._check_alive()
             with interrupts.allowed():
                 batch = Batch(requests, sampling_params)
             try:
@@ -390,9 +390,9 @@ class Engine(OfOneProcess):
             self._closed = True
             self._replies.clear()
             self._untold.clear()
-            if self.vocoder is not None:
+            if self.speech_worker is not None:
                 with interrupts.allowed():
-                    self.vocoder.close()
+                    self.speech_worker.close()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
@@ -409,7 +409,7 @@ class Engine(OfOneProcess):
     def hand_over(self, thread: threading.Thread) -> None:
         """From now on only this thread may call methods that change anything, see
         `AsyncEngine.from_engine`."""
-        self._check_open()
+        self._check_alive()
         self._ownership.keep(thread)
 
     # --- inside -------------------------------------------------------------------------------
@@ -449,13 +449,13 @@ class Engine(OfOneProcess):
         try:
             self._advance(may_wait=True)
         finally:
-            self._untold[num_before:] = batch.hear(self._untold[num_before:])
+            self._untold[num_before:] = batch.collect(self._untold[num_before:])
 
     def _abort_batch(self, batch: Batch) -> None:
         for request_id in batch.waits_for:
             if (output := self._replies.outputs.get(request_id)) is not None:
                 self._replies.abort(output)
-        self._untold = batch.hear(self._untold)
+        self._untold = batch.collect(self._untold)
 
     def _give_up(self, events: list[Event]) -> None:
         """Abort all requests, after these events that could not be told."""
@@ -465,9 +465,9 @@ class Engine(OfOneProcess):
                 self._untold += self._replies.abort(output)
 
     def _has_work(self) -> bool:
-        return bool(self._replies.unheard or (self._replies.outputs and self.scheduler.has_work))
+        return bool(self._replies.outputs) and (self.scheduler.has_work or self._replies.has_ended)
 
-    def _check_open(self) -> None:
+    def _check_alive(self) -> None:
         self._ownership.check_process()
         if self._cause is not None:
             raise EngineDead(f"the engine has failed: {told(self._cause)}") from self._cause

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from antiphon.engine.passes import step
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.process.faults import log_fault
@@ -63,10 +65,16 @@ class Steps:
         num_told = len(told)
         try:
             # who will speak waits while much speech is unheard, or it would pile up behind the model
-            may_speak = len(self._replies.unheard) < self._scheduler.max_num_seqs
-            computed = self._compute(self._scheduler, told, may_speak=may_speak)
+            may_speak = len(self._replies.awaiting_audio) < self._scheduler.max_num_seqs
+            computed = step(
+                self._scheduler,
+                self._runner,
+                before=self._begin,
+                after=partial(self._tell, told),
+                may_speak=may_speak,
+            )
             told += self._replies.reap()
-            told += self._replies.hear(may_wait=may_wait and not computed and len(told) == num_told)
+            told += self._replies.collect_audio(may_wait=may_wait and not computed and len(told) == num_told)
             self._num_faults = 0
         except BaseException as error:
             plan, self._plan = self._plan, None
@@ -78,33 +86,15 @@ class Steps:
                 raise
             told += self._blame(plan, error)
 
-    def _compute(self, scheduler: Scheduler, told: list[Event] | None, *, may_speak: bool = True) -> bool:
-        """False: there was nothing to compute. told: None for requests that nobody listens to."""
-        runner = self._runner
-        for request in scheduler.admit(may_speak=may_speak):
-            runner.start(request)
-        computed = False
-        # The order is the data's: the bottom layers hear, the LLM thinks where somebody waits for text, the
-        # top layers speak.
-        if (plan := scheduler.schedule_bottom()).chunks:
-            self._plan = plan
-            scheduler.complete_bottom(plan, runner.run_bottom(plan))
-            computed = self._tell(plan, told)
-        if (plan := scheduler.schedule_text()).chunks:
-            self._plan = plan
-            scheduler.complete_text(plan, runner.run_text(plan))
-            computed = self._tell(plan, told)
-        if (plan := scheduler.schedule_top()).chunks:
-            self._plan = plan
-            scheduler.complete_top(plan, runner.run_top(plan))
-            computed = self._tell(plan, told)
-        return computed
+    def _begin(self, plan: StackPlan) -> None:
+        self._plan = plan
 
-    def _tell(self, plan: StackPlan, told: list[Event] | None) -> bool:
-        if told is not None:
-            told += self._replies.poll(plan)
+    def _tell(self, told: list[Event], plan: StackPlan) -> None:
+        """What a pass has made known: to whoever asked, and units to the speech worker as well."""
+        told += self._replies.poll(plan)
+        if plan.stack == "top":
+            told += self._replies.speak(plan)
         self._plan = None
-        return True
 
     # --- after a fault --------------------------------------------------------------------------
 
@@ -116,10 +106,7 @@ class Steps:
             self._num_faults += 1
             if self._num_faults >= MAX_FAULTS_OF_ALL:
                 return False
-        try:
-            return self._answers()
-        finally:
-            self._plan = None
+        return self._answers()
 
     def _answers(self) -> bool:
         """Whether the model answers a request of ours, in blocks that nobody holds just now."""
@@ -137,7 +124,7 @@ class Steps:
         try:
             scheduler.add(request)
             for _ in range(MAX_PROBE_STEPS):
-                self._compute(scheduler, None)
+                step(scheduler, self._runner)
                 if request.finished:
                     return True
         except BaseException as error:

@@ -31,7 +31,7 @@ class PromptStates:
         width = like.shape[-1]
         prompt = request.num_speech_prompt - start
         # without a text track to feed (text known already), nothing reads soft embeddings
-        soft = request.soft and request.needs_text and prompt > 0
+        soft = request.is_soft and request.needs_text and prompt > 0
         return cls(
             request,
             start,
@@ -39,9 +39,9 @@ class PromptStates:
             like.new_empty(prompt, width) if soft else None,
         )
 
-    def revised(self) -> PromptStates | None:
+    def updated(self) -> PromptStates | None:
         """For the prompt that the request has now: rows that are still computed, and not read; None without
-        any. `sched.revision` lets no stack go back behind what these hold."""
+        any. `sched.speech_update` lets no stack go back behind what these hold."""
         request = self.request
         assert request.speech is not None
         heard, read = request.speech.num_computed, request.speech_before(request.text.num_computed)

@@ -101,10 +101,10 @@ class Runner:
         self._prompts.pop(request.row, None)
 
     @torch.inference_mode()
-    def revise(self, request: RequestState) -> None:
+    def update_speech(self, request: RequestState) -> None:
         """An open request has another prompt: what was heard of it and has not been read stays."""
         states = None if request.row is None else self._prompts.pop(request.row, None)
-        if states is not None and (kept := states.revised()) is not None:
+        if states is not None and (kept := states.updated()) is not None:
             assert request.row is not None
             self._prompts[request.row] = kept
 
@@ -265,7 +265,7 @@ class Runner:
         first, last = request.speech_before(chunk.start), request.speech_before(chunk.end)
         # A chunk inside a picture needs nothing that was heard: behind a cached prefix it may run before
         # the bottom layers do.
-        if request.soft and first < last:
+        if request.is_soft and first < last:
             assert request.row is not None
             states = self._prompts[request.row]
             assert states.soft is not None
@@ -325,7 +325,7 @@ def _speech(chunk: Chunk) -> Track:
 def _text_ids(chunk: Chunk) -> np.ndarray:
     """Ids of a chunk of the text track; 0 where the input is not an id's embedding."""
     keys = np.frombuffer(chunk.request.text.keys, dtype=np.int64)[chunk.start : chunk.end].copy()
-    if chunk.request.soft:
+    if chunk.request.is_soft:
         prompt = max(0, chunk.request.num_text_prompt - chunk.start)
         keys[:prompt] = 0
     for span in chunk.request.image_spans:

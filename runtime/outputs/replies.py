@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from antiphon.config import StreamSchedule
 from antiphon.outputs.request_output import OutputState
-from antiphon.outputs.speech_worker import Vocoder
+from antiphon.outputs.speech_worker import SpeechWorker
 from antiphon.plain import told
 from antiphon.process.faults import log_fault
 from antiphon.sched.plan import StackPlan
 from antiphon.sched.scheduler import Scheduler
-from antiphon.types import Event, Finished, UnitDelta
+from antiphon.types import Event, Finished
 
 __all__ = ["Replies"]
 
-VOCODER_WAIT_S = 0.02
+SPEECH_WAIT_S = 0.02
 """How long a step with nothing else to do waits for speech: who drives the engine may have news for it."""
 
 
 class Replies:
     """The part of an engine that tells what became known, and has speech made of units."""
 
-    def __init__(self, scheduler: Scheduler, vocoder: Vocoder | None) -> None:
+    def __init__(self, scheduler: Scheduler, worker: SpeechWorker | None) -> None:
         self._scheduler = scheduler
-        self._vocoder = vocoder
+        self._worker = worker
         self.outputs: dict[str, OutputState] = {}
         """By the ids of requests whose `Finished` has not been told."""
-        self.unheard: set[str] = set()
+        self.awaiting_audio: set[str] = set()
         """Requests that have ended and whose speech is still being made."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of some request has yet to be told."""
+        return any(output.request.finished for output in self.outputs.values())
 
     def take(self, output: OutputState, voice: str | None, schedule: StreamSchedule | None) -> None:
         """A new request, whose speech is made by this schedule. Where it raises, nothing of it is left."""
         request = output.request
         try:
-            if request.speaks and self._vocoder is not None:
-                self._vocoder.open(request.request_id, voice, request.seed, schedule)
+            if request.speaks and self._worker is not None:
+                self._worker.begin(request.request_id, voice, request.seed, schedule)
             self.outputs[request.request_id] = output
             self._scheduler.add(request)
         except BaseException:
             self.outputs.pop(request.request_id, None)
-            self._scheduler.finish(request)
-            if self._vocoder is not None:
-                self._vocoder.abort(request.request_id)
+            self._scheduler.finish(request, "error")
+            if self._worker is not None:
+                self._worker.abort(request.request_id)
             raise
 
     def poll(self, plan: StackPlan) -> Iterator[Event]:
@@ -50,66 +55,81 @@ class Replies:
         for chunk in plan.chunks:
             output = self.outputs[chunk.request.request_id]
             try:
-                yield from self._told(output.poll())
+                yield from output.poll()
+                if (stop := output.stop) is not None and not output.request.finished:
+                    self._scheduler.finish(output.request, stop)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
+                yield from self.fail(output, error)
+
+    def speak(self, plan: StackPlan) -> Iterator[Event]:
+        """Have speech made of the units that a pass has made known, once they are told."""
+        if self._worker is None:
+            return
+        for chunk in plan.chunks:
+            output = self.outputs.get(chunk.request.request_id)
+            if output is None:  # it could not be told
+                continue
+            try:
+                if units := output.new_units():
+                    self._worker.push(chunk.request.request_id, units)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 yield from self.fail(output, error)
 
     def reap(self) -> Iterator[Event]:
-        """Finish what has ended. Its blocks are free before its sound is made."""
+        """Tell the end of what has ended, but for its speech if that is still in the making."""
         for output in [o for o in self.outputs.values() if o.request.finished]:
-            if output.request.request_id not in self.unheard:
-                yield from self.finish(output)
+            if output.request.request_id not in self.awaiting_audio:
+                yield from self._close(output)
 
     def abort(self, output: OutputState) -> list[Event]:
         """End a request, though its speech may still be in the making."""
-        output.request.finish("abort")
-        return self.finish(output)
+        self._scheduler.finish(output.request, "abort")
+        return self._close(output)
 
     def fail(self, output: OutputState, error: BaseException) -> list[Event]:
         """End a request with "error", and say why."""
         request_id = output.request.request_id
         log_fault("request %s failed", request_id, error=error)
         output.error = told(error)
-        output.request.finish("error")
-        self.unheard.discard(request_id)
-        return self.finish(output)
+        self._scheduler.finish(output.request, "error")
+        self.awaiting_audio.discard(request_id)
+        return self._close(output)
 
-    def finish(self, output: OutputState) -> list[Event]:
-        """A request has ended: it holds no block from here on. What it says may still be in the making."""
+    def _close(self, output: OutputState) -> list[Event]:
+        """Tell the rest of a request that has ended, or as much of it as does not wait for its speech."""
         request, request_id = output.request, output.request.request_id
-        self._scheduler.finish(request)
         events: list[Event] = []
         try:
-            events += self._told(output.close())
-            if self._vocoder is not None and request.speaks and request.finish_reason in ("stop", "length"):
-                self._vocoder.push(request_id, final=True)
-                self.unheard.add(request_id)
+            events += output.close()
+            if self._worker is not None and request.speaks and request.finish_reason in ("stop", "length"):
+                self._worker.push(request_id, output.new_units(), final=True)
+                self.awaiting_audio.add(request_id)
                 return events
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this reply's alone
             if output.error is None:
                 log_fault("request %s failed", request_id, error=error)
                 output.error = told(error)
-                request.finish("error")
-        if self._vocoder is not None and request.speaks:
-            self._vocoder.abort(request_id)
-            self.unheard.discard(request_id)
+                self._scheduler.finish(request, "error")
+        if self._worker is not None and request.speaks:
+            self._worker.abort(request_id)
+            self.awaiting_audio.discard(request_id)
         events.append(Finished(request_id, output.completion()))
         del self.outputs[request_id]
         return events
 
-    def hear(self, *, may_wait: bool) -> Iterator[Event]:
-        """What the vocoder has made; waits a moment for it where there is nothing else to do."""
-        if self._vocoder is None:
+    def collect_audio(self, *, may_wait: bool) -> Iterator[Event]:
+        """What the speech worker has made; waits a moment for it where there is nothing else to do."""
+        if self._worker is None:
             return
-        waits = may_wait and self.unheard
-        for spoken in self._vocoder.poll(VOCODER_WAIT_S if waits else 0.0):
+        waits = may_wait and self.awaiting_audio
+        for spoken in self._worker.poll(SPEECH_WAIT_S if waits else 0.0):
             output = self.outputs.get(spoken.request_id)
             if output is None:
                 continue  # what an earlier fault has left behind
             finished: Finished | None = None
             try:
                 if len(spoken.samples):
-                    yield output.hear(spoken.samples)
+                    yield output.add_audio(spoken.samples)
                 if spoken.is_last and spoken.error is None:
                     finished = Finished(spoken.request_id, output.completion())
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
@@ -117,21 +137,14 @@ class Replies:
                 continue
             if spoken.error is not None:
                 output.error = spoken.error
-                output.request.finish("error")
-                self.unheard.discard(spoken.request_id)
-                yield from self.finish(output)
+                self._scheduler.finish(output.request, "error")
+                self.awaiting_audio.discard(spoken.request_id)
+                yield from self._close(output)
             elif finished is not None:
-                self.unheard.discard(spoken.request_id)
+                self.awaiting_audio.discard(spoken.request_id)
                 del self.outputs[spoken.request_id]
                 yield finished
 
     def clear(self) -> None:
         self.outputs.clear()
-        self.unheard.clear()
-
-    def _told(self, events: Iterable[Event]) -> Iterator[Event]:
-        """Events on their way out; the vocoder hears of the units."""
-        for event in events:
-            if isinstance(event, UnitDelta) and self._vocoder is not None:
-                self._vocoder.push(event.request_id, event.units)
-            yield event
+        self.awaiting_audio.clear()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from antiphon.config import ModelConfig, NoSpeech
-from antiphon.outputs.transcript import Hearing, Hypothesis
+from antiphon.outputs.transcript import Hypothesis, Transcript
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
@@ -30,7 +30,8 @@ NO_SPEECH = "no speech was heard in what was to be speech"
 
 
 class OutputState:
-    """What of one request has been told. `poll` after every pass gives what is new."""
+    """What has been told of one request. `poll` gives what is new after a pass, and `stop` says whether the
+    reply is over; ending the request is the caller's."""
 
     def __init__(
         self,
@@ -57,13 +58,17 @@ class OutputState:
         self.text = ""
         self._config = config
         self._tokenizer = tokenizer
-        self._hypothesis = Hypothesis(request, tokenizer, config.blank_token_id) if request.is_open else None
-        self._heard = Hearing(request, tokenizer, config.blank_token_id)
+        self._hypothesis = (
+            Hypothesis(request, tokenizer, config.blank_token_id) if request.is_growing else None
+        )
+        self._heard = Transcript(request, tokenizer, config.blank_token_id)
         self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
         self._num_text = 0
         self._held_ids: list[int] = []
         """Ids whose text is not told yet: parts of a character, or white space."""
         self._num_units = 0
+        self._num_taken = 0
+        """Units that speech is made of."""
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
         self._metrics = RequestMetrics()
         self._last_id_s = self._added_s
@@ -81,9 +86,8 @@ class OutputState:
         if self._heard.is_complete:
             self.no_speech = request.prompt.no_speech or not self.transcript.strip()
         if self._says_nothing:
-            if not request.finished:
-                self.error = NO_SPEECH if self._on_no_speech == "error" else None
-                request.finish("stop" if self.error is None else "error")
+            if not request.finished and self._on_no_speech == "error":
+                self.error = NO_SPEECH
             return
         num_shown = len(request.text_ids) if request.speaking is None else request.speaking.num_consumed
         if num_shown > self._num_text:
@@ -93,8 +97,6 @@ class OutputState:
             self._note_first("ttft_s", unit=False)
             if text := self._detokenizer.push(new):
                 yield self._text_delta(text)
-            if self._detokenizer.stopped and not request.finished:
-                request.finish("stop")
         if len(request.unit_ids) > self._num_units:
             units = self._numbers(request.unit_ids[self._num_units :])
             self._num_units = len(request.unit_ids)
@@ -102,11 +104,23 @@ class OutputState:
             if units:
                 yield UnitDelta(request.request_id, tuple(units))
 
+    @property
+    def stop(self) -> FinishReason | None:
+        """Why the reply is over by what has been told of it; None: only its ids can say."""
+        if self._says_nothing:
+            return "stop" if self._on_no_speech == "empty" else "error"
+        return "stop" if self._detokenizer.stopped else None
+
+    def new_units(self) -> list[int]:
+        """Unit numbers that this has not returned before, to make speech of; none that were not told."""
+        first, self._num_taken = self._num_taken, self._num_units
+        return self._numbers(self.request.unit_ids[first : self._num_units])
+
     def commit(self, committed_s: float) -> None:
         """The request is open no more: from here on its user waits, and the final transcript is told."""
         self._added_s = self._last_id_s = committed_s
         self._hypothesis = None
-        self._heard = Hearing(self.request, self._tokenizer, self._config.blank_token_id)
+        self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
 
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
@@ -166,7 +180,7 @@ class OutputState:
         """Unit numbers so far, without stop ids."""
         return self._numbers(self.request.unit_ids)
 
-    def hear(self, samples: np.ndarray) -> AudioDelta:
+    def add_audio(self, samples: np.ndarray) -> AudioDelta:
         """More sound was made of it: float32 (n,), not empty."""
         assert self._sample_rate_hz is not None, "speech comes where it was asked for"
         self._audio.append(samples)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from antiphon.codec import Codec
     from antiphon.codec.voices import Voice
 
-__all__ = ["Spoken", "Vocoder"]
+__all__ = ["SpeechWorker", "Spoken"]
 
 LOOK_UP_S = 0.25
 """How often a thread with nothing to do looks whether it has been stopped."""
@@ -76,7 +76,7 @@ class Job:
         return self.stream.ready
 
 
-class Vocoder:
+class SpeechWorker:
     """One thread, which is there while any request speaks.
 
     What it holds is bounded by the requests that are open: for each its units (which `max_units` bounds) and
@@ -104,11 +104,11 @@ class Vocoder:
     # --- for the engine's thread ----------------------------------------------------------------
 
     @property
-    def num_open(self) -> int:
+    def num_speaking(self) -> int:
         """Requests whose last sample has not been made."""
         return len(self._jobs)
 
-    def open(self, request_id: str, voice: str | None, seed: int, schedule: StreamSchedule | None) -> None:
+    def begin(self, request_id: str, voice: str | None, seed: int, schedule: StreamSchedule | None) -> None:
         """A request begins to speak. schedule: None to decode it whole, once all its units are there.
 
         Raises InvalidRequest for an unknown voice. That no thread can make it is told by `poll`.
@@ -192,7 +192,7 @@ class Vocoder:
             if not self._jobs:
                 return None
         try:
-            self._thread = start_thread(self._run, "antiphon-vocoder")
+            self._thread = start_thread(self._run, "antiphon-speech")
         except Exception as error:  # noqa: BLE001 - the system's limit, or the interpreter's end
             self.error = f"no thread can be started: {told(error)}"
             log_fault("speech cannot be made", error=error)
@@ -209,7 +209,7 @@ class Vocoder:
             self._spoken.append(Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}"))
             del self._jobs[job.request_id]
 
-    # --- in the vocoder's thread ----------------------------------------------------------------
+    # --- in the speech thread ----------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -223,7 +223,7 @@ class Vocoder:
                 self._serve()
         except BaseException as error:  # noqa: BLE001 - the thread ends of it; `poll` finds another
             self.error = told(error)
-            log_fault("the vocoder's thread has died", error=error)
+            log_fault("the speech thread has died", error=error)
             with self._lock:
                 self._news.notify_all()
 

@@ -9,10 +9,10 @@ from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
 
-__all__ = ["Hearing", "Hypothesis"]
+__all__ = ["Hypothesis", "Transcript"]
 
 
-class Hearing:
+class Transcript:
     """The transcript, as far as the bottom layers have read the prompt's units.
 
     `ids` collapses all units of the prompt as if joined; the text is of the last message that holds
@@ -89,6 +89,6 @@ class Hypothesis:
         if None in labels or labels == self._labels:
             return None
         self._labels = labels
-        hearing = Hearing(self._request, self._tokenizer, self._blank)
+        hearing = Transcript(self._request, self._tokenizer, self._blank)
         before, self._text = self._text, hearing.advance() + hearing.finish()
         return None if self._text == before else self._text

@@ -19,7 +19,7 @@ def reserve_known(pool: BlockPool, request: RequestState, num_running: int) -> b
     speech_blocks: list[int] = []
     if speech is not None:
         limit = len(speech)
-        if request.soft and request.needs_text:
+        if request.is_soft and request.needs_text:
             # what the text track computes needs the bottom layers' output at the same positions
             limit = min(limit, request.speech_before(len(text_blocks) * text.block_size))
         speech_blocks = speech.cached_prefix(pool, limit)
@@ -63,7 +63,7 @@ def _reserve_tracks(pool: BlockPool, request: RequestState, num_running: int) ->
 
 
 def _recall_labels(pool: BlockPool, request: RequestState, blocks: Sequence[int]) -> None:
-    if not request.soft:
+    if not request.is_soft:
         return
     for i, digest_block in enumerate(blocks):
         assert request.speech is not None

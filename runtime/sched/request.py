@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from antiphon.config import CacheConfig, ModelConfig
@@ -17,16 +16,10 @@ from antiphon.types import FinishReason, SamplingParams
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
 
-__all__ = ["RequestState", "Status"]
+__all__ = ["RequestState"]
 
 # Added to an id whose LLM input is its soft embedding: the same id embedded plainly is another key.
 SOFT_KEY = 1 << 40
-
-
-class Status(Enum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    FINISHED = "finished"
 
 
 @dataclass(frozen=True)
@@ -66,15 +59,15 @@ class RequestState:
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
-        self.is_open = prompt.is_growing
+        self.is_growing = prompt.is_growing
         """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
         self.seed = seed
-        self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
+        """Why it ended; None until it has. Set by `Scheduler.finish`, and by nothing else."""
         self.row: int | None = None
-        """Its row in the runner's per-request tensors, while it runs."""
+        """Its row in the runner's per-request tensors while it runs; None while it does not."""
         self.num_preemptions = 0
         self.num_faults = 0
         """Passes with it that failed."""
@@ -82,12 +75,10 @@ class RequestState:
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
 
-        self.soft = prompt.has_speech
+        self.is_soft = prompt.has_speech
         """The LLM reads the prompt through soft embeddings."""
         self.image_spans: list[ImageSpan] = []
         self.text_ids: list[int] = []
-        self.text_ended = False
-        """No text follows: end of turn, a stop, or the length limit."""
         self.text = Track(cache.text_block_size, b"text", self._text_keys())
         self.num_text_prompt = len(self.text)
 
@@ -121,7 +112,7 @@ class RequestState:
     @property
     def has_work(self) -> bool:
         """Something of what is known is not computed. An open request has none while its user is silent."""
-        if not self.is_open:
+        if not self.is_growing:
             return not self.finished
         assert self.speech is not None
         # the top layers keep off the last known position until another follows: it might be the prompt's last
@@ -137,11 +128,11 @@ class RequestState:
         shorter = min(len(self.speech_ids), len(prompt.speech_ids))
         return next((i for i, (old, new) in enumerate(pairs) if old != new), shorter)
 
-    def set_prompt(self, prompt: Prompt) -> None:
+    def update_speech(self, prompt: Prompt) -> None:
         """Let an open request have another prompt, whose tracks' tails have been replaced."""
-        assert self.is_open and self.speech is not None
+        assert self.is_growing and self.speech is not None
         labels = self.prompt_labels[: self.num_same(prompt)]
-        self.prompt, self.is_open = prompt, prompt.is_growing
+        self.prompt, self.is_growing = prompt, prompt.is_growing
         self.speech_ids = prompt.speech_ids
         self.num_text_prompt = len(self.text)
         self.num_speech_prompt = len(self.speech_ids)
@@ -153,20 +144,12 @@ class RequestState:
     def restart(self) -> None:
         """Keep what is known, and let nothing of it be computed: after a fault, which may have come between
         any two lines."""
-        ids, limit = self.text_ids, self.max_tokens
-        if self.speaks:
-            ids, limit = self.unit_ids, self.params.max_units
-        if not self.finished:
-            self.status = Status.WAITING
-            if reason := self._end_of(ids, limit):
-                self.finish(reason)
         self.row = None
         self.top_computed = 0
         self.text.restart([*self.text.keys[: self.num_text_prompt], *self.text_ids])
         if self.speech is not None:
             self.speech.restart([*self.speech_ids, *self.unit_ids])
         if self.speaking is not None:
-            self.text_ended = self._ends_text()
             self.speaking = self.speaking.again(self.text_ids, text_ended=self.text_ended)
 
     # --- text ---------------------------------------------------------------------------------
@@ -174,13 +157,19 @@ class RequestState:
     @property
     def needs_text(self) -> bool:
         """The LLM has something to compute for this request, now or later."""
-        if self.text_ended or self.status is Status.FINISHED:
+        if self.finish_reason is not None:
             return False
-        return self.speaking is None or not self.speaking.silent
+        return self.speaking is None or not (self.speaking.silent or self.text_ended)
 
     @property
     def waits_for_text(self) -> bool:
-        return self.needs_text and (self.speaking is None or self.speaking.waits)
+        return (self.speaking is None or self.speaking.waits) and self.needs_text
+
+    @property
+    def text_ended(self) -> bool:
+        """No text follows under speech: it has come to its end of turn or its length limit."""
+        ids = self.text_ids
+        return self.speaks and bool(ids) and (ids[-1] == self._eot or len(ids) >= self.max_tokens)
 
     @property
     def num_text_ahead(self) -> int:
@@ -204,7 +193,7 @@ class RequestState:
 
     def text_ready(self) -> int:
         """Text positions whose inputs are there: a soft embedding needs its bottom layers."""
-        if not self.soft or self.speech is None:
+        if not self.is_soft or self.speech is None:
             return len(self.text)
         if self.speech.num_computed >= self.num_speech_prompt:
             return len(self.text)
@@ -228,17 +217,7 @@ class RequestState:
         """A text id was picked."""
         self.text_ids.append(token)
         self.text.keys.append(token)
-        if self.speaking is None:
-            if reason := self._end_of(self.text_ids, self.max_tokens):
-                self.finish(reason)
-        else:
-            self.text_ended = self._ends_text()
-            self.take_text()
-
-    def _ends_text(self) -> bool:
-        """Whether the text under speech has ended."""
-        ids = self.text_ids
-        return bool(ids) and (ids[-1] == self._eot or len(ids) >= self.max_tokens)
+        self.take_text()
 
     def take_text(self) -> None:
         """Let speech consume what it waits for."""
@@ -267,7 +246,7 @@ class RequestState:
 
     def unlabelled(self, start: int, end: int) -> list[int]:
         """Speech positions of [start, end) whose CTC label is wanted: units not yet read."""
-        assert self.speaking is not None or self.soft
+        assert self.speaking is not None or self.is_soft
         prompt = [
             p
             for p in range(start, min(end, self.num_speech_prompt))
@@ -284,31 +263,34 @@ class RequestState:
             self.prompt_labels[position] = label
         else:
             assert self.speaking is not None
-            self.speaking.hear(label)
+            self.speaking.read_back(label)
             self.take_text()
 
     def add_unit(self, unit_id: int) -> None:
         """A unit id was picked."""
         assert self.speech is not None
         self.unit_ids.append(unit_id)
-        if reason := self._end_of(self.unit_ids, self.params.max_units):
-            self.finish(reason)
-        else:
+        if self.end_of_picks() is None:  # what is picked last is not read back
             self.speech.keys.append(unit_id)
 
-    def _end_of(self, ids: list[int], limit: float) -> FinishReason | None:
-        """Why these picked ids are all of the reply, if they are."""
+    # --- the end ------------------------------------------------------------------------------
+
+    def end_of_picks(self) -> FinishReason | None:
+        """Why the ids picked so far are all of the reply, if they are."""
+        ids, limit = (
+            (self.unit_ids, self.params.max_units) if self.speaks else (self.text_ids, self.max_tokens)
+        )
         if ids and ids[-1] in self._stop_ids and not self.params.ignore_eos:
             return "stop"
         return "length" if len(ids) >= limit else None
 
-    def finish(self, reason: FinishReason) -> None:
-        self.status = Status.FINISHED
-        self.finish_reason = reason
+    @property
+    def is_running(self) -> bool:
+        return self.row is not None
 
     @property
     def finished(self) -> bool:
-        return self.status is Status.FINISHED
+        return self.finish_reason is not None
 
     def _text_keys(self) -> list[int]:
         """One key per text position of the prompt; notes where the pictures stand."""
@@ -323,5 +305,5 @@ class RequestState:
                 base = int.from_bytes(image.digest[:7], "little")
                 keys.extend(base + i for i in range(image.num_positions))
             else:
-                keys.append(token + SOFT_KEY if self.soft else token)
+                keys.append(token + SOFT_KEY if self.is_soft else token)
         return keys

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING
 from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
-from antiphon.sched.request import RequestState, Status
-from antiphon.sched.revision import revise
+from antiphon.sched.request import RequestState
+from antiphon.sched.speech_update import update_speech
 from antiphon.sched.track import Track
 from antiphon.sched.trial import Trial
+from antiphon.types import FinishReason
 
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
@@ -53,7 +54,7 @@ class Scheduler:
         self.max_fused_tokens = max_fused_tokens
         """Positions with fusion that a top pass may hold beyond one per request (after a preemption)."""
         self.waiting: deque[RequestState] = deque()
-        self.waiting_open: deque[RequestState] = deque()
+        self.waiting_growing: deque[RequestState] = deque()
         """Open requests that were told more than they had room to compute."""
         self.resting: list[RequestState] = []
         """Open requests that made way when all was computed, and have been told nothing since."""
@@ -68,15 +69,15 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that do not run, for whatever reason."""
-        return len(self.waiting) + len(self.waiting_open) + len(self.resting)
+        return len(self.waiting) + len(self.waiting_growing) + len(self.resting)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything. What waits can always be admitted sooner or later."""
-        return bool(self.waiting or self.waiting_open) or any(r.has_work for r in self.running)
+        return bool(self.waiting or self.waiting_growing) or any(r.has_work for r in self.running)
 
     def add(self, request: RequestState) -> None:
-        (self.waiting_open if request.is_open else self.waiting).append(request)
+        (self.waiting_growing if request.is_growing else self.waiting).append(request)
 
     def fits(self, request: RequestState, num_more: int = 0) -> bool:
         """Could the request's prompt, `num_more` positions, and one more of each track, ever be held?"""
@@ -84,14 +85,14 @@ class Scheduler:
         needed = sum(-(-(len(t) + num_more + 1) // t.block_size) for t in tracks)
         return needed <= self.pool.num_blocks
 
-    def revise(self, request: RequestState, prompt: Prompt) -> None:
+    def update_speech(self, request: RequestState, prompt: Prompt) -> None:
         """Give an open request another prompt, which is closed if its user has said all."""
-        revise(self.pool, request, prompt)
+        update_speech(self.pool, request, prompt)
         if request in self.resting:
             self.resting.remove(request)
             self.add(request)
-        elif request in self.waiting_open and not request.is_open:
-            self.waiting_open.remove(request)
+        elif request in self.waiting_growing and not request.is_growing:
+            self.waiting_growing.remove(request)
             self.add(request)
 
     def admit(self, *, may_speak: bool = True) -> list[RequestState]:
@@ -102,24 +103,27 @@ class Scheduler:
         admitted: list[RequestState] = []
         while self.trials and self.trials[0].is_over:
             self.trials.popleft()
-        for queue in (self.waiting, self.waiting_open):
+        for queue in (self.waiting, self.waiting_growing):
             while (request := self._first_of(queue, may_speak=may_speak)) is not None:
                 if not self._make_way(request):
                     return admitted
                 queue.remove(request)
                 request.row = self._rows.pop()
-                request.status = Status.RUNNING
                 self.running.append(request)
                 admitted.append(request)
         return admitted
 
-    def finish(self, request: RequestState) -> None:
-        """Take a finished (or aborted) request out and give back all it holds."""
+    def finish(self, request: RequestState, reason: FinishReason) -> None:
+        """A request ends here and nowhere else, for this reason: it is taken out and gives back all it holds.
+
+        May be called again with another reason, as when the speech of a whole reply cannot be made.
+        """
+        request.finish_reason = reason
         if request in self.running:
             self.running.remove(request)
             self._release(request)
             return
-        for queue in (self.waiting, self.waiting_open, self.resting):
+        for queue in (self.waiting, self.waiting_growing, self.resting):
             if request in queue:
                 queue.remove(request)
 
@@ -128,12 +132,11 @@ class Scheduler:
         has_work = request.has_work
         self.running.remove(request)
         self._release(request)
-        request.status = Status.WAITING
         request.num_preemptions += 1
-        if not request.is_open:
+        if not request.is_growing:
             self.waiting.appendleft(request)
         elif has_work:
-            self.waiting_open.appendleft(request)
+            self.waiting_growing.appendleft(request)
         else:
             self.resting.append(request)
 
@@ -144,7 +147,7 @@ class Scheduler:
         requests: all that there are, those that have finished included.
         """
         ran = list(self.running)
-        queues = (self.running, self.waiting, self.waiting_open, self.resting)
+        queues = (self.running, self.waiting, self.waiting_growing, self.resting)
         known = {id(request) for request in requests}
         in_order = {id(r): r for r in (*(r for queue in queues for r in queue), *requests) if id(r) in known}
         for queue in queues:
@@ -153,6 +156,8 @@ class Scheduler:
         self._rows = list(range(self.max_num_seqs))[::-1]
         for request in in_order.values():
             request.restart()
+            if not request.finished and (reason := request.end_of_picks()):
+                self.finish(request, reason)
             if not request.finished:
                 request.num_preemptions += request in ran
                 self.add(request)
@@ -164,7 +169,7 @@ class Scheduler:
         budget = self.max_num_batched_tokens
         for request in self._in_turn():
             track = request.speech
-            if track is None or request.status is not Status.RUNNING:
+            if track is None or not request.is_running:
                 continue
             start, end = track.num_computed, min(len(track), track.num_computed + budget)
             if start == end or not self._make_room(request, track, end):
@@ -187,14 +192,14 @@ class Scheduler:
             track = request.text
             start = track.num_computed
             end = min(request.text_ready(), start + budget)
-            if start >= end or request.status is not Status.RUNNING:
+            if start >= end or not request.is_running:
                 continue
             if request.waits_for_text:
                 if not self._make_room(request, track, end):
                     continue
             elif not track.reserve(self.pool, end):  # running ahead is worth nobody's blocks
                 continue
-            samples = end == len(track) and not request.is_open
+            samples = end == len(track) and not request.is_growing
             chunks.append(Chunk(request, start, end, samples))
             budget -= end - start
         return self._plan("text", chunks)
@@ -237,6 +242,7 @@ class Scheduler:
             request.text.publish(self.pool, chunk.end)
             if chunk.samples:
                 request.add_text(next(picked))
+                self._finish_if_complete(request)
             self._let_go_of_text(request)
 
     def complete_top(self, plan: StackPlan, units: Sequence[int]) -> None:
@@ -249,6 +255,11 @@ class Scheduler:
             track.publish(self.pool, chunk.end, request.prompt_labels)
             if chunk.samples:
                 request.add_unit(next(picked))
+                self._finish_if_complete(request)
+
+    def _finish_if_complete(self, request: RequestState) -> None:
+        if reason := request.end_of_picks():
+            self.finish(request, reason)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless every block that is in use belongs to a running request."""
@@ -257,7 +268,7 @@ class Scheduler:
         held = {block for table in tables for block in table}
         in_use = self.pool.num_blocks - self.pool.num_free
         assert len(held) == in_use, f"{in_use} blocks are in use, {len(held)} are in block tables"
-        for request in (*self.waiting, *self.waiting_open, *self.resting):
+        for request in (*self.waiting, *self.waiting_growing, *self.resting):
             for track in (request.text, request.speech):
                 assert track is None or not track.block_table, f"{request.request_id} waits and holds blocks"
 
@@ -267,7 +278,7 @@ class Scheduler:
         """What runs, in the order in which it is served."""
         if self.trials:
             return [r for r in self.running if r is self.trials[0].request]
-        return sorted(self.running, key=attrgetter("is_open"))
+        return sorted(self.running, key=attrgetter("is_growing"))
 
     def _first_of(self, queue: Iterable[RequestState], *, may_speak: bool) -> RequestState | None:
         """Whom of those who wait to start next."""
@@ -279,10 +290,10 @@ class Scheduler:
         """Who makes way next: open requests before others, those that have nothing to compute first, and
         of equals the one admitted last. only_silent: None where no such request runs."""
         backwards = self.running[::-1]
-        silent = next((r for r in backwards if r.is_open and not r.has_work), None)
+        silent = next((r for r in backwards if r.is_growing and not r.has_work), None)
         if silent is not None or only_silent:
             return silent
-        return next((r for r in backwards if r.is_open), self.running[-1])
+        return next((r for r in backwards if r.is_growing), self.running[-1])
 
     def _make_way(self, newcomer: RequestState) -> bool:
         """A row for a request that waits, and blocks for all it knows; its own, if True.
@@ -293,8 +304,8 @@ class Scheduler:
         while not self._rows or not reserve_known(self.pool, newcomer, len(self.running)):
             if not self.running:
                 return False
-            victim = self._next_victim(only_silent=newcomer.is_open and not self.trials)
-            if victim is None or not (victim.is_open or self.trials):
+            victim = self._next_victim(only_silent=newcomer.is_growing and not self.trials)
+            if victim is None or not (victim.is_growing or self.trials):
                 return False
             self.preempt(victim)
         return True
@@ -312,7 +323,7 @@ class Scheduler:
                 self.preempt(request)
                 return False
             elif not self._drop_run_ahead(request):
-                request.finish("length")  # the whole cache is its own, and full
+                self.finish(request, "length")  # the whole cache is its own, and full
                 return False
         return True
 
@@ -337,4 +348,4 @@ class Scheduler:
 
     def _plan(self, stack: str, chunks: list[Chunk]) -> StackPlan:
         """Without the chunks of requests that were preempted while the plan was made."""
-        return StackPlan(stack, [c for c in chunks if c.request.status is Status.RUNNING])  # type: ignore[arg-type]
+        return StackPlan(stack, [c for c in chunks if c.request.is_running])  # type: ignore[arg-type]

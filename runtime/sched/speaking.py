@@ -51,7 +51,7 @@ class SpeakingState:
         for label in self.unit_labels:
             if state.waits:  # it was read, and what the unit waited for was not noted
                 break
-            state.hear(label)
+            state.read_back(label)
             state.consume(text_ids, text_ended=text_ended)
         return state
 
@@ -70,7 +70,7 @@ class SpeakingState:
         )
         return self.ended or closed
 
-    def hear(self, label: int) -> None:
+    def read_back(self, label: int) -> None:
         """A unit was read back as this label: a new one asks for one more fusion entry.
 
         A label is new when it is neither blank nor the last one that was not blank: one that is

@@ -666,7 +666,7 @@ def test_who_aborts_hears_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_threads_for_speech_text_goes_on_and_health_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, kinds = threading.Thread.start, {"antiphon-vocoder"}
+    start, kinds = threading.Thread.start, {"antiphon-speech"}
 
     def limited(thread: threading.Thread) -> None:
         if thread.name in kinds:

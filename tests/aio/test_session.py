@@ -573,7 +573,9 @@ def test_a_failure_of_the_engine_reaches_every_session(monkeypatch: pytest.Monke
     async def main() -> None:
         async with AsyncEngine.from_engine(engine) as served:
             async with served.open(OPEN) as session:
-                monkeypatch.setattr(engine.scheduler, "revise", lambda *_: (_ for _ in ()).throw(cause))
+                monkeypatch.setattr(
+                    engine.scheduler, "update_speech", lambda *_: (_ for _ in ()).throw(cause)
+                )
                 with pytest.raises(EngineDead, match="the device fell off the bus"):
                     await session.push_units([1])
                 for call in (session.commit(), anext(session)):

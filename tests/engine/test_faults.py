@@ -47,8 +47,8 @@ STEPS = [
     ("scheduler", "complete_top", 3, False),
     ("_replies", "poll", 4, False),
     ("_replies", "reap", 3, False),
-    ("_replies", "hear", 5, True),
-    ("_replies", "finish", 1, False),
+    ("_replies", "collect_audio", 5, True),
+    ("_replies", "_close", 1, False),
 ]
 
 
@@ -245,7 +245,7 @@ def test_speech_is_the_same_after_a_fault_in_the_middle_of_it() -> None:
     assert done.audio is not None
     np.testing.assert_array_equal(done.audio, whole.audio)
     with (
-        injected(engine.vocoder, "poll", KeyboardInterrupt(), call=35),
+        injected(engine.speech_worker, "poll", KeyboardInterrupt(), call=35),
         pytest.raises(KeyboardInterrupt),
     ):
         engine.generate(request, params)

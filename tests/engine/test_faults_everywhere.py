@@ -32,7 +32,7 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.inputs.processor import InputProcessor
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.request_output import OutputState
-from antiphon.outputs.speech_worker import Job, Vocoder
+from antiphon.outputs.speech_worker import Job, SpeechWorker
 from antiphon.sched.scheduler import Scheduler
 
 HANG_S = 60.0
@@ -49,20 +49,21 @@ class Fault(BaseException):
 
 
 POINTS: dict[Any, str] = {
-    Vocoder: "open push abort poll stop close _run _serve _batch make _decode _tell",
+    SpeechWorker: "begin push abort poll stop close _run _serve _batch make _decode _tell",
     Job: "is_ready",
     SpeechStream: "add",
     Codec: "decode stream listen voice",
     Listener: "push finish",
-    Replies: "poll reap finish hear take clear",
-    OutputState: "poll close completion hear",
-    EngineThread: "_prepare _pass_on _run _obey _add _take _leave _abort _revise _step _deliver _end _refuse",
+    Replies: "poll speak reap _close collect_audio take clear",
+    OutputState: "poll new_units close completion add_audio",
+    EngineThread: "_prepare _pass_on _run _obey _add _take _leave _abort _update_speech _commit _step "
+    "_deliver _end _refuse",
     Mailbox: "put fail get taken _must_ring _wake",
-    AudioFeed: "push finish close _next _hear",
+    AudioFeed: "push finish close _next _listen",
     Session: "push_audio push_units commit",
     Engine: "step add_prepared abort commit update_speech prepare prepare_open has_unfinished close",
     InputProcessor: "process process_growing with_speech",
-    Scheduler: "add finish revise",
+    Scheduler: "add finish update_speech",
 }
 MODULE_POINTS = (
     "antiphon.outputs.speech_worker.advance",
@@ -81,7 +82,9 @@ def path(owner: type[Any]) -> str:
 def cases() -> list[Case]:
     names = [f"{path(owner)}.{name}" for owner, all_ in POINTS.items() for name in all_.split()]
     names += MODULE_POINTS
-    return list(itertools.product(names, ERRORS, (1, 3), ("before", "after")))
+    every = itertools.product(names, ERRORS, (1, 3), ("before", "after"))
+    # asyncio lets SystemExit out of a loop's own callback end the loop, and all its clients with it
+    return [case for case in every if case[:2] != (f"{path(Mailbox)}._wake", SystemExit)]
 
 
 def chosen() -> list[Case]:
@@ -90,8 +93,8 @@ def chosen() -> list[Case]:
     if os.environ.get("ANTIPHON_FAULTS") == "all":
         return every
     hung: list[Case] = [
-        ("antiphon.outputs.speech_worker.Vocoder._batch", MemoryError, 3, "before"),
-        ("antiphon.outputs.speech_worker.Vocoder._tell", RuntimeError, 1, "before"),
+        ("antiphon.outputs.speech_worker.SpeechWorker._batch", MemoryError, 3, "before"),
+        ("antiphon.outputs.speech_worker.SpeechWorker._tell", RuntimeError, 1, "before"),
         ("antiphon.outputs.speech_worker.advance", Fault, 1, "after"),
         ("antiphon.aio.engine_thread.EngineThread._abort", RuntimeError, 1, "before"),
         ("antiphon.aio.engine_thread.EngineThread._end", Fault, 1, "before"),

@@ -88,17 +88,19 @@ def test_a_request_that_cannot_be_served_fails_alone(engine: Engine, bad: Any) -
     "error",
     [MemoryError("m"), RuntimeError("r"), CheckpointError("c"), OSError(5, "o"), Panic("p"), Unprintable()],
 )
-@pytest.mark.parametrize("where", ["inputs.process", "vocoder.open", "scheduler.fits", "scheduler.add"])
+@pytest.mark.parametrize(
+    "where", ["inputs.process", "speech_worker.begin", "scheduler.fits", "scheduler.add"]
+)
 def test_whatever_is_raised_while_one_is_added(engine: Engine, where: str, error: BaseException) -> None:
     part, method = where.split(".")
     bad = Request("Hello", SPOKEN, request_id="bad", sampling_params=SHORT)
-    call = 1 if part == "vocoder" else 2
-    with injected(getattr(engine, part), method, error, call=call, behind=part == "vocoder") as raised:
+    call = 1 if part == "speech_worker" else 2
+    with injected(getattr(engine, part), method, error, call=call, behind=part == "speech_worker") as raised:
         found = check_neighbours(engine, bad)
     assert raised
     assert found.request_id == "bad"
-    assert engine.vocoder is not None
-    assert engine.vocoder.num_open == 0
+    assert engine.speech_worker is not None
+    assert engine.speech_worker.num_speaking == 0
     assert engine.generate(bad)[0].error is None, "its id is free"
 
 

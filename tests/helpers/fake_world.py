@@ -6,15 +6,16 @@ that was shared wrongly, lost, or overwritten too early shows in the ids.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fake_model import MODEL, WINDOW, Answer, Mind, alone, carries_speech, extend, text_inputs
 
 from antiphon.config import CacheConfig
+from antiphon.engine.passes import step
 from antiphon.prompt import Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
-from antiphon.sched.request import RequestState, Status
+from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.sched.track import Track
 from antiphon.types import SamplingParams
@@ -49,23 +50,28 @@ class Memory:
 class Step:
     """What a step did; spans are (request id, start, end, samples)."""
 
-    admitted: list[str]
-    bottom: list[tuple[str, int, int, bool]]
-    text: list[tuple[str, int, int, bool]]
-    top: list[tuple[str, int, int, bool]]
-    finished: list[str]
+    admitted: list[str] = field(default_factory=list)
+    bottom: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    text: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    top: list[tuple[str, int, int, bool]] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
 
     @property
     def did_something(self) -> bool:
         return bool(self.admitted or self.bottom or self.text or self.top or self.finished)
 
 
-def _spans(plan: StackPlan) -> list[tuple[str, int, int, bool]]:
-    return [(c.request.request_id, c.start, c.end, c.samples) for c in plan.chunks]
+class WatchedScheduler(Scheduler):
+    """Keeps who waited for text, and how far the others had run ahead, when a text pass was planned."""
+
+    def schedule_text(self) -> StackPlan:
+        self.waited = {r.request_id for r in self.running if r.waits_for_text}
+        self.ahead = {r.request_id: r.num_text_ahead for r in self.running}
+        return super().schedule_text()
 
 
 class World:
-    """Scheduler, memory and requests; checks what must hold in every step."""
+    """Scheduler, memory and requests, and itself the runner; checks what must hold in every step."""
 
     def __init__(
         self,
@@ -84,7 +90,7 @@ class World:
         self.mind = mind or Mind()
         self.cache = CacheConfig(num_blocks, block_size, num_text_layers, num_speech_layers, 1, 2, 4)
         self.pool = BlockPool(num_blocks, enable_prefix_caching=enable_prefix_caching)
-        self.scheduler = Scheduler(
+        self.scheduler = WatchedScheduler(
             self.pool,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
@@ -117,8 +123,7 @@ class World:
         return request
 
     def abort(self, request: RequestState) -> None:
-        request.finish("abort")
-        self.scheduler.finish(request)
+        self.scheduler.finish(request, "abort")
         self.scheduler.check_integrity()
 
     @property
@@ -126,42 +131,13 @@ class World:
         return [*self.scheduler.running, *self.scheduler.waiting]
 
     def step(self) -> Step:
-        """As the engine does it."""
-        scheduler = self.scheduler
-        admitted = scheduler.admit()
-        for request in admitted:
-            self.heard[request.request_id] = {}
+        """The engine's own, on this world."""
+        unfinished = self.unfinished
+        self._done = Step()
+        step(self.scheduler, self, before=self._check_plan, after=self._note)
         self._check()
-        if (bottom := scheduler.schedule_bottom()).chunks:
-            self._check_plan(bottom)
-            scheduler.complete_bottom(bottom, [self.hear(chunk) for chunk in bottom.chunks])
-        self._check()
-        waited = {r.request_id for r in scheduler.running if r.waits_for_text}
-        ahead = {r.request_id: r.num_text_ahead for r in scheduler.running}
-        if (text := scheduler.schedule_text()).chunks:
-            self._check_plan(text)
-            assert waited, "the LLM runs for somebody who waits"
-            for chunk in text.chunks:
-                name = chunk.request.request_id
-                assert name in waited or ahead[name] < scheduler.text_lookahead
-            scheduler.complete_text(text, [t for chunk in text.chunks for t in self._think(chunk)])
-        self._check()
-        if (top := scheduler.schedule_top()).chunks:
-            self._check_plan(top)
-            self._check_fused(top)
-            scheduler.complete_top(top, [u for chunk in top.chunks for u in self._speak(chunk)])
-        self._check()
-        finished = [r for r in self.unfinished if r.finished]
-        for request in finished:
-            scheduler.finish(request)
-        self._check()
-        return Step(
-            [r.request_id for r in admitted],
-            _spans(bottom),
-            _spans(text),
-            _spans(top),
-            [r.request_id for r in finished],
-        )
+        self._done.finished = [r.request_id for r in unfinished if r.finished]
+        return self._done
 
     def drain(self, max_steps: int = 5000) -> list[Step]:
         steps = []
@@ -200,6 +176,20 @@ class World:
 
     # --- the runner -------------------------------------------------------------------------------
 
+    def start(self, request: RequestState) -> None:
+        self.heard[request.request_id] = {}
+        self._done.admitted.append(request.request_id)
+        self._check()
+
+    def run_bottom(self, plan: StackPlan) -> list[list[int]]:
+        return [self.hear(chunk) for chunk in plan.chunks]
+
+    def run_text(self, plan: StackPlan) -> list[int]:
+        return [token for chunk in plan.chunks for token in self._think(chunk)]
+
+    def run_top(self, plan: StackPlan) -> list[int]:
+        return [unit for chunk in plan.chunks for unit in self._speak(chunk)]
+
     def hear(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.speech
         assert track is not None
@@ -213,7 +203,7 @@ class World:
     def _think(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.text
         heard = self.heard[request.request_id]
-        told = [heard.get(p, -1) for p in range(request.num_speech_prompt)] if request.soft else None
+        told = [heard.get(p, -1) for p in range(request.num_speech_prompt)] if request.is_soft else None
         inputs = text_inputs(request.prompt, told) + [("plain", token) for token in request.text_ids]
         states = self.memory.read(track, "text", "text", chunk.start)
         for position in range(chunk.start, chunk.end):
@@ -241,7 +231,13 @@ class World:
         for request in self.unfinished:
             assert request.num_text_ahead <= self.scheduler.text_lookahead
 
+    def _note(self, plan: StackPlan) -> None:
+        spans = getattr(self._done, plan.stack)
+        spans += [(c.request.request_id, c.start, c.end, c.samples) for c in plan.chunks]
+        self._check()
+
     def _check_plan(self, plan: StackPlan) -> None:
+        self._check()
         assert plan.num_tokens <= self.scheduler.max_num_batched_tokens
         names = [chunk.request.request_id for chunk in plan.chunks]
         assert len(set(names)) == len(names)
@@ -250,9 +246,16 @@ class World:
             track = request.text if plan.stack == "text" else request.speech
             assert track is not None
             computed = request.top_computed if plan.stack == "top" else track.num_computed
-            assert request.status is Status.RUNNING
+            assert request.is_running
             assert computed == chunk.start < chunk.end <= len(track)
             assert track.blocks_missing(chunk.end) == 0
+        if plan.stack == "text":
+            scheduler = self.scheduler
+            assert scheduler.waited, "the LLM runs for somebody who waits"
+            for name in names:
+                assert name in scheduler.waited or scheduler.ahead[name] < scheduler.text_lookahead
+        if plan.stack == "top":
+            self._check_fused(plan)
 
     def _check_fused(self, plan: StackPlan) -> None:
         """Beyond a request's own window there are so many spare ones."""

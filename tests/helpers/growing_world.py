@@ -57,7 +57,7 @@ class GrowingWorld(World):
     @property
     def unfinished(self) -> list[RequestState]:
         scheduler = self.scheduler
-        return [*super().unfinished, *scheduler.waiting_open, *scheduler.resting]
+        return [*super().unfinished, *scheduler.waiting_growing, *scheduler.resting]
 
     def open(
         self,
@@ -69,19 +69,19 @@ class GrowingWorld(World):
     ) -> RequestState:
         return self.add(self.make(open_prompt(ids, units, pictures), **params))
 
-    def update(self, request: RequestState, units: Sequence[int]) -> bool:
+    def update_speech(self, request: RequestState, units: Sequence[int]) -> bool:
         """False: so many never fit, and nothing has changed."""
         assert isinstance(request.prompt, GrowingPrompt)
         prompt = request.prompt.with_units(units)
         num_more = len(prompt.ids) + len(prompt.closing) - len(request.prompt.ids)
         if not self.scheduler.fits(request, num_more):
             return False
-        self._revise(request, prompt)
+        self._update(request, prompt)
         return True
 
     def commit(self, request: RequestState) -> None:
         assert isinstance(request.prompt, GrowingPrompt)
-        self._revise(request, request.prompt.committed())
+        self._update(request, request.prompt.committed())
 
     def settle(self) -> list[Step]:
         """Step while there is work, of which every step does some; what is left is open, and waits for its
@@ -91,11 +91,11 @@ class GrowingWorld(World):
             steps.append(self.step())
             assert steps[-1].did_something, "nobody is served, and nobody ever will be"
             assert len(steps) < 5000, "this does not end"
-        assert all(request.is_open for request in self.unfinished)
+        assert all(request.is_growing for request in self.unfinished)
         return steps
 
-    def _revise(self, request: RequestState, prompt: Prompt) -> None:
-        self.scheduler.revise(request, prompt)
+    def _update(self, request: RequestState, prompt: Prompt) -> None:
+        self.scheduler.update_speech(request, prompt)
         self.scheduler.check_integrity()
         assert request.speech is not None
         assert tuple(request.speech.keys) == prompt.speech_ids

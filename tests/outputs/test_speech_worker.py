@@ -31,7 +31,7 @@ from antiphon.codec.hift.stream import HiftStream
 from antiphon.codec.stream import advance
 from antiphon.errors import InvalidRequest
 from antiphon.outputs.request_output import OutputState
-from antiphon.outputs.speech_worker import Job, Vocoder
+from antiphon.outputs.speech_worker import Job, SpeechWorker
 
 STREAMED = StreamSchedule()
 LONG_S = 60.0
@@ -46,10 +46,10 @@ def codec() -> Codec:
 
 
 @pytest.fixture
-def vocoder(codec: Codec) -> Iterator[Vocoder]:
-    vocoder = Vocoder(codec)
-    yield vocoder
-    vocoder.close()
+def worker(codec: Codec) -> Iterator[SpeechWorker]:
+    worker = SpeechWorker(codec)
+    yield worker
+    worker.close()
 
 
 def units_of(count: int, seed: int) -> list[int]:
@@ -57,13 +57,13 @@ def units_of(count: int, seed: int) -> list[int]:
     return units
 
 
-def all_spoken(vocoder: Vocoder) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str | None]]:
+def all_spoken(worker: SpeechWorker) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str | None]]:
     """Samples of each request until nothing is open, and what it ended with."""
     pieces: dict[str, list[np.ndarray[Any, Any]]] = {}
     ends: dict[str, str | None] = {}
     while True:
-        is_done = vocoder.num_open == 0
-        for spoken in vocoder.poll(0.05):
+        is_done = worker.num_speaking == 0
+        for spoken in worker.poll(0.05):
             assert spoken.request_id not in ends, "nothing follows the end"
             pieces.setdefault(spoken.request_id, []).append(spoken.samples)
             if spoken.is_last:
@@ -84,16 +84,16 @@ def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_many_at_once_are_each_as_alone(vocoder: Vocoder, codec: Codec) -> None:
+def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec) -> None:
     spoken = {f"r{i}": units_of(10 + 23 * i, i) for i in range(5)}
     for i, name in enumerate(spoken):
-        vocoder.open(name, "中文男" if i % 2 else None, i, STREAMED if i < 4 else None)
+        worker.begin(name, "中文男" if i % 2 else None, i, STREAMED if i < 4 else None)
     for start in range(0, 110, 7):
         for name, units in spoken.items():
-            vocoder.push(name, units[start : start + 7])
+            worker.push(name, units[start : start + 7])
     for name in spoken:
-        vocoder.push(name, final=True)
-    samples, ends = all_spoken(vocoder)
+        worker.push(name, final=True)
+    samples, ends = all_spoken(worker)
     assert ends == dict.fromkeys(spoken)
     for i, (name, units) in enumerate(spoken.items()):
         voice = "中文男" if i % 2 else None
@@ -107,7 +107,7 @@ def test_many_at_once_are_each_as_alone(vocoder: Vocoder, codec: Codec) -> None:
 @pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
 @pytest.mark.parametrize("max_batch_frames", [0, 1 << 20], ids=["one by one", "in a batch"])
 def test_what_fails_fails_alone(
-    vocoder: Vocoder,
+    worker: SpeechWorker,
     codec: Codec,
     monkeypatch: pytest.MonkeyPatch,
     schedule: StreamSchedule | None,
@@ -117,19 +117,19 @@ def test_what_fails_fails_alone(
     good, bad = units_of(70, 1), [*units_of(50, 2), POISON, 1]
     breaks_on_poison(codec, monkeypatch)
     for name in ("good", "bad", "fine"):
-        vocoder.open(name, None, 0, schedule)
-        vocoder.push(name, bad if name == "bad" else good, final=True)
-    samples, ends = all_spoken(vocoder)
+        worker.begin(name, None, 0, schedule)
+        worker.push(name, bad if name == "bad" else good, final=True)
+    samples, ends = all_spoken(worker)
     assert ends == {"good": None, "bad": "speech: RuntimeError: out of luck", "fine": None}
     alone = codec.decode([good])[0] if schedule is None else codec.stream().push(good, final=True)
     for name in ("good", "fine"):
         np.testing.assert_allclose(samples[name], alone, rtol=0, atol=1e-2 if max_batch_frames else 0)
-    vocoder.push("bad", [1])  # the engine may not know yet
-    assert vocoder.poll() == []
+    worker.push("bad", [1])  # the engine may not know yet
+    assert worker.poll() == []
 
 
 class Gate:
-    """Holds the vocoder's thread before each chunk, and notes whose chunk it was (by its first unit)."""
+    """Holds the speech thread before each chunk, and notes whose chunk it was (by its first unit)."""
 
     def __init__(self, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
         self.order: list[int] = []
@@ -147,80 +147,80 @@ class Gate:
 
 
 def test_whose_sound_ends_first_is_served_first(
-    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that has sound for a while waits for one that has none yet, though it asked before."""
     gate = Gate(codec, monkeypatch)
-    vocoder.open("long", None, 0, STREAMED)
-    vocoder.push("long", [1] * 100)
+    worker.begin("long", None, 0, STREAMED)
+    worker.push("long", [1] * 100)
     assert gate.is_held.wait(LONG_S)
-    vocoder.open("new", None, 0, STREAMED)
-    vocoder.push("new", [2] * 20)
+    worker.begin("new", None, 0, STREAMED)
+    worker.push("new", [2] * 20)
     gate.is_open.set()
-    vocoder.push("long", final=True)
-    vocoder.push("new", final=True)
-    all_spoken(vocoder)
+    worker.push("long", final=True)
+    worker.push("new", final=True)
+    all_spoken(worker)
     assert gate.order[:2] == [1, 2]
 
 
 def test_abort_while_its_chunk_is_made(
-    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(codec, monkeypatch)
-    vocoder.open("gone", None, 0, STREAMED)
-    vocoder.push("gone", [1] * 60)
+    worker.begin("gone", None, 0, STREAMED)
+    worker.push("gone", [1] * 60)
     assert gate.is_held.wait(LONG_S)
-    vocoder.abort("gone")
-    assert vocoder.num_open == 0
-    vocoder.open("gone", None, 0, STREAMED)  # the same name again: another request
-    vocoder.push("gone", [2] * 20, final=True)
+    worker.abort("gone")
+    assert worker.num_speaking == 0
+    worker.begin("gone", None, 0, STREAMED)  # the same name again: another request
+    worker.push("gone", [2] * 20, final=True)
     gate.is_open.set()
-    samples, _ = all_spoken(vocoder)
+    samples, _ = all_spoken(worker)
     assert gate.order == [1, 2, 2]
     assert np.array_equal(samples["gone"], codec.stream().push([2] * 20, final=True))
 
 
 @pytest.mark.slow
-def test_abort_of_what_was_made(vocoder: Vocoder) -> None:
-    vocoder.open("gone", None, 0, STREAMED)
-    vocoder.push("gone", [1] * 20, final=True)
-    while vocoder.num_open:
-        vocoder.open("other", None, 0, STREAMED)
-        vocoder.abort("other")
-    vocoder.abort("gone")
-    assert vocoder.poll() == []
-    vocoder.abort("nobody")
+def test_abort_of_what_was_made(worker: SpeechWorker) -> None:
+    worker.begin("gone", None, 0, STREAMED)
+    worker.push("gone", [1] * 20, final=True)
+    while worker.num_speaking:
+        worker.begin("other", None, 0, STREAMED)
+        worker.abort("other")
+    worker.abort("gone")
+    assert worker.poll() == []
+    worker.abort("nobody")
 
 
-def test_nothing_to_say(vocoder: Vocoder) -> None:
+def test_nothing_to_say(worker: SpeechWorker) -> None:
     for name, schedule in (("streamed", STREAMED), ("whole", None)):
-        vocoder.open(name, None, 0, schedule)
-        vocoder.push(name, final=True)
-    samples, ends = all_spoken(vocoder)
+        worker.begin(name, None, 0, schedule)
+        worker.push(name, final=True)
+    samples, ends = all_spoken(worker)
     assert ends == {"streamed": None, "whole": None}
     assert not any(map(len, samples.values()))
 
 
 def test_a_thread_only_while_somebody_speaks(codec: Codec) -> None:
     before = threading.active_count()
-    vocoder = Vocoder(codec)
+    worker = SpeechWorker(codec)
     assert threading.active_count() == before
     with pytest.raises(InvalidRequest, match="voice"):
-        vocoder.open("r", "nobody", 0, STREAMED)
+        worker.begin("r", "nobody", 0, STREAMED)
     assert threading.active_count() == before
-    vocoder.open("r", None, 0, STREAMED)
+    worker.begin("r", None, 0, STREAMED)
     assert threading.active_count() == before + 1
-    thread = vocoder._thread
+    thread = worker._thread
     assert thread is not None
-    vocoder.push("r", [1] * 3, final=True)
+    worker.push("r", [1] * 3, final=True)
     thread.join(LONG_S)
     assert threading.active_count() == before
-    assert [spoken.is_last for spoken in vocoder.poll()] == [True]
-    vocoder.open("r", None, 0, STREAMED)
+    assert [spoken.is_last for spoken in worker.poll()] == [True]
+    worker.begin("r", None, 0, STREAMED)
     assert threading.active_count() == before + 1
-    vocoder.close()
+    worker.close()
     assert threading.active_count() == before
-    vocoder.close()
+    worker.close()
 
 
 def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
@@ -228,9 +228,9 @@ def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
 
     engine = Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False)
     engine.add_request(SPEAKS)
-    vocoder = engine.vocoder
-    assert vocoder is not None
-    thread = vocoder._thread
+    worker = engine.speech_worker
+    assert worker is not None
+    thread = worker._thread
     assert thread is not None
     del engine
     gc.collect()
@@ -261,10 +261,10 @@ def raises_once(
     monkeypatch.setattr(owner, name, wrapped)
 
 
-def speaks(vocoder: Vocoder, *names: str, schedule: StreamSchedule | None = STREAMED) -> None:
+def speaks(worker: SpeechWorker, *names: str, schedule: StreamSchedule | None = STREAMED) -> None:
     for name in names:
-        vocoder.open(name, None, 0, schedule)
-        vocoder.push(name, units_of(60, 1), final=True)
+        worker.begin(name, None, 0, schedule)
+        worker.push(name, units_of(60, 1), final=True)
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def speaks(vocoder: Vocoder, *names: str, schedule: StreamSchedule | None = STRE
 )
 @pytest.mark.parametrize("at", [1, 3])
 def test_a_thread_that_dies_between_batches_harms_nobody(
-    vocoder: Vocoder,
+    worker: SpeechWorker,
     codec: Codec,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -281,42 +281,42 @@ def test_a_thread_that_dies_between_batches_harms_nobody(
     at: int,
 ) -> None:
     """It was never missed: who spoke then or later waited for ever, and health said that all was well."""
-    raises_once(monkeypatch, vocoder, "_batch", error, at)
-    speaks(vocoder, "a", "b")
-    samples, ends = all_spoken(vocoder)
+    raises_once(monkeypatch, worker, "_batch", error, at)
+    speaks(worker, "a", "b")
+    samples, ends = all_spoken(worker)
     assert ends == {"a": None, "b": None}
     assert np.array_equal(samples["a"], codec.stream().push(units_of(60, 1), final=True))
-    assert [record.message for record in caplog.records] == ["the vocoder's thread has died"]
-    assert vocoder.error is None, "speech was made since"
+    assert [record.message for record in caplog.records] == ["the speech thread has died"]
+    assert worker.error is None, "speech was made since"
 
 
 def test_a_thread_that_dies_takes_what_it_had_in_hand(
-    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raises_once(monkeypatch, vocoder, "make", Fault())
-    speaks(vocoder, "a", "b")
-    _, ends = all_spoken(vocoder)
+    raises_once(monkeypatch, worker, "make", Fault())
+    speaks(worker, "a", "b")
+    _, ends = all_spoken(worker)
     failed = [name for name, end in ends.items() if end is not None]
     assert len(failed) == 1
     assert ends[failed[0]] == "speech: Fault: its message cannot be printed"
-    speaks(vocoder, "a")
-    assert all_spoken(vocoder)[1] == {"a": None}
+    speaks(worker, "a")
+    assert all_spoken(worker)[1] == {"a": None}
 
 
 @pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
 def test_no_kind_of_error_in_a_decode_ends_the_thread(
-    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch, schedule: StreamSchedule | None
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch, schedule: StreamSchedule | None
 ) -> None:
     raises_once(monkeypatch, codec.flow, "generate", SystemExit("enough"))
-    speaks(vocoder, "a", schedule=schedule)
-    speaks(vocoder, "b", schedule=schedule)
-    _, ends = all_spoken(vocoder)
+    speaks(worker, "a", schedule=schedule)
+    speaks(worker, "b", schedule=schedule)
+    _, ends = all_spoken(worker)
     assert sorted(ends.values(), key=str) == [None, "speech: SystemExit: enough"]
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Vocoder, "_tell"), (Job, "is_ready")])
+@pytest.mark.parametrize(("owner", "name"), [(SpeechWorker, "_tell"), (Job, "is_ready")])
 def test_what_fails_beside_a_decode_ends_its_own_request(
-    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
     real, failed = getattr(owner, name), set[str]()
 
@@ -329,21 +329,21 @@ def test_what_fails_beside_a_decode_ends_its_own_request(
         return result
 
     monkeypatch.setattr(owner, name, failing)
-    speaks(vocoder, "good", "bad", "fine")
-    assert all_spoken(vocoder)[1] == {"good": None, "bad": "speech: MemoryError", "fine": None}
+    speaks(worker, "good", "bad", "fine")
+    assert all_spoken(worker)[1] == {"good": None, "bad": "speech: MemoryError", "fine": None}
 
 
 def test_where_every_thread_dies_all_are_told_and_the_next_may_try(
-    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(vocoder, "_serve", lambda: (_ for _ in ()).throw(OSError("no stream")))
-        speaks(vocoder, "a", "b")
-        assert all_spoken(vocoder)[1] == dict.fromkeys(("a", "b"), "speech: OSError: no stream")
-        assert vocoder.error == "OSError: no stream"
-    speaks(vocoder, "c")
-    assert all_spoken(vocoder)[1] == {"c": None}
-    assert vocoder.error is None
+        patch.setattr(worker, "_serve", lambda: (_ for _ in ()).throw(OSError("no stream")))
+        speaks(worker, "a", "b")
+        assert all_spoken(worker)[1] == dict.fromkeys(("a", "b"), "speech: OSError: no stream")
+        assert worker.error == "OSError: no stream"
+    speaks(worker, "c")
+    assert all_spoken(worker)[1] == {"c": None}
+    assert worker.error is None
 
 
 def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
@@ -359,17 +359,17 @@ def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
 
 
 def test_where_no_thread_can_be_started_speech_fails_at_once(
-    vocoder: Vocoder, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        no_threads(patch, "antiphon-vocoder")
-        speaks(vocoder, "a")
-        [end] = vocoder.poll()
+        no_threads(patch, "antiphon-speech")
+        speaks(worker, "a")
+        [end] = worker.poll()
         message = "no thread can be started: RuntimeError: can't start new thread"
         assert (end.is_last, end.error) == (True, f"speech: {message}")
-        assert vocoder.error == message
-    speaks(vocoder, "b")
-    assert all_spoken(vocoder)[1] == {"b": None}
+        assert worker.error == message
+    speaks(worker, "b")
+    assert all_spoken(worker)[1] == {"b": None}
 
 
 @pytest.mark.slow
@@ -401,11 +401,11 @@ def test_a_fault_in_the_middle_of_a_chunk_changes_nothing_in_its_stream(
 
 
 def test_a_decode_that_nobody_wants_is_given_up(
-    vocoder: Vocoder, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the flow: it took seconds to close an engine, and to end the program."""
     gate = Gate(codec, monkeypatch)
-    ends: list[Callable[[], None]] = [lambda: vocoder.abort("a"), vocoder.stop]
+    ends: list[Callable[[], None]] = [lambda: worker.abort("a"), worker.stop]
     for end in ends:
         steps: list[Any] = []
         estimator = codec.flow.matching.estimator
@@ -417,10 +417,10 @@ def test_a_decode_that_nobody_wants_is_given_up(
         monkeypatch.setattr(codec.flow.matching, "estimator", counted)
         gate.is_open.clear()
         gate.is_held.clear()
-        vocoder.open("a", None, 0, None)
-        vocoder.push("a", [1] * 60, final=True)
+        worker.begin("a", None, 0, None)
+        worker.push("a", [1] * 60, final=True)
         assert gate.is_held.wait(LONG_S)
-        thread = vocoder._thread
+        thread = worker._thread
         assert thread is not None
         end()
         gate.is_open.set()
@@ -459,10 +459,10 @@ def test_sound_comes_while_units_are_generated(engine: Engine) -> None:
     count = 0
     while count < 20:
         count += sum(len(event.units) for event in engine.step() if isinstance(event, UnitDelta))
-    vocoder = engine.vocoder
-    assert vocoder is not None
-    with vocoder._news:
-        assert vocoder._news.wait_for(lambda: vocoder._spoken, LONG_S)
+    worker = engine.speech_worker
+    assert worker is not None
+    with worker._news:
+        assert worker._news.wait_for(lambda: worker._spoken, LONG_S)
     assert any(isinstance(event, AudioDelta) for event in engine.step())
     assert engine.scheduler.running, "and it has not ended"
     events = run(engine)
@@ -543,21 +543,21 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
     with Engine(RANDOM_MODEL, codec=codec, device="cpu", progress=False, max_num_seqs=2) as engine:
         for _ in range(5):
             engine.add_request(SPEAKS, params)
-        while len(engine._replies.unheard) < 2 or engine.scheduler.running:
+        while len(engine._replies.awaiting_audio) < 2 or engine.scheduler.running:
             engine.step()
-        vocoder = engine.vocoder
-        assert vocoder is not None
-        poll, waits = vocoder.poll, []
+        worker = engine.speech_worker
+        assert worker is not None
+        poll, waits = worker.poll, []
 
         def noted(timeout_s: float = 0.0) -> Any:
             waits.append(timeout_s)
             return poll(timeout_s)
 
-        monkeypatch.setattr(vocoder, "poll", noted)
+        monkeypatch.setattr(worker, "poll", noted)
         for _ in range(5):
             assert engine.step() == []
         assert len(engine.scheduler.waiting) >= 1
-        assert min(waits) > 0, "a step with nothing to compute gives the cores to the vocoder"
+        assert min(waits) > 0, "a step with nothing to compute gives the cores to the worker"
         written = engine.add_request(Request("Hello", modalities=("text",)), SamplingParams(max_tokens=3))
         before = list(engine.scheduler.waiting)[:-1]
         events: list[Event] = []
@@ -599,25 +599,25 @@ def test_underrun_is_what_a_listener_waits(engine: Engine, monkeypatch: pytest.M
     output = OutputState(state, engine.tokenizer, engine.model_config, sample_rate_hz=1000)
     for at, seconds in ((101.0, 1.0), (101.5, 1.0), (103.25, 2.0), (106.0, 1.0)):
         clock[0] = at
-        output.hear(np.zeros(int(1000 * seconds), np.float32))
+        output.add_audio(np.zeros(int(1000 * seconds), np.float32))
     # played 101 to 103, a gap of 0.25, 103.25 to 105.25, a gap of 0.75, 106 to 107
     metrics = output.completion().metrics
     assert metrics.underrun_s == pytest.approx(1.0)
     assert (metrics.ttfa_s, metrics.audio_s, metrics.rtf) == (1.0, 5.0, 6.0 / 5.0)
 
 
-def test_an_engine_whose_vocoder_cannot_go_on_still_writes(
+def test_an_engine_that_cannot_speak_any_more_still_writes(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = SamplingParams(max_units=40, max_tokens=40, ignore_eos=True)
-    assert engine.vocoder is not None
+    assert engine.speech_worker is not None
     with monkeypatch.context() as patch:
-        no_threads(patch, "antiphon-vocoder")
+        no_threads(patch, "antiphon-speech")
         spoken, written = engine.generate([SPEAKS, Request("Hello")], params)
         assert (spoken.finish_reason, written.finish_reason) == ("error", "length")
         assert spoken.error == "speech: no thread can be started: RuntimeError: can't start new thread"
     [again] = engine.generate(SPEAKS, params)
     assert again.audio is not None
-    raises_once(monkeypatch, engine.vocoder, "_batch", MemoryError(), 2)
+    raises_once(monkeypatch, engine.speech_worker, "_batch", MemoryError(), 2)
     [again] = engine.generate(SPEAKS, params)
     assert again.audio is not None

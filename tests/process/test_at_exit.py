@@ -21,14 +21,14 @@ def load(kind=Engine):
     return kind({str(RANDOM_MODEL)!r}, codec={str(RANDOM_CODEC)!r}, device="cpu", kv_cache_bytes=32 << 20)
 
 def speaking(stream_audio):
-    '''An engine whose vocoder is at work and will be for a while.'''
+    '''An engine whose worker is at work and will be for a while.'''
     engine = load()
-    vocoder = engine.vocoder
-    is_at_work, make = threading.Event(), vocoder.make
+    worker = engine.speech_worker
+    is_at_work, make = threading.Event(), worker.make
     def noted(jobs):
         is_at_work.set()
         return make(jobs)
-    vocoder.make = noted
+    worker.make = noted
     engine.add_request(speech, long, stream_audio=stream_audio)
     while not is_at_work.is_set():
         engine.step()
@@ -65,7 +65,7 @@ kept = asyncio.run(main())""",
         """
 engine = load()
 threading.Thread(target=engine.generate, args=([speech] * 3, long), daemon=True).start()
-while not engine.vocoder.num_open:
+while not engine.speech_worker.num_speaking:
     time.sleep(0.01)""",
         0,
     ),

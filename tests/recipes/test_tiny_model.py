@@ -143,7 +143,7 @@ def test_windows_are_those_of_the_runtime() -> None:
         )
         state.consume(text, text_ended=False)
         for label in labels:
-            state.hear(label)
+            state.read_back(label)
             state.consume(text, text_ended=False)
         counts = windows.visible_counts([*labels, 0], num_entries, blank, lag)
         assert counts == state.visible

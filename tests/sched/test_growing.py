@@ -30,7 +30,7 @@ def tables(request: RequestState) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("max_units", [None, 9], ids=["text", "speech"])
-def test_nothing_is_picked_while_it_is_open(max_units: int | None) -> None:
+def test_nothing_is_picked_while_it_grows(max_units: int | None) -> None:
     world = GrowingWorld(20, mind=STEADY)
     request = world.open([1, 2], max_units=max_units)
     steps = world.settle()
@@ -49,9 +49,9 @@ def test_more_units_cost_those_units() -> None:
     world = GrowingWorld(20, mind=STEADY)
     request = world.open([1, 2], max_units=2)
     assert spans(world.settle()) == {"bottom": [(0, 6)], "text": [(0, 6)], "top": [(0, 5)]}
-    assert world.update(request, [1, 2, 3, 4])
+    assert world.update_speech(request, [1, 2, 3, 4])
     assert spans(world.settle()) == {"bottom": [(6, 8)], "text": [(6, 8)], "top": [(5, 7)]}
-    assert world.update(request, [1, 2, 3, 4]), "nothing new"
+    assert world.update_speech(request, [1, 2, 3, 4]), "nothing new"
     assert not world.scheduler.has_work
     world.commit(request)
     first = world.step()
@@ -65,7 +65,7 @@ def test_a_change_in_a_block_of_its_own_costs_what_follows_it() -> None:
     request = world.open([1, 2, 3, 4, 5, 6])
     world.settle()
     before = [list(table) for table in tables(request)]
-    assert world.update(request, [1, 2, 3, 4, 5, 7, 8])
+    assert world.update_speech(request, [1, 2, 3, 4, 5, 7, 8])
     assert spans(world.settle()) == {"bottom": [(9, 11)], "text": [(9, 11)], "top": []}
     assert [list(table) for table in tables(request)] == before == [[0, 1, 2], [3, 4, 5]]
     world.commit(request)
@@ -79,7 +79,7 @@ def test_a_change_in_a_published_block_gives_it_back() -> None:
     request = world.open([1, 2, 3, 4, 5])
     world.settle()
     assert tables(request) == ([0, 1, 2], [3, 4, 5])
-    assert world.update(request, [1, 2, 9, 9])
+    assert world.update_speech(request, [1, 2, 9, 9])
     assert tables(request) == ([0], [3])
     assert spans(world.settle()) == {"bottom": [(4, 8)], "text": [(4, 8)], "top": []}
     # the third blocks were not full: nothing in them to keep, so they are taken again first
@@ -98,7 +98,7 @@ def test_a_change_at_a_blocks_start_keeps_what_is_before() -> None:
     world = GrowingWorld(20, mind=STEADY)
     request = world.open([1, 2, 3, 4, 5])
     world.settle()
-    assert world.update(request, [1, 2, 3, 4, 6])
+    assert world.update_speech(request, [1, 2, 3, 4, 6])
     assert tables(request) == ([0, 1], [3, 4])
     assert spans(world.settle()) == {"bottom": [(8, 9)], "text": [(8, 9)], "top": []}
 
@@ -112,7 +112,7 @@ def test_a_block_that_others_read_is_not_written_to() -> None:
     world.settle()
     assert tables(second) == ([0, 1, 6], [3, 4, 7])
     world.pool.reset_prefix_cache()
-    assert world.update(first, [1, 2, 9])
+    assert world.update_speech(first, [1, 2, 9])
     assert tables(first) == ([0], [3])
     world.settle()
     for request in (first, second):
@@ -126,7 +126,7 @@ def test_without_prefix_cache_every_block_is_its_own() -> None:
     world = GrowingWorld(20, enable_prefix_caching=False, mind=STEADY)
     request = world.open([1, 2, 3, 4, 5])
     world.settle()
-    assert world.update(request, [1, 9])
+    assert world.update_speech(request, [1, 9])
     assert tables(request) == ([0, 1], [3, 4])
     assert spans(world.settle()) == {"bottom": [(5, 6)], "text": [(5, 6)], "top": []}
 
@@ -138,11 +138,11 @@ def test_the_bottom_layers_go_back_with_the_llm() -> None:
     request = world.open([1, 2, 3])
     world.settle()
     assert tables(request) == ([0], [1, 2])
-    assert world.update(request, [1, 2, 3, 4])
+    assert world.update_speech(request, [1, 2, 3, 4])
     world.settle()
     assert world.pool.block(2).digest is not None
     world.pool._forget(world.pool.block(0))  # the speech block would be full and shared as well
-    assert world.update(request, [1, 2, 3, 5])
+    assert world.update_speech(request, [1, 2, 3, 5])
     assert request.speech is not None
     assert (request.speech.num_computed, request.text.num_computed) == (4, 4)
     assert tables(request) == ([0], [1])
@@ -164,7 +164,7 @@ def test_what_was_heard_and_not_read_is_not_heard_again() -> None:
     world.step()
     assert request.text.num_computed == 3
     world.scheduler.max_num_batched_tokens = 64
-    assert world.update(request, [1, 2, 3])
+    assert world.update_speech(request, [1, 2, 3])
     assert spans(world.settle()) == {"bottom": [(6, 7)], "text": [(3, 7)], "top": []}
 
 
@@ -174,7 +174,7 @@ def test_labels_before_a_change_are_not_asked_for_again() -> None:
     world.settle()
     known = request.prompt_labels[FIRST : FIRST + 2]
     assert None not in known
-    assert world.update(request, [1, 2, 9])
+    assert world.update_speech(request, [1, 2, 9])
     assert request.prompt_labels[FIRST:] == [*known, None]
     assert request.unlabelled(0, 7) == [FIRST + 2]
 
@@ -184,10 +184,10 @@ def test_fewer_units_leave_nothing_to_compute() -> None:
     request = world.open([1, 2, 3], max_units=3)
     world.settle()
     for units in ([1], []):
-        assert world.update(request, units)
+        assert world.update_speech(request, units)
         assert not world.scheduler.has_work
         assert not world.step().did_something
-    assert world.update(request, [1, 2])
+    assert world.update_speech(request, [1, 2])
     world.settle()
     world.commit(request)
     world.drain()
@@ -195,14 +195,14 @@ def test_fewer_units_leave_nothing_to_compute() -> None:
 
 
 @pytest.mark.parametrize("max_units", [None, 3], ids=["text", "speech"])
-def test_what_was_computed_while_it_was_open_is_found_by_others(max_units: int | None) -> None:
+def test_what_was_computed_while_it_grew_is_found_by_others(max_units: int | None) -> None:
     """Under the names that a prompt has which came at once; but for the last position of one that speaks."""
     world = GrowingWorld(40, mind=STEADY)
     request = world.open([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], max_units=max_units)
     world.settle()
-    assert world.update(request, [1, 2, 3, 4, 9])
+    assert world.update_speech(request, [1, 2, 3, 4, 9])
     world.settle()
-    assert world.update(request, [1, 2, 3, 4, 9, 9, 9, 9, 9])
+    assert world.update_speech(request, [1, 2, 3, 4, 9, 9, 9, 9, 9])
     world.commit(request)
     world.drain()
     prompt = make_prompt([], [1, 2, 3, 4, 9, 9, 9, 9, 9], speaks=False)
@@ -222,7 +222,7 @@ def test_pictures_stay_where_they_are() -> None:
     world = GrowingWorld(40)
     request = world.open([1, 2], pictures=[picture("a"), picture("b", 1)], max_units=6)
     world.settle()
-    assert world.update(request, [1, 3, 4])
+    assert world.update_speech(request, [1, 3, 4])
     # each picture is followed by an id; the LLM has 3 positions more than the first picture has ids
     assert spans(world.settle()) == {"bottom": [(7, 9)], "text": [(12, 14)], "top": [(7, 8)]}
     world.commit(request)
@@ -235,8 +235,8 @@ def test_too_many_units_are_known_before_anything_changes() -> None:
     request = world.open([1, 2])
     world.settle()
     # both tracks: opening, 6 units, closing, one more: 12 positions, 3 blocks
-    assert not world.update(request, [1] * 7)
-    assert world.update(request, [1] * 6)
+    assert not world.update_speech(request, [1] * 7)
+    assert world.update_speech(request, [1] * 6)
     world.settle()
     world.commit(request)
     world.drain()
@@ -255,7 +255,7 @@ def test_a_silent_user_holds_no_row() -> None:
     assert (world.scheduler.running, world.scheduler.resting) == ([other], [request])
     world.settle()
     assert world.scheduler.resting == [request], "it has nothing to ask for, and would only make way again"
-    assert world.update(request, [1, 2, 3])
+    assert world.update_speech(request, [1, 2, 3])
     world.settle()
     assert (world.scheduler.running, request.num_preemptions) == ([request], 1)
     world.commit(request)
@@ -272,7 +272,7 @@ def test_two_who_speak_in_turn_share_a_row() -> None:
     second = world.open([2])
     world.settle()
     assert (world.scheduler.running, world.scheduler.resting) == ([second], [first])
-    assert world.update(first, [1, 1])
+    assert world.update_speech(first, [1, 1])
     world.settle()
     assert (world.scheduler.running, world.scheduler.resting) == ([first], [second])
     for request in (second, first):
@@ -289,7 +289,7 @@ def test_one_who_speaks_makes_no_way_for_another() -> None:
     second = world.open([2])
     world.step()
     assert world.scheduler.running == [first]
-    assert list(world.scheduler.waiting_open) == [second]
+    assert list(world.scheduler.waiting_growing) == [second]
 
 
 def test_who_waits_comes_before_who_speaks() -> None:
@@ -299,7 +299,7 @@ def test_who_waits_comes_before_who_speaks() -> None:
     waiting = [world.add(world.make(make_prompt(ids(6, k), speaks=False), max_tokens=3)) for k in (20, 21)]
     world.step()
     assert world.scheduler.running == waiting
-    assert set(world.scheduler.waiting_open) == set(speaking)
+    assert set(world.scheduler.waiting_growing) == set(speaking)
     world.settle()
     assert set(world.scheduler.running) == set(speaking)
 
@@ -334,7 +334,7 @@ def test_blocks_are_taken_from_who_is_silent_then_from_who_speaks() -> None:
         world.scheduler.preempt(victim)
     assert order == [silent, speaking, late]
     assert list(world.scheduler.waiting) == [late]
-    assert list(world.scheduler.waiting_open) == [speaking]
+    assert list(world.scheduler.waiting_growing) == [speaking]
     assert world.scheduler.resting == [silent]
 
 
@@ -346,7 +346,7 @@ def test_one_who_speaks_takes_no_block_from_who_waits() -> None:
     request = world.open([])
     world.step()
     assert world.scheduler.running == [written, request]
-    assert world.update(request, [1] * 9)
+    assert world.update_speech(request, [1] * 9)
     world.settle()
     assert (written.num_preemptions, request.num_preemptions) == (0, 1)
     assert written.finished
@@ -363,7 +363,7 @@ def test_aborted_wherever_it_is() -> None:
     while not world.scheduler.resting:
         world.step()
     assert (world.scheduler.resting, world.scheduler.running) == ([resting], [running])
-    assert list(world.scheduler.waiting_open) == [waiting]
+    assert list(world.scheduler.waiting_growing) == [waiting]
     for request in (waiting, resting, running):
         world.abort(request)
     assert world.unfinished == []

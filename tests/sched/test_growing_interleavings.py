@@ -65,12 +65,12 @@ def test_each_gets_what_it_would_get_at_once(
     survivors: list[RequestState] = []
 
     def still_open(index: int) -> list[RequestState]:
-        found = [request for request in survivors if request.is_open]
+        found = [request for request in survivors if request.is_growing]
         return [found[index % len(found)]] if found else []
 
     def commit(request: RequestState) -> None:
         if not request.unit_positions:
-            assert world.update(request, [1]), "of what is said, there is something"
+            assert world.update_speech(request, [1]), "of what is said, there is something"
         world.commit(request)
 
     for name, what in todo:
@@ -81,7 +81,7 @@ def test_each_gets_what_it_would_get_at_once(
                 index, num_back, new, num_steps = what
                 for request in still_open(index):
                     heard = [i - FIRST_UNIT for i in request.speech_ids if i >= FIRST_UNIT]
-                    world.update(request, heard[: max(0, len(heard) - num_back)] + new)
+                    world.update_speech(request, heard[: max(0, len(heard) - num_back)] + new)
                 if num_steps is None:
                     world.settle()
                 for _ in range(num_steps or 0):
@@ -100,7 +100,7 @@ def test_each_gets_what_it_would_get_at_once(
                 world.pool.reset_prefix_cache()
     world.settle()
     for request in survivors:
-        if request.is_open:
+        if request.is_growing:
             commit(request)
     world.settle()
     assert not world.unfinished

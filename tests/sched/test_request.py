@@ -19,7 +19,7 @@ from fake_model import (
 )
 from fake_world import World
 
-from antiphon.sched.request import SOFT_KEY, RequestState, Status
+from antiphon.sched.request import SOFT_KEY, RequestState
 
 CLOSING = 6
 
@@ -41,7 +41,7 @@ def test_text_alone_has_one_track() -> None:
     assert list(request.text.keys) == [*OPENING, 20, CLOSING]
     assert request.speech is None
     assert request.speaking is None
-    assert not request.soft
+    assert not request.is_soft
     assert request.num_speech_known == 0
     assert request.top_ready() == 0
     assert request.text_ready() == request.num_text_prompt == 6
@@ -164,28 +164,27 @@ def test_labels_of_the_prompt_are_wanted_once() -> None:
 def test_a_text_reply_ends_at_any_stop_id(stop: int) -> None:
     request = text_reply()
     request.add_text(10)
-    assert not request.finished
+    assert request.end_of_picks() is None
     request.add_text(stop)
-    assert (request.finish_reason, request.text_ids) == ("stop", [10, stop])
-    assert not request.needs_text
+    assert (request.end_of_picks(), request.text_ids) == ("stop", [10, stop])
 
 
 def test_a_text_reply_ends_at_its_limit() -> None:
     request = text_reply(max_tokens=2)
     request.add_text(10)
     request.add_text(10)
-    assert request.finish_reason == "length"
+    assert request.end_of_picks() == "length"
     request = text_reply(max_tokens=1)
     request.add_text(EOT)
-    assert request.finish_reason == "stop", "a stop id at the limit is a stop"
+    assert request.end_of_picks() == "stop", "a stop id at the limit is a stop"
 
 
 def test_stop_ids_can_be_ignored() -> None:
     request = text_reply(max_tokens=2, ignore_eos=True)
     request.add_text(EOT)
-    assert not request.finished
+    assert request.end_of_picks() is None
     request.add_text(EOT)
-    assert request.finish_reason == "length"
+    assert request.end_of_picks() == "length"
 
 
 def test_only_end_of_turn_ends_text_that_is_spoken() -> None:
@@ -195,7 +194,7 @@ def test_only_end_of_turn_ends_text_that_is_spoken() -> None:
         request.add_text(token)
         ended.append(request.text_ended)
     assert ended == [False, True]
-    assert not request.finished
+    assert request.end_of_picks() is None
     assert not request.needs_text
     assert request.speaking is not None
     assert request.speaking.visible == [1], "42 carries nothing here, end of turn does"
@@ -217,16 +216,16 @@ def test_speech_ends_at_any_stop_id(stop: int) -> None:
     request.add_unit(FIRST_UNIT)
     known = request.num_speech_known
     request.add_unit(stop)
-    assert (request.finish_reason, request.unit_ids) == ("stop", [FIRST_UNIT, stop])
+    assert (request.end_of_picks(), request.unit_ids) == ("stop", [FIRST_UNIT, stop])
     assert request.num_speech_known == known, "what is picked last is not read back"
 
 
 def test_speech_ends_at_its_limit() -> None:
     request = spoken_reply(max_units=2, ignore_eos=True)
     request.add_unit(EOT)
-    assert not request.finished
+    assert request.end_of_picks() is None
     request.add_unit(FIRST_UNIT)
-    assert (request.finish_reason, request.num_speech_known) == ("length", 7)
+    assert (request.end_of_picks(), request.num_speech_known) == ("length", 7)
 
 
 def test_text_that_speech_has_not_asked_for_is_not_shown() -> None:
@@ -240,10 +239,10 @@ def test_text_that_speech_has_not_asked_for_is_not_shown() -> None:
 
 
 def test_a_finished_request_wants_nothing() -> None:
-    request = text_reply()
-    assert request.status is Status.WAITING
+    world = World(30)
+    request = world.add(text_reply())
     assert request.waits_for_text
-    request.finish("abort")
+    world.abort(request)
     assert request.finished
     assert not request.needs_text
     assert not request.waits_for_text

@@ -49,7 +49,7 @@ def test_golden(case: dict[str, Any], num_ahead: int) -> None:
 
     serve()
     for label in case["unit_ctc"]:
-        state.hear(label)
+        state.read_back(label)
         serve()
     assert state.visible == case["visible_text"]
     assert state.fusion_ids == case["fusion_ids"]
@@ -81,10 +81,10 @@ def test_a_new_label_asks_for_one_more_entry() -> None:
     text = [5, 6, 7, 1, 8, 9]
     state.consume(text, text_ended=False)
     for label, visible in [(BLANK, 3), (20, 4), (20, 4), (BLANK, 4), (20, 4), (21, 5), (BLANK, 5)]:
-        state.hear(label)
+        state.read_back(label)
         state.consume(text, text_ended=False)
         assert state.visible[-1] == visible, "a label repeated, also across a blank, is not new"
-    state.hear(20)
+    state.read_back(20)
     assert state.waits, "an older label is new again"
     state.consume(text, text_ended=False)
     assert state.waits, "the text is used up"
@@ -101,7 +101,7 @@ def test_end_of_turn_is_said_and_ends_the_text_for_good() -> None:
         "before the lag is full"
     )
     for label in (20, 21, 22):
-        state.hear(label)
+        state.read_back(label)
         state.consume(text, text_ended=False)
     assert (state.fusion_ids, state.num_consumed, state.visible) == ([5, EOT], 2, [2, 2, 2, 2])
 
@@ -112,7 +112,7 @@ def test_text_that_ends_by_its_length_does_not_hold_speech_up() -> None:
     assert state.waits
     state.consume([5], text_ended=True)
     assert state.visible == [1]
-    state.hear(20)
+    state.read_back(20)
     state.consume([5], text_ended=True)
     assert state.visible == [1, 1]
     assert not state.ended
@@ -131,7 +131,7 @@ def test_a_blank_as_text_closes_speech_from_text(text_input: bool, entries: int)
     text = [5, 6, BLANK, 7]
     state.consume(text, text_ended=False)
     assert state.silent is text_input
-    state.hear(20)
+    state.read_back(20)
     state.consume(text, text_ended=False)
     assert state.visible == [3, entries]
 
@@ -139,7 +139,7 @@ def test_a_blank_as_text_closes_speech_from_text(text_input: bool, entries: int)
 def test_a_unit_is_read_after_it_was_spoken() -> None:
     state = speaking()
     with pytest.raises(AssertionError, match="a unit is read back after it was spoken"):
-        state.hear(20)
+        state.read_back(20)
 
 
 @settings(max_examples=100, derandomize=True)
@@ -160,7 +160,7 @@ def test_portions_do_not_count(
         known, remaining = 0, list(sizes)
         for label in [None, *labels]:
             if label is not None:
-                state.hear(label)
+                state.read_back(label)
             while state.waits:
                 state.consume(text[:known], text_ended=known == len(text))
                 if state.waits:

@@ -15,10 +15,10 @@ from antiphon.prompt import GrowingPrompt, Prompt
 from antiphon.sched.scheduler import Scheduler
 from antiphon.types import Event
 
-__all__ = ["OpenRequests"]
+__all__ = ["GrowingRequests"]
 
 
-class OpenRequests:
+class GrowingRequests:
     """The part of an engine that changes the prompts of its open requests, between two steps.
 
     A call that raises InvalidRequest changes nothing.
@@ -39,11 +39,11 @@ class OpenRequests:
         self._outputs = outputs
         self._max_model_len = max_model_len
 
-    def update(self, request_id: str, units: Sequence[int]) -> list[Event]:
+    def update_speech(self, request_id: str, units: Sequence[int]) -> list[Event]:
         """See `Engine.update_speech`. What was heard is told here where no step will: with fewer units than
         before, there is nothing to compute."""
         output, prompt = self._find(request_id)
-        self._revise(output, self._inputs.with_speech(prompt, units))
+        self._update(output, self._inputs.with_speech(prompt, units))
         return list(output.poll())
 
     def commit(
@@ -64,7 +64,7 @@ class OpenRequests:
             prompt = self._inputs.with_speech(prompt, units)
         if not prompt.num_growing_units:
             raise InvalidRequest("units: expected at least one unit before the commit, got none")
-        self._revise(output, prompt.committed(no_speech=no_speech))
+        self._update(output, prompt.committed(no_speech=no_speech))
         output.commit(committed_s)
 
     def _find(self, request_id: str) -> tuple[OutputState, GrowingPrompt]:
@@ -73,7 +73,7 @@ class OpenRequests:
             raise InvalidRequest(f"request_id: expected that of an open request, got {shown(request_id)}")
         return output, output.request.prompt
 
-    def _revise(self, output: OutputState, prompt: Prompt) -> None:
+    def _update(self, output: OutputState, prompt: Prompt) -> None:
         request = output.request
         limits = bounded(request.params, prompt, self._max_model_len, speaks=request.speaks)
         num_more = len(prompt.ids) + len(prompt.closing) - len(request.prompt.ids)
@@ -82,7 +82,7 @@ class OpenRequests:
                 f"units: the prompt would have {request.num_speech_prompt + num_more} positions, "
                 f"which do not fit the KV cache of {self._scheduler.pool.num_blocks} blocks"
             )
-        self._scheduler.revise(request, prompt)
-        self._runner.revise(request)
+        self._scheduler.update_speech(request, prompt)
+        self._runner.update_speech(request)
         if not prompt.is_growing:
             request.params = limits

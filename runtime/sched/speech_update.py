@@ -1,4 +1,4 @@
-"""An open prompt becomes another one: what was computed of both stays where they agree."""
+"""The speech of a growing prompt is updated: what was computed of it stays up to the first difference."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from antiphon.sched.request import SOFT_KEY, RequestState
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
 
-__all__ = ["revise"]
+__all__ = ["update_speech"]
 
 
-def revise(pool: BlockPool, request: RequestState, prompt: Prompt) -> None:
-    """Give an open request another prompt. All stacks are causal: positions before the first difference
+def update_speech(pool: BlockPool, request: RequestState, prompt: Prompt) -> None:
+    """Give a growing request another prompt. All stacks are causal: positions before the first difference
     stay as they are computed, those behind are forgotten.
 
     Pictures stand before what is still being spoken, so the prompts differ in ids alone.
@@ -32,4 +32,4 @@ def revise(pool: BlockPool, request: RequestState, prompt: Prompt) -> None:
         # not kept: it reads them again from the bottom layers.
         speech.rewind(pool, num_still_read)
     request.top_computed = min(request.top_computed, speech.num_computed)
-    request.set_prompt(prompt)
+    request.update_speech(prompt)
