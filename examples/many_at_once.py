@@ -1,28 +1,33 @@
-"""Requests of different kinds in one batch, their events as they come.
+"""Four requests of different kinds in one batch, and their events as they come.
 
-python examples/many_at_once.py                    # the packaged checkpoint
-python examples/many_at_once.py MODEL CODEC        # a Stream-Omni checkpoint and its CosyVoice folder
+python examples/many_at_once.py
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
+import antiphon
 from antiphon import Engine, Finished, Image, Request, SamplingParams, Speech, TextDelta, TranscriptDelta
 
-MEDIA = Path(__file__).parents[1] / "runtime" / "assets" / "demo"
+DEMO = Path(antiphon.__file__).parent / "assets" / "demo"
 
 
-def main(model: str | None = None, codec: str | None = None) -> None:
-    question, picture = Speech(MEDIA / "question.wav"), Image(MEDIA / "shapes.png")
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Answer four requests in one batch.")
+    parser.add_argument("--model", help="Stream-Omni checkpoint; without it the packaged model")
+    parser.add_argument("--codec", help="CosyVoice folder that goes with --model")
+    options = parser.parse_args()
+
+    question, picture = Speech(DEMO / "question.wav"), Image(DEMO / "shapes.png")
     requests = [
-        Request("Name three shapes.", request_id="text to text"),
-        Request([picture, "Describe this."], request_id="text to speech", modalities=("text", "audio")),
+        Request("How much is two plus three?", request_id="text to text"),
+        Request([picture, "Is there a red star?"], request_id="text to speech", modalities=("text", "audio")),
         Request([picture, question], request_id="speech to text"),
         Request([picture, question], request_id="speech to speech", modalities=("text", "audio")),
     ]
-    with Engine(model, codec=codec) as engine:
+    with Engine(options.model, codec=options.codec) as engine:
         for request in requests:
             engine.add_request(request, SamplingParams(max_tokens=64, max_units=100))
         while engine.has_unfinished():
@@ -37,4 +42,4 @@ def main(model: str | None = None, codec: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main()
