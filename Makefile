@@ -1,15 +1,5 @@
-# Everything runs in .venv, made on first use with the versions of requirements/lock.txt.
-#
-#   make demo        build, then answer a spoken question about a picture with the packaged checkpoint
-#   make test        build, then all tests on up to four cores; ARGS are pytest's: make test ARGS='-k audio'
-#   make lint        ruff, mypy (strict) and pyright
-#   make sanitize    the C++ kernels' own tests under AddressSanitizer and UBSan, and again under ThreadSanitizer;
-#                    needs no more than g++, and half a minute with -j2
-#   make check-lock  ask the public package index whether everybody can install requirements/lock.txt
-#   make lock        write requirements/lock.txt anew, with the newest releases that pyproject.toml allows
-#   make clean       remove what was built
-#
-# PYTHON chooses the interpreter (3.10 to 3.12): make test PYTHON=python3.12
+# Everything runs in .venv, made on first use with the versions of requirements/lock.txt. `make` alone lists the
+# targets. PYTHON chooses the interpreter (3.10 to 3.12): make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,27 +12,59 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.
 # ThreadSanitizer of older compilers knows only some layouts of memory
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-.PHONY: demo test lint sanitize check-lock lock format clean
+# Options of pytest: all tests on several cores, and what `make check` runs, one case of each test that is not slow
+ALL := --numprocesses auto --maxprocesses 4 --dist worksteal
+SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1
+CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check share test lint style types layers sanitize dist check-lock lock format clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/run.stamp
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read -r name text; do \
+		printf '  make %-12s%s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/run.stamp  ## build, then answer a spoken question about a picture with the packaged model
 	$(BIN)/antiphon generate --demo --max-units 125 --out reply.wav
 
-test: $(VENV)/dev.stamp
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+check: $(VENV)/dev.stamp  ## before every commit, under a minute: lint, and a share of the tests of each room
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target share lint
 
-lint: $(VENV)/dev.stamp
+share: $(VENV)/dev.stamp
+	$(BIN)/pytest --quiet $(SHARE)
+
+test: $(VENV)/dev.stamp  ## build, then run all tests on up to four cores; pytest's options: ARGS='-k audio'
+	$(BIN)/pytest $(ALL) $(ARGS)
+
+lint: style types layers  ## ruff, clang-format, mypy (strict), pyright, and what may import what
+
+style: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(if $(wildcard .clang-format),$(BIN)/clang-format --dry-run --Werror $(CPP))
+
+types: $(VENV)/dev.stamp
+	@test -d src/antiphon/kernels || { echo 'src/antiphon holds no links, which type checkers follow:' \
+		'git config core.symlinks true; git checkout -- src' >&2; exit 1; }
 	$(BIN)/mypy src/antiphon tests
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
-check-lock: $(VENV)/dev.stamp
-	$(BIN)/pytest -m index tests/test_lock.py
+layers: $(VENV)/dev.stamp
+	$(BIN)/lint-imports --no-logo --cache-dir build/import_linter_cache
 
-# One file for all Pythons and machines, resolved against the public index alone: what an index of one's own or a
-# folder of wheels offers is nothing that others can install.
-lock:
+dist: $(VENV)/dev.stamp  ## build sdist and wheel in dist/, and check what they hold
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
+	$(BIN)/check-wheel-contents dist
+	$(BIN)/twine check --strict dist/*
+
+check-lock: $(VENV)/dev.stamp  ## ask the public package index whether requirements/lock.txt can be installed
+	$(BIN)/pytest -m index tests/project/test_lock.py
+
+# One file for all Pythons and machines, resolved against the public index alone: others cannot install what a
+# private index or a folder of wheels offers.
+lock:  ## write requirements/lock.txt again, with the newest releases that pyproject.toml allows
 	$(PYTHON) -m venv build/lock
 	$(LOCK)/pip --disable-pip-version-check install --quiet --constraint requirements/lock.txt uv
 	env $(addprefix -u ,UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL UV_FIND_LINKS) \
@@ -51,7 +73,8 @@ lock:
 		--python-version 3.10 --extra dev --extra gpu --extra recipe --strip-extras --no-annotate \
 		--constraint requirements/held.txt --output-file requirements/lock.txt pyproject.toml
 
-sanitize: build/sanitize/address,undefined.passed build/sanitize/thread.passed
+# Needs no more than g++, and half a minute with -j2.
+sanitize: build/sanitize/address,undefined.passed build/sanitize/thread.passed  ## the kernels' C++ tests under ASan, UBSan and TSan
 
 build/sanitize/%.test: $(CPP_TESTS) $(wildcard csrc/cpu/*.h)
 	mkdir -p $(@D)
@@ -62,12 +85,13 @@ build/sanitize/%.passed: build/sanitize/%.test
 	$(FIXED_LAYOUT) $<
 	touch $@
 
-format: $(VENV)/dev.stamp
+format: $(VENV)/dev.stamp  ## format Python and C++, and mend what ruff can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+	$(if $(wildcard .clang-format),$(BIN)/clang-format -i $(CPP))
 
-clean:
-	rm -rf build dist *.egg-info kernels/_C.*.so kernels/native $(VENV)
+clean:  ## remove what was built, and the environment
+	rm -rf build dist src/*.egg-info kernels/_C.*.so kernels/native $(VENV)
 
 # torch goes first and by itself, so that pip takes a plain CPU build where it is offered one.
 $(VENV)/torch.stamp: requirements/lock.txt
@@ -80,6 +104,8 @@ $(VENV)/run.stamp: $(VENV)/torch.stamp $(SOURCES)
 	$(INSTALL) --no-build-isolation --editable '.[audio,heif]'
 	touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp
+# Holds all that run.stamp stands for, and does not need it: each of them compiles the extension.
+$(VENV)/dev.stamp: $(VENV)/torch.stamp $(SOURCES)
+	$(INSTALL) setuptools pybind11
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
-	touch $@
+	touch $(VENV)/run.stamp $@

@@ -1,5 +1,5 @@
-"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread for each
-process, no network, and the option --cases."""
+"""Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread a process,
+no network, and the option --cases."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import antiphon  # noqa: F401  # before any test imports onnxruntime, whose tele
 
 network_guard.watch()
 
-# A shell without job control starts what it runs in the background with Ctrl-C ignored, and children
-# inherit that.
+# What a shell without job control starts in the background ignores Ctrl-C, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without a GPU the Triton kernels run in its interpreter, which has to be chosen before triton is imported.
