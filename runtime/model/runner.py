@@ -117,9 +117,7 @@ class Runner:
         chunks = plan.chunks
         self._drop_read_prompts()
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
-        ids = np.concatenate(
-            [np.frombuffer(_speech(c).keys, dtype=np.int64)[c.start : c.end] for c in chunks]
-        )
+        ids = np.concatenate([np.frombuffer(_speech(c).ids, dtype=np.int64)[c.start : c.end] for c in chunks])
         hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
         self._trace("bottom_hidden", chunks, hidden)
 
@@ -251,7 +249,9 @@ class Runner:
 
     def _text_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
         """Input embeddings (tokens, hidden): of ids, of speech as it was heard, of pictures."""
-        ids = np.concatenate([_text_ids(chunk) for chunk in chunks])
+        ids = np.concatenate(
+            [np.frombuffer(c.request.text.ids, dtype=np.int64)[c.start : c.end] for c in chunks]
+        )
         x = self.model.embed_text(to_device(ids, self.device))
         offset = 0
         for chunk in chunks:
@@ -320,16 +320,3 @@ class Runner:
 def _speech(chunk: Chunk) -> Track:
     assert chunk.request.speech is not None
     return chunk.request.speech
-
-
-def _text_ids(chunk: Chunk) -> np.ndarray:
-    """Ids of a chunk of the text track; 0 where the input is not an id's embedding."""
-    keys = np.frombuffer(chunk.request.text.keys, dtype=np.int64)[chunk.start : chunk.end].copy()
-    if chunk.request.is_soft:
-        prompt = max(0, chunk.request.num_text_prompt - chunk.start)
-        keys[:prompt] = 0
-    for span in chunk.request.image_spans:
-        start, end = max(span.start, chunk.start), min(span.end, chunk.end)
-        if start < end:
-            keys[start - chunk.start : end - chunk.start] = 0
-    return keys

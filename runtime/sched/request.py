@@ -16,10 +16,13 @@ from antiphon.types import FinishReason, SamplingParams
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
 
-__all__ = ["RequestState"]
+__all__ = ["NO_ID", "SOFT_KEY", "RequestState"]
 
-# Added to an id whose LLM input is its soft embedding: the same id embedded plainly is another key.
+NO_ID = 0
+"""In a text track where the LLM reads a picture or a soft embedding. One that every vocabulary has: it is
+looked up with the others, and what it gives is overwritten."""
 SOFT_KEY = 1 << 40
+"""Added to an id whose LLM input is its soft embedding: the same id embedded plainly is another key."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class RequestState:
         """The LLM reads the prompt through soft embeddings."""
         self.image_spans: list[ImageSpan] = []
         self.text_ids: list[int] = []
-        self.text = Track(cache.text_block_size, b"text", self._text_keys())
+        text_ids, text_keys = self._text_prompt()
+        self.text = Track(cache.text_block_size, b"text", text_ids, keys=text_keys)
         self.num_text_prompt = len(self.text)
 
         self.unit_ids: list[int] = []
@@ -146,9 +150,9 @@ class RequestState:
         any two lines."""
         self.row = None
         self.top_computed = 0
-        self.text.restart([*self.text.keys[: self.num_text_prompt], *self.text_ids])
+        self.text.restart(self.num_text_prompt, self.text_ids)
         if self.speech is not None:
-            self.speech.restart([*self.speech_ids, *self.unit_ids])
+            self.speech.restart(self.num_speech_prompt, self.unit_ids)
         if self.speaking is not None:
             self.speaking = self.speaking.again(self.text_ids, text_ended=self.text_ended)
 
@@ -216,7 +220,7 @@ class RequestState:
     def add_text(self, token: int) -> None:
         """A text id was picked."""
         self.text_ids.append(token)
-        self.text.keys.append(token)
+        self.text.append(token)
         self.take_text()
 
     def take_text(self) -> None:
@@ -271,7 +275,7 @@ class RequestState:
         assert self.speech is not None
         self.unit_ids.append(unit_id)
         if self.end_of_picks() is None:  # what is picked last is not read back
-            self.speech.keys.append(unit_id)
+            self.speech.append(unit_id)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -292,8 +296,12 @@ class RequestState:
     def finished(self) -> bool:
         return self.finish_reason is not None
 
-    def _text_keys(self) -> list[int]:
-        """One key per text position of the prompt; notes where the pictures stand."""
+    def _text_prompt(self) -> tuple[list[int], list[int] | None]:
+        """The ids of the prompt's text positions, `NO_ID` where the model reads something else, and their
+        keys, None where the ids do. Notes where the pictures stand."""
+        if not self.is_soft and not self.prompt.images:
+            return list(self.prompt.ids), None
+        ids: list[int] = []
         keys: list[int] = []
         images = iter(self.prompt.images)
         for token in self.prompt.ids:
@@ -303,7 +311,9 @@ class RequestState:
                     ImageSpan(len(self.image_spans), len(keys), len(keys) + image.num_positions)
                 )
                 base = int.from_bytes(image.digest[:7], "little")
-                keys.extend(base + i for i in range(image.num_positions))
+                ids += [NO_ID] * image.num_positions
+                keys += range(base, base + image.num_positions)
             else:
+                ids.append(NO_ID if self.is_soft else token)
                 keys.append(token + SOFT_KEY if self.is_soft else token)
-        return keys
+        return ids, keys

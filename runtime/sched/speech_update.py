@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.request import SOFT_KEY, RequestState
+from antiphon.sched.request import NO_ID, SOFT_KEY, RequestState
 
 if TYPE_CHECKING:
     from antiphon.prompt import Prompt
@@ -24,7 +24,8 @@ def update_speech(pool: BlockPool, request: RequestState, prompt: Prompt) -> Non
     num_same = request.num_same(prompt)
     tail = prompt.speech_ids[num_same:]
     num_read = request.speech_before(text.num_computed)
-    text.replace_tail(pool, request.text_position(num_same), [token + SOFT_KEY for token in tail])
+    soft_keys = [token + SOFT_KEY for token in tail]
+    text.replace_tail(pool, request.text_position(num_same), [NO_ID] * len(tail), soft_keys)
     num_still_read = request.speech_before(text.num_computed)
     speech.replace_tail(pool, num_same, tail)
     if num_still_read < min(num_read, num_same):

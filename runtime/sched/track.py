@@ -15,16 +15,23 @@ __all__ = ["Track"]
 class Track:
     """Positions 0..num_computed-1 have their keys and values in `block_table`.
 
-    `keys` holds one integer per known position that says what the position depends on beyond the
-    positions before it (a text id, a picture feature ...). Blocks whose positions all have a key are
-    named by a digest over the chain and shared through the pool; `num_shareable` bounds them.
+    `ids` holds what the model reads at each known position. `keys` says what a position depends on beyond
+    those before it, where that is more than its id: a picture's features, a soft embedding. Full blocks are
+    named by a digest over the chain of keys and shared through the pool; `num_shareable` bounds them.
     """
 
     def __init__(
-        self, block_size: int, seed: bytes, keys: Sequence[int], num_shareable: int | None = None
+        self,
+        block_size: int,
+        seed: bytes,
+        ids: Sequence[int],
+        num_shareable: int | None = None,
+        keys: Sequence[int] | None = None,
     ) -> None:
+        """keys: one for each id; None: the ids say it all."""
         self.block_size = block_size
-        self.keys = array("q", keys)
+        self.ids = array("q", ids)
+        self.keys = self.ids if keys is None else array("q", keys)
         self.num_shareable = num_shareable
         """Positions from here on are the request's own; None: all may be shared."""
         self.block_table: list[int] = []
@@ -34,7 +41,13 @@ class Track:
         self._num_published = 0
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.ids)
+
+    def append(self, picked: int) -> None:
+        """An id becomes known, and is its own key."""
+        self.ids.append(picked)
+        if self.keys is not self.ids:
+            self.keys.append(picked)
 
     def blocks_missing(self, num_positions: int) -> int:
         """Blocks to add before this many positions have room."""
@@ -111,21 +124,30 @@ class Track:
         self.num_computed = min(self.num_computed, num_positions)
         self._num_published = min(self._num_published, num_positions // self.block_size)
 
-    def replace_tail(self, pool: BlockPool, start: int, keys: Sequence[int]) -> None:
-        """Let other positions be known from `start` on; what was computed of the old ones is taken back."""
-        self.rewind(pool, start)
-        self.keys = self.keys[:start] + array("q", keys)
-        del self._digests[start // self.block_size :]
+    def replace_tail(
+        self, pool: BlockPool, start: int, ids: Sequence[int], keys: Sequence[int] | None = None
+    ) -> None:
+        """Let other positions be known from `start` on; what was computed of the old ones is taken back.
 
-    def restart(self, keys: Sequence[int]) -> None:
-        """These positions are known, and nothing is computed; the blocks are nobody's any more."""
-        self.keys = array("q", keys)
+        keys: where they are not the ids, as for the track itself."""
+        self.rewind(pool, start)
+        self._know(start, ids, ids if keys is None else keys)
+
+    def restart(self, num_kept: int, ids: Sequence[int]) -> None:
+        """The first `num_kept` positions and these are known, and nothing is computed; no block is held any
+        more."""
+        self._know(num_kept, ids, ids)
         self.block_table = []
         self.num_computed = self._num_published = 0
-        del self._digests[len(self.keys) // self.block_size :]
+
+    def _know(self, start: int, ids: Sequence[int], keys: Sequence[int]) -> None:
+        is_apart = self.keys is not self.ids
+        self.ids = self.ids[:start] + array("q", ids)
+        self.keys = self.keys[:start] + array("q", keys) if is_apart else self.ids
+        del self._digests[start // self.block_size :]
 
     def _shareable(self) -> int:
-        return len(self.keys) if self.num_shareable is None else min(self.num_shareable, len(self.keys))
+        return len(self.ids) if self.num_shareable is None else min(self.num_shareable, len(self.ids))
 
     def _digest(self, index: int) -> bytes:
         while len(self._digests) <= index:

@@ -651,7 +651,7 @@ def test_a_fault_on_the_way_in_ends_its_request_alone(
 
 def test_who_aborts_hears_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
-    monkeypatch.setattr(engine.scheduler, "finish", lambda request: (_ for _ in ()).throw(Unprintable()))
+    monkeypatch.setattr(engine.scheduler, "finish", lambda *_: (_ for _ in ()).throw(Unprintable()))
 
     async def main() -> None:
         async with AsyncEngine.from_engine(engine) as served:

@@ -195,7 +195,7 @@ class World:
         assert track is not None
         states = self.memory.read(track, "speech", "bottom", chunk.start)
         for position in range(chunk.start, chunk.end):
-            state = extend(states, "bottom", track.keys[position])
+            state = extend(states, "bottom", track.ids[position])
             self.memory.write(track, "speech", "bottom", position, state)
             self.heard[request.request_id][position] = state
         return [self.mind.label(states[p]) for p in request.unlabelled(chunk.start, chunk.end)]

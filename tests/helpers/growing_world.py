@@ -98,7 +98,7 @@ class GrowingWorld(World):
         self.scheduler.update_speech(request, prompt)
         self.scheduler.check_integrity()
         assert request.speech is not None
-        assert tuple(request.speech.keys) == prompt.speech_ids
+        assert tuple(request.speech.ids) == prompt.speech_ids
         read = request.speech_before(request.text.num_computed)
         if request.speaks:
             read = min(read, request.top_computed)

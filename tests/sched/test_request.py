@@ -19,7 +19,7 @@ from fake_model import (
 )
 from fake_world import World
 
-from antiphon.sched.request import SOFT_KEY, RequestState
+from antiphon.sched.request import NO_ID, SOFT_KEY, RequestState
 
 CLOSING = 6
 
@@ -38,7 +38,7 @@ def spoken_reply(*, units: tuple[int, ...] = (), **params: Any) -> RequestState:
 
 def test_text_alone_has_one_track() -> None:
     request = text_reply()
-    assert list(request.text.keys) == [*OPENING, 20, CLOSING]
+    assert list(request.text.ids) == list(request.text.keys) == [*OPENING, 20, CLOSING]
     assert request.speech is None
     assert request.speaking is None
     assert not request.is_soft
@@ -51,8 +51,9 @@ def test_speech_is_heard_on_one_track_and_thought_on_the_other() -> None:
     request = World(9).make(make_prompt([20], [7, 8], speaks=False))
     ids = [*OPENING, 20, FIRST_UNIT + 7, FIRST_UNIT + 8, CLOSING]
     assert request.speech is not None
-    assert list(request.speech.keys) == ids
+    assert list(request.speech.ids) == list(request.speech.keys) == ids
     assert list(request.text.keys) == [i + SOFT_KEY for i in ids], "another key than of the plain embedding"
+    assert list(request.text.ids) == [NO_ID] * 8, "the LLM reads soft embeddings"
     assert request.speaking is None
     assert sorted(request.unit_positions) == [5, 6]
 
@@ -77,6 +78,9 @@ def test_pictures_take_their_positions_on_the_text_track_alone() -> None:
     assert request.speech is not None
     assert [text[p] - SOFT_KEY for p in positions] == list(request.speech.keys)
     assert text[5] == text[4] + 1, "one key for each feature of a picture"
+    written = World(30).make(make_prompt([20], [], pictures, speaks=False))
+    expected = [*OPENING[:4], *[NO_ID] * 4, 5, NO_ID, 5, 20, CLOSING]
+    assert list(written.text.ids)[4:11] == expected[4:11], "a picture has keys, and no ids"
     assert [request.text_position(p) for p in range(10)] == [0, 1, 2, 3, 8, 10, 11, 12, 13, 14]
     before = [0, 1, 2, 3, 4, 4, 4, 4, 4, 5, 5, 6, 7, 8, 9, 10, 10]
     assert [request.speech_before(p) for p in range(17)] == before

@@ -89,9 +89,27 @@ def test_only_what_may_be_shared_is() -> None:
 def test_keys_that_become_known_are_shared_too() -> None:
     pool = BlockPool(9)
     track = computed(pool)
-    track.keys.extend([10, 11])
+    track.append(10)
+    track.append(11)
     track.publish(pool, 12)
     assert prefix(pool, tuple(range(12))) == [0, 1, 2]
+
+
+def test_ids_that_do_not_say_it_all_have_keys_beside_them() -> None:
+    """The names of blocks are those of the keys, through every change of what is known."""
+    pool = BlockPool(9)
+    track = Track(4, b"text", [0] * 8, keys=KEYS[:8])
+    track.append(8)
+    track.append(9)
+    assert (list(track.ids), tuple(track.keys)) == ([*[0] * 8, 8, 9], KEYS)
+    computed(pool).release(pool)
+    assert track.cached_prefix(pool, 10) == [0, 1]
+    track.replace_tail(pool, 6, [0, 0], [66, 77])
+    track.append(88)
+    assert (list(track.ids), list(track.keys)) == ([*[0] * 8, 88], [0, 1, 2, 3, 4, 5, 66, 77, 88])
+    assert track.cached_prefix(pool, 10) == [0]
+    track.restart(8, [99])
+    assert (list(track.ids), list(track.keys)) == ([*[0] * 8, 99], [0, 1, 2, 3, 4, 5, 66, 77, 99])
 
 
 def test_adopting_and_releasing() -> None:
@@ -191,7 +209,7 @@ def test_another_tail_has_other_digests() -> None:
     track = computed(pool)
     other = (*KEYS[:6], 66, 77, 88)
     track.replace_tail(pool, 6, other[6:])
-    assert tuple(track.keys) == other
+    assert tuple(track.ids) == other
     assert track.block_table == [0]
     assert track.reserve(pool, 9)
     track.num_computed = 9
