@@ -16,7 +16,7 @@ from training import Schedule, Training, fast_products
 
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.flow.unet import ResNet, UNet
-from antiphon.codec.layers import frame_mask, pad_rows
+from antiphon.codec.layers.padding import frame_mask, pad_rows
 from speech.codec_params import FLOW, SPEAKER_DIM
 from speech.encode import read_units
 from speech.flow_batches import FlowBatch, FlowBatches, stretched
