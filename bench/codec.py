@@ -75,9 +75,9 @@ class _Clock:
     @contextmanager
     def watching(self, codec: Codec) -> Iterator[None]:
         parts: list[tuple[Any, str, str]] = [
-            (codec.flow, "generate", "flow"),
-            (codec.hift, "f0", "f0"),
-            (codec.hift, "forward", "hift"),
+            (codec.decoder.flow, "generate", "flow"),
+            (codec.decoder.hift, "f0", "f0"),
+            (codec.decoder.hift, "forward", "hift"),
         ]
         for owner, name, part in parts:
             owner.__dict__[name] = self._timed(getattr(owner, name), part)

@@ -27,7 +27,7 @@ class CodecError:
 
 def codec_error(plain: PlainCodec, units: list[int], seed: int = 0) -> CodecError:
     codec = plain.codec
-    expected = plain.mel(codec.flow_input(units, seed=seed))
+    expected = plain.mel(codec.decoder.flow_input(units, codec.voice(None), seed=seed))
     source = plain.source(expected, seed)
     wave = plain.waveform(expected, source)
     mel = codec.mel(units, seed=seed)

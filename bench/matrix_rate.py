@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from antiphon.codec.packed import PackedLinear
+from antiphon.codec.layers.packed import PackedLinear
 from antiphon.device.place import exact_float32
 
 __all__ = ["matrix_rate", "synchronize"]

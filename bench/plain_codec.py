@@ -27,20 +27,20 @@ class PlainCodec:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        estimator = codec.flow.model.decoder["estimator"]
+        estimator = codec.decoder.flow.model.decoder["estimator"]
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
         self.estimator = estimator
-        self.f0_predictor = copy.deepcopy(codec.hift.f0_predictor).float()
+        self.f0_predictor = copy.deepcopy(codec.decoder.hift.f0_predictor).float()
 
     def decode(self, units: list[int], seed: int = 0) -> Tensor:
         """Speech (samples,) of one utterance, as `Codec.decode` gives it."""
-        mel = self.mel(self.codec.flow_input(units, seed=seed))
+        mel = self.mel(self.codec.decoder.flow_input(units, self.codec.voice(None), seed=seed))
         return self.waveform(mel, self.source(mel, seed))
 
     @torch.inference_mode()
     def mel(self, row: FlowInput) -> Tensor:
         """(80, frames)"""
-        condition = self.codec.flow.condition([row])
+        condition = self.codec.decoder.flow.condition([row])
         x = row.noise[None]
         frames, rate = x.shape[2], self.codec.params.flow.inference_cfg_rate
         speaker = condition.speaker[:, :, None].expand(-1, -1, frames)
@@ -59,11 +59,11 @@ class PlainCodec:
         """(samples,)"""
         params, (f0,) = self.codec.params.hift, self.f0_predictor(mel[None])
         waves, _ = harmonics(f0, draw(params, seed, 0, f0.shape[0], f0.device), params)
-        return self.codec.hift.mix(waves)
+        return self.codec.decoder.hift.mix(waves)
 
     @torch.inference_mode()
     def waveform(self, mel: Tensor, source: Tensor) -> Tensor:
         """(samples,)"""
-        hift = self.codec.hift
+        hift = self.codec.decoder.hift
         (spectrum,) = hift.plain_trunk(mel[None], source_spectrum(source)[None], [mel.shape[1]])
         return hift.waveform(spectrum)

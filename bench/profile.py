@@ -116,10 +116,10 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
         ]
     if codec is not None:
         places += [
-            (codec.flow, "condition", "flow's encoder"),
-            (codec.flow.matching, "integrate", "flow matching"),
-            (codec.hift, "f0", "pitch"),
-            (codec.hift, "forward", "HiFT"),
+            (codec.decoder.flow, "condition", "flow's encoder"),
+            (codec.decoder.flow.matching, "integrate", "flow matching"),
+            (codec.decoder.hift, "f0", "pitch"),
+            (codec.decoder.hift, "forward", "HiFT"),
         ]
     with ExitStack() as stack:
         for owner, name, label in places:

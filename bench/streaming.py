@@ -87,7 +87,7 @@ def _streamed_mel(codec: Codec, units: list[int], schedule: StreamSchedule) -> t
     flow.add(units, complete=True)
     mels = []
     while flow.ready_units():
-        mels.append(flow.take(codec.flow.generate([flow.chunk(codec.device)])[0].mel))
+        mels.append(flow.take(codec.decoder.flow.generate([flow.chunk(codec.device)])[0]))
     seams = np.cumsum([mel.shape[1] for mel in mels])[:-1].tolist()
     return torch.cat(mels, dim=1).cpu().numpy(), seams
 

@@ -16,7 +16,7 @@ from antiphon.process.workers import Workers
 from antiphon.sound.activity import SpeechActivity
 
 if TYPE_CHECKING:
-    from antiphon.codec.analysis.listening import Heard, Listener
+    from antiphon.codec.analysis.listening import Listener
 
 __all__ = ["MAX_PENDING_PIECES", "AudioFeed"]
 
@@ -92,10 +92,10 @@ class AudioFeed:
         submit = self._thread.submit
         try:
             while pieces := await self._next():
-                heard = await asyncio.wrap_future(submit(self._listen, pieces))
-                if heard is not None:
-                    await self._tell(heard.units)
-            self._units = (await asyncio.wrap_future(submit(self._listener.finish))).units
+                units = await asyncio.wrap_future(submit(self._listen, pieces))
+                if units is not None:
+                    await self._tell(units)
+            self._units = await asyncio.wrap_future(submit(self._listener.finish))
         except asyncio.CancelledError:
             self._error = InvalidRequest("audio: the session has ended")
             raise
@@ -123,7 +123,7 @@ class AudioFeed:
             self._changed.notify_all()
         return pieces
 
-    def _listen(self, pieces: list[np.ndarray]) -> Heard | None:
+    def _listen(self, pieces: list[np.ndarray]) -> list[int] | None:
         samples = np.concatenate(pieces)
         self._activity.push(samples)
         return self._listener.push(samples)

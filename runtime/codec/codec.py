@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from antiphon.codec.analysis.listening import Listener, ListenSchedule
 from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.speaker_encoder import SpeakerEncoder
 from antiphon.codec.analysis.speech_tokenizer import SpeechTokenizer
-from antiphon.codec.arrays import bands_first, unit_array
-from antiphon.codec.batches import plan_batches
 from antiphon.codec.checkpoint.hyperparams import (
     HOP,
     MEL_BANDS,
@@ -24,22 +21,20 @@ from antiphon.codec.checkpoint.hyperparams import (
     read_hyperparams,
 )
 from antiphon.codec.checkpoint.tensors import HIFT_PREFIX, fill_module, read_tensors
-from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
+from antiphon.codec.decoder import Decoder
+from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.hift.hift import Hift
-from antiphon.codec.hift.source import draw, harmonics
-from antiphon.codec.noise import MEL, normal_rows
-from antiphon.codec.packed import has_onednn
 from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.device.cuda_graph import Capture, capture_for
 from antiphon.device.dtypes import DTYPES, dtype_of
-from antiphon.device.place import exact_float32, resolve_device
+from antiphon.device.place import resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready
-from antiphon.process.ownership import OfOneProcess, check_process
+from antiphon.process.ownership import OfOneProcess
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 from antiphon.sound.resample import resample
 from antiphon.sound.samples import check_rate, mono_samples
@@ -65,18 +60,20 @@ CUDA_BATCH_FRAMES = 4096
 
 
 class Codec(OfOneProcess):
-    """Whole utterances, alone or many. Arrays come out on the CPU as float32.
+    """Speech to units and back: whole utterances, alone or many, and streams. Arrays come out on the CPU as
+    float32.
 
-    In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are; norms,
-    softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX bfloat16 takes half
-    the time or less; float16 is for GPUs. Against float32 the log-mel (natural logarithm) of the small golden
-    codec is off by 0.06 at most and by 0.007 on average in bfloat16, and the waveform of the same source lies
-    33 dB above its error (40 dB with the flow's error alone); tests hold 0.1, 0.01 and 30 dB. Random weights
-    of the released size come out better: 0.01, 0.002 and 46 dB. In float16 it is 0.007, 0.001 and 51 dB;
-    tests hold 0.02, 0.002 and 45 dB. Which utterances share a batch shows within the same bounds.
+    In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are taken in that
+    precision; norms, softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX
+    bfloat16 takes half the time or less; float16 is for GPUs. Measured on the small golden codec against
+    float32: in bfloat16 the log-mel (natural logarithm) is off by 0.06 at most and by 0.007 on average, and
+    the waveform of the same source lies 33 dB above its error (40 dB with the flow's error alone); tests
+    allow 0.1, 0.01 and 30 dB. Random weights of the released size come out better: 0.01, 0.002 and 46 dB. In
+    float16 it is 0.007, 0.001 and 51 dB; tests allow 0.02, 0.002 and 45 dB. Sharing a batch with other
+    utterances makes a difference within the same bounds.
 
-    On a GPU, TF32 is switched off while it computes (it costs 1e-3 of the mel) and restored after; the
-    switch belongs to the process, so one thread at a time should run a codec there.
+    On a GPU, TF32 is switched off while the codec computes (it costs 1e-3 of the mel) and restored
+    afterwards; the switch belongs to the process, so only one thread at a time should run a codec there.
 
     A codec serves the process that made it: in a forked child, its methods raise EngineDead.
     """
@@ -94,28 +91,24 @@ class Codec(OfOneProcess):
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
     ) -> None:
-        """Takes loaded parts; see `from_pretrained`. max_batch_frames: mel frames in a batch of `decode`,
-        padding included; None: by device and dtype. dtype: float32, bfloat16 or float16. `hift` is made ready
-        to compute in it, and so serves one codec only. capture: records the flow's estimator; None: it runs
-        kernel by kernel. Packed copies of the weights take as much memory again in float32, half as much in
-        16 bits."""
+        """Takes loaded parts; see `from_pretrained`.
+
+        max_batch_frames: mel frames in a batch of `decode`, padding included; None: by device and dtype.
+        dtype: float32, bfloat16 or float16. `hift` is set to it in place, so it serves one codec only.
+        capture: records the flow's estimator; None: it runs kernel by kernel. Packed copies of the weights
+        take as much memory again in float32, half as much in 16 bits.
+        """
         make_ready()
-        self._pid = os.getpid()
         self.params = params
         self.device = device
         self.dtype = dtype
-        self.hift = hift
-        self.hift.f0_predictor.double()  # see `Hift.f0`
         self.tokenizer = tokenizer
         self.speaker_encoder = speaker_encoder
         if max_batch_frames is None:
             max_batch_frames = CUDA_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES[dtype]
         self.max_batch_frames = max_batch_frames
         self._voices = VoiceTable({name: voice.to(device) for name, voice in voices.items()})
-        with exact_float32(device):
-            self.flow = Flow(flow, params.flow, device, dtype, capture)
-        if dtype != torch.float32 or has_onednn(device, dtype):
-            self.hift.pack(dtype)
+        self.decoder = Decoder.of_networks(params, flow, hift, device, dtype, capture)
 
     @classmethod
     @awaited_at_exit
@@ -173,7 +166,7 @@ class Codec(OfOneProcess):
 
     @property
     def sample_rate_hz(self) -> int:
-        """Of the speech that comes out."""
+        """The rate of the speech it makes."""
         return SAMPLE_RATE_HZ
 
     @property
@@ -183,7 +176,7 @@ class Codec(OfOneProcess):
 
     @property
     def num_units_vocab(self) -> int:
-        """Units are numbered from 0 up to this."""
+        """Units are numbered from 0 up to, but not including, this."""
         return self.params.flow.vocab_size
 
     @property
@@ -197,21 +190,21 @@ class Codec(OfOneProcess):
         return self._voices.default
 
     def voice(self, name: str | Voice | None) -> Voice:
-        """The voice of this name, None for the default one: to go on speaking with it whatever becomes of the
-        name. Raises InvalidRequest for an unknown one."""
+        """The voice of this name, or the default one for None; it can be used even after its name has been
+        removed. Raises InvalidRequest for an unknown name."""
         self.check_process()
         return self._voices.get(name)
 
     def check_process(self) -> None:
-        """Raise EngineDead in a forked child of the process that made it."""
-        check_process("codec", self._pid)
+        """Raises EngineDead in a forked child of the process that made it."""
+        self.decoder.check_process()
 
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
-        """Clones the voice of a clip of 1 to 30 s: from now on `name` may be given as a voice.
+        """Clones the voice of a clip of 1 to 30 s: from now on `name` can be given as a voice.
 
         samples: an array as in `antiphon.sound.samples.mono_samples`, at any rate. Each utterance of the new
-        voice then goes on from the clip, and takes as much longer to make. Raises InvalidRequest for a name
-        that is taken, for such a clip as cannot be used, and where the folder has no `campplus.onnx` or
+        voice continues the clip, and the longer the clip, the longer it takes to make. Raises InvalidRequest
+        for a name that is taken, for a clip that cannot be used, and if the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
         """
         self.check_process()
@@ -219,14 +212,14 @@ class Codec(OfOneProcess):
         encoder, tokenizer = self.speaker_encoder, self.tokenizer
         if encoder is None or tokenizer is None:
             missing = SPEAKER_FILE if encoder is None else TOKENIZER_FILE
-            raise InvalidRequest(f"voice: this codec folder has no {missing}, so none can be cloned")
+            raise InvalidRequest(f"voice: this codec folder has no {missing}, so no voice can be cloned")
         clip, rate_hz = mono_samples(samples), check_rate(rate_hz)
         voice = clone_voice(clip, rate_hz, encoder, tokenizer, self.params.flow)
         self._voices.add(name, voice.to(self.device))
 
     def remove_voice(self, name: str) -> None:
-        """Forgets a cloned voice; what is being spoken with it goes on. Raises InvalidRequest for a voice of
-        the folder and for one that is not there."""
+        """Forgets a cloned voice; speech that is being made with it goes on. Raises InvalidRequest for a
+        voice of the folder and for an unknown name."""
         self._voices.remove(name)
 
     @awaited_at_exit
@@ -241,8 +234,11 @@ class Codec(OfOneProcess):
         schedule: ListenSchedule | None = None,
         max_audio_s: float = InputLimits.max_audio_s,
     ) -> Listener:
-        """Units of speech that is still coming in: `push(samples)` returns those so far, `finish()` those of
-        `tokenize`. rate_hz: of the samples. More than max_audio_s is refused. Raises InvalidRequest."""
+        """Units of speech that is still coming in: `push(samples)` returns the units so far, `finish()` the
+        same as `tokenize`.
+
+        rate_hz: of the samples. max_audio_s: longer speech is refused. Raises InvalidRequest.
+        """
         return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s)
 
     @awaited_at_exit
@@ -263,24 +259,28 @@ class Codec(OfOneProcess):
         cloned voice's own; their frames are not returned. Raises InvalidRequest for an unknown voice, units
         out of range and wrong shapes.
         """
-        row = self.flow_input(
-            units, voice, seed=seed, noise=noise, prompt_units=prompt_units, prompt_mel=prompt_mel
+        row = self.decoder.flow_input(
+            units,
+            self.voice(voice),
+            seed=seed,
+            noise=noise,
+            prompt_units=prompt_units,
+            prompt_mel=prompt_mel,
         )
-        with exact_float32(self.device):
-            return to_numpy(self.flow.generate([row])[0].mel)
+        return to_numpy(self.decoder.mels([row])[0])
 
     @awaited_at_exit
     def vocode(self, mel: Any, *, source: Any = None, seed: int = 0) -> AudioArray:
         """Speech float32 (256 * frames,) of a log-mel (80, frames).
 
-        source: (256 * frames,) excitation instead of what f0 and the seed give.
+        source: (256 * frames,) excitation instead of the one that f0 and the seed give.
         """
         self.check_process()
-        rows = [self._tensor(float_array("mel", mel, (MEL_BANDS, None)))]
+        given = self.decoder.tensor(float_array("mel", mel, (MEL_BANDS, None)))
         sources = None
         if source is not None:
-            sources = [self._tensor(float_array("source", source, (HOP * rows[0].shape[1],)))]
-        return to_numpy(self._vocode(rows, [integer("seed", seed)], sources)[0])
+            sources = [self.decoder.tensor(float_array("source", source, (HOP * given.shape[1],)))]
+        return to_numpy(self.decoder.vocode([given], [integer("seed", seed)], sources)[0])
 
     @awaited_at_exit
     def decode(
@@ -289,8 +289,8 @@ class Codec(OfOneProcess):
         voices: str | Voice | Sequence[str | Voice | None] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[AudioArray]:
-        """Speech float32 (samples_i,) of each utterance, as `vocode(mel(...))` gives it one by one, on a CPU
-        in float32 bit for bit.
+        """Speech float32 (samples_i,) of each utterance, the same as `vocode(mel(...))` of each by itself; on
+        a CPU in float32 bit for bit.
 
         voices, seeds: one for each utterance; None: the default voice, seed 0. A single voice is for all.
         """
@@ -302,16 +302,10 @@ class Codec(OfOneProcess):
             if given != count:
                 raise InvalidRequest(f"{name}: expected {count}, one for each utterance, got {given}")
         rows = [
-            self.flow_input(own, voice, seed=seed)
+            self.decoder.flow_input(own, self.voice(voice), seed=seed)
             for own, voice, seed in zip(units, each_voice, each_seed, strict=True)
         ]
-        speech: dict[int, AudioArray] = {}
-        for batch in plan_batches([row.noise.shape[1] for row in rows], self.max_batch_frames):
-            with exact_float32(self.device):
-                mels = [output.mel for output in self.flow.generate([rows[i] for i in batch])]
-            for i, samples in zip(batch, self._vocode(mels, [each_seed[i] for i in batch]), strict=True):
-                speech[i] = to_numpy(samples)
-        return [speech[i] for i in range(count)]
+        return self.decoder.decode(rows, each_seed, self.max_batch_frames)
 
     def stream(
         self, voice: str | Voice | None = None, seed: int = 0, schedule: StreamSchedule | None = None
@@ -321,65 +315,11 @@ class Codec(OfOneProcess):
         schedule: None for the default one, with first sound after 15 units. Raises InvalidRequest for an
         unknown voice.
         """
-        return SpeechStream(self, self.voice(voice), integer("seed", seed), schedule or StreamSchedule())
-
-    def flow_input(
-        self,
-        units: Any,
-        voice: str | Voice | None = None,
-        *,
-        seed: int = 0,
-        noise: Any = None,
-        prompt_units: Any = None,
-        prompt_mel: Any = None,
-        cache: Tensor | None = None,
-    ) -> FlowInput:
-        """Checked input of `flow`, for callers that batch or carry the flow's cache themselves; see `mel`."""
-        if (prompt_units is None) != (prompt_mel is None):
-            raise InvalidRequest("prompt: expected both prompt_units and prompt_mel, or neither")
-        own = unit_array("units", units, self.num_units_vocab)
         speaker = self.voice(voice)
-        said, heard = speaker.prompt_units, speaker.prompt_mel
-        if prompt_units is not None:
-            said = self._tensor(unit_array("prompt_units", prompt_units, self.num_units_vocab))
-            mel = float_array("prompt_mel", bands_first("prompt_mel", prompt_mel), (MEL_BANDS, None))
-            heard = self._tensor(mel)
-        prompt_frames = 0 if heard is None else heard.shape[1]
-        frames = self.params.flow.mel_frames(len(own))
-        if noise is None:
-            # Frame 0 is the first of the units, whatever was said before.
-            rows = normal_rows(integer("seed", seed), MEL, -prompt_frames, prompt_frames + frames, MEL_BANDS)
-            noise = rows.T
-        return FlowInput(
-            units=self._tensor(own),
-            embedding=speaker.embedding,
-            noise=self._tensor(float_array("noise", noise, (MEL_BANDS, prompt_frames + frames))),
-            prompt_units=said,
-            prompt_mel=heard,
-            cache=cache,
-        )
-
-    @torch.inference_mode()
-    def _vocode(
-        self, mels: Sequence[Tensor], seeds: Sequence[int], sources: Sequence[Tensor] | None = None
-    ) -> list[Tensor]:
-        with exact_float32(self.device):
-            speech: list[Tensor] = self.hift(mels, self._sources(mels, seeds) if sources is None else sources)
-        return speech
-
-    def _sources(self, mels: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
-        params = self.params.hift
-        sources = []
-        for f0, seed in zip(self.hift.f0(mels), seeds, strict=True):
-            draws = draw(params, seed, 0, f0.shape[0], self.device)
-            sources.append(self.hift.mix(harmonics(f0, draws, params)[0]))
-        return sources
+        return SpeechStream(self.decoder, speaker, integer("seed", seed), schedule or StreamSchedule())
 
     def _tokenizer(self) -> SpeechTokenizer:
         self.check_process()
         if self.tokenizer is None:
             raise InvalidRequest(f"speech: this codec folder has no {TOKENIZER_FILE}, so units must be given")
         return self.tokenizer
-
-    def _tensor(self, array: Any) -> Tensor:
-        return torch.from_numpy(array).to(self.device)

@@ -1,21 +1,22 @@
 """Speech while its units are still coming: units in, samples out, chunk by chunk.
 
-What was emitted never changes, and does not depend on how the units were pushed. In all there are 256 samples
-for each mel frame of the utterance, as many as the whole has.
+Samples that are out never change, and do not depend on how the units were pushed. There are 256 for each mel
+frame of the utterance, the same number as if it were decoded whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from antiphon.codec.arrays import unit_array
+from antiphon.codec.decoder import Decoder
 from antiphon.codec.flow.stream import FlowStream
 from antiphon.codec.hift.stream import HiftStream, vocode_streams
+from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
 from antiphon.device.place import exact_float32
 from antiphon.errors import InvalidRequest
@@ -23,30 +24,26 @@ from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.ownership import OfOneProcess
 from antiphon.sound.arrays import AudioArray, to_numpy
 
-if TYPE_CHECKING:
-    from antiphon.codec.codec import Codec
-    from antiphon.codec.voices import Voice
-
 __all__ = ["SpeechStream", "advance", "all_or_nothing"]
 
 
 class SpeechStream(OfOneProcess):
     """One utterance being spoken; made by `Codec.stream`. Memory does not grow with its length.
 
-    `push` decodes all chunks that are ready. Who serves many calls `add` on each, and `advance` on those that
-    are `ready`.
+    `push` decodes all chunks that are ready. To serve many streams, call `add` on each, and `advance` on
+    those that are `ready`.
     """
 
-    def __init__(self, codec: Codec, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
-        self.codec = codec
-        self.flow = FlowStream(codec.params.flow, voice, seed, schedule)
-        self.hift = HiftStream(codec.hift, seed)
+    def __init__(self, decoder: Decoder, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
+        self.decoder = decoder
+        self.flow = FlowStream(decoder.params.flow, voice, seed, schedule)
+        self.hift = HiftStream(decoder.hift, seed)
 
     def push(self, units: Any = (), final: bool = False) -> AudioArray:
-        """More units, as numbers from 0; returns the samples float32 (n,) that are certain now, perhaps none.
+        """Takes more units, as numbers from 0; returns the samples float32 (n,) that are now final, n >= 0.
 
-        final: these are the last; then all samples come. Raises InvalidRequest for units out of range, and
-        for any that follow the last; the stream goes on as if these had not been pushed.
+        final: these are the last units, and the rest of the samples comes out. Raises InvalidRequest for
+        units out of range and for any after the last; the stream goes on as if these had not been pushed.
         """
         self.add(units, final=final)
         pieces = []
@@ -56,10 +53,10 @@ class SpeechStream(OfOneProcess):
 
     def add(self, units: Any = (), *, final: bool = False) -> None:
         """`push` without decoding."""
-        self.codec.check_process()
+        self.decoder.check_process()
         if self.flow.is_complete:
             raise InvalidRequest("units: the stream has ended; its last units were pushed with final=True")
-        new = [] if len(units) == 0 else unit_array("units", units, self.codec.num_units_vocab).tolist()
+        new = [] if len(units) == 0 else self.decoder.unit_array("units", units).tolist()
         self.flow.add(new, complete=final)
 
     @property
@@ -69,9 +66,9 @@ class SpeechStream(OfOneProcess):
 
     @property
     def ready_frames(self) -> int:
-        """About how many mel frames the next chunk computes."""
+        """How many mel frames the next chunk computes, roughly."""
         schedule = self.flow.schedule
-        return self.codec.params.flow.mel_frames(
+        return self.decoder.params.flow.mel_frames(
             schedule.context_units + self.flow.ready_units() + schedule.lookahead_units
         )
 
@@ -83,7 +80,7 @@ class SpeechStream(OfOneProcess):
 
 @contextmanager
 def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
-    """Where the block raises, whatever it is, these streams are as they were before it."""
+    """If the block raises anything, these streams are restored to what they were before it."""
     parts = [part for stream in streams for part in (stream.flow, stream.hift)]
     before = [part.state() for part in parts]
     try:
@@ -97,17 +94,17 @@ def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
 @awaited_at_exit
 @torch.inference_mode()
 def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
-    """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), perhaps none.
+    """One chunk of each of these streams of one codec, as one batch; samples float32 (n_i,), n_i >= 0.
 
-    Where it raises, no stream has lost anything: each may be tried again by itself.
+    If it raises, no stream has lost anything, and each may be tried again by itself.
     """
-    codec = streams[0].codec
-    with all_or_nothing(streams), exact_float32(codec.device):
+    decoder = streams[0].decoder
+    with all_or_nothing(streams), exact_float32(decoder.device):
         chunked = [stream for stream in streams if stream.flow.ready_units()]
-        chunks = [stream.flow.chunk(codec.device) for stream in chunked]
-        outputs = codec.flow.generate(chunks) if chunks else []
-        for stream, output in zip(chunked, outputs, strict=True):
-            stream.hift.add(stream.flow.take(output.mel))
+        chunks = [stream.flow.chunk(decoder.device) for stream in chunked]
+        mels = decoder.flow.generate(chunks) if chunks else []
+        for stream, mel in zip(chunked, mels, strict=True):
+            stream.hift.add(stream.flow.take(mel))
         for stream in streams:
             stream.hift.is_complete = stream.flow.is_done
-        return [to_numpy(wave) for wave in vocode_streams(codec.hift, [stream.hift for stream in streams])]
+        return [to_numpy(wave) for wave in vocode_streams(decoder.hift, [stream.hift for stream in streams])]

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ class FakeListener:
         return self._heard()
 
     def _heard(self) -> Any:
-        return SimpleNamespace(units=list(self._units), num_final=0, changed_from=0)
+        return list(self._units)
 
 
 @dataclass
@@ -325,7 +324,7 @@ def test_a_commit_without_a_unit_ends_a_session_of_audio(monkeypatch: pytest.Mon
 
     class Deaf(FakeListener):
         def _heard(self) -> Any:
-            return SimpleNamespace(units=[], num_final=0, changed_from=0)
+            return []
 
     async def main() -> None:
         async with AsyncEngine.from_engine(engine) as served, served.open(OPEN) as session:

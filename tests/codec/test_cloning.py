@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codec_fixtures import flow_input
 from tiny_speaker import embedding_of, save_speaker_network
 
 from antiphon.codec import Codec
@@ -55,7 +56,7 @@ def test_cloned_voice_is_listed_until_it_is_removed(cloner: Codec) -> None:
 def test_what_a_voice_is_made_of(cloner: Codec, rate_hz: int) -> None:
     samples = clip(1.5, rate_hz)
     cloner.add_voice("other", samples, rate_hz)
-    row = cloner.flow_input([1, 2], "other")
+    row = flow_input(cloner, [1, 2], "other")
     assert row.prompt_units is not None and row.prompt_mel is not None
     embedding = embedding_of(fbank(resample(samples, rate_hz, 16000)))
     np.testing.assert_allclose(row.embedding.numpy(), embedding, rtol=1e-4, atol=1e-6)
@@ -83,15 +84,21 @@ def test_what_a_voice_is_made_of(cloner: Codec, rate_hz: int) -> None:
 )
 def test_units_and_mel_end_together(cloner: Codec, milliseconds: int, units: int, frames: int) -> None:
     cloner.add_voice("other", clip(milliseconds / 1000), 16000)
-    row = cloner.flow_input([1], "other")
+    row = flow_input(cloner, [1], "other")
     assert row.prompt_units is not None and row.prompt_mel is not None
     assert (len(row.prompt_units), row.prompt_mel.shape[1]) == (units, frames)
     assert cloner.params.flow.mel_frames(units) == frames
 
 
 def test_cloned_voice_is_its_prompt_given_explicitly(cloner: Codec) -> None:
-    row = cloner.flow_input([1], "me")
-    other = Codec(cloner.params, cloner.flow.model, cloner.hift, {"v": Voice(row.embedding)}, cloner.device)
+    row = flow_input(cloner, [1], "me")
+    other = Codec(
+        cloner.params,
+        cloner.decoder.flow.model,
+        cloner.decoder.hift,
+        {"v": Voice(row.embedding)},
+        cloner.device,
+    )
     units = [3, 1, 4, 1, 5]
     expected = other.mel(units, prompt_units=row.prompt_units, prompt_mel=row.prompt_mel, seed=2)
     assert expected.shape == (80, 17)
@@ -101,8 +108,14 @@ def test_cloned_voice_is_its_prompt_given_explicitly(cloner: Codec) -> None:
 
 
 def test_prompt_of_the_caller_goes_before_the_voice_s_own(cloner: Codec) -> None:
-    row = cloner.flow_input([1], "me")
-    other = Codec(cloner.params, cloner.flow.model, cloner.hift, {"v": Voice(row.embedding)}, cloner.device)
+    row = flow_input(cloner, [1], "me")
+    other = Codec(
+        cloner.params,
+        cloner.decoder.flow.model,
+        cloner.decoder.hift,
+        {"v": Voice(row.embedding)},
+        cloner.device,
+    )
     prompt: dict[str, Any] = {"prompt_units": [7, 8], "prompt_mel": np.zeros((80, 9), np.float32)}
     assert np.array_equal(cloner.mel([1, 2], "me", **prompt), other.mel([1, 2], **prompt))
 
@@ -114,10 +127,10 @@ def test_cloned_voice_in_a_batch_equals_alone(cloner: Codec) -> None:
     cloner.add_voice("long", clip(3.1, seed=1), 16000)
     names = ["me", None, "long", "me", "中文男"]
     each_units = [list(range(n)) for n in (1, 50, 12, 41, 3)]
-    rows = [cloner.flow_input(units, name) for units, name in zip(each_units, names, strict=True)]
-    for row, output in zip(rows, cloner.flow.generate(rows), strict=True):
-        alone = cloner.flow.generate([row])[0].mel
-        torch.testing.assert_close(output.mel, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
+    rows = [flow_input(cloner, units, name) for units, name in zip(each_units, names, strict=True)]
+    for row, mel in zip(rows, cloner.decoder.flow.generate(rows), strict=True):
+        alone = cloner.decoder.flow.generate([row])[0]
+        torch.testing.assert_close(mel, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
     together = cloner.decode(each_units, names)
     for units, name, speech in zip(each_units, names, together, strict=True):
         assert np.array_equal(speech, cloner.decode([units], name)[0])
@@ -125,10 +138,10 @@ def test_cloned_voice_in_a_batch_equals_alone(cloner: Codec) -> None:
 
 def test_what_runs_goes_on_when_its_voice_is_removed(cloner: Codec) -> None:
     expected = cloner.mel([1, 2, 3], "me")
-    row = cloner.flow_input([1, 2, 3], "me")
+    row = flow_input(cloner, [1, 2, 3], "me")
     cloner.remove_voice("me")
     cloner.add_voice("me", clip(1.3, seed=5), 16000)
-    assert np.array_equal(cloner.flow.generate([row])[0].mel.numpy(), expected)
+    assert np.array_equal(cloner.decoder.flow.generate([row])[0].numpy(), expected)
     assert not np.array_equal(cloner.mel([1, 2, 3], "me"), expected)
 
 
@@ -147,7 +160,7 @@ def test_clip_in_every_form(cloner: Codec) -> None:
 @pytest.mark.parametrize("seconds", [1, 30])
 def test_shortest_and_longest(cloner: Codec, seconds: int) -> None:
     cloner.add_voice("other", clip(seconds, 8000), 8000)
-    row = cloner.flow_input([1], "other")
+    row = flow_input(cloner, [1], "other")
     assert row.prompt_units is not None
     assert len(row.prompt_units) == seconds * 25
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codec_fixtures import flow_input
 
 from antiphon.codec import Codec
 from antiphon.codec.voices import Voice
@@ -41,8 +42,8 @@ def test_decode_in_padded_batches(codec: Codec, full_units: list[list[int]]) -> 
     that to some 1e-4 of the waveform within these 5 s."""
     batched = Codec(
         codec.params,
-        codec.flow.model,
-        codec.hift,
+        codec.decoder.flow.model,
+        codec.decoder.hift,
         {"v": Voice(torch.ones(192))},
         codec.device,
         max_batch_frames=4096,
@@ -58,10 +59,10 @@ def test_nothing_to_decode(codec: Codec) -> None:
 
 
 def test_longer_utterance_starts_with_the_same_noise(codec: Codec) -> None:
-    short, long = codec.flow_input([1] * 10, seed=3), codec.flow_input([1] * 50, seed=3)
+    short, long = flow_input(codec, [1] * 10, seed=3), flow_input(codec, [1] * 50, seed=3)
     assert torch.equal(long.noise[:, : short.noise.shape[1]], short.noise)
-    prompted = codec.flow_input(
-        [1] * 10, seed=3, prompt_units=[2, 3], prompt_mel=np.zeros((80, 9), np.float32)
+    prompted = flow_input(
+        codec, [1] * 10, seed=3, prompt_units=[2, 3], prompt_mel=np.zeros((80, 9), np.float32)
     )
     assert torch.equal(prompted.noise[:, 9:], short.noise)
 

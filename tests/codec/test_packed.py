@@ -15,8 +15,8 @@ from antiphon.codec.flow.packed_unet import PackedUNet, mish
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.hift.hift import Hift, source_spectrum
 from antiphon.codec.hift.packed_trunk import PackedTrunk
-from antiphon.codec.layers import frame_mask, pad_rows
-from antiphon.codec.packed import PackedConv, PackedLinear, has_onednn
+from antiphon.codec.layers.packed import PackedConv, PackedLinear, has_onednn
+from antiphon.codec.layers.padding import frame_mask, pad_rows
 from antiphon.kernels import registry
 
 CPU = torch.device("cpu")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codec_fixtures import flow_input
 from torch import Tensor
 
 from antiphon.codec import Codec
@@ -69,8 +70,8 @@ def test_waveform(
 @torch.inference_mode()
 def test_pitch_and_noise_do_not_depend_on_it(codec: Codec, half: Codec, golden: dict[str, Tensor]) -> None:
     mel = golden["full_90.mel"][0]
-    assert torch.equal(half.hift.f0([mel])[0], codec.hift.f0([mel])[0])
-    assert torch.equal(half.flow_input([1, 2], seed=3).noise, codec.flow_input([1, 2], seed=3).noise)
+    assert torch.equal(half.decoder.hift.f0([mel])[0], codec.decoder.hift.f0([mel])[0])
+    assert torch.equal(flow_input(half, [1, 2], seed=3).noise, flow_input(codec, [1, 2], seed=3).noise)
 
 
 @pytest.mark.slow
@@ -78,9 +79,9 @@ def test_batch_is_within_the_bounds_of_each_alone(
     half: Codec, precision: str, full_units: list[list[int]]
 ) -> None:
     largest, mean, _ = BOUNDS[precision]
-    rows = [half.flow_input(units, seed=k) for k, units in enumerate(full_units)]
-    for row, output in zip(rows, half.flow.generate(rows), strict=True):
-        difference = (output.mel - half.flow.generate([row])[0].mel).abs()
+    rows = [flow_input(half, units, seed=k) for k, units in enumerate(full_units)]
+    for row, mel in zip(rows, half.decoder.flow.generate(rows), strict=True):
+        difference = (mel - half.decoder.flow.generate([row])[0]).abs()
         assert difference.max() < largest
         assert difference.mean() < mean
 
@@ -103,9 +104,11 @@ def test_decode_of_many_shares_batches(half: Codec, full_units: list[list[int]])
 def test_packing_leaves_the_weights_alone(folder: Path) -> None:
     """A codec in another precision can be made of the parts of one."""
     codec = Codec.from_pretrained(folder, device="cpu")
-    before = {name: value.clone() for name, value in codec.flow.model.state_dict().items()}
+    before = {name: value.clone() for name, value in codec.decoder.flow.model.state_dict().items()}
     mel, voices = codec.mel([1, 2, 3]), {"v": Voice(torch.ones(192))}
-    Codec(codec.params, codec.flow.model, codec.hift, voices, codec.device, dtype=torch.bfloat16)
-    for name, value in codec.flow.model.state_dict().items():
+    Codec(
+        codec.params, codec.decoder.flow.model, codec.decoder.hift, voices, codec.device, dtype=torch.bfloat16
+    )
+    for name, value in codec.decoder.flow.model.state_dict().items():
         assert value.dtype == torch.float32 and torch.equal(value, before[name])
     assert np.array_equal(codec.mel([1, 2, 3]), mel)

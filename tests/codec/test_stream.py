@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codec_fixtures import flow_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -140,7 +141,7 @@ def test_wrong_units_leave_the_stream_as_it_was(codec: Codec) -> None:
 
 def test_frames_see_the_noise_of_the_whole(codec: Codec) -> None:
     units = units_of(90)
-    whole = codec.flow_input(units, seed=5).noise
+    whole = flow_input(codec, units, seed=5).noise
     stream = codec.stream(seed=5)
     stream.add(units, final=True)
     flow, frames = stream.flow, codec.params.flow.mel_frames
@@ -148,7 +149,7 @@ def test_frames_see_the_noise_of_the_whole(codec: Codec) -> None:
         row = flow.chunk(codec.device)
         first = frames(flow._first)
         assert torch.equal(row.noise, whole[:, first : first + row.noise.shape[1]])
-        flow.take(codec.flow.generate([row])[0].mel)
+        flow.take(codec.decoder.flow.generate([row])[0])
     assert flow.is_done
 
 
@@ -161,7 +162,7 @@ def test_streamed_mel_is_near_the_whole(codec: Codec, cases: dict[str, dict[str,
     stream.add(units, final=True)
     mels = []
     while stream.flow.ready_units():
-        mels.append(stream.flow.take(codec.flow.generate([stream.flow.chunk(codec.device)])[0].mel))
+        mels.append(stream.flow.take(codec.decoder.flow.generate([stream.flow.chunk(codec.device)])[0]))
     streamed = torch.cat(mels, dim=1).numpy()
     assert streamed.shape == whole.shape
     unrelated = codec.mel(units_of(137, 9), seed=1)
@@ -205,19 +206,19 @@ def test_a_chunk_continues_what_was_said(codec: Codec) -> None:
             assert row.prompt_units is not None and row.prompt_mel is not None
             assert row.prompt_units.tolist() == units[begin:done]
             assert torch.equal(row.prompt_mel, mel[:, frames(begin) :])
-        mel = torch.cat([mel, flow.take(codec.flow.generate([row])[0].mel)], dim=1)
+        mel = torch.cat([mel, flow.take(codec.decoder.flow.generate([row])[0])], dim=1)
 
 
 # --- waveform in chunks -------------------------------------------------------------------------------
 
 
 def chunked(codec: Codec, mel: Tensor, borders: list[int], seed: int) -> np.ndarray[Any, Any]:
-    stream = HiftStream(codec.hift, seed)
+    stream = HiftStream(codec.decoder.hift, seed)
     pieces = []
     for begin, end in zip([0, *borders], [*borders, mel.shape[1]], strict=True):
         stream.add(mel[:, begin:end])
         stream.is_complete = end == mel.shape[1]
-        pieces += vocode_streams(codec.hift, [stream])
+        pieces += vocode_streams(codec.decoder.hift, [stream])
     return torch.cat(pieces).numpy()
 
 
@@ -238,11 +239,11 @@ def test_vocoding_in_chunks_is_vocoding_the_whole(codec: Codec, golden: dict[str
 def test_a_border_is_no_edge(codec: Codec, golden: dict[str, Tensor]) -> None:
     """The jump of the waveform's slope where chunks meet is no larger than within them."""
     mel = golden["full_137.mel"][0]
-    stream = HiftStream(codec.hift, 0)
+    stream = HiftStream(codec.decoder.hift, 0)
     pieces = []
     for begin in range(0, mel.shape[1], 43):
         stream.add(mel[:, begin : begin + 43])
-        pieces += vocode_streams(codec.hift, [stream])
+        pieces += vocode_streams(codec.decoder.hift, [stream])
     borders = np.cumsum([len(piece) for piece in pieces])[:-1]
     bend = abs(np.diff(torch.cat(pieces).numpy(), n=2))
     at_borders = [bend[b - 3 : b + 2].max() for b in borders if b]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from antiphon.codec import Codec
 from antiphon.codec.checkpoint.hyperparams import EncoderParams, EstimatorParams, FlowParams, HiftParams
+from antiphon.codec.flow.flow import FlowInput
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -43,6 +44,11 @@ def folder_copy(folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def codec(folder: Path) -> Codec:
     return Codec.from_pretrained(folder, device="cpu")
+
+
+def flow_input(codec: Codec, units: Any, voice: str | None = None, **options: Any) -> FlowInput:
+    """The flow's input for one utterance; see `Codec.mel`."""
+    return codec.decoder.flow_input(units, codec.voice(voice), **options)
 
 
 @pytest.fixture(scope="session")

@@ -73,14 +73,14 @@ def all_spoken(worker: SpeechWorker) -> tuple[dict[str, np.ndarray[Any, Any]], d
 
 
 def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate = codec.flow.generate
+    generate = codec.decoder.flow.generate
 
     def breaking(inputs: list[FlowInput]) -> Any:
         if any(POISON in row.units.tolist() for row in inputs):
             raise RuntimeError("out of luck")
         return generate(inputs)
 
-    monkeypatch.setattr(codec.flow, "generate", breaking)
+    monkeypatch.setattr(codec.decoder.flow, "generate", breaking)
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ class Gate:
         self.order: list[int] = []
         self.is_held = threading.Event()
         self.is_open = threading.Event()
-        generate = codec.flow.generate
+        generate = codec.decoder.flow.generate
 
         def held(inputs: list[FlowInput]) -> Any:
             self.order += [int(row.units[0]) for row in inputs]
@@ -143,7 +143,7 @@ class Gate:
             assert self.is_open.wait(LONG_S)
             return generate(inputs)
 
-        monkeypatch.setattr(codec.flow, "generate", held)
+        monkeypatch.setattr(codec.decoder.flow, "generate", held)
 
 
 def test_whose_sound_ends_first_is_served_first(
@@ -307,7 +307,7 @@ def test_a_thread_that_dies_takes_what_it_had_in_hand(
 def test_no_kind_of_error_in_a_decode_ends_the_thread(
     worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch, schedule: StreamSchedule | None
 ) -> None:
-    raises_once(monkeypatch, codec.flow, "generate", SystemExit("enough"))
+    raises_once(monkeypatch, codec.decoder.flow, "generate", SystemExit("enough"))
     speaks(worker, "a", schedule=schedule)
     speaks(worker, "b", schedule=schedule)
     _, ends = all_spoken(worker)
@@ -380,8 +380,8 @@ def test_a_fault_in_the_middle_of_a_chunk_changes_nothing_in_its_stream(
     units = units_of(70, 4)
     expected = codec.stream().push(units, final=True)
     places: list[tuple[Any, str]] = [
-        (codec.hift, "forward"),
-        (codec.hift, "mix"),
+        (codec.decoder.hift, "forward"),
+        (codec.decoder.hift, "mix"),
         (FlowStream, "_keep_context"),
         (HiftStream, "add"),
         (HiftStream, "emitted"),
@@ -408,13 +408,13 @@ def test_a_decode_that_nobody_wants_is_given_up(
     ends: list[Callable[[], None]] = [lambda: worker.abort("a"), worker.stop]
     for end in ends:
         steps: list[Any] = []
-        estimator = codec.flow.matching.estimator
+        estimator = codec.decoder.flow.matching.estimator
 
         def counted(*arguments: Any, estimator: Any = estimator, steps: list[Any] = steps) -> Any:
             steps.append(arguments)
             return estimator(*arguments)
 
-        monkeypatch.setattr(codec.flow.matching, "estimator", counted)
+        monkeypatch.setattr(codec.decoder.flow.matching, "estimator", counted)
         gate.is_open.clear()
         gate.is_held.clear()
         worker.begin("a", None, 0, None)
@@ -494,14 +494,14 @@ def test_speech_that_fails_ends_its_request_alone(
     params = SamplingParams(max_units=60, ignore_eos=True)
     expected = engine.generate([SPEAKS], params)[0]
     broken = codec._voices.get("中文男").embedding
-    generate = codec.flow.generate
+    generate = codec.decoder.flow.generate
 
     def breaking(inputs: list[FlowInput]) -> Any:
         if any(torch.equal(row.embedding, broken) for row in inputs):
             raise MemoryError("too much")
         return generate(inputs)
 
-    monkeypatch.setattr(codec.flow, "generate", breaking)
+    monkeypatch.setattr(codec.decoder.flow, "generate", breaking)
     bad, good = engine.generate([voiced, SPEAKS], params)
     assert (bad.finish_reason, bad.error, bad.audio) == ("error", "speech: MemoryError: too much", None)
     assert good.finish_reason == expected.finish_reason

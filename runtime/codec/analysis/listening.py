@@ -1,4 +1,4 @@
-"""Speech that is still coming in, to the units heard so far, so that a model can read them before it ends."""
+"""Speech that is still coming in to the units heard so far, for a model to read before the speech ends."""
 
 from __future__ import annotations
 
@@ -19,39 +19,22 @@ from antiphon.sound.decoding import check_duration
 from antiphon.sound.resample import StreamingResampler
 from antiphon.sound.samples import SampleReader, check_rate, num_frames
 
-__all__ = ["Heard", "ListenSchedule", "Listener"]
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a listener made of the audio so far. See `Listener` for why units may change.
-
-    | final      | may change      |
-    0            num_final         len(units)
-    """
-
-    units: list[int]
-    """All units so far, from the beginning of the audio."""
-    num_final: int
-    """As many of them, counted from the beginning, never change again."""
-    changed_from: int
-    """As many, counted from the beginning, are as they were in the result before; what a consumer made of
-    those behind is void. Never less than num_final was before; len(units) where nothing is new."""
+__all__ = ["ListenSchedule", "Listener"]
 
 
 @dataclass(frozen=True)
 class ListenSchedule:
-    """When a listener runs its network over the open piece again, and what it tells of the outcome."""
+    """When a listener runs its network over the open piece again, and how much of the result it passes on."""
 
     interval_s: float = 0.4
-    """Seconds of new audio that must have come; > 0."""
+    """Seconds of new audio that are needed; > 0."""
     growth: float = 0.1
-    """New audio that must have come, as a part of what the network saw of the piece the time before; >= 0.
-    It bounds the cost: with the defaults the network sees about ten times as much audio as comes in."""
+    """New audio that is needed, as a fraction of what the network last saw of the piece; >= 0. It bounds the
+    cost: with the defaults the network sees about ten times as much audio as comes in."""
     holdback_units: int = 1
-    """As many of the newest units of the open piece are kept back until more audio or its end has come; >= 0.
-    One by default: the audio so far may fill it only in part, and its features see the audio reflected at
-    its end, so it is the one that changes most."""
+    """How many of the newest units of the open piece are held back until more audio or its end comes; >= 0.
+    One by default: the audio so far may fill that unit only in part, and its features see the audio reflected
+    at its end, so it is the one that changes most."""
 
     def __post_init__(self) -> None:
         _check_number("ListenSchedule.interval_s", self.interval_s)
@@ -65,12 +48,13 @@ class ListenSchedule:
 class Listener(OfOneProcess):
     """Maps audio to units while it comes in; at the end they are those of `Codec.tokenize`.
 
-    The network may look at all of its piece of 30 s, and the floor of the log-mel follows the loudest value
-    in it. So every unit of the open piece may change until the piece is full, and the open piece goes
-    through the network again whenever the schedule's interval or, if that is more, its growth has come.
+    The network may look at its whole piece of 30 s, and the floor of the log-mel follows the loudest value in
+    it. So every unit of the open piece may change until the piece is full, and the open piece goes through
+    the network again whenever enough new audio has come: the schedule's interval or its growth, whichever is
+    more. Units of full pieces stay as they are.
 
-    All state is kept here: any number of listeners may share a tokenizer. It holds the samples of the open
-    piece at 16 kHz (2 MB at most) and the units. Not thread-safe.
+    All state is kept here, so any number of listeners may share a tokenizer. A listener holds the samples of
+    the open piece at 16 kHz (2 MB at most) and the units. Not thread-safe.
     """
 
     def __init__(
@@ -80,7 +64,7 @@ class Listener(OfOneProcess):
         schedule: ListenSchedule,
         max_audio_s: float = InputLimits.max_audio_s,
     ) -> None:
-        """rate_hz: of the samples to come. max_audio_s: more is refused. Raises InvalidRequest."""
+        """rate_hz: of the samples to come. max_audio_s: longer audio is refused. Raises InvalidRequest."""
         _check_number("max_audio_s", max_audio_s)
         self.rate_hz = check_rate(rate_hz)
         self.schedule = schedule
@@ -89,22 +73,21 @@ class Listener(OfOneProcess):
         self._resampler = StreamingResampler(self.rate_hz, INPUT_RATE_HZ)
         self._reader = SampleReader()
         self._num_samples = 0
-        # The open piece: its samples, and what the network last said about the first num_read of them.
+        # The open piece: its samples, and the units that the network last made of the first num_read of them.
         self._piece: AudioArray = np.empty(PIECE_SAMPLES, np.float32)
         self._num_held = 0
         self._num_read = 0
         self._open_units: list[int] = []
         self._final_units: list[int] = []
-        self._reported: list[int] = []
-        self._reported_final = 0
         self._is_open = True
 
     @awaited_at_exit
-    def push(self, samples: Any) -> Heard | None:
+    def push(self, samples: Any) -> list[int] | None:
         """Takes the samples that follow, in any form `Codec.tokenize` takes, or an empty array of samples.
 
-        Returns None where the network was not run. Raises InvalidRequest for samples it does not take, for
-        more than `max_audio_s` in all (both leave it as it was) and after the end.
+        Returns all units so far, from the beginning of the audio, or None if the network was not run. Raises
+        InvalidRequest for samples it cannot take, for more than `max_audio_s` in all (both leave it as it
+        was) and after the end.
         """
         self._check_open()
         check_duration(self._num_samples + num_frames(samples), self.rate_hz, self._limits)
@@ -112,16 +95,19 @@ class Listener(OfOneProcess):
         if not len(mono):
             return None
         check_duration(self._num_samples + len(mono), self.rate_hz, self._limits)
-        # Samples are missing from here on if the network fails.
+        # If the network fails, its samples are missing from here on.
         self._is_open = False
         self._num_samples += len(mono)
         was_read = self._take(self._resampler.push(mono))
         self._is_open = True
-        return self._report(self.schedule.holdback_units) if was_read else None
+        if not was_read:
+            return None
+        num_open = max(0, len(self._open_units) - self.schedule.holdback_units)
+        return self._final_units + self._open_units[:num_open]
 
     @awaited_at_exit
-    def finish(self) -> Heard:
-        """All units, all final. Raises InvalidRequest where nothing was ever pushed, and after the end."""
+    def finish(self) -> list[int]:
+        """All units. Raises InvalidRequest if nothing was ever pushed, and after the end."""
         self._check_open()
         if not self._num_samples:
             raise InvalidRequest("audio: expected at least one sample, got none")
@@ -130,10 +116,10 @@ class Listener(OfOneProcess):
         if self._num_read < self._num_held:
             self._read()
         self._close_piece()
-        return self._report(0)
+        return self._final_units
 
     def _take(self, samples: AudioArray) -> bool:
-        """Adds samples at 16 kHz; whether the network was run."""
+        """Adds samples at 16 kHz. Returns whether the network was run."""
         was_read = False
         while len(samples):
             added = samples[: PIECE_SAMPLES - self._num_held]
@@ -160,15 +146,6 @@ class Listener(OfOneProcess):
         self._final_units += self._open_units
         self._open_units = []
         self._num_held = self._num_read = 0
-
-    def _report(self, holdback: int) -> Heard:
-        before = self._reported
-        units = self._final_units + self._open_units[: max(0, len(self._open_units) - holdback)]
-        same = self._reported_final
-        while same < min(len(before), len(units)) and before[same] == units[same]:
-            same += 1
-        self._reported, self._reported_final = units, len(self._final_units)
-        return Heard(list(units), len(self._final_units), same)
 
     def _check_open(self) -> None:
         if not self._is_open:

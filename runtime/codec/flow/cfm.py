@@ -12,7 +12,7 @@ from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.unet import UNet
-from antiphon.codec.packed import has_onednn
+from antiphon.codec.layers.packed import has_onednn
 from antiphon.codec.stopping import stop_point
 from antiphon.device.cuda_graph import Capture
 

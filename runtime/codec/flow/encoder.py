@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import EncoderParams
-from antiphon.codec.layers import split_heads
+from antiphon.codec.flow.attention import split_heads
 from antiphon.codec.stopping import stop_point
 
 __all__ = ["Encoder"]

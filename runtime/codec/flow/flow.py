@@ -20,14 +20,10 @@ from antiphon.codec.flow.length_regulator import (
     interpolate_units,
 )
 from antiphon.codec.flow.unet import UNet
-from antiphon.codec.layers import frame_mask, pad_rows
+from antiphon.codec.layers.padding import frame_mask, pad_rows
 from antiphon.device.cuda_graph import Capture
-from antiphon.errors import InvalidRequest
 
-__all__ = ["Condition", "Flow", "FlowInput", "FlowModel", "FlowOutput", "UnitSpan"]
-
-CACHE_FRAMES = 34
-"""Frames at the end of a chunk whose noise and condition the released streaming loop hands on."""
+__all__ = ["Condition", "Flow", "FlowInput", "FlowModel", "UnitSpan"]
 
 
 class FlowModel(nn.Module):
@@ -72,20 +68,10 @@ class FlowInput:
     """(80, P)"""
     span: UnitSpan | None = None
     """Where this stands in a stream; None: an utterance of its own"""
-    cache: Tensor | None = None
-    """(80, K, 2): replaces the noise (0) and the condition mu (1) of the first K frames"""
 
     @property
     def prompt_frames(self) -> int:
         return 0 if self.prompt_mel is None else self.prompt_mel.shape[1]
-
-
-@dataclass(frozen=True, eq=False)
-class FlowOutput:
-    mel: Tensor
-    """(80, M), the prompt's frames removed"""
-    cache: Tensor
-    """(80, P + 34, 2): noise and mu of the prompt and of the last 34 frames (fewer if there are fewer)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,25 +109,15 @@ class Flow:
         self.matching = FlowMatching(estimator, params.inference_cfg_rate, device, dtype, capture)
 
     @torch.inference_mode()
-    def generate(self, inputs: Sequence[FlowInput]) -> list[FlowOutput]:
-        """Raises InvalidRequest where a cache is longer than its utterance."""
+    def generate(self, inputs: Sequence[FlowInput]) -> list[Tensor]:
+        """The mel (80, M_i) of each utterance, without its prompt's frames."""
         condition = self.condition(inputs)
         z = pad_rows([row.noise for row in inputs])
-        mu = condition.mu
-        for i, row in enumerate(inputs):
-            if row.cache is not None:
-                kept, frames = row.cache.shape[1], condition.lengths[i]
-                if kept > frames:
-                    raise InvalidRequest(f"cache: expected at most the {frames} frames decoded, got {kept}")
-                z[i, :, :kept], mu[i, :, :kept] = row.cache.unbind(dim=-1)
-        mel = self.matching.integrate(z, mu, condition.speaker, condition.prompt, condition.mask)
-        outputs = []
-        for i, row in enumerate(inputs):
-            prompt, frames = row.prompt_frames, condition.lengths[i]
-            used = torch.stack([z[i, :, :frames], mu[i, :, :frames]], dim=-1)
-            cache = torch.cat([used[:, :prompt], used[:, -CACHE_FRAMES:]], dim=1)
-            outputs.append(FlowOutput(mel[i, :, prompt:frames], cache))
-        return outputs
+        mel = self.matching.integrate(z, condition.mu, condition.speaker, condition.prompt, condition.mask)
+        return [
+            mel[i, :, row.prompt_frames : frames]
+            for i, (row, frames) in enumerate(zip(inputs, condition.lengths, strict=True))
+        ]
 
     @torch.inference_mode()
     def condition(self, inputs: Sequence[FlowInput]) -> Condition:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import HOP, SAMPLE_RATE_HZ, FlowParams
-from antiphon.codec.layers import group_norm, masked
+from antiphon.codec.layers.padding import group_norm, masked
 
 __all__ = ["LengthRegulator", "interpolate", "interpolate_span", "interpolate_units"]
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.flow.unet import Block, Resample, ResNet, Stage, Transformer, UNet
-from antiphon.codec.layers import group_norm
-from antiphon.codec.packed import PackedConv, PackedLinear
+from antiphon.codec.layers.packed import PackedConv, PackedLinear
+from antiphon.codec.layers.padding import group_norm, masked
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels import registry
 from antiphon.kernels.masked_group_norm import masked_group_norm
@@ -162,11 +162,6 @@ class PackedStage:
     def leave(self, x: Tensor, mask: Tensor | None) -> Tensor:
         (conv,) = self._leave
         return conv(masked(x, mask).to(self.dtype))
-
-
-def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x` (batch, frames, channels) with zeros on the padding; `mask` (batch, frames, 1)."""
-    return x if mask is None else x * mask.to(x.dtype)
 
 
 def mish(x: Tensor) -> Tensor:

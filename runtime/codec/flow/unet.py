@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import EstimatorParams
-from antiphon.codec.layers import attend, masked
+from antiphon.codec.flow.attention import attend
+from antiphon.codec.layers.padding import masked
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.masked_group_norm import masked_group_norm
 

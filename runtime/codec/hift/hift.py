@@ -8,7 +8,7 @@ before every convolution, which is what a row alone has there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +26,21 @@ from antiphon.codec.checkpoint.hyperparams import (
     UPSAMPLE_RATES,
     HiftParams,
 )
-from antiphon.codec.layers import frame_mask, masked, pad_rows
+from antiphon.codec.layers.padding import frame_mask, masked, pad_rows
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
-if TYPE_CHECKING:
-    from antiphon.codec.hift.packed_trunk import PackedTrunk
-
-__all__ = ["Hift"]
+__all__ = ["Hift", "ResBlock", "Snake", "Trunk", "source_spectrum"]
 
 NUM_BINS = ISTFT_N_FFT // 2 + 1
 F0_CONVS = 5
 MAX_MAGNITUDE = 100.0
+
+
+class Trunk(Protocol):
+    def __call__(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:
+        """See `Hift.trunk`."""
+        ...
 
 
 class Snake(nn.Module):
@@ -118,13 +121,11 @@ class Hift(nn.Module):
         self.resblocks = nn.ModuleList(ResBlock(c, kernel) for c in channels for kernel in RESBLOCK_KERNELS)
         self.conv_post = nn.Conv1d(channels[-1], 2 * NUM_BINS, 7, padding=3)
         self.f0_predictor = F0Predictor(params.cond_channels)
-        self._packed: PackedTrunk | None = None
+        self._trunk: Trunk | None = None
 
-    def pack(self, dtype: torch.dtype) -> None:
-        """From now on `trunk` computes with packed copies of the weights as they are, in `dtype`."""
-        from antiphon.codec.hift.packed_trunk import PackedTrunk  # which is made of these modules
-
-        self._packed = PackedTrunk(self, dtype)
+    def use(self, trunk: Trunk) -> None:
+        """From now on `trunk` is computed by this one, made of the same weights."""
+        self._trunk = trunk
 
     def f0(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Pitch of each mel (80, frames_i): (frames_i,) in Hz."""
@@ -132,8 +133,7 @@ class Hift(nn.Module):
         # In the predictor's precision, which is float64 in a codec: the source adds pitch up over the whole
         # utterance, and a rounding of float32 would grow to some thousandths of the waveform.
         mel = pad_rows(mels).to(self.f0_predictor.classifier.weight.dtype)
-        mask = frame_mask(frames, mel.device)
-        f0 = self.f0_predictor(mel, None if mask is None else mask.to(mel.dtype))
+        f0 = self.f0_predictor(mel, frame_mask(frames, mel.device))
         return [row[:length] for row, length in zip(f0, frames, strict=True)]
 
     def mix(self, waves: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Hift(nn.Module):
     def trunk(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:
         """Mel (batch, 80, T) and the source's spectra (batch, 18, 64T + 1) to log-magnitude and phase
         (batch, 18, 64T + 1); `frames` of each row are valid."""
-        compute = self.plain_trunk if self._packed is None else self._packed
+        compute = self.plain_trunk if self._trunk is None else self._trunk
         return compute(mel, source, frames)
 
     def plain_trunk(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import RESBLOCK_KERNELS, UPSAMPLE_RATES
 from antiphon.codec.hift.hift import Hift, ResBlock, Snake
-from antiphon.codec.layers import frame_mask
-from antiphon.codec.packed import PackedConv
+from antiphon.codec.layers.packed import PackedConv
+from antiphon.codec.layers.padding import frame_mask, masked
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
@@ -115,8 +115,3 @@ def mask_of(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     """(batch, longest, 1)"""
     mask = frame_mask(lengths, device)
     return None if mask is None else mask.mT.contiguous()
-
-
-def masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x` (batch, frames, channels) with zeros on the padding; `mask` (batch, frames, 1)."""
-    return x if mask is None else x * mask.to(x.dtype)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,14 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from antiphon.codec import Codec
-from antiphon.codec.analysis.listening import Heard, Listener, ListenSchedule
+from antiphon.codec.analysis.listening import Listener, ListenSchedule
 from antiphon.codec.analysis.speech_tokenizer import SpeechTokenizer
 from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.sound.arrays import AudioArray
 
 RATE_HZ = 16000
+UNITS_A_PIECE = 25
+"""Where pieces are of a second."""
 EVERY_PUSH = ListenSchedule(interval_s=1e-6, growth=0, holdback_units=0)
 
 
@@ -87,16 +88,6 @@ def chunked(samples: AudioArray, cuts: list[float]) -> list[AudioArray]:
     return np.split(samples, sorted(int(cut * len(samples)) for cut in cuts))
 
 
-def check_sequence(results: list[Heard]) -> None:
-    """What a consumer relies on who keeps what it made of units[:changed_from]."""
-    for before, after in pairwise([Heard([], 0, 0), *results]):
-        assert before.num_final <= after.num_final <= len(after.units)
-        assert before.num_final <= after.changed_from <= len(after.units)
-        kept = after.changed_from
-        assert after.units[:kept] == before.units[:kept]
-        assert kept == min(len(before.units), len(after.units)) or after.units[kept] != before.units[kept]
-
-
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(
@@ -124,60 +115,43 @@ def test_any_chunking_ends_with_the_units_of_the_whole(
     samples = speech(max(1, int(duration_s * rate_hz)), seed)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("listening", "speech_tokenizer"):
-            patch.setattr(f"antiphon.codec.{module}.PIECE_SAMPLES", RATE_HZ)
+            patch.setattr(f"antiphon.codec.analysis.{module}.PIECE_SAMPLES", RATE_HZ)
         patch.setattr(codec, "tokenizer", SpeechTokenizer(relative_network, 64))
         listener = codec.listen(rate_hz, schedule)
-        results = [heard for chunk in chunked(samples, cuts) if (heard := listener.push(chunk)) is not None]
-        results.append(listener.finish())
+        results = [units for chunk in chunked(samples, cuts) if (units := listener.push(chunk)) is not None]
+        end = listener.finish()
         expected = codec.tokenize(samples, rate_hz)
-    check_sequence(results)
-    assert results[-1].units == expected
-    assert results[-1].num_final == len(expected)
-    # Final units are those of the end, whenever they were said to be final.
-    assert all(expected[: heard.num_final] == heard.units[: heard.num_final] for heard in results)
+    assert end == expected
+    for units in results:
+        # Those of full pieces are final; behind them is what an open piece has by then.
+        num_final = max(0, len(units) - 1) // UNITS_A_PIECE * UNITS_A_PIECE
+        assert units[:num_final] == expected[:num_final]
 
 
 def test_every_result_is_that_of_the_audio_so_far(tokenizer: RecordingTokenizer) -> None:
     samples = speech(2 * RATE_HZ, 0)
     listener = Listener(tokenizer, RATE_HZ, EVERY_PUSH)
     for begin in range(0, len(samples), 1000):
-        heard = listener.push(samples[begin : begin + 1000])
-        assert heard is not None
-        assert heard.units == tokenizer.tokenize(samples[: begin + 1000])
-        assert heard.num_final == 0
+        assert listener.push(samples[begin : begin + 1000]) == tokenizer.tokenize(samples[: begin + 1000])
 
 
 def test_golden_units(codec: Codec, golden: dict[str, Tensor]) -> None:
     listener = codec.listen(RATE_HZ)
     results = [listener.push(chunk) for chunk in golden["logmel.wav16k"].numpy().reshape(-1, 320)]
-    assert sum(heard is not None for heard in results) > 3
-    assert listener.finish().units == golden["tokenizer.units"].tolist()
+    assert sum(units is not None for units in results) > 3
+    assert listener.finish() == golden["tokenizer.units"].tolist()
 
 
 def test_what_was_heard_before_changes_when_it_gets_louder(tokenizer: RecordingTokenizer) -> None:
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule(holdback_units=0))
     quiet = listener.push(noise(0.8, 0.001))
     assert quiet is not None
-    assert len(quiet.units) == 20
-    assert quiet.changed_from == 0
+    assert len(quiet) == 20
     loud = listener.push(noise(0.4, 0.5))
     assert loud is not None
-    assert len(loud.units) == 30
-    assert loud.changed_from == 0
-    assert max(loud.units[:19]) < 32 < min(loud.units[20:])
-
-
-def test_changed_from_is_the_first_that_differs(tokenizer: RecordingTokenizer) -> None:
-    """In silence all is as loud as the mean, so that only new units differ; then a click changes them all."""
-    listener = Listener(tokenizer, RATE_HZ, EVERY_PUSH)
-    silence = np.zeros(6400, np.float32)
-    assert listener.push(silence) == Heard([32] * 10, 0, 0)
-    assert listener.push(silence) == Heard([32] * 20, 0, 10)
-    assert listener.push(silence[:10]) == Heard([32] * 20, 0, 20)
-    heard = listener.push(np.ones(320, np.float32))
-    assert heard is not None
-    assert heard.changed_from == 0
-    assert listener.finish() == Heard(heard.units, 21, 21)
+    assert len(loud) == 30
+    assert loud[0] != quiet[0]
+    assert max(loud[:19]) < 32 < min(loud[20:])
 
 
 def test_when_it_listens(tokenizer: RecordingTokenizer) -> None:
@@ -186,7 +160,7 @@ def test_when_it_listens(tokenizer: RecordingTokenizer) -> None:
     results = [listener.push(np.zeros(320, np.float32)) for _ in range(6 * 50)]
     due = [6400 * n for n in range(1, 12)] + [77440, 85440, 94080]
     assert tokenizer.num_read == due
-    assert [320 * (i + 1) for i, heard in enumerate(results) if heard is not None] == due
+    assert [320 * (i + 1) for i, units in enumerate(results) if units is not None] == due
     tokenizer.num_read.clear()
     listener.finish()
     assert tokenizer.num_read == [6 * RATE_HZ]
@@ -194,10 +168,10 @@ def test_when_it_listens(tokenizer: RecordingTokenizer) -> None:
 
 def test_nothing_is_read_twice(tokenizer: RecordingTokenizer) -> None:
     listener = Listener(tokenizer, RATE_HZ, EVERY_PUSH)
-    heard = listener.push(noise(1.0))
-    assert heard is not None
+    units = listener.push(noise(1.0))
+    assert units is not None and len(units) == 25
     assert listener.push(noise(0.0)) is None
-    assert listener.finish() == Heard(heard.units, 25, 25)
+    assert listener.finish() == units
     assert tokenizer.num_read == [RATE_HZ]
 
 
@@ -206,55 +180,50 @@ def test_full_pieces_are_final_and_forgotten(tokenizer: RecordingTokenizer) -> N
     whole = tokenizer.tokenize(samples)
     tokenizer.num_read.clear()
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule(interval_s=5, holdback_units=0))
-    results = [heard for part in np.split(samples, 62) if (heard := listener.push(part)) is not None]
+    results = [units for part in np.split(samples, 62) if (units := listener.push(part)) is not None]
     results.append(listener.finish())
-    assert [heard.num_final for heard in results] == [0] * 5 + [750] * 6 + [1500] * 1 + [1550]
+    assert [len(units) for units in results] == [125 * n for n in range(1, 13)] + [1550]
     assert tokenizer.num_read == [s * RATE_HZ for s in (5, 10, 15, 20, 25, 30) * 2] + [2 * RATE_HZ]
-    check_sequence(results)
-    assert results[-1].units == whole
+    for number, units in enumerate(results, start=1):
+        num_final = number // 6 * 750
+        assert units[:num_final] == whole[:num_final]
+    assert results[-1] == whole
 
 
 def test_one_push_may_fill_several_pieces(tokenizer: RecordingTokenizer) -> None:
     samples = speech(61 * RATE_HZ, 0)
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule(holdback_units=0))
-    heard = listener.push(samples)
-    assert heard is not None
-    assert (heard.num_final, len(heard.units)) == (1500, 1525)
+    units = listener.push(samples)
     assert tokenizer.num_read == [30 * RATE_HZ, 30 * RATE_HZ, RATE_HZ]
-    assert heard.units == tokenizer.tokenize(samples)
+    assert units == tokenizer.tokenize(samples)
+    assert len(units) == 1525
 
 
 def test_piece_that_is_just_full_leaves_nothing_open(tokenizer: RecordingTokenizer) -> None:
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule())
-    heard = listener.push(noise(30.0))
-    assert heard is not None
-    assert heard.num_final == len(heard.units) == 750
-    assert listener.finish() == Heard(heard.units, 750, 750)
+    units = listener.push(noise(30.0))
+    assert units is not None and len(units) == 750, "none is held back"
+    assert listener.finish() == units
     assert tokenizer.num_read == [30 * RATE_HZ]
 
 
 def test_newest_units_are_held_back_until_the_end(tokenizer: RecordingTokenizer) -> None:
     first, second = noise(0.42), noise(0.5)
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule(holdback_units=2))
-    heard = listener.push(first)
-    assert heard is not None
-    # The eleventh is of 20 ms.
-    assert heard.units == tokenizer.tokenize(first)[:9]
+    # The eleventh lasts 20 ms.
+    assert listener.push(first) == tokenizer.tokenize(first)[:9]
     assert listener.push(second[:100]) is None
     whole = np.concatenate([first, second])
-    heard = listener.push(second[100:])
-    assert heard is not None
-    assert heard.units == tokenizer.tokenize(whole)[:-2]
-    end = listener.finish()
-    assert (end.units, end.num_final, end.changed_from) == (tokenizer.tokenize(whole), 23, 21)
+    assert listener.push(second[100:]) == tokenizer.tokenize(whole)[:-2]
+    assert listener.finish() == tokenizer.tokenize(whole)
 
 
 def test_results_are_the_callers_own(tokenizer: RecordingTokenizer) -> None:
     listener = Listener(tokenizer, RATE_HZ, EVERY_PUSH)
-    heard = listener.push(np.zeros(RATE_HZ, np.float32))
-    assert heard is not None
-    heard.units.clear()
-    assert listener.push(np.zeros(640, np.float32)) == Heard([32] * 26, 0, 25)
+    units = listener.push(np.zeros(RATE_HZ, np.float32))
+    assert units is not None
+    units.clear()
+    assert listener.push(np.zeros(640, np.float32)) == [32] * 26
 
 
 def test_listeners_share_nothing(tokenizer: RecordingTokenizer) -> None:
@@ -263,7 +232,7 @@ def test_listeners_share_nothing(tokenizer: RecordingTokenizer) -> None:
     for begin in range(0, RATE_HZ, 2000):
         for listener, clip in zip(listeners, clips, strict=True):
             listener.push(clip[begin : begin + 2000])
-    assert [listener.finish().units for listener in listeners] == [tokenizer.tokenize(clip) for clip in clips]
+    assert [listener.finish() for listener in listeners] == [tokenizer.tokenize(clip) for clip in clips]
 
 
 def test_every_form_of_samples(codec: Codec) -> None:
@@ -286,14 +255,14 @@ def test_every_form_of_samples(codec: Codec) -> None:
             assert listener.push(empty) is None
         for begin in range(0, 22050, 4410):
             listener.push(form[begin : begin + 4410])
-        assert listener.finish().units == expected
+        assert listener.finish() == expected
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
 def test_one_sample(codec: Codec, rate_hz: int) -> None:
     listener = codec.listen(rate_hz)
     assert listener.push([0.5]) is None
-    assert listener.finish().units == codec.tokenize([0.5], rate_hz)
+    assert listener.finish() == codec.tokenize([0.5], rate_hz)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +286,7 @@ def test_refused_samples_change_nothing(codec: Codec, samples: Any, message: str
     with pytest.raises(InvalidRequest, match=message):
         listener.push(samples)
     listener.push(clip[RATE_HZ:])
-    assert listener.finish().units == codec.tokenize(clip, RATE_HZ)
+    assert listener.finish() == codec.tokenize(clip, RATE_HZ)
 
 
 def test_limit_counts_samples_of_the_own_rate(codec: Codec) -> None:
@@ -325,7 +294,7 @@ def test_limit_counts_samples_of_the_own_rate(codec: Codec) -> None:
     listener.push(np.zeros(22050, np.float32))
     with pytest.raises(InvalidRequest, match=r"at most 0\.5 s"):
         listener.push([0.0])
-    assert len(listener.finish().units) == 13
+    assert len(listener.finish()) == 13
     with pytest.raises(InvalidRequest, match="at most 300 s"):
         codec.listen(10).push(np.zeros(3001, np.float32))
 

@@ -120,7 +120,7 @@ def test_prefix_and_every_spelling_of_weight_norm(folder_copy: Path, codec: Code
 
     def folded(tensors: dict[str, Tensor]) -> None:
         tensors.clear()
-        tensors.update(codec.hift.state_dict())
+        tensors.update(codec.decoder.hift.state_dict())
 
     for change in (prefixed, parametrized, folded):
         rewrite(folder_copy / "hift.pt", change)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from antiphon.codec.checkpoint.hyperparams import FlowParams
 from antiphon.codec.flow import encoder as encoder_module
 from antiphon.codec.flow.encoder import Encoder, RelativeAttention, position_table
-from antiphon.codec.layers import frame_mask
+from antiphon.codec.layers.padding import frame_mask
 
 Fill = Callable[[nn.Module], Any]
 

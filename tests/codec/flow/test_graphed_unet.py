@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from codec_fixtures import flow_input
 from fx_capture import FxCapture
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from antiphon.codec.checkpoint.hyperparams import FlowParams
 from antiphon.codec.flow.graphed_unet import MAX_ELEMENTS, GraphedEstimator, bucket_frames, bucket_rows
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.unet import UNet
-from antiphon.codec.layers import frame_mask, pad_rows
+from antiphon.codec.layers.padding import frame_mask, pad_rows
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +119,16 @@ def test_a_codec_that_records(codec: Codec, folder: Path, capture: FxCapture) ->
     loaded = Codec.from_pretrained(folder, device="cpu")
     graphed = Codec(
         loaded.params,
-        loaded.flow.model,
-        loaded.hift,
+        loaded.decoder.flow.model,
+        loaded.decoder.hift,
         {"v": loaded.voice(None)},
         loaded.device,
         capture=capture,
     )
     units = [[k % 50 for k in range(n)] for n in (5, 40, 17)]
-    rows = [graphed.flow_input(own, seed=k) for k, own in enumerate(units)]
-    for own, output, k in zip(units, graphed.flow.generate(rows), range(3), strict=True):
-        np.testing.assert_allclose(output.mel, codec.mel(own, seed=k), rtol=0, atol=2e-5)
+    rows = [flow_input(graphed, own, seed=k) for k, own in enumerate(units)]
+    for own, mel, k in zip(units, graphed.decoder.flow.generate(rows), range(3), strict=True):
+        np.testing.assert_allclose(mel, codec.mel(own, seed=k), rtol=0, atol=2e-5)
     stream, plain = graphed.stream(seed=3), codec.stream(seed=3)
     for start in range(0, 40, 8):
         more = units[1][start : start + 8]

@@ -11,7 +11,7 @@ from torch import nn
 from antiphon.codec.checkpoint.hyperparams import FlowParams
 from antiphon.codec.flow.cfm import schedule
 from antiphon.codec.flow.unet import UNet
-from antiphon.codec.layers import frame_mask, group_norm, pad_rows
+from antiphon.codec.layers.padding import frame_mask, group_norm, pad_rows
 
 
 @pytest.mark.parametrize("lengths", [(1, 2, 3), (8, 13), (20, 7, 20)])

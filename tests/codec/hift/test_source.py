@@ -29,9 +29,9 @@ def test_source_is_golden(codec: Codec, golden: dict[str, Tensor], case: int, na
     f0, expected = golden[f"{name}.f0"][0], golden[f"{name}.source"][0, 0]
     params = codec.params.hift
     draws = reference_draws(case, params.num_waves, f0.shape[0])
-    same = codec.hift.mix(harmonics(f0, draws, params, phase_dtype=torch.float32)[0])
+    same = codec.decoder.hift.mix(harmonics(f0, draws, params, phase_dtype=torch.float32)[0])
     torch.testing.assert_close(same, expected, rtol=0, atol=2e-7)
-    exact = codec.hift.mix(harmonics(f0, draws, params)[0])
+    exact = codec.decoder.hift.mix(harmonics(f0, draws, params)[0])
     torch.testing.assert_close(exact, expected, rtol=0, atol=1e-3)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.flow.length_regulator import interpolate_span
-from antiphon.codec.layers import frame_mask, pad_rows
+from antiphon.codec.layers.padding import frame_mask, pad_rows
 from antiphon_tiny.speech.codec_params import FLOW
 from antiphon_tiny.speech.shards import Utterance
 from antiphon_tiny.speech.vocoder_batches import PADDING, log_mel

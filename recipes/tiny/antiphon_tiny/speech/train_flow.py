@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.flow.unet import Block, ResNet, UNet
-from antiphon.codec.layers import frame_mask, masked, pad_rows
+from antiphon.codec.layers.padding import frame_mask, masked, pad_rows
 from antiphon.kernels.masked_group_norm import masked_group_norm_reference
 from antiphon_tiny.speech.codec_params import FLOW, SPEAKER_DIM
 from antiphon_tiny.speech.encode import read_units

@@ -1,0 +1,140 @@
+"""Units to speech: the networks of one codec, as whole utterances and streams use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from antiphon.codec.arrays import bands_first, unit_array
+from antiphon.codec.batches import plan_batches
+from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, CodecParams
+from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
+from antiphon.codec.hift.hift import Hift
+from antiphon.codec.hift.packed_trunk import PackedTrunk
+from antiphon.codec.hift.source import draw, harmonics
+from antiphon.codec.layers.packed import has_onednn
+from antiphon.codec.noise import MEL, normal_rows
+from antiphon.codec.voices import Voice
+from antiphon.device.cuda_graph import Capture
+from antiphon.device.place import exact_float32
+from antiphon.errors import InvalidRequest
+from antiphon.process.ownership import OfOneProcess, check_process
+from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
+
+__all__ = ["Decoder"]
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder(OfOneProcess):
+    """Flow and vocoder on their device. Keeps nothing between calls: any number of streams may share it."""
+
+    params: CodecParams
+    flow: Flow
+    hift: Hift
+    device: torch.device
+    pid: int = field(default_factory=os.getpid)
+    """The process that made it"""
+
+    @classmethod
+    def of_networks(
+        cls,
+        params: CodecParams,
+        flow: FlowModel,
+        hift: Hift,
+        device: torch.device,
+        dtype: torch.dtype,
+        capture: Capture | None,
+    ) -> Decoder:
+        """Loaded networks on `device`. dtype: of their products; `hift` is set to it in place, so it serves
+        one decoder only. capture: see `FlowMatching`."""
+        hift.f0_predictor.double()  # see `Hift.f0`
+        with exact_float32(device):
+            matching = Flow(flow, params.flow, device, dtype, capture)
+        if dtype != torch.float32 or has_onednn(device, dtype):
+            hift.use(PackedTrunk(hift, dtype))
+        return cls(params, matching, hift, device)
+
+    def check_process(self) -> None:
+        """Raises EngineDead in a forked child of the process that made it."""
+        check_process("codec", self.pid)
+
+    def tensor(self, array: Any) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def unit_array(self, name: str, units: Any) -> Any:
+        """int64 (n,), n > 0. Raises InvalidRequest, naming the argument, for anything but units."""
+        return unit_array(name, units, self.params.flow.vocab_size)
+
+    def flow_input(
+        self,
+        units: Any,
+        voice: Voice,
+        *,
+        seed: int = 0,
+        noise: Any = None,
+        prompt_units: Any = None,
+        prompt_mel: Any = None,
+    ) -> FlowInput:
+        """The checked input of `flow` for a whole utterance; arguments and errors as in `Codec.mel`."""
+        if (prompt_units is None) != (prompt_mel is None):
+            raise InvalidRequest("prompt: expected both prompt_units and prompt_mel, or neither")
+        own = self.unit_array("units", units)
+        said, sounded = voice.prompt_units, voice.prompt_mel
+        if prompt_units is not None:
+            said = self.tensor(self.unit_array("prompt_units", prompt_units))
+            mel = float_array("prompt_mel", bands_first("prompt_mel", prompt_mel), (MEL_BANDS, None))
+            sounded = self.tensor(mel)
+        prompt_frames = 0 if sounded is None else sounded.shape[1]
+        frames = self.params.flow.mel_frames(len(own))
+        if noise is None:
+            # Frame 0 is the first frame of the units; a prompt lies before it.
+            rows = normal_rows(integer("seed", seed), MEL, -prompt_frames, prompt_frames + frames, MEL_BANDS)
+            noise = rows.T
+        return FlowInput(
+            units=self.tensor(own),
+            embedding=voice.embedding,
+            noise=self.tensor(float_array("noise", noise, (MEL_BANDS, prompt_frames + frames))),
+            prompt_units=said,
+            prompt_mel=sounded,
+        )
+
+    def mels(self, rows: Sequence[FlowInput]) -> list[Tensor]:
+        """The mel (80, frames_i) of each utterance, as one batch."""
+        with exact_float32(self.device):
+            return self.flow.generate(rows)
+
+    @torch.inference_mode()
+    def vocode(
+        self, mels: Sequence[Tensor], seeds: Sequence[int], sources: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Samples (256 * frames_i,) of each mel (80, frames_i), as one batch.
+
+        sources: (256 * frames_i,) each, instead of those that pitch and seed give.
+        """
+        with exact_float32(self.device):
+            speech: list[Tensor] = self.hift(mels, self._sources(mels, seeds) if sources is None else sources)
+        return speech
+
+    def decode(
+        self, rows: Sequence[FlowInput], seeds: Sequence[int], max_batch_frames: int
+    ) -> list[AudioArray]:
+        """Samples float32 (n_i,) of each utterance, in batches planned by `plan_batches`."""
+        speech: dict[int, AudioArray] = {}
+        for batch in plan_batches([row.noise.shape[1] for row in rows], max_batch_frames):
+            waves = self.vocode(self.mels([rows[i] for i in batch]), [seeds[i] for i in batch])
+            for i, wave in zip(batch, waves, strict=True):
+                speech[i] = to_numpy(wave)
+        return [speech[i] for i in range(len(rows))]
+
+    def _sources(self, mels: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
+        params = self.params.hift
+        sources = []
+        for f0, seed in zip(self.hift.f0(mels), seeds, strict=True):
+            draws = draw(params, seed, 0, f0.shape[0], self.device)
+            sources.append(self.hift.mix(harmonics(f0, draws, params)[0]))
+        return sources
