@@ -75,6 +75,7 @@ def run_antiphon(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code in (0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make` targets have to be there; what they run is tried without the environment they make for it."""
@@ -89,6 +90,7 @@ def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatc
         run_antiphon(arguments, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_demo_speaks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(planned("demo")[-1])
     assert program == ".venv/bin/antiphon"
