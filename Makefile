@@ -47,7 +47,7 @@ style: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp
 	@test -d src/antiphon/kernels || { echo 'src/antiphon holds no links, which type checkers follow:' \
 		'git config core.symlinks true; git checkout -- src' >&2; exit 1; }
-	$(BIN)/mypy src/antiphon tests
+	$(BIN)/mypy src/antiphon tests recipes examples
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 layers: $(VENV)/dev.stamp

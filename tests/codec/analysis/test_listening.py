@@ -195,8 +195,8 @@ def test_one_push_may_fill_several_pieces(tokenizer: RecordingTokenizer) -> None
     listener = Listener(tokenizer, RATE_HZ, ListenSchedule(holdback_units=0))
     units = listener.push(samples)
     assert tokenizer.num_read == [30 * RATE_HZ, 30 * RATE_HZ, RATE_HZ]
+    assert units is not None and len(units) == 1525
     assert units == tokenizer.tokenize(samples)
-    assert len(units) == 1525
 
 
 def test_piece_that_is_just_full_leaves_nothing_open(tokenizer: RecordingTokenizer) -> None:

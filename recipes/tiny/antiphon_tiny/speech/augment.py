@@ -88,8 +88,10 @@ def _room(rng: np.random.Generator) -> np.ndarray:
 
 def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     """Noise whose power falls with frequency by a random law, at times with a hum."""
-    size = int(scipy.fft.next_fast_len(length, real=True))
-    spectrum = np.asarray(scipy.fft.rfft(rng.normal(0, 1, size).astype(np.float32)))
+    size = scipy.fft.next_fast_len(length, real=True)
+    assert size is not None  # its stub says that it may be
+    white: np.ndarray = rng.normal(0, 1, (size,))
+    spectrum = np.asarray(scipy.fft.rfft(white.astype(np.float32)))
     hz = np.linspace(0, RATE_HZ / 2, len(spectrum)) + 60
     knots = np.exp(np.interp(np.log(hz), np.linspace(np.log(60), np.log(8060), 5), rng.normal(0, 0.8, 5)))
     gain = knots * (hz / 1000) ** -rng.uniform(-0.3, 1.3)
