@@ -64,8 +64,8 @@ def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
     mine = {engine.add_request(case.request()): case for case in CASES[:2]}
     requests = [case.request() for case in CASES] * 2
     for i in range(40):
-        signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
         with pytest.raises(TooLong):
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
             engine.generate(requests, LONG)
         engine.check_integrity()
     done = finished(engine, [])
@@ -81,8 +81,8 @@ def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
     for i in range(40):
         events: list[Event] = []
         ids = [engine.add_request(case.request(), LONG) for case in CASES]
-        signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
         with pytest.raises(TooLong):
+            signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
             finished(engine, events)
         for name in ids:  # it may have come between two steps
             engine.abort(name)
