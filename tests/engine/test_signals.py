@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,12 @@ def engine() -> Engine:
     return load()
 
 
+def alarmed(i: int, call: Callable[[], object]) -> None:
+    """Makes a call with an alarm in it, or just before it: later with each i."""
+    signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
+    call()
+
+
 def finished(engine: Engine, events: list[Event]) -> dict[str, Completion]:
     while engine.has_unfinished():
         events += engine.step()
@@ -65,8 +72,7 @@ def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
     requests = [case.request() for case in CASES] * 2
     for i in range(40):
         with pytest.raises(TooLong):
-            signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
-            engine.generate(requests, LONG)
+            alarmed(i, partial(engine.generate, requests, LONG))
         engine.check_integrity()
     done = finished(engine, [])
     assert done.keys() == mine.keys()
@@ -82,8 +88,7 @@ def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
         events: list[Event] = []
         ids = [engine.add_request(case.request(), LONG) for case in CASES]
         with pytest.raises(TooLong):
-            signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
-            finished(engine, events)
+            alarmed(i, partial(finished, engine, events))
         for name in ids:  # it may have come between two steps
             engine.abort(name)
         assert_nothing_held(engine)
