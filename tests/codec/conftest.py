@@ -8,7 +8,6 @@ from codec_fixtures import (
     manifest,
     odd_flow_params,
     odd_hift_params,
-    one_thread,
     randomized,
     relative_error,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "manifest",
     "odd_flow_params",
     "odd_hift_params",
-    "one_thread",
     "randomized",
     "relative_error",
 ]
