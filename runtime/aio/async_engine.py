@@ -6,26 +6,24 @@ import asyncio
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from antiphon.aio.client_input import take_request
 from antiphon.aio.engine_thread import EngineThread
-from antiphon.aio.mailbox import Mailbox
+from antiphon.aio.event_stream import EventStream
 from antiphon.aio.session import Session
 from antiphon.engine.engine import Engine
 from antiphon.plain import string
 from antiphon.process.ownership import OfOneProcess
-from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+from antiphon.types import Completion, Finished, Request, SamplingParams
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from antiphon.engine.arguments import EngineArguments
 
-__all__ = ["AsyncEngine", "EventStream", "Health"]
+__all__ = ["AsyncEngine", "Health"]
 
 
 @dataclass(frozen=True)
@@ -157,61 +155,3 @@ class AsyncEngine(OfOneProcess):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-class EventStream(OfOneProcess, AsyncIterator[Event]):
-    """The events of one request, from `AsyncEngine.stream`; each delta as `Engine.step` tells it.
-
-    The request is sent when the first event is asked for, and aborted when the stream is left before
-    its `Finished`: by breaking out of the loop, by cancelling the task that waits, by `aclose`, or by
-    dropping the stream. A reader that falls behind finds deltas merged: they add up to the same.
-
-    Raises, from the loop:
-        InvalidRequest: the request cannot be served as it stands.
-        EngineOverloaded: too many requests wait; it may be sent again later.
-        EngineDead: the engine was closed, or has failed, for the reason in `__cause__`.
-    """
-
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        thread: EngineThread,
-        request: Request,
-        sampling_params: SamplingParams | None,
-    ) -> None:
-        self._engine = engine  # an engine that is dropped is closed: not while this is open
-        self._thread = thread
-        self._request = request
-        self._sampling_params = sampling_params
-        self._mailbox: Mailbox | None = None
-        self._has_ended = False
-
-    async def __anext__(self) -> Event:
-        if self._has_ended:
-            raise StopAsyncIteration
-        try:
-            self._thread.check_process()
-            if self._mailbox is None:
-                given = await take_request(self._engine.engine.inputs, self._request, self._sampling_params)
-                if self._has_ended:  # it was left meanwhile
-                    raise StopAsyncIteration
-                self._mailbox = self._thread.start(*given)
-            event = await self._mailbox.get()
-        except BaseException:
-            self._leave()
-            raise
-        self._has_ended = isinstance(event, Finished)
-        return event
-
-    async def aclose(self) -> None:
-        """Leave. Nothing if it has ended."""
-        self._leave()
-
-    def __del__(self) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        if not self._has_ended:
-            self._has_ended = True
-            if self._mailbox is not None:
-                self._thread.leave(self._mailbox)

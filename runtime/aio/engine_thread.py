@@ -17,8 +17,9 @@ import torch
 
 from antiphon.aio.commands import Abort, Add, Close, Command, Commit, Leave, UpdateSpeech
 from antiphon.aio.mailbox import LOOK_UP_S, Mailbox, ring
+from antiphon.aio.subscribers import Subscribers
 from antiphon.engine.engine import Engine
-from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
+from antiphon.errors import EngineDead, InvalidRequest
 from antiphon.inputs.copies import plain_options
 from antiphon.plain import told
 from antiphon.process.at_exit import end_before_exit, start_thread
@@ -26,7 +27,7 @@ from antiphon.process.faults import as_exception, log_fault
 from antiphon.process.ownership import check_process
 from antiphon.process.workers import Workers
 from antiphon.prompt import Prompt
-from antiphon.types import Completion, Event, Finished, Request, SamplingParams
+from antiphon.types import Completion, Finished, Request, SamplingParams
 
 __all__ = ["EngineThread"]
 
@@ -57,10 +58,7 @@ class EngineThread:
         # Under the lock. No finalizer takes it.
         self._has_ended = False
         self._preparing: set[Mailbox] = set()
-        # The thread's own.
-        self._streams: dict[str, Mailbox] = {}
-        self._aborted: set[str] = set()
-        """Ids whose last event the engine has yet to tell."""
+        self._subscribers = Subscribers(engine, self._ring, self._refuse)
         self._workers = Workers(NUM_PREPARE_THREADS, "antiphon-prepare")
         self._listeners: weakref.WeakSet[Workers] = weakref.WeakSet()
         self._has_let_go = False
@@ -101,10 +99,8 @@ class EngineThread:
         with self._lock:
             if not self.is_alive:
                 raise self._dead()
-            # Before its files are read: the requests that are being read are what holds most memory.
-            num_waiting = len(self._preparing) + self.engine.scheduler.num_waiting
-            if num_waiting >= self.engine.config.max_num_waiting:
-                raise EngineOverloaded(f"{num_waiting} requests are waiting already")
+            # Before its files are read: requests in preparation hold the most memory.
+            self.engine.check_room(len(self._preparing))
             self._preparing.add(mailbox)
             try:
                 self._workers.submit(
@@ -218,7 +214,7 @@ class EngineThread:
         if mailbox.is_over:
             return None
         try:
-            return self.engine.prepare_open(request) if is_growing else self.engine.prepare(request)
+            return self.engine.prepare(request, is_growing=is_growing)
         except Exception:
             raise
         except BaseException as error:  # of a picture's or sound's own code: it must not end the event loop
@@ -249,7 +245,7 @@ class EngineThread:
                 torch.cuda.set_device(device)  # each thread has its own, which begins as GPU 0
             while self._obey():
                 if self.engine.has_unfinished():
-                    self._step()
+                    self._subscribers.step()
         except BaseException as error:  # noqa: BLE001 - all are told
             self._die(error)
             log_fault("the engine has failed", error=error)
@@ -275,13 +271,13 @@ class EngineThread:
                 case Add():
                     self._add(command)
                 case Leave():
-                    self._leave(command.mailbox)
+                    self._subscribers.leave(command.mailbox)
                 case Abort():
                     self._answer(command.done, partial(self._abort, command.request_id))
                 case UpdateSpeech():
-                    self._answer(command.done, partial(self._update_speech, command))
+                    self._answer(command.done, partial(self._subscribers.update_speech, command))
                 case Commit():
-                    self._answer(command.done, partial(self._commit, command))
+                    self._answer(command.done, partial(self._subscribers.commit, command))
                 case Close():
                     return False
 
@@ -303,66 +299,10 @@ class EngineThread:
                 done.set_result(answer)
 
     def _add(self, command: Add) -> None:
-        mailbox, request = command.mailbox, command.request
-        if request.request_id in self._aborted:
-            self._step()  # tells the end of the request that had this id before
-        if command.prompt is not None and not mailbox.is_over:
-            try:
-                self._take(command, command.prompt)
-            except BaseException as error:
-                # Where it was not taken, the engine is as it was before, and others go on.
-                if self.engine.is_closed:
-                    raise
-                if not isinstance(error, (InvalidRequest, EngineOverloaded)):
-                    log_fault("a request could not be taken", error=error)
-                    self._abort_unread()
-                self._refuse(mailbox, error)
-        # Last: if the engine dies of it, its stream is told like all others.
+        self._subscribers.add(command)
+        # Last: if the engine fails meanwhile, `_end` tells this mailbox as it tells all others.
         with self._lock:
-            self._preparing.discard(mailbox)
-
-    def _take(self, command: Add, prompt: Prompt) -> None:
-        mailbox = command.mailbox
-        request_id = self.engine.add_prepared(
-            command.request, prompt, command.sampling_params, arrived_s=command.arrived_s
-        )
-        mailbox.request_id, mailbox.is_taken = request_id, True
-        self._streams[request_id] = mailbox
-        if prompt.is_growing:
-            self._ring([mailbox])
-
-    def _abort_unread(self) -> None:
-        """Abort what was taken after all, by a call that failed in the end."""
-        for request_id in self.engine.request_ids:
-            if request_id not in self._streams:
-                self._abort_running(request_id)
-
-    def _update_speech(self, command: UpdateSpeech) -> None:
-        self.engine.update_speech(self._growing(command.mailbox), command.units)
-
-    def _commit(self, command: Commit) -> None:
-        self.engine.commit(
-            self._growing(command.mailbox),
-            command.units,
-            committed_s=command.committed_s,
-            no_speech=command.no_speech,
-        )
-
-    def _growing(self, mailbox: Mailbox) -> str:
-        """The id of the mailbox's request, which must not have ended."""
-        request_id = mailbox.request_id
-        # The id may be another's by now, or its end not told yet.
-        is_here = request_id is not None and self._streams.get(request_id) is mailbox
-        if request_id is None or not is_here or request_id in self._aborted:
-            raise InvalidRequest("the request has ended")
-        return request_id
-
-    def _leave(self, mailbox: Mailbox) -> None:
-        request_id = mailbox.request_id
-        # The id may be another's by now.
-        if request_id is not None and self._streams.get(request_id) is mailbox:
-            del self._streams[request_id]
-            self._abort_running(request_id)
+            self._preparing.discard(command.mailbox)
 
     def _abort(self, request_id: str) -> bool:
         with self._lock:
@@ -371,43 +311,13 @@ class EngineThread:
             mailbox.put([Finished(request_id, Completion(request_id, finish_reason="abort"))])
             mailbox.is_over = True
         ring(preparing)
-        return self._abort_running(request_id) or bool(preparing)
-
-    def _abort_running(self, request_id: str) -> bool:
-        found = self.engine.abort(request_id)
-        if found:
-            self._aborted.add(request_id)
-        return found
-
-    def _step(self) -> None:
-        events = self.engine.step()
-        self._aborted.clear()
-        self._deliver(events)
-
-    def _deliver(self, events: Iterable[Event]) -> None:
-        batches: dict[Mailbox, list[Event]] = {}
-        for event in events:
-            if (mailbox := self._streams.get(event.request_id)) is not None:
-                batches.setdefault(mailbox, []).append(event)
-                if isinstance(event, Finished):
-                    del self._streams[event.request_id]
-        for mailbox, batch in batches.items():
-            try:
-                mailbox.put(batch)
-            except BaseException as error:  # noqa: BLE001 - what it was told has a gap now
-                log_fault("events of %s were lost", mailbox.request_id, error=error)
-                self._leave(mailbox)
-                self._refuse(mailbox, error)
-        self._ring(batches)
-        for mailbox in batches:
-            if mailbox.is_abandoned:
-                self._leave(mailbox)
+        return self._subscribers.abort(request_id) or bool(preparing)
 
     def _end(self) -> None:
         """Tell everybody who waits for something, and let go of the engine."""
         with self._lock:
             self._has_ended = True
-            mailboxes = [*self._preparing, *self._streams.values()]
+            mailboxes = [*self._preparing, *self._subscribers.mailboxes]
             self._preparing.clear()
             listeners = list(self._listeners)
         ends: list[Callable[[], object]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from antiphon.aio.audio_feed import AudioFeed
 from antiphon.aio.client_input import take_request, take_samples, take_units
 from antiphon.aio.engine_thread import EngineThread
-from antiphon.aio.mailbox import Mailbox, ring
+from antiphon.aio.mailbox import Mailbox
+from antiphon.aio.request_events import RequestEvents, fail
 from antiphon.errors import InvalidRequest
 from antiphon.plain import reading
-from antiphon.process.ownership import OfOneProcess
-from antiphon.types import UNITS_PER_S, Event, Finished, Request, SamplingParams
+from antiphon.types import UNITS_PER_S, Event, Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.sound.samples import SampleReader
@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 
-class _Left(Exception):
-    """The session was left: there is nothing more to read."""
-
-
-class Session(OfOneProcess, AsyncIterator[Event]):
+class Session(RequestEvents):
     """An open request, from `AsyncEngine.open`: speech goes in while it is spoken, events come out.
 
         async with engine.open(Request([Image("cat.jpg"), Units([])])) as session:
@@ -52,19 +48,16 @@ class Session(OfOneProcess, AsyncIterator[Event]):
         request: Request,
         sampling_params: SamplingParams | None,
     ) -> None:
-        self._owner = owner  # an engine that is dropped is closed: not while this is open
-        self._thread = thread
+        super().__init__(owner, thread)
         self._request = request
         self._sampling_params = sampling_params
         self._is_entered = False
-        self._mailbox: Mailbox | None = None
         self._feed: AudioFeed | None = None
         self._reader: SampleReader | None = None
         self._rate_hz = 0
         self._num_samples = 0
         self._has_units = False
         self._is_committed = False
-        self._has_ended = False
 
     @property
     def request_id(self) -> str | None:
@@ -131,7 +124,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
                 listener,
                 rate_hz,
                 partial(_update_speech, self._thread, mailbox),
-                partial(_fail, self._thread, mailbox),
+                partial(fail, self._thread, mailbox),
                 self._thread.listener(),
             )
             self._rate_hz = rate_hz
@@ -165,7 +158,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
             await self._thread.answer(self._thread.commit(mailbox, units, committed_s, no_speech=no_speech))
         except InvalidRequest as error:
             if self._feed is not None:
-                _fail(self._thread, mailbox, error)
+                fail(self._thread, mailbox, error)
             raise
         self._is_committed = True
 
@@ -174,27 +167,16 @@ class Session(OfOneProcess, AsyncIterator[Event]):
             raise InvalidRequest("session: it has to be entered first, with `async with`")
         if self._has_ended:
             raise StopAsyncIteration
-        self._thread.check_process()
         try:
-            event = await self._mailbox.get()
-        except _Left:
-            raise StopAsyncIteration from None
+            return await self._next_event(self._mailbox)
         except Exception:
             self._has_ended = True
             raise
-        self._has_ended = isinstance(event, Finished)
-        return event
-
-    async def aclose(self) -> None:
-        """Leave. Nothing if it has ended."""
-        self._leave()
 
     def __del__(self) -> None:
-        # No lock is taken here: this may be inside anything.
         if self._feed is not None:
             self._feed.drop()
-        if self._mailbox is not None and not self._has_ended:
-            self._thread.leave(self._mailbox)
+        super().__del__()
 
     def _check_room(self, frames: int, rate_hz: int) -> None:
         """InvalidRequest for more audio than the model can read."""
@@ -208,9 +190,7 @@ class Session(OfOneProcess, AsyncIterator[Event]):
     def _leave(self) -> None:
         if self._feed is not None:
             self._feed.close()
-        if self._mailbox is not None and not self._has_ended:
-            self._has_ended = True
-            _fail(self._thread, self._mailbox, _Left())
+        super()._leave()
 
     def _speaking(self) -> Mailbox:
         """The mailbox of a session that may be told more."""
@@ -224,10 +204,3 @@ class Session(OfOneProcess, AsyncIterator[Event]):
 
 async def _update_speech(thread: EngineThread, mailbox: Mailbox, units: Sequence[int]) -> None:
     await thread.answer(thread.update_speech(mailbox, units))
-
-
-def _fail(thread: EngineThread, mailbox: Mailbox, error: BaseException) -> None:
-    """Have the request aborted, and its reader told why."""
-    thread.leave(mailbox)
-    mailbox.fail(error)
-    ring([mailbox])

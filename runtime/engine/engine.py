@@ -8,45 +8,34 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.device.cuda_graph import capture_for
-from antiphon.device.place import resolve_device
-from antiphon.engine.arguments import check_choice, engine_config, model_folder, open_codec
 from antiphon.engine.batch import Batch
 from antiphon.engine.growing_requests import GrowingRequests
 from antiphon.engine.intake import Intake
+from antiphon.engine.loading import load
 from antiphon.engine.steps import Steps
 from antiphon.errors import (
     AntiphonError,
-    CheckpointError,
     EngineBusy,
     EngineDead,
 )
 from antiphon.inputs.copies import plain_options, plain_params
-from antiphon.inputs.processor import InputProcessor
-from antiphon.kernels.threads import set_num_threads
-from antiphon.model.cache import PagedKVCache, cache_config
-from antiphon.model.checkpoint.folder import read_checkpoint
-from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
-from antiphon.model.omni import OmniModel
+from antiphon.model.cache import PagedKVCache
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.speech_worker import SpeechWorker
 from antiphon.plain import flag, string, told
 from antiphon.process.at_exit import awaited_at_exit
-from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.process.interrupts import Interrupts
 from antiphon.process.ownership import OfOneProcess, Ownership
-from antiphon.prompt import GrowingPrompt, Prompt
+from antiphon.prompt import Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.scheduler import Scheduler
-from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import Completion, Event, Request, SamplingParams
 
 if TYPE_CHECKING:
@@ -104,60 +93,33 @@ class Engine(OfOneProcess):
         progress: bool = True,
         **settings: Unpack[EngineSettings],
     ) -> None:
-        config = engine_config(settings)
-        check_choice("quantization", quantization, None)
-        check_choice("text_backend", text_backend, "native")
-        check_choice("vocoder_backend", vocoder_backend, "torch")
-        check_choice("speech_prompt", speech_prompt, "soft")
         self._ownership = Ownership()
         self._closed = False
         self._cause: BaseException | None = None
-        """What it has failed of."""
-        folder = model_folder(model) if model is not None else EMBEDDED_MODEL
-        if model is None and codec is None:
-            codec = EMBEDDED_CODEC
-        self.model_name = folder.name
-        self.device = resolve_device(device)
-        check_device(self.device)
-        make_ready()
-        resolved = resolve_dtype(dtype, folder, self.device, load_format=load_format)
-        self.model_config, tokenizer = read_checkpoint(folder, load_format=load_format)
-        if self.model_config.speech_prompt != "soft":
-            raise CheckpointError(
-                f"{folder / 'config.json'}: speech_prompt: expected 'soft', "
-                f"found {self.model_config.speech_prompt!r}"
-            )
-        self.config = replace(
-            config, max_model_len=min(config.max_model_len, self.model_config.max_position_embeddings)
-        )
-        self.tokenizer = Tokenizer.from_pretrained(folder, tokenizer)
-        self.codec = open_codec(
-            codec,
-            self.device,
-            codec_dtype,
-            self.model_config.audio_vocab_size,
-            enforce_eager=self.config.enforce_eager,
-        )
-        self.inputs = InputProcessor(
-            self.model_config,
-            self.tokenizer,
-            self.codec,
-            self.config.limits,
-            max_model_len=self.config.max_model_len,
-        )
-        if self.device.type == "cpu":
-            set_num_threads(num_threads())
-        weights = load_weights(
-            folder,
-            self.model_config,
-            device=self.device,
-            dtype=resolved,
+        """The failure that ended it, if one did."""
+        loaded = load(
+            model,
+            codec=codec,
+            device=device,
+            dtype=dtype,
+            codec_dtype=codec_dtype,
+            quantization=quantization,
             load_format=load_format,
-            seed=self.config.seed,
+            text_backend=text_backend,
+            vocoder_backend=vocoder_backend,
+            speech_prompt=speech_prompt,
             progress=progress,
+            **settings,
         )
-        self.model = OmniModel(weights, self.model_config, self.config.max_model_len)
-        self.cache_config = cache_config(self.model_config, self.config, resolved, self.device)
+        self.model_name = loaded.model_name
+        self.device = loaded.device
+        self.config = loaded.config
+        self.model_config = loaded.model_config
+        self.tokenizer = loaded.tokenizer
+        self.codec = loaded.codec
+        self.inputs = loaded.inputs
+        self.model = loaded.model
+        self.cache_config = loaded.cache_config
         pool = BlockPool(
             self.cache_config.num_blocks, enable_prefix_caching=self.config.enable_prefix_caching
         )
@@ -170,7 +132,7 @@ class Engine(OfOneProcess):
         )
         self.runner = Runner(
             self.model,
-            PagedKVCache(self.cache_config, resolved, self.device),
+            PagedKVCache(self.cache_config, loaded.dtype, self.device),
             max_num_seqs=self.config.max_num_seqs,
             num_spare_windows=NUM_SPARE_WINDOWS,
             capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
@@ -220,11 +182,23 @@ class Engine(OfOneProcess):
             request, prompt, sampling_params, arrived_s=arrived_s, stream_audio=stream_audio
         )
 
+    def check_room(self, num_preparing: int = 0) -> None:
+        """Raise EngineOverloaded if no more requests may wait (`max_num_waiting`).
+
+        num_preparing: requests that wait already and that the engine has not been given yet. May run in
+        another thread than `step`.
+        """
+        self._intake.check_room(num_preparing)
+
     @awaited_at_exit
-    def prepare(self, request: Request) -> Prompt:
-        """Read a request's files and lay out its prompt. May run in another thread than `step`."""
+    def prepare(self, request: Request, *, is_growing: bool = False) -> Prompt:
+        """Read a request's files and lay out its prompt, for `add_prepared`. May run in another thread than
+        `step`.
+
+        is_growing: its user is still speaking, see `open_request`.
+        """
         self._check_alive()
-        return self.inputs.process(request)
+        return self.inputs.process_growing(request) if is_growing else self.inputs.process(request)
 
     def add_prepared(
         self,
@@ -260,12 +234,7 @@ class Engine(OfOneProcess):
         What is known of it is computed, and nothing is picked, until `commit`; meanwhile `step` tells the
         transcript so far as `TranscriptUpdate`. Raises what `add_request` raises.
         """
-        return self.add_prepared(request, self.prepare_open(request), sampling_params)
-
-    def prepare_open(self, request: Request) -> GrowingPrompt:
-        """`prepare` for `open_request`; `add_prepared` takes the result."""
-        self._check_alive()
-        return self.inputs.process_growing(request)
+        return self.add_prepared(request, self.prepare(request, is_growing=True), sampling_params)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
         """Let these units, numbered from 0, be all that was heard so far of an open request.
@@ -394,6 +363,13 @@ class Engine(OfOneProcess):
                 with interrupts.allowed():
                     self.speech_worker.close()
 
+    def reset_prefix_cache(self) -> None:
+        """Forget what finished requests have left in the KV cache for others to share. Running requests go
+        on as they are."""
+        with self._ownership.turn("reset_prefix_cache"):
+            self._check_alive()
+            self.scheduler.pool.reset_prefix_cache()
+
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
         self.scheduler.check_integrity()
@@ -428,7 +404,7 @@ class Engine(OfOneProcess):
         self, batch: Batch, request: Request, params: SamplingParams | None, interrupts: Interrupts
     ) -> str | Completion:
         """Add one of a batch, once there is room for it: its id, or why it cannot be served."""
-        while self.scheduler.num_waiting >= self.config.max_num_waiting and self._has_work():
+        while not self._intake.has_room and self._has_work():
             self._advance_batch(batch)
             interrupts.check()
         try:

@@ -57,6 +57,17 @@ class Intake:
             if not self._is_in_use(name, untold):
                 return name
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may wait."""
+        return self._scheduler.num_waiting < self._config.max_num_waiting
+
+    def check_room(self, num_preparing: int = 0) -> None:
+        """See `Engine.check_room`."""
+        num_waiting = self._scheduler.num_waiting + num_preparing
+        if num_waiting >= self._config.max_num_waiting:
+            raise EngineOverloaded(f"{num_waiting} requests are waiting already")
+
     def take(
         self,
         request: Request,
@@ -76,9 +87,7 @@ class Intake:
             raise InvalidRequest(
                 f"request_id: {shown(request_id)} is in use by a request that has not finished"
             )
-        num_waiting = self._scheduler.num_waiting
-        if num_waiting >= self._config.max_num_waiting:
-            raise EngineOverloaded(f"{num_waiting} requests are waiting already")
+        self.check_room()
         params = sampling_params or request.sampling_params or SamplingParams()
         speaks = "audio" in request.modalities
         if speaks and params.stop:

@@ -10,20 +10,15 @@ from torch import Tensor
 from antiphon.kernels.argmax import argmax
 from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.linear import Linear
-from antiphon.kernels.sample import sample, uniform_reference
+from antiphon.kernels.sample import sample
 from antiphon.types import SamplingParams
 
-__all__ = ["pick", "pick_from_head", "uniform"]
+__all__ = ["pick", "pick_from_head"]
 
 MAX_TEMPERATURE = torch.finfo(torch.float32).max
 MAX_TOP_K = torch.iinfo(torch.int32).max
 MAX_FUSED_TOP_K = 64
 """Up to so many of the likeliest logits a head gives without the others."""
-
-
-def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) at which a request with this seed makes its pick at this position."""
-    return float(uniform_reference(torch.tensor(_int64(seed)), torch.tensor(position)))
 
 
 def pick(

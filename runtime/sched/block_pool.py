@@ -48,12 +48,8 @@ class BlockPool:
     def num_free(self) -> int:
         return len(self._free)
 
-    @property
-    def num_cached(self) -> int:
-        return len(self._cached)
-
     def allocate(self, count: int) -> list[int] | None:
-        """`count` blocks with one reference each, or None where there are not so many."""
+        """`count` blocks with one reference each, or None if fewer are free."""
         if count > len(self._free):
             return None
         taken = []

@@ -32,8 +32,8 @@ from antiphon import (
     SamplingParams,
     Units,
 )
-from antiphon.aio.async_engine import EventStream
 from antiphon.aio.engine_thread import NUM_PREPARE_THREADS, EngineThread
+from antiphon.aio.event_stream import EventStream
 from antiphon.aio.mailbox import MAX_PENDING_EVENTS
 from antiphon.prompt import Prompt
 
@@ -107,9 +107,9 @@ def test_times_count_from_before_the_request_is_read(monkeypatch: pytest.MonkeyP
     ages: list[float] = []
     prepare, add_prepared = engine.prepare, engine.add_prepared
 
-    def noted(request: Request) -> Prompt:
+    def noted(request: Request, **options: bool) -> Prompt:
         before.append("prepare")
-        return prepare(request)
+        return prepare(request, **options)
 
     def aged(*arguments: Any, arrived_s: float) -> str:
         ages.append(arrived_s)

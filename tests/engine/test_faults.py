@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -212,6 +212,32 @@ def test_a_reply_that_cannot_be_told_ends_alone(engine: Engine) -> None:
     assert done[ids[1]].error == "ValueError: injected"
     others = [0, 2, 3]
     assert wrong([done[ids[i]] for i in others], [CASES[i] for i in others]) == {}
+    assert_nothing_held(engine)
+
+
+def test_an_end_that_a_fault_left_untold_is_told_by_the_next_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, reap, faults = (
+        next(case for case in CASES if case.name == "t2t"),
+        engine._replies.reap,
+        [MemoryError()],
+    )
+
+    def failing() -> Iterator[Event]:
+        if engine._replies.has_ended and faults:
+            raise faults.pop()
+        return reap()
+
+    monkeypatch.setattr(engine._replies, "reap", failing)
+    engine.add_request(case.request("untold"))
+    events: list[Event] = []
+    while faults:
+        events += engine.step()
+    assert not any(isinstance(event, Finished) for event in events)
+    assert not engine.scheduler.has_work, "nothing is left to compute"
+    assert engine.has_unfinished(), "and yet there is something to tell"
+    assert not wrong([finished(engine, events)["untold"]], [case])
     assert_nothing_held(engine)
 
 

@@ -26,6 +26,7 @@ from antiphon.aio.audio_feed import AudioFeed
 from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.mailbox import Mailbox
 from antiphon.aio.session import Session
+from antiphon.aio.subscribers import Subscribers
 from antiphon.codec import Codec
 from antiphon.codec.analysis.listening import Listener
 from antiphon.codec.stream import SpeechStream
@@ -56,19 +57,19 @@ POINTS: dict[Any, str] = {
     Listener: "push finish",
     Replies: "poll speak reap _close collect_audio take clear",
     OutputState: "poll new_units close completion add_audio",
-    EngineThread: "_prepare _pass_on _run _obey _add _take _leave _abort _update_speech _commit _step "
-    "_deliver _end _refuse",
+    EngineThread: "_prepare _pass_on _run _obey _add _abort _end _refuse",
+    Subscribers: "add _take leave abort update_speech commit step _deliver",
     Mailbox: "put fail get taken _must_ring _wake",
     AudioFeed: "push finish close _next _listen",
     Session: "push_audio push_units commit",
-    Engine: "step add_prepared abort commit update_speech prepare prepare_open has_unfinished close",
+    Engine: "step add_prepared abort commit update_speech prepare has_unfinished close",
     InputProcessor: "process process_growing with_speech",
     Scheduler: "add finish update_speech",
 }
 MODULE_POINTS = (
     "antiphon.outputs.speech_worker.advance",
     "antiphon.aio.engine_thread.ring",
-    "antiphon.aio.session.ring",
+    "antiphon.aio.request_events.ring",
 )
 ERRORS: tuple[type[BaseException], ...] = (RuntimeError, MemoryError, SystemExit, Fault)
 

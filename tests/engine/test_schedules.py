@@ -94,3 +94,7 @@ def test_a_hot_prefix_cache_is_used() -> None:
     assert first[0].metrics.num_cached_tokens == 0
     assert second[0].metrics.num_cached_tokens >= second[0].metrics.num_prompt_tokens - 4
     assert case.differences(second[0]) == []
+    engine.reset_prefix_cache()
+    (third,) = engine.generate(case.request())
+    assert third.metrics.num_cached_tokens == 0
+    assert case.differences(third) == []

@@ -53,10 +53,10 @@ class Gate:
         self.num_calls = 0
         method = getattr(owner, name)
 
-        def gated(*arguments: Any) -> Any:
+        def gated(*arguments: Any, **options: Any) -> Any:
             self.num_calls += 1
             self._permits.acquire()
-            return method(*arguments)
+            return method(*arguments, **options)
 
         monkeypatch.setattr(owner, name, gated)
 

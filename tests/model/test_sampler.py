@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels import linear
-from antiphon.model.sampler import pick, pick_from_head, uniform
+from antiphon.kernels.sample import uniform_reference
+from antiphon.model.sampler import pick, pick_from_head
 from antiphon.types import SamplingParams
+
+
+def uniform(seed: int, position: int) -> float:
+    return float(uniform_reference(torch.tensor(seed), torch.tensor(position)))
 
 
 def logits(rows: int, vocab: int, seed: int = 0) -> Tensor:
@@ -205,5 +210,12 @@ def test_uniform_is_in_the_unit_interval_and_even() -> None:
 
 
 def test_any_integer_is_a_seed() -> None:
-    for seed in (-(2**70), -1, 0, 2**63, 2**64 - 1, 2**100):
-        assert 0.0 <= uniform(seed, 10**9) < 1.0
+    """Seeds that agree in their last 64 bits are the same."""
+    params, row = SamplingParams(temperature=1.0), logits(1, 30)
+
+    def picks(seed: int) -> list[int]:
+        return [pick(row, [params], [seed], [position])[0] for position in range(20)]
+
+    assert picks(-1) == picks(2**64 - 1) == picks(2**100 - 1)
+    assert picks(0) == picks(-(2**70))
+    assert len({tuple(picks(seed)) for seed in (-1, 0, 1, 2**63)}) == 4

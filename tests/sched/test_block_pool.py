@@ -47,7 +47,7 @@ def test_what_holds_nothing_is_reused_before_what_is_cached() -> None:
     assert pool.lookup(b"0") is None
     assert pool.lookup(b"1") is not None
     assert pool.allocate(2) == [1, 2]
-    assert pool.num_cached == 0
+    assert len(pool._cached) == 0
     pool.check_integrity()
 
 
@@ -118,14 +118,14 @@ def test_without_prefix_caching() -> None:
     assert pool.allocate(1) == [0]
     pool.publish(0, b"text")
     assert pool.lookup(b"text") is None
-    assert pool.num_cached == 0
+    assert len(pool._cached) == 0
 
 
 def test_reset_forgets_contents_but_not_use() -> None:
     pool = filled(3, num_cached=2)
     pool.acquire([1])
     pool.reset_prefix_cache()
-    assert pool.num_cached == 0
+    assert len(pool._cached) == 0
     assert pool.lookup(b"1") is None
     assert pool.num_free == 2
     pool.check_integrity()

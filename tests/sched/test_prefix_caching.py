@@ -123,7 +123,7 @@ def test_blocks_are_shared_when_both_stacks_are_through() -> None:
     world.heard["r0"] = {}
     plan = world.scheduler.schedule_bottom()
     world.scheduler.complete_bottom(plan, [world.hear(chunk) for chunk in plan.chunks])
-    assert world.pool.num_cached == 0
+    assert len(world.pool._cached) == 0
     world.scheduler.preempt(request)
     world.drain()
     world.check_answer(request)
@@ -163,4 +163,4 @@ def test_without_prefix_caching() -> None:
         request = world.add(world.make(make_prompt(ids(13), speaks=False)))
         world.drain()
         assert request.num_cached_tokens == 0
-    assert world.pool.num_cached == 0
+    assert len(world.pool._cached) == 0

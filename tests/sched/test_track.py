@@ -73,7 +73,7 @@ def test_a_block_is_shared_when_it_is_full_and_not_before() -> None:
     assert track.reserve(pool, 10)
     for num_computed, shared in [(3, 0), (4, 1), (7, 1), (8, 2), (10, 2)]:
         track.publish(pool, num_computed)
-        assert pool.num_cached == shared
+        assert len(pool._cached) == shared
 
 
 def test_only_what_may_be_shared_is() -> None:
@@ -170,7 +170,7 @@ def test_without_prefix_caching() -> None:
     pool = BlockPool(5, enable_prefix_caching=False)
     computed(pool)
     assert prefix(pool, KEYS) == []
-    assert pool.num_cached == 0
+    assert len(pool._cached) == 0
 
 
 @pytest.mark.parametrize(

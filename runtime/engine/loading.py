@@ -1,0 +1,114 @@
+"""What an engine is made of, loaded from the folders of a model and a codec."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
+from antiphon.config import CacheConfig, EngineConfig, EngineSettings, ModelConfig
+from antiphon.device.place import resolve_device
+from antiphon.engine.arguments import check_choice, engine_config, model_folder, open_codec
+from antiphon.errors import CheckpointError
+from antiphon.inputs.processor import InputProcessor
+from antiphon.kernels.threads import set_num_threads
+from antiphon.model.cache import cache_config
+from antiphon.model.checkpoint.folder import read_checkpoint
+from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
+from antiphon.model.omni import OmniModel
+from antiphon.process.forking import check_device, make_ready, num_threads
+from antiphon.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from antiphon.codec import Codec
+
+__all__ = ["Loaded", "load"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and a codec in memory, and what follows from their settings. Nothing here changes any more."""
+
+    model_name: str
+    device: torch.device
+    dtype: torch.dtype
+    """Of the model's weights and its KV cache."""
+    config: EngineConfig
+    model_config: ModelConfig
+    cache_config: CacheConfig
+    tokenizer: Tokenizer
+    codec: Codec | None
+    inputs: InputProcessor
+    model: OmniModel
+
+
+def load(
+    model: str | os.PathLike[str] | None,
+    *,
+    codec: str | os.PathLike[str] | Codec | None,
+    device: str | torch.device,
+    dtype: str | torch.dtype,
+    codec_dtype: str | torch.dtype,
+    quantization: str | None,
+    load_format: Literal["auto", "dummy"],
+    text_backend: str,
+    vocoder_backend: str,
+    speech_prompt: str,
+    progress: bool,
+    **settings: Unpack[EngineSettings],
+) -> Loaded:
+    """Check the arguments of `Engine`, which describes them, and load what they name. Raises what it
+    raises."""
+    config = engine_config(settings)
+    check_choice("quantization", quantization, None)
+    check_choice("text_backend", text_backend, "native")
+    check_choice("vocoder_backend", vocoder_backend, "torch")
+    check_choice("speech_prompt", speech_prompt, "soft")
+    folder = model_folder(model) if model is not None else EMBEDDED_MODEL
+    if model is None and codec is None:
+        codec = EMBEDDED_CODEC
+    place = resolve_device(device)
+    check_device(place)
+    make_ready()
+    resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
+    model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
+    if model_config.speech_prompt != "soft":
+        raise CheckpointError(
+            f"{folder / 'config.json'}: speech_prompt: expected 'soft', found {model_config.speech_prompt!r}"
+        )
+    config = replace(config, max_model_len=min(config.max_model_len, model_config.max_position_embeddings))
+    tokenizer = Tokenizer.from_pretrained(folder, tokenizer_file)
+    opened = open_codec(
+        codec, place, codec_dtype, model_config.audio_vocab_size, enforce_eager=config.enforce_eager
+    )
+    inputs = InputProcessor(
+        model_config, tokenizer, opened, config.limits, max_model_len=config.max_model_len
+    )
+    if place.type == "cpu":
+        set_num_threads(num_threads())
+    weights = load_weights(
+        folder,
+        model_config,
+        device=place,
+        dtype=resolved,
+        load_format=load_format,
+        seed=config.seed,
+        progress=progress,
+    )
+    return Loaded(
+        model_name=folder.name,
+        device=place,
+        dtype=resolved,
+        config=config,
+        model_config=model_config,
+        cache_config=cache_config(model_config, config, resolved, place),
+        tokenizer=tokenizer,
+        codec=opened,
+        inputs=inputs,
+        model=OmniModel(weights, model_config, config.max_model_len),
+    )
