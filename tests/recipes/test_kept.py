@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from antiphon import Engine
 from antiphon_tiny import kept, stages, training
@@ -26,8 +26,8 @@ class Model(nn.Module):
         self.reader = nn.Linear(2, 1)
         self.omni["other"].requires_grad_(False)
 
-    def losses(self, step: int, rng: random.Random) -> dict[str, Tensor]:
-        return {"loss": self.reader(self.omni["trained"](torch.ones(3))).square().sum()}
+    def losses(self, step: int, rng: random.Random) -> training.Losses:
+        return training.Losses({"loss": self.reader(self.omni["trained"](torch.ones(3))).square().sum()})
 
 
 def trained(folder: Path, num_steps: int = 4) -> tuple[Any, Model]:
@@ -84,7 +84,7 @@ def test_a_restored_training_is_finished(tmp_path: Path) -> None:
     kept.restore(other, tmp_path / "kept")
     again, same = trained(other.folder("language"))
 
-    def never(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def never(step: int, rng: random.Random) -> training.Losses:
         raise AssertionError
 
     again.run(never)
