@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -23,18 +21,27 @@ from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.matrix_rate import matrix_rate, synchronize
 from antiphon.bench.options import (
+    Device,
+    Dtype,
+    EnforceEager,
+    JsonFile,
+    Repeats,
+    Threads,
     check_output,
     device_name,
     dtype_name,
     read_counts,
     read_device,
     read_dtype,
+    record_of,
+    use_threads,
     write_record,
 )
 from antiphon.bench.plain_codec import PlainCodec
+from antiphon.bench.spans import replaced
 from antiphon.codec import Codec
 
-__all__ = ["CodecRun", "bench_codec", "main"]
+__all__ = ["CodecRun", "bench_codec", "run"]
 
 FIRST_UNITS = 15
 """After so many the default schedule of a stream can speak."""
@@ -74,18 +81,13 @@ class _Clock:
 
     @contextmanager
     def watching(self, codec: Codec) -> Iterator[None]:
-        parts: list[tuple[Any, str, str]] = [
-            (codec.decoder.flow, "generate", "flow"),
-            (codec.decoder.hift, "f0", "f0"),
-            (codec.decoder.hift, "forward", "hift"),
-        ]
-        for owner, name, part in parts:
-            owner.__dict__[name] = self._timed(getattr(owner, name), part)
-        try:
+        flow, hift = codec.decoder.flow, codec.decoder.hift
+        with (
+            replaced(flow.generate, self._timed(flow.generate, "flow")),
+            replaced(hift.f0, self._timed(hift.f0, "f0")),
+            replaced(hift.forward, self._timed(hift.forward, "hift")),
+        ):
             yield
-        finally:
-            for owner, name, _ in parts:
-                del owner.__dict__[name]
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -232,31 +234,20 @@ def _numbers(text: str, option: str) -> list[float]:
     return numbers
 
 
-app = typer.Typer(add_completion=False)
-
-
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench codec")
-
-
-@app.command()
 def run(
-    config: str = typer.Option("codec_300m", help="A folder of bench/configs."),
-    seconds: str = typer.Option("1,3,10", help="Lengths of the utterances, by commas."),
-    batch: str = typer.Option("1,8", help="Utterances at a time, by commas."),
-    dtype: str = typer.Option("float32", help="float32, bfloat16, float16, or auto (bfloat16 on a GPU)."),
-    device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
-    eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
-    repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
-    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
-    ] = None,
+    config: Annotated[str, typer.Option(help="The codec's size, a folder of bench/configs.")] = "codec_300m",
+    seconds: Annotated[str, typer.Option(help="Lengths of the utterances, separated by commas.")] = "1,3,10",
+    batch: Annotated[str, typer.Option(help="Utterances at a time, separated by commas.")] = "1,8",
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    eager: EnforceEager = False,
+    repeats: Repeats = 5,
+    threads: Threads = 0,
+    json_out: JsonFile = None,
 ) -> None:
     """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
     check_output(json_out, "--json")
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     place = read_device(device)
     kind = read_dtype(dtype, place)
     runs, error = bench_codec(
@@ -272,15 +263,12 @@ def run(
     title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
     if json_out is not None:
-        record = {
-            "title": title,
-            "date": date.today().isoformat(),
-            "command": f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
-            f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}",
-            "error": asdict(error),
-            "runs": [asdict(run) for run in runs],
-        }
-        write_record(json_out, record)
+        command = (
+            f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
+            f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}"
+        )
+        rows = [asdict(run) for run in runs]
+        write_record(json_out, record_of(title, command, error=asdict(error), runs=rows))
 
 
 def _table(title: str, runs: list[CodecRun], error: CodecError) -> Table:

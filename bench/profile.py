@@ -26,7 +26,10 @@ from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear
 from antiphon.model import runner as runner_module
+from antiphon.model.batch import attention_batch
 from antiphon.model.graphed_layers import GraphedLayers
+from antiphon.model.sampler import pick_from_head
+from antiphon.model.vision import image_features
 from antiphon.model.windows import FusionWindows
 from antiphon.outputs.request_output import OutputState
 from antiphon.sched.plan import StackPlan
@@ -34,16 +37,6 @@ from antiphon.types import Finished, Request, SamplingParams, Units
 
 __all__ = ["Profile", "profile", "profiled_engine", "profiling", "table"]
 
-SCHEDULING = (
-    "admit",
-    "schedule_bottom",
-    "schedule_text",
-    "schedule_top",
-    "complete_bottom",
-    "complete_text",
-    "complete_top",
-    "finish",
-)
 TEXT_RATE = 0.6
 """Text tokens that a unit of random weights asks for, see `bench.engine`."""
 
@@ -93,37 +86,45 @@ def profiled_engine(
 def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
     """For the length of the context the engine's parts and all ops are spans. Nothing stays behind."""
     runner, scheduler, codec = engine.runner, engine.scheduler, engine.codec
-    places: list[tuple[Any, str, str | Callable[..., str]]] = [
-        (engine, "step", "step"),
-        *((scheduler, name, "schedule") for name in SCHEDULING),
-        (runner, "run_bottom", _pass("bottom layers")),
-        (runner, "run_text", _pass("LLM")),
-        (runner, "run_top", _pass("top layers")),
-        (runner_module, "attention_batch", "batch"),
-        (runner_module, "pick_from_head", "pick"),
-        (runner_module, "image_features", "vision tower"),
-        (FusionWindows, "prepare", "fusion window"),
-        (OutputState, "poll", "output"),
-        (TorchDecoderLayers, "__call__", "layers"),
-        (GraphedLayers, "__call__", "layers"),
-        (CppLinear, "__call__", "linear"),
-        (TorchLinear, "__call__", "linear"),
+    methods: list[tuple[Callable[..., Any], str | Callable[..., str]]] = [
+        (engine.step, "step"),
+        (scheduler.admit, "schedule"),
+        (scheduler.schedule_bottom, "schedule"),
+        (scheduler.schedule_text, "schedule"),
+        (scheduler.schedule_top, "schedule"),
+        (scheduler.complete_bottom, "schedule"),
+        (scheduler.complete_text, "schedule"),
+        (scheduler.complete_top, "schedule"),
+        (scheduler.finish, "schedule"),
+        (runner.run_bottom, _pass("bottom layers")),
+        (runner.run_text, _pass("LLM")),
+        (runner.run_top, _pass("top layers")),
     ]
     if engine.speech_worker is not None:
-        places += [
-            (engine.speech_worker, "poll", "wait for speech"),
-            (engine.speech_worker, "make", "speech"),
-        ]
+        methods += [(engine.speech_worker.poll, "wait for speech"), (engine.speech_worker.make, "speech")]
     if codec is not None:
-        places += [
-            (codec.decoder.flow, "condition", "flow's encoder"),
-            (codec.decoder.flow.matching, "integrate", "flow matching"),
-            (codec.decoder.hift, "f0", "pitch"),
-            (codec.decoder.hift, "forward", "HiFT"),
+        methods += [
+            (codec.decoder.flow.condition, "flow's encoder"),
+            (codec.decoder.flow.matching.integrate, "flow matching"),
+            (codec.decoder.hift.f0, "pitch"),
+            (codec.decoder.hift.forward, "HiFT"),
         ]
+    functions: list[tuple[object, Callable[..., Any], str]] = [
+        (runner_module, attention_batch, "batch"),
+        (runner_module, pick_from_head, "pick"),
+        (runner_module, image_features, "vision tower"),
+        (FusionWindows, FusionWindows.prepare, "fusion window"),
+        (OutputState, OutputState.poll, "output"),
+        (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),
+        (GraphedLayers, GraphedLayers.__call__, "layers"),
+        (CppLinear, CppLinear.__call__, "linear"),
+        (TorchLinear, TorchLinear.__call__, "linear"),
+    ]
     with ExitStack() as stack:
-        for owner, name, label in places:
-            stack.enter_context(replaced(owner, name, spans.timed(getattr(owner, name), label)))
+        for method, label in methods:
+            stack.enter_context(replaced(method, spans.timed(method, label)))
+        for owner, function, label in functions:
+            stack.enter_context(replaced(function, spans.timed(function, label), owner=owner))
         stack.enter_context(registry.instrumented(lambda op, function: spans.timed(function, op)))
         yield
 

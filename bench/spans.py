@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -88,15 +89,25 @@ class Spans:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an object, a class or a module, for the length of the context."""
-    own = vars(owner)
+def replaced(
+    function: Callable[..., Any], other: Callable[..., Any], *, owner: object = None
+) -> Iterator[None]:
+    """For the length of the context `other` is called in place of `function`.
+
+    function: a bound method, which only its own object loses, or what `owner`, a class or a module, has under
+    the function's name.
+    """
+    name = function.__name__
+    place = function.__self__ if owner is None and isinstance(function, MethodType) else owner
+    if getattr(place, name, None) != function:
+        raise ValueError(f"{name}: {place!r:.80} has no such function by that name")
+    own = vars(place)
     had, before = name in own, own.get(name)
-    setattr(owner, name, value)
+    setattr(place, name, other)
     try:
         yield
     finally:
         if had:
-            setattr(owner, name, before)
+            setattr(place, name, before)
         else:
-            delattr(owner, name)
+            delattr(place, name)

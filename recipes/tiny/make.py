@@ -68,7 +68,11 @@ def restore_parts(work: Work = DEFAULT_WORK) -> None:
     """Put what is kept where the stages look for it, in place of running the stages that trained it."""
     from antiphon_tiny.kept import restore
 
-    print("restored: " + (", ".join(restore(Run(work))) or "nothing, all of it is there"))
+    try:
+        restored = restore(Run(work))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print("restored: " + (", ".join(restored) or "nothing: all of it is there already"))
 
 
 @app.command("all")

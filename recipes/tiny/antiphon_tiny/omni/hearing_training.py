@@ -31,7 +31,7 @@ from antiphon_tiny.omni.spoken import (
     track_batch,
 )
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.words import words_of
 
 __all__ = ["Hearing", "collapse", "train_hearing", "word_errors"]
@@ -71,7 +71,6 @@ class Hearing(nn.Module):
     def draw(self, utterances: Utterances, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
         """Replies behind what was said to the model, or, half as often, behind the prompt of a typed one."""
         layout = self.layout
-        closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
         rows = []
         for _ in range(POOL * num_rows):
             row = SpokenRow()
@@ -85,7 +84,7 @@ class Hearing(nn.Module):
                         layout.encode("\n")
                     )  # what follows a picture, which is not in this track
                 row.pieces.append(rng.choice(utterances.heard))
-            row.pieces += [closing, rng.choice(utterances.own)]
+            row.pieces += [layout.closing, rng.choice(utterances.own)]
             rows.append(row)
         return of_like_length(rng, rows, len)
 
@@ -94,7 +93,7 @@ class Hearing(nn.Module):
         rows = self.omni.rows(batch.positions, batch.mask, len(self.prefix))
         return self.omni.hear(self.prefix, batch.ids, rows)
 
-    def losses(self, rows: list[SpokenRow], held: int = HELD) -> dict[str, Tensor]:
+    def losses(self, rows: list[SpokenRow], held: int = HELD) -> Losses:
         """held: units of each utterance in which nothing is to be read"""
         batch = track_batch(rows, len(self.prefix), self.config.first_unit_id)
         with fast_products():
@@ -102,7 +101,7 @@ class Hearing(nn.Module):
         named = torch.cat([prefix[0], hidden[batch.is_text]])
         names = torch.cat([self.prefix, batch.ids[batch.is_text]])
         naming = F.cross_entropy(self.omni.audio_to_text_proj(named), names)
-        return {"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming}
+        return Losses({"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming})
 
     def reading(self, hidden: Tensor, spans: Sequence[tuple[int, int, Utterance]], held: int) -> Tensor:
         """CTC behind the first `held` units, which are to be blank, in nats per label."""
@@ -179,7 +178,7 @@ def train_hearing(run: Run) -> None:
             for name, part in tests.items()
         }
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         held = HELD_AT_FIRST if step < HELD_STEPS else HELD
         return model.losses(model.draw(utterances, rng), held)
 

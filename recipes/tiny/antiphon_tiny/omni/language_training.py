@@ -21,7 +21,7 @@ from antiphon_tiny.omni.parts import train_only
 from antiphon_tiny.omni.pictures import PictureReader
 from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.looking import FIRST_LOOKS, LOOKS
 from antiphon_tiny.world.samples import MAX_TURNS, draw_sample, draw_samples, draw_scene_of, sample_about
@@ -123,7 +123,7 @@ class Answering(nn.Module):
         wanted = batch.targets >= 0
         return self.omni.lm_head(x[wanted]), batch.targets[wanted], features
 
-    def losses(self, step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(self, step: int, rng: random.Random) -> Losses:
         drawn, scenes = self.draw(rng, first=step < self.first_steps)
         system = {"system": rng.choice(SYSTEMS)} if rng.random() < 0.2 else {}
         batch = self.layout.batch(drawn, **system)
@@ -136,18 +136,18 @@ class Answering(nn.Module):
             row_of_each = (batch.targets >= 0).nonzero()[:, 0]
             of_picture = row_of_each < self.num_picture_rows
             each = F.cross_entropy(logits, targets, reduction="none")
-        parts = {"answers": F.cross_entropy(logits, targets)}
-        parts["(of pictures)"] = each[of_picture].mean()
-        parts["(of talk)"] = each[~of_picture].mean()
+        parts = Losses(
+            {"answers": F.cross_entropy(logits, targets)},
+            {"answers about pictures": each[of_picture].mean(), "other answers": each[~of_picture].mean()},
+        )
         if watched:
             start = len(batch.prefix)
             seen = watched[LOOKING_LAYER][: len(batch.looks), :, start : start + batch.looks.shape[2]]
             apart = -(batch.looks * seen.clamp(min=-100)).sum() / batch.looks.sum().clamp(min=1)
-            parts["looking"] = LOOKING * (1 - step / self.looking_steps) * apart
-            parts["(looking"] = apart.detach()
+            looking = LOOKING * (1 - step / self.looking_steps) * apart
+            parts |= Losses({"looking": looking}, {"looking, unweighted": apart.detach()})
         read = self.reader.loss(features, self.pictures.labels(scenes))
-        parts["shapes"] = READING * (8 * read.pop("there") + sum(read.values()))
-        return parts
+        return parts | Losses({"shapes": READING * (8 * read.pop("there") + sum(read.values()))})
 
     def num_right(self, samples: Sequence[Sample], chunk: int = 40) -> dict[str, tuple[int, int]]:
         """By topic: how often the last answer is right to the last id, and how often it was asked."""

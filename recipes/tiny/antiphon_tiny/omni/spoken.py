@@ -129,14 +129,5 @@ def track_batch(rows: Sequence[SpokenRow], prefix_length: int, first_unit: int) 
 def history(layout: Layout, rng: random.Random) -> list[int]:
     """An earlier question and its answer, typed, as far as the content of the next question."""
     turn = draw_sample(rng, "train", pictures=0.3, max_turns=1).turns[0]
-    header = layout.header
-    return [
-        *layout.encode(turn.question),
-        layout.eot,
-        *header["assistant"],
-        *layout.break_ids,
-        *layout.encode(turn.answer),
-        layout.eot,
-        *header["user"],
-        *layout.break_ids,
-    ]
+    asked, said = layout.encode(turn.question), layout.encode(turn.answer)
+    return [*asked, *layout.closing, *said, layout.eot, *layout.opening]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from antiphon_tiny.omni.hearing_training import word_errors
 from antiphon_tiny.omni.listening_training import Listening, draw_spoken_samples, spoken_tests
@@ -13,7 +13,7 @@ from antiphon_tiny.omni.parts import MODEL, PARTS, load_parts, train_only
 from antiphon_tiny.omni.speaking_training import Speaking
 from antiphon_tiny.omni.spoken import POOL, Utterances, of_like_length, read_utterances
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training
+from antiphon_tiny.training import Losses, Schedule, Training
 from antiphon_tiny.world.samples import draw_samples
 
 __all__ = ["train_together"]
@@ -65,16 +65,16 @@ def train_together(run: Run) -> None:
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=100)
     training = Training(model, run.folder("together"), schedule, seed=run.seed, slow=SLOW, save_every=300)
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
         said = [rng.choice(utterances.own) for _ in range(POOL * SAID_ROWS)]
         rows = speaking.draw_spoken(said, utterances.heard, rng)
-        return {
-            **listening.losses(step, rng),
-            **listening.spoken_losses(spoken, rng),
-            **speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS)),
-            **speaking.speak_losses(of_like_length(rng, rows, len), rng),
-        }
+        return (
+            listening.losses(step, rng)
+            | listening.spoken_losses(spoken, rng)
+            | speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS))
+            | speaking.speak_losses(of_like_length(rng, rows, len), rng)
+        )
 
     def evaluate() -> dict[str, float]:
         counts = listening.num_right(typed_tests)

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import soxr
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.prompt_mel import prompt_mel
+from antiphon.codec.checkpoint.hyperparams import SAMPLE_RATE_HZ
 from antiphon.codec.codec import Codec
 from antiphon_tiny.speech.codec_folder import load_codec
 from antiphon_tiny.speech.judge import dnsmos, hear, word_errors
@@ -43,8 +45,8 @@ def evaluate(arguments: Run) -> None:
             begun = time.perf_counter()
             samples = make(utterance)
             seconds += time.perf_counter() - begun
-            length += len(samples) / 22050
-            heard = soxr.resample(samples, 22050, 16000).astype(np.float32)
+            length += len(samples) / SAMPLE_RATE_HZ
+            heard = soxr.resample(samples, SAMPLE_RATE_HZ, INPUT_RATE_HZ).astype(np.float32)
             wrong, said = word_errors(utterance.info["text"], hear(heard))
             errors, words = errors + wrong, words + said
             scores.append(dnsmos(heard))
@@ -63,7 +65,7 @@ def evaluate(arguments: Run) -> None:
 
 
 def _units(codec: Codec, utterance: Utterance) -> list[int]:
-    return codec.tokenize(utterance.samples(), 16000)
+    return codec.tokenize(utterance.samples(), INPUT_RATE_HZ)
 
 
 def _streamed(codec: Codec, units: list[int]) -> np.ndarray:

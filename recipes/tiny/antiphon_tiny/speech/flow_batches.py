@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antiphon.codec.analysis.prompt_mel import PADDING
 from antiphon.codec.flow.length_regulator import interpolate_span
 from antiphon.codec.layers.padding import frame_mask, pad_rows
 from antiphon_tiny.speech.codec_params import FLOW
 from antiphon_tiny.speech.shards import Utterance
-from antiphon_tiny.speech.vocoder_batches import PADDING, log_mel
+from antiphon_tiny.speech.vocoder_batches import log_mel
 
 __all__ = ["FlowBatch", "FlowBatches", "Piece", "mel_of", "stretched"]
 

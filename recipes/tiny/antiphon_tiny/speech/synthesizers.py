@@ -15,11 +15,12 @@ import numpy as np
 import soundfile
 import soxr
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon_tiny.speech.phones import from_festival
 
 __all__ = ["RATE_HZ", "Speech", "espeak", "espeak_variants", "festival", "flite"]
 
-RATE_HZ = 16000
+RATE_HZ = INPUT_RATE_HZ
 
 
 @dataclass

@@ -17,7 +17,8 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import DYNAMIC_RANGE, INPUT_RATE_HZ, MIN_POWER, N_FFT, slaney_filters
+from antiphon.codec.analysis.logmel import NUM_BANDS as OUR_BANDS
 
 __all__ = ["WhisperEncoder", "read_model"]
 
@@ -28,8 +29,6 @@ HIDDEN = 1536
 NUM_HEADS = 6
 NUM_LAYERS = 4
 NUM_BANDS = 80
-OUR_BANDS = 128
-RANGE = 8.0
 LONGEST_WAVE = 10000.0
 
 
@@ -138,16 +137,17 @@ class WhisperEncoder(nn.Module):
     def _of_80_bands(self, features: Tensor, valid: Tensor) -> Tensor:
         """The log-mel that Whisper knows: its wider bands are sums of ours, nearly."""
         power = torch.pow(10.0, 4 * features - 4)
-        log = (self.bands @ power).clamp(min=1e-10).log10()
+        log = (self.bands @ power).clamp(min=MIN_POWER).log10()
         highest = (log - 100 * (1 - valid)).amax((1, 2), keepdim=True)
-        return (torch.maximum(log, highest - RANGE) + 4) / 4 * valid
+        return (torch.maximum(log, highest - DYNAMIC_RANGE) + 4) / 4 * valid
 
 
 def _band_sums() -> Tensor:
     """(80, 128): each of Whisper's filters as a sum of ours, as far as that goes (error 6 % of the largest
     value, 0.02 in the log-mel)"""
     ours, theirs = (
-        np.asarray(slaney_filters(16000, 400, bands), np.float64) for bands in (OUR_BANDS, NUM_BANDS)
+        np.asarray(slaney_filters(INPUT_RATE_HZ, N_FFT, bands), np.float64)
+        for bands in (OUR_BANDS, NUM_BANDS)
     )
     return torch.from_numpy(np.stack([nnls(ours.T, band)[0] for band in theirs]).astype(np.float32))
 
