@@ -44,7 +44,7 @@ from antiphon.codec import Codec
 __all__ = ["CodecRun", "bench_codec", "run"]
 
 FIRST_UNITS = 15
-"""After so many the default schedule of a stream can speak."""
+"""After this number of units a stream of the default schedule can speak."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CodecRun:
     compute_s_per_s: float
     """Seconds of compute per second of audio, all utterances together"""
     plain_ratio: float
-    """plain's compute_s_per_s by this one: how many times faster, repeat by repeat"""
+    """plain's compute_s_per_s divided by this one: how many times faster, repeat by repeat"""
     flow_share: float | None
     f0_share: float | None
     hift_share: float | None
@@ -67,9 +67,10 @@ class CodecRun:
     first_audio_s: float | None
     """Until the first samples of a stream, once its first 15 units are there"""
     flop_per_s: float | None
-    """What a whole decode needs, by the time taken; None for streams, which compute some of it twice"""
+    """The operations of a whole decode divided by the time taken; None for streams, which compute some of
+    them twice"""
     matrix_share: float | None
-    """flop_per_s by what a large matrix product reaches in the same precision, repeat by repeat"""
+    """flop_per_s divided by that of a large matrix product in the same precision, repeat by repeat"""
 
 
 @dataclass
@@ -151,7 +152,7 @@ def _bench_length(
     for way, size in rows[1:]:
         _DECODERS[way](codec, utterances[:size])  # warms up
     rates, plain_rates = [], []
-    # One of each in turn: what else the machine does then falls on all alike.
+    # One of each in turn, so that whatever else the machine does slows all of them alike.
     for _ in range(repeats):
         rates.append(matrix_rate(codec.dtype, codec.device))
         in_float32 = codec.dtype == torch.float32
@@ -204,8 +205,8 @@ def _decode_whole(codec: Codec, utterances: list[list[int]]) -> None:
 
 
 def _decode_streamed(codec: Codec, utterances: list[list[int]]) -> float | None:
-    """Units come one by one, to all streams in turn. Returns how long the samples took of the first stream
-    that had any, once the units for them were there; None where they came with the last unit."""
+    """Give units one by one, to all streams in turn. Returns how long the first samples of any stream took,
+    once their units were there; None if they came with the last unit."""
     streams = [codec.stream(seed=seed) for seed in range(len(utterances))]
     first_s = None
     for k, column in enumerate(zip(*utterances, strict=True)):
@@ -230,7 +231,9 @@ def _numbers(text: str, option: str) -> list[float]:
     except ValueError:
         numbers = [0.0]
     if not all(0 < number < float("inf") for number in numbers):
-        raise typer.BadParameter(f"expected positive numbers by commas, got {text!r}", param_hint=option)
+        raise typer.BadParameter(
+            f"expected positive numbers separated by commas, got {text!r}", param_hint=option
+        )
     return numbers
 
 
@@ -245,7 +248,7 @@ def run(
     threads: Threads = 0,
     json_out: JsonFile = None,
 ) -> None:
-    """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
+    """Seconds of compute per second of speech, with random weights, beside those of a plain codec."""
     check_output(json_out, "--json")
     use_threads(threads)
     place = read_device(device)
@@ -274,8 +277,9 @@ def run(
 def _table(title: str, runs: list[CodecRun], error: CodecError) -> Table:
     caption = (
         "compute: seconds per second of audio; faster: than plain, which is float32; first: audio after "
-        f"{FIRST_UNITS} units; peak: of a large matrix product. Against plain: log-mel {error.mel_max:.1e} "
-        f"at most, {error.mel_mean:.1e} on average; waveform {error.wav_snr_db:.0f} dB over its error"
+        f"{FIRST_UNITS} units; peak: share of a large matrix product. Against plain: log-mel "
+        f"{error.mel_max:.1e} at most, {error.mel_mean:.1e} on average; waveform {error.wav_snr_db:.0f} dB "
+        "over its error"
     )
     table = Table(title=title, caption=caption, padding=(0, 0))
     names = ("audio", "way", "compute", "faster", "flow", "f0", "HiFT", "first", "GFLOP/s", "peak")

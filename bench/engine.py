@@ -71,7 +71,7 @@ class EngineRun:
 class _Measured(NamedTuple):
     total_s: float
     decode_s: float
-    """From the first unit of the last request to get one."""
+    """From when all requests have their first unit."""
     text_tokens: int
 
 
@@ -192,7 +192,7 @@ def run(
     threads: Threads = 0,
     json_out: JsonFile = None,
 ) -> None:
-    """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
+    """Units per second with random weights, alone and together, and their share of the bandwidth floor."""
     check_output(json_out, "--json")
     use_threads(threads)
     place = read_device(device)

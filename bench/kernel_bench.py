@@ -56,7 +56,7 @@ def run(
     """Time of each op and backend, share of what the device can do, and ratio to plain PyTorch.
 
     Bytes and operations are counted from the shapes: each input read and each output written once. They are
-    held against the bandwidth and the matrix rate measured at the beginning.
+    compared with the bandwidth and the matrix rate, which are measured first.
     """
     names = _ops(op)
     place = read_device(device)
@@ -94,7 +94,7 @@ def run(
 
 
 def _check_outputs(csv_out: Path | None, json_out: Path | None, plot: Path | None) -> None:
-    """Before the minutes that it takes to have something to write."""
+    """Check now what would fail after minutes of measuring."""
     for hint, path in (("--csv", csv_out), ("--json", json_out), ("--plot", plot)):
         check_output(path, hint)
     if plot is not None:

@@ -80,11 +80,13 @@ def read_config(name: str, device: torch.device) -> str:
 
 
 def read_counts(numbers: str, hint: str) -> list[int]:
-    """Positive numbers by commas."""
+    """Positive numbers separated by commas."""
     parts = [number.strip() for number in numbers.split(",")]
     counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else 0 for part in parts]
     if min(counts) < 1:
-        raise typer.BadParameter(f"expected positive numbers by commas, got {numbers!r}", param_hint=hint)
+        raise typer.BadParameter(
+            f"expected positive numbers separated by commas, got {numbers!r}", param_hint=hint
+        )
     return counts
 
 
@@ -95,7 +97,7 @@ def use_threads(threads: int) -> None:
 
 
 def check_output(path: Path | None, hint: str) -> None:
-    """Before the minutes that it takes to have something to write."""
+    """Check now what would fail after minutes of measuring."""
     if path is None:
         return
     try:

@@ -50,7 +50,7 @@ class Profile:
     num_text_tokens: int
     audio_s: float
     spans: list[tuple[tuple[str, ...], Span]]
-    """By the way from the outermost span inwards, depth first"""
+    """By their path from the outermost span inwards, depth first"""
 
     def as_json(self) -> dict[str, Any]:
         """Of plain values, spans as a list of objects."""
@@ -70,8 +70,8 @@ def profiled_engine(
 ) -> Iterator[Engine]:
     """An engine of a folder, of random weights (`config`: a folder of bench/configs), or the embedded one.
 
-    fused: with a stack of layers as one call where there is one; else op by op, which can be looked into and
-    takes a little longer.
+    fused: run a stack of layers as one call where there is such a call; otherwise op by op, which shows more
+    and takes a little longer.
     """
     with ExitStack() as stack:
         if not fused:
@@ -130,7 +130,7 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
 
 
 def _pass(stack: str) -> Callable[[StackPlan], str]:
-    """A stack's pass is a span by what it does: one position of each request, or prompts among them."""
+    """Names a pass of this stack by what it does: one position of each request, or prompts among them."""
 
     def name(plan: StackPlan) -> str:
         return f"{stack}, {'decode' if all(len(chunk) == 1 for chunk in plan.chunks) else 'prompts'}"
@@ -151,7 +151,7 @@ def profile(
     """One run after one that warms up.
 
     requests: None for spoken prompts of random units, answered by max_units units each. name: of the model,
-    for the title. trace: where a Chrome trace goes, of the engine's thread.
+    for the title. trace: the file for a Chrome trace of the engine's thread.
     """
     _serve(engine, requests, num_requests, prompt_units, max_units)
     spans = Spans(engine.device)
@@ -170,7 +170,7 @@ def profile(
 
 
 def _write_trace(profiler: torch.profiler.profile, path: Path) -> None:
-    """Raises OSError where it cannot be written, which the profiler does not always say."""
+    """Raises OSError if it cannot be written, which the profiler does not always report."""
     with written_whole(path) as part:
         profiler.export_chrome_trace(str(part))
         content = part.read_bytes()
@@ -210,8 +210,8 @@ def _serve(
 def table(found: Profile) -> Table:
     caption = (
         f"{found.num_requests} requests, {found.num_units} units, {found.num_text_tokens} text tokens, "
-        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the speech thread "
-        "beside the engine's; own: without what stands below"
+        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the speech "
+        "thread's beside the engine's; own: without the spans below it"
     )
     rows = Table(title=found.title, caption=caption, padding=(0, 1))
     rows.add_column("part")
@@ -219,7 +219,7 @@ def table(found: Profile) -> Table:
         rows.add_column(name, justify="right")
     for path, span in found.spans:
         if span.total_s < found.wall_s / 2000:
-            continue  # what nobody would look for
+            continue  # too little to look for
         rows.add_row(
             "  " * (len(path) - 1) + path[-1],
             str(span.calls),

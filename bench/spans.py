@@ -1,4 +1,4 @@
-"""Where time goes: spans of code by name, nested as they are entered, in every thread for itself."""
+"""Where time goes: spans of code by name, nested as they are entered, separately in each thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Span:
     calls: int = 0
     total_s: float = 0.0
     inside_s: float = 0.0
-    """Of it, in spans inside."""
+    """The part of it that was spent in spans inside."""
 
     @property
     def own_s(self) -> float:
@@ -69,7 +69,7 @@ class Spans:
                     self.by_path.setdefault(outer, Span()).inside_s += spent_s
 
     def timed(self, function: Callable[..., Any], name: str | Callable[..., str]) -> Callable[..., Any]:
-        """The function, each call a span. name: also a function of the call's arguments."""
+        """The function, with each call as a span. name: may be a function of the call's arguments."""
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ class Spans:
         return call
 
     def tree(self) -> list[tuple[Path, Span]]:
-        """Depth first; those beside each other the longest first."""
+        """Depth first; of siblings, the longest first."""
 
         def order(path: Path) -> list[tuple[float, str]]:
             heads = (path[: depth + 1] for depth in range(len(path)))

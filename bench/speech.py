@@ -51,13 +51,13 @@ class SpeechRun:
 
     num_requests: int
     recognition_s: float
-    """Of the prompts of all: bottom layers, CTC labels and soft embeddings"""
+    """Of all prompts: bottom layers, CTC labels and soft embeddings"""
     first_audio_s: float
     """Median over the requests"""
     last_first_audio_s: float
     """Of the request that waited longest"""
     audio_s_per_s: float
-    """Speech of all together, over the time from the first step to the last"""
+    """Speech of all requests, over the time from the first step to the last"""
     units_per_s: float
     num_underruns: int
     """Requests whose playback would have run dry"""
@@ -66,8 +66,8 @@ class SpeechRun:
 def bench_speech(
     engine: Engine, batch_sizes: list[int], *, prompt_units: int, units: int, rate: float, repeats: int
 ) -> list[SpeechRun]:
-    """Medians, of random prompts and random weights, which are made to speak: they ask for text at the given
-    rate, and what they pick is taken for a unit, whatever it is."""
+    """Medians, with random prompts and random weights. The weights are made to speak: they ask for text at
+    the given rate, and whatever they pick counts as a unit."""
     rng = random.Random(0)
     run_top, first_id = engine.runner.run_top, engine.model_config.first_unit_id
 
@@ -143,7 +143,7 @@ def run(
     units: Annotated[int, typer.Option(min=1, help="Units of an answer; 25 are a second.")] = 125,
     rate: Annotated[float, typer.Option(min=0.0, help="Text tokens that a unit asks for.")] = 0.18,
     dtype: Annotated[
-        str, typer.Option(help="Of model and codec; auto: float32 on a CPU, bfloat16 on a GPU.")
+        str, typer.Option(help="Of the model and the codec; auto: float32 on a CPU, bfloat16 on a GPU.")
     ] = "auto",
     codec_dtype: Annotated[str, typer.Option(help="Of the codec alone; --dtype if not given.")] = "",
     device: Device = "auto",
@@ -151,7 +151,7 @@ def run(
     repeats: Repeats = 3,
     json_out: JsonFile = None,
 ) -> None:
-    """Time to the first sound, and speech per second, of random weights and a codec of the released size."""
+    """Time to the first sound, and speech per second, with random weights and a codec of released size."""
     check_output(json_out, "--json")
     place = read_device(device)
     sizes = read_counts(batch, "--batch")

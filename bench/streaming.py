@@ -1,8 +1,8 @@
 """`antiphon bench streaming`: how far streamed speech is from the whole, and whether its seams show.
 
-A chunk sees less than the whole utterance does, so its mel differs; what that means to the ear a trained
-codec has to tell. Where chunks meet, nothing should be heard: the bend of the waveform (its second
-difference) and the step of the mel from frame to frame are compared with those elsewhere.
+A chunk sees less than the whole utterance does, so its mel differs; only a trained codec can tell what that
+means to the ear. Where chunks meet, nothing should be heard: the bend of the waveform (its second difference)
+and the step of the mel from frame to frame are compared with those elsewhere.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class StreamFigures:
     log_mel_distance: float
     """Mean |streamed - whole| of the log-mel."""
     other_noise_distance: float
-    """The same between two wholes of other noise: the scale of the above."""
+    """The same between two whole decodes with different noise: the scale of the above."""
     mel_step_at_seams: float
-    """Mean |difference| of neighbouring frames where chunks meet, by that of all frames of the whole."""
+    """Mean |difference| of neighbouring frames where chunks meet, divided by that of all frames of the
+    whole."""
     bend_at_seams: float
-    """Largest |second difference| of samples within 2 of a seam, by the largest elsewhere."""
+    """Largest |second difference| of samples within 2 of a seam, divided by the largest elsewhere."""
     samples_off: int
-    """Samples more or less than 256 for each frame of the whole."""
+    """By how many samples the stream misses 256 for each frame of the whole."""
 
 
 def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule) -> StreamFigures:
@@ -131,7 +132,7 @@ def run(
 
 
 def _table(rows: list[StreamFigures]) -> Table:
-    table = Table(caption="mel step and bend: where chunks meet, by those elsewhere")
+    table = Table(caption="mel step and bend: where chunks meet, relative to elsewhere")
     names = ("context", "look-ahead", "seams", "log-mel", "other noise", "mel step", "bend", "samples off")
     for name in names:
         table.add_column(name, justify="right")
@@ -152,5 +153,7 @@ def _table(rows: list[StreamFigures]) -> Table:
 def _numbers(name: str, given: str) -> list[int]:
     parts = [part.strip() for part in given.split(",")]
     if not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
-        raise typer.BadParameter(f"expected whole numbers by commas, got {given!r}", param_hint=name)
+        raise typer.BadParameter(
+            f"expected whole numbers separated by commas, got {given!r}", param_hint=name
+        )
     return [int(part) for part in parts]

@@ -40,9 +40,9 @@ def test_units_ask_for_text_at_the_given_rate_after_a_fault_too() -> None:
     ("name", "arguments", "message"),
     [
         ("speech", ["--config", "x"], "expected one of auto, 8b, 97m, got 'x'"),
-        ("speech", ["--batch", "1,0"], "expected positive numbers by commas, got '1,0'"),
+        ("speech", ["--batch", "1,0"], "expected positive numbers separated by commas, got '1,0'"),
         ("speech", ["--codec-dtype", "int8"], "--codec-dtype: expected auto, float32"),
-        ("engine", ["--batch", "x"], "expected positive numbers by commas, got 'x'"),
+        ("engine", ["--batch", "x"], "expected positive numbers separated by commas, got 'x'"),
         ("engine", ["--dtype", "double"], "--dtype: expected auto, float32"),
     ],
 )

@@ -66,7 +66,7 @@ _STAGES = {
         "omni.language_training:train_language",
     ),
     "export-typed": (
-        "the checkpoint folder as far as it can see and read: its speech layers are untrained",
+        "the checkpoint folder of a model that sees and reads: its speech layers are untrained",
         "omni.stages:export_typed",
     ),
     "evaluate-typed": ("held-out typed questions, asked through the runtime", "omni.stages:evaluate_typed"),

@@ -60,9 +60,10 @@ class Training:
     """One training in a folder of its own.
 
     Files: `state.pt` (weights, optimizer, step, losses), `losses.json` and `losses.png`. What a step sees is
-    drawn from a generator that its number seeds, so an interrupted training goes on as if nothing had been.
+    drawn from a generator that its number seeds, so an interrupted training goes on as if nothing had
+    happened.
 
-    slow: parts of parameters' names, and by which factor those learn more slowly.
+    slow: parts of parameters' names, and the factor of the learning rate where they occur.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Training:
             axes = right if name.endswith("%") else left
             axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1)
         left.set_yscale("log")
-        for axes, label in ((left, "loss"), (right, "of what was held out, in %")):
+        for axes, label in ((left, "loss"), (right, "held out, in %")):
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             if axes.get_legend_handles_labels()[0]:

@@ -30,9 +30,9 @@ class Branch:
     targets: list[int]
     """The id that follows, where the assistant says it; else -100."""
     last: list[int]
-    """Those of the targets' places that belong to the last answer."""
+    """The targets' places that belong to the last answer."""
     patches: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Of the targets' places: the patches that the answer is read off, where it is."""
+    """By the targets' places: the patches that the answer is read off, if there are any."""
 
 
 @dataclass
@@ -51,17 +51,18 @@ class Batch:
     prefix: Tensor
     """int64 (prefix)"""
     ids: Tensor
-    """int64 (rows, length); 0 where a picture is and behind the end"""
+    """int64 (rows, length); 0 at pictures and after the end"""
     targets: Tensor
     positions: Tensor
     mask: Tensor
     """bool (rows, length, prefix + length)"""
     pictures: Tensor
-    """int64 (pictures): the rows that have one, in front"""
+    """int64 (pictures): the rows that have one"""
     branches: Tensor
     """int64 (rows, length): the number of the conversation in its row; -1 elsewhere"""
     looks: Tensor
-    """float32 (pictures, length, patches): where to look for what follows, as shares; 0 where nowhere"""
+    """float32 (pictures, length, patches): where to look for what follows, as shares of the attention; all 0
+    if there is nothing to look at"""
 
 
 class Layout:
@@ -83,7 +84,7 @@ class Layout:
         return self._chat.prompt_ids([*opening, Turn("user", ("",))])[: -len(self.closing)]
 
     def branch(self, sample: Sample, rng: random.Random | None = None) -> Branch:
-        """rng: for questions as they may be typed."""
+        """rng: to vary the questions as people type them."""
         ids: list[int] = []
         targets: list[int] = []
         last: list[int] = []

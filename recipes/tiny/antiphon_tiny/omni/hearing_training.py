@@ -45,7 +45,7 @@ HELD, HELD_AT_FIRST = 2, 8
 """Units at the beginning of an utterance in which nothing is read yet. Otherwise CTC soon puts the first word
 into the first unit, where nothing has been said, and stays there: it guesses that word ever after."""
 HELD_STEPS = 2200
-"""So long it is `HELD_AT_FIRST` units."""
+"""The number of steps with `HELD_AT_FIRST` units."""
 TESTS = ("test_heart", "test_slt", "test_rms", "test_ked", "test_joe")
 
 
@@ -61,7 +61,7 @@ class Hearing(nn.Module):
         self.layout = Layout(self.tokenizer, self.config, GEOMETRY.side**2)
         self.prefix = torch.tensor(self.layout.prefix())
         train_only(self.omni, ("hearing",))
-        # Units that lie near each other sound alike: so they begin.
+        # Units that lie near each other sound alike, so their embeddings begin alike.
         near = F.normalize(torch.randn(4, GEOMETRY.hidden), dim=1) * 0.5 * GEOMETRY.hidden**0.5 / 2
         with torch.no_grad():
             table = self.omni.model.audio_embed_tokens.weight
@@ -69,7 +69,8 @@ class Hearing(nn.Module):
             table[units] = 0.3 * table[units] + unit_coordinates() @ near
 
     def draw(self, utterances: Utterances, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
-        """Replies behind what was said to the model, or, half as often, behind the prompt of a typed one."""
+        """Replies behind what was said to the model, or, less often, behind the prompt of a typed
+        question."""
         layout = self.layout
         rows = []
         for _ in range(POOL * num_rows):
@@ -89,7 +90,7 @@ class Hearing(nn.Module):
         return of_like_length(rng, rows, len)
 
     def hear(self, batch: TrackBatch) -> tuple[Tensor, Tensor]:
-        """H of the prefix (1, prefix, hidden) and of the rows"""
+        """The states of the prefix (1, prefix, hidden) and of the rows"""
         rows = self.omni.rows(batch.positions, batch.mask, len(self.prefix))
         return self.omni.hear(self.prefix, batch.ids, rows)
 
@@ -104,7 +105,7 @@ class Hearing(nn.Module):
         return Losses({"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming})
 
     def reading(self, hidden: Tensor, spans: Sequence[tuple[int, int, Utterance]], held: int) -> Tensor:
-        """CTC behind the first `held` units, which are to be blank, in nats per label."""
+        """CTC after the first `held` units, which should be blank, in nats per label."""
         holds = [min(held, len(said.units) - frames_needed(said)) for _, _, said in spans]
         lengths = torch.tensor(
             [len(said.units) - hold for (_, _, said), hold in zip(spans, holds, strict=True)]
@@ -144,7 +145,7 @@ def collapse(labels: Sequence[int], blank: int) -> list[int]:
 
 
 def word_errors(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Word error rate in per cent: words that differ, are missing or are too many, of those said."""
+    """Word error rate in per cent: words that are wrong, missing or added, per word said."""
     wrong = total = 0
     for text, other in zip(said, heard, strict=True):
         reference, found = words_of(text), words_of(other)

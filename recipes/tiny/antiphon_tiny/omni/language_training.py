@@ -31,7 +31,8 @@ __all__ = ["SYSTEMS", "Answering", "train_language"]
 
 NUM_STEPS = 5400
 FIRST_STEPS = 600
-"""So long pictures are plain, and questions about one shape: the model learns to find it."""
+"""For this number of steps pictures are plain, and questions are about one shape: the model learns to find
+it."""
 PEAK = 1.5e-3
 ROWS = 16
 ROW_LENGTH = 192
@@ -39,27 +40,27 @@ PICTURE_ROWS = 11
 READING = 0.2
 """Weight of the heads that read shapes off the tower."""
 LOOKING = 0.2
-"""Weight of looking at the shapes that an answer is read off, at first; from `LOOKED` on it is none."""
+"""Weight of looking at the shapes that an answer is read off, at first; it falls to zero at `LOOKED`."""
 LOOKED = 0.7
-"""As a part of all steps."""
+"""A share of all steps."""
 LOOKING_LAYER = 2
-"""Whose first head is shown where to look: the layers before it can read the question, those behind it
-what is found."""
+"""The layer whose first head is shown where to look: the layers before it can read the question, those after
+it what was found."""
 NUM_TESTED = 400
 SLOW = {"vision_tower": 0.1}
-"""The tower can see already: at the others' pace it forgets half of it at first."""
+"""The tower can see already: at the others' pace it would first forget half of that."""
 SYSTEMS = ("You are a helpful assistant.", "You are able to understand the visual content.", None)
-"""What stands in place of the usual system message in one step of five."""
+"""What replaces the usual system message in one step of five."""
 
 
 class Answering(nn.Module):
-    """What is trained, with what turns samples into its batches."""
+    """The modules that are trained, and what turns samples into their batches."""
 
     def __init__(self, run: Run, *, rows: int = ROWS, picture_rows: int = PICTURE_ROWS) -> None:
         super().__init__()
         self.first_steps = 0
         self.looking_steps = 0
-        """How many steps are shown where to look."""
+        """The number of steps that are shown where to look."""
         self.num_rows, self.num_picture_rows = rows, picture_rows
         folder = run.folder("skeleton")
         config = self.config = read_config(folder, load_format="dummy")
@@ -81,7 +82,8 @@ class Answering(nn.Module):
         _load(self.reader, path, "reader.")
 
     def draw(self, rng: random.Random, *, first: bool = False) -> tuple[list[Row], list[Scene]]:
-        """Rows of training, those with a picture first. first: with first lessons about the pictures."""
+        """Rows to train on, those with a picture in front. first: only with first lessons about the
+        pictures."""
         rows: list[Row] = []
         scenes: list[Scene] = []
         looks, max_turns = (FIRST_LOOKS, 1) if first else (LOOKS, MAX_TURNS)
@@ -171,7 +173,7 @@ class Answering(nn.Module):
 
 
 def _load(module: nn.Module, path: Path, start: str) -> None:
-    """Those weights of a stage's state whose names begin so."""
+    """Load the weights of a stage's state whose names begin with `start`."""
     state = torch.load(path, map_location="cpu", weights_only=True)["module"]
     module.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
 

@@ -123,7 +123,7 @@ class Listening(Answering):
         raise AssertionError("a conversation has at least one turn")
 
     def num_heard(self, spoken: Sequence[SpokenSample]) -> int:
-        """Of how many the last answer is right to the last id."""
+        """The number of conversations whose last answer is right to the last id."""
         right = 0
         for start in range(0, len(spoken), SPOKEN_ROWS):
             part = spoken[start : start + SPOKEN_ROWS]
@@ -136,7 +136,7 @@ class Listening(Answering):
 def spoken_sample(
     rng: random.Random, by_text: dict[str, list[Utterance]], draw: Callable[[], Sample]
 ) -> SpokenSample | None:
-    """A conversation of which all questions have been spoken."""
+    """A conversation all of whose questions have been spoken, if one is found."""
     for _ in range(NUM_TRIES):
         sample = draw()
         if all(turn.question in by_text for turn in sample.turns):
@@ -145,7 +145,7 @@ def spoken_sample(
 
 
 def draw_spoken_samples(rng: random.Random, utterances: Utterances, count: int) -> list[SpokenSample]:
-    """Conversations of training, of like length."""
+    """Conversations to train on, of similar length."""
     drawn: list[SpokenSample] = []
     while len(drawn) < POOL * count:
         one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))

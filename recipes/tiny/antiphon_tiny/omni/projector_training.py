@@ -25,7 +25,8 @@ NUM_STEPS = 600
 PEAK = 3e-3
 BATCH = 48
 WORDS = (KINDS, COLOURS, SIZES, ("top", "middle", "bottom"), ("left", "middle", "right"))
-"""Of a patch's labels, in their order behind the first, which says whether a shape is there."""
+"""The words for a patch's labels, in the labels' order after the first, which says whether a shape is
+there."""
 NOTHING = "<|reserved_special_token_1|>"
 
 

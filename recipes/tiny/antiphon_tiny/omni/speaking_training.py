@@ -104,7 +104,8 @@ class Speaking(Hearing):
         cos, sin = omni.rotary[:, : entries.shape[1]]
         places = (cos[None, None], sin[None, None])
         fused = seen.any(-1, keepdim=True)
-        # Softmax over nothing is not a number: positions without fusion look at the first entry, in vain.
+        # Softmax over nothing is not a number: positions without fusion look at all entries, and what they
+        # get is dropped.
         seen = (seen | ~fused)[:, None]
         x = F.dropout(hidden, DROPOUT, self.training)
         for layer in omni.model.top_audio_layers:

@@ -26,11 +26,12 @@ HEARD_ROWS = 8
 SAID_ROWS = 16
 NUM_TESTED = 100
 SLOW = {MODEL + start: 0.15 for part in ("seeing", "thinking") for start in PARTS[part]}
-"""What sees and thinks has learned it all: at the others' pace it would lose some of its right answers."""
+"""The parts that see and think have learned their tasks: at the others' pace they would lose some of their
+right answers."""
 
 
 class Together(nn.Module):
-    """One model, and what turns utterances into each of its tasks."""
+    """One model, and what makes the batches of its tasks."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class Together(nn.Module):
         speaking.omni = listening.omni
         listening.learns_to_hear = speaking.learns_to_hear = True
         self.omni, self.reader = listening.omni, listening.reader
-        # No modules of this one: the weights are in its state once.
+        # A tuple, so that these are not submodules: the weights are in the state once.
         self.tasks = (listening, speaking)
         train_only(self.omni, PARTS)
 

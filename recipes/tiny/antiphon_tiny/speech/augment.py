@@ -38,8 +38,8 @@ class Clip:
 def moved_in_time(
     clip: Clip, plain: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[Clip, np.ndarray | None]:
-    """Silence of any length around it, and half the time played faster or slower, higher or lower; `plain`,
-    which has the same sounds at the same moments, along with it."""
+    """The clip with silence of any length around it, and half of the time played faster and higher or slower
+    and lower; `plain`, which has the same sounds at the same moments, is changed with it."""
     before, after = (int(INPUT_RATE_HZ * rng.uniform(0, 0.35)) for _ in range(2))
     rate = float(np.exp(rng.uniform(-0.15, 0.15))) if rng.random() < 0.5 else 1.0
 

@@ -1,6 +1,6 @@
 """The first stage: everything that is heard or said in training, spoken and written to disk.
 
-Every shard is made from its own seed, so that a run that was cut goes on where it stopped.
+Every shard is made from its own seed, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _texts(name: str, seed: int) -> list[str]:
 
 
 def trimmed(speech: Speech) -> tuple[Speech, int, int]:
-    """Without what is silent at either end beyond `LEAD_S` and `TAIL_S`, and where it was cut."""
+    """Without the silence at either end beyond `LEAD_S` and `TAIL_S`, and where it was cut."""
     samples, loud = speech.samples, np.abs(speech.samples)
     window = RATE_HZ // 100
     level = np.sqrt(np.convolve(loud**2, np.ones(window) / window, "same"))
@@ -176,7 +176,7 @@ def _espeak(texts: list[str], rng: np.random.Generator) -> list[Any]:
     for text in texts:
         voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
         speech = synthesizers.espeak(text, voice, int(rng.integers(120, 210)), int(rng.integers(10, 90)))
-        # It does not say what it said; the words are those of hibari's dictionary.
+        # It does not tell its sounds: they are looked up in hibari's dictionary.
         speech.phones = _voicebox().phones(text)
         entries.append(_entry(text, f"espeak {voice}", trimmed(speech)[0]))
     return entries

@@ -1,4 +1,4 @@
-"""How well speech survives its way through units: what Whisper understands of it, and how DNSMOS likes it.
+"""How well speech survives its way through units: what Whisper understands of it, and how DNSMOS rates it.
 
 Each column goes one step further: the synthesizer's own sound, its mel through the vocoder, its units through
 the flow and the vocoder, and the same as a stream.
@@ -60,7 +60,7 @@ def evaluate(arguments: Run) -> None:
     report["phones"] = {
         name: 100 * phone_errors(module, read_sets(arguments.work / "speech", [name])[:100]) for name in TESTS
     }
-    print("sounds read wrongly off units, %", report["phones"], flush=True)
+    print("sounds misread from units, %", report["phones"], flush=True)
     (arguments.folder("reports") / "speech.json").write_text(json.dumps(report, indent=1))
 
 

@@ -1,6 +1,6 @@
 """Other voices to hear: flite, festival and espeak-ng of Debian, each called as a program.
 
-All give 16 kHz samples and, but for espeak-ng, when each sound ends.
+All give 16 kHz samples and, except for espeak-ng, the time when each sound ends.
 """
 
 from __future__ import annotations

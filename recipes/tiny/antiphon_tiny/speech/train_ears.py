@@ -1,5 +1,5 @@
-"""Trains what turns Whisper's states into units: the unit encoder's reader is to read the right sounds off
-them, and where the speaking voice speaks they are the unit encoder's own. Whisper stays as it is."""
+"""Trains what turns Whisper's states into units: the unit encoder's reader should read the right sounds off
+them, and where the speaking voice speaks they should be the unit encoder's own. Whisper stays as it is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EarTraining(nn.Module):
         self.ears = Ears()
         self.ears.whisper.load(read_model())
         self.ears.whisper.requires_grad_(False)
-        # No modules of this one: they are not trained, and not in its state.
+        # A tuple, so that these are not submodules: they are not trained, and not in the state.
         self.known = (units.encoder.requires_grad_(False).eval(), units.reader.requires_grad_(False).eval())
 
     @property

@@ -1,4 +1,4 @@
-"""Trains the flow: units to the condition, which is to be the mel already, and flow matching from noise to
+"""Trains the flow: units to the condition, which should already be the mel, and flow matching from noise to
 mel around it (CosyVoice, arXiv 2407.05407, section 2.3)."""
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ __all__ = ["condition", "new_flow", "speaker_embedding", "train"]
 NUM_STEPS = 3000
 PEAK_RATE = 1.2e-3
 FREE_SHARE = 0.2
-"""Of rows without any condition, for guidance."""
+"""The share of rows without any condition, for guidance."""
 MEL_SCALE = 2.4
 """Standard deviation of a log-mel: the loss is taken in these."""
 
 
 class TrainedBlock(Block):
-    """With the norm's plain reference, whose tensors autocast brings to one dtype; a kernel asks for that."""
+    """With the norm's plain reference, whose tensors autocast brings to one dtype; a kernel would refuse
+    them."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         conv, norm = self.block

@@ -1,5 +1,5 @@
-"""Trains the unit encoder, which is read by CTC, by the sound of each moment, and by the speaking voice's
-mel."""
+"""Trains the unit encoder: from its units are read the sounds, by CTC and moment by moment, and the speaking
+voice's mel."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tenso
 
 
 def phone_errors(module: Units, utterances: list[Utterance]) -> float:
-    """Part of the sounds that are read wrongly off the units of these, by the most probable path."""
+    """The share of sounds that are misread from the units of these utterances, by the most probable path."""
     from antiphon.codec.analysis.logmel import log_mel
 
     wrong = total = 0

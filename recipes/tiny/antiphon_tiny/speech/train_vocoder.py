@@ -125,7 +125,7 @@ def train(arguments: Run) -> None:
 
 
 def tune(arguments: Run) -> None:
-    """On mels that the flow made of true units, with the pitch that the predictor reads off them."""
+    """On mels that the flow retouched, with the pitch that the predictor reads off them."""
     from antiphon_tiny.speech.retouch import made_mels  # which needs this module
 
     hift = new_vocoder()
@@ -174,7 +174,7 @@ def render(hift: Hift, mel: Tensor, source: Tensor) -> Tensor:
 
 
 def _waves(f0: Tensor, random_start: bool) -> Tensor:
-    """(batch, samples, waves), each row with noise of its own and, if so wanted, phases."""
+    """(batch, samples, waves), each row with its own noise and, if wanted, its own phases."""
     rows, frames = f0.shape
     start = torch.rand(rows, HIFT.num_waves) if random_start else torch.zeros(rows, HIFT.num_waves)
     noise = torch.randn(rows, frames * HOP, HIFT.num_waves)

