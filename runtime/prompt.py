@@ -89,6 +89,8 @@ class Prompt:
 
     no_speech: bool = False
     """Whether the last message that holds speech is silence or noise, as its recordings show."""
+    reply_ids: tuple[int, ...] = ()
+    """The text of the reply where the request gives it, the end of turn included; empty: the LLM picks it."""
     closing: tuple[int, ...] = ()
     """What `GrowingPrompt` ends in once all has been said."""
 

@@ -38,7 +38,7 @@ __all__ = [
 FinishReason = Literal["stop", "length", "abort", "error"]
 UNITS_PER_S = 25
 """Units of speech."""
-MODALITIES = (("text",), ("text", "audio"))
+MODALITIES = (("text",), ("text", "audio"), ("transcript",))
 ROLES = ("system", "user", "assistant")
 
 MAX_STOP_STRINGS = 32
@@ -155,7 +155,8 @@ class Request:
     """One thing to answer: ``content`` (a single user turn) or ``messages`` (a conversation).
 
     Speech input is whatever has a `Speech` or `Units` part. ``system=None`` is the model's default
-    system message, ``system=""`` leaves it out.
+    system message, ``system=""`` leaves it out. ``modalities`` are what is asked for: ``("text",)``,
+    ``("text", "audio")``, or ``("transcript",)``, which is what was said and no reply.
     """
 
     content: Content | None = None
@@ -165,6 +166,9 @@ class Request:
     request_id: str | None = None
     sampling_params: SamplingParams | None = None
     messages: Sequence[Message] | None = field(default=None, kw_only=True)
+    say: str | None = field(default=None, kw_only=True)
+    """The text of a spoken reply, to be spoken as it stands: the LLM is not run. With it, content and
+    messages may both be left out."""
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -214,6 +218,9 @@ class Completion:
     what becomes of the reply."""
     transcript_ids: list[int] = field(default_factory=list)
     """CTC-collapsed ids of all speech in the prompt."""
+    transcript_spans: list[tuple[int, int]] = field(default_factory=list)
+    """For each of transcript_ids, the units [start, end) in which it was heard, counted over all speech in
+    the prompt."""
     text: str = ""
     text_ids: list[int] = field(default_factory=list)
     """Text ids as picked, the stop id included."""

@@ -89,11 +89,11 @@ class Intake:
             )
         self.check_room()
         params = sampling_params or request.sampling_params or SamplingParams()
-        speaks = "audio" in request.modalities
+        speaks, transcribes = "audio" in request.modalities, "transcript" in request.modalities
         if speaks and params.stop:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
         seed = params.seed if params.seed is not None else (self._config.seed << 32) + number
-        state = self._state(request_id, prompt, params, seed, speaks=speaks)
+        state = self._state(request_id, prompt, params, seed, speaks=speaks, transcribes=transcribes)
         if not self._scheduler.fits(state, num_more=len(prompt.closing)):
             raise InvalidRequest(
                 f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "
@@ -105,7 +105,7 @@ class Intake:
             self._model,
             arrived_s,
             self._sample_rate_hz if speaks else None,
-            no_speech=self._config.no_speech,
+            no_speech="answer" if transcribes else self._config.no_speech,
         )
         self._replies.take(output, request.voice, self._config.stream_schedule if stream_audio else None)
         return request_id
@@ -117,14 +117,27 @@ class Intake:
         return self._state("probe", prompt, params, 0, speaks=True)
 
     def _state(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, seed: int, *, speaks: bool
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        seed: int,
+        *,
+        speaks: bool,
+        transcribes: bool = False,
     ) -> RequestState:
         limits = bounded(params, prompt, self._config.max_model_len, speaks=speaks)
+        if limits.max_tokens is not None and len(prompt.reply_ids) > limits.max_tokens:
+            raise InvalidRequest(
+                f"say: expected at most {limits.max_tokens} tokens (max_tokens, max_model_len), "
+                f"got {len(prompt.reply_ids)}"
+            )
         return RequestState(
             request_id,
             prompt,
             params if prompt.is_growing else limits,
             speaks=speaks,
+            transcribes=transcribes,
             config=self._model,
             cache=self._cache,
             carries_speech=self._tokenizer.carries_speech,

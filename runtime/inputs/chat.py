@@ -69,6 +69,11 @@ class ChatLayout:
         has one, and a user turn of one space."""
         return self.prompt_ids([*opening, Turn("user", (" ",))])
 
+    def reply_ids(self, text: str) -> list[int]:
+        """What the LLM would have picked to reply with this text: its ids, and the end of the turn."""
+        with at("say"):
+            return [*self._tokenizer.encode(text), self._eot]
+
     def _header(self, role: str) -> list[int]:
         return [self._start_header, *self._tokenizer.encode(role), self._end_header]
 

@@ -44,8 +44,13 @@ def check_request(request: Request, *, is_growing: bool = False) -> list[Checked
     """The messages of a plain request, of which at most the first is a system message.
 
     is_growing: the last message is still being spoken; its last part is `Units`, possibly empty.
-    `InvalidRequest` if they do not form a conversation, or if one holds nothing or what it must not hold.
+    There are none where the request only has text to `say`. `InvalidRequest` if they do not form a
+    conversation, or if one holds nothing or what it must not hold.
     """
+    if is_growing and request.say is not None:
+        raise InvalidRequest("say: a request whose user still speaks has no reply yet")
+    if request.content is None and request.messages is None:
+        return []  # there is only something to say
     if request.messages is None:
         messages = [_checked("content", "user", cast(Content, request.content))]
     else:

@@ -45,16 +45,18 @@ def plain_options(request: object) -> Request:
     if not issubclass(type(request), Request):
         raise InvalidRequest(f"request: expected a Request, got {kind(request)}")
     with reading("request"):
-        given = {name: getattr(request, name) for name in ("modalities", "sampling_params")}
+        given = {name: getattr(request, name) for name in ("modalities", "sampling_params", "say")}
         names = {name: getattr(request, name) for name in ("system", "voice", "request_id")}
     for name, value in names.items():
         if value is not None:
             if not issubclass(type(value), str):
                 raise InvalidRequest(f"{name}: expected a string or None, got {kind(value)}")
             names[name] = string(name, value, None if name == "system" else MAX_NAME_CHARS)
+    modalities = _modalities(given["modalities"])
     return Request(
-        modalities=_modalities(given["modalities"]),
+        modalities=modalities,
         sampling_params=plain_params(given["sampling_params"]),
+        say=_say(given["say"], modalities),
         **names,
     )
 
@@ -76,11 +78,13 @@ def plain_request(request: object, limits: InputLimits, max_units: int) -> Reque
     assert isinstance(request, Request)
     with reading("request"):
         content, messages = request.content, request.messages
-    if (content is None) == (messages is None):
+    if (content is None) == (messages is None) and (content is not None or options.say is None):
         found = "neither" if content is None else "both"
         raise InvalidRequest(f"request: expected either content or messages, got {found}")
     budget = _Budget(limits, max_units)
-    budget.take_chars(len(options.system or ""))
+    budget.take_chars(len(options.system or "") + len(options.say or ""))
+    if content is None and messages is None:
+        return options
     if messages is None:
         return replace(options, content=_content("content", "user", content, budget))
     given = items("messages", messages, "a list of Message", limits.max_messages, 1)
@@ -256,7 +260,21 @@ def _modalities(modalities: object) -> tuple[str, ...]:
     for known in MODALITIES:
         if names == set(known) and len(found) == len(known):
             return known
-    raise InvalidRequest(f'modalities: expected ("text",) or ("text", "audio"), got {shown(modalities)}')
+    expected = ", ".join(f"[{', '.join(known)}]" for known in MODALITIES)
+    raise InvalidRequest(f"modalities: expected one of {expected}, got {shown(modalities)}")
+
+
+def _say(text: object, modalities: tuple[str, ...]) -> str | None:
+    if text is None:
+        return None
+    if not issubclass(type(text), str):
+        raise InvalidRequest(f"say: expected a string or None, got {kind(text)}")
+    if "audio" not in modalities:
+        raise InvalidRequest(f"say: it needs the modality audio, got {', '.join(modalities)}")
+    said = string("say", text)
+    if not said.strip():
+        raise InvalidRequest(f"say: expected text to speak, got {shown(said)}")
+    return said
 
 
 def _unit(where: str, unit: object) -> int:

@@ -111,16 +111,23 @@ class InputProcessor:
         messages = check_request(request)
         images, recordings = self._read(request, messages)
         openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
-        ids = self._layout.prompt_ids([*openings, *turns])
         spoken = [turn.num_units for turn in turns if turn.num_units]
         speaks_from_text = "audio" in request.modalities and not spoken
+        speaking_ids = self._layout.speaking_ids(openings) if speaks_from_text else None
+        if turns or speaking_ids is None:
+            ids = self._layout.prompt_ids([*openings, *turns])
+        else:
+            ids = speaking_ids
+        if request.modalities == ("transcript",):
+            ids, images = self._up_to_last_unit(ids), ()
         return Prompt(
             ids=tuple(ids),
             images=images,
             unit_positions=self._unit_positions(ids),
             num_last_units=spoken[-1] if spoken else 0,
             no_speech=self._has_no_speech(messages, recordings),
-            speaking_ids=tuple(self._layout.speaking_ids(openings)) if speaks_from_text else None,
+            speaking_ids=None if speaking_ids is None else tuple(speaking_ids),
+            reply_ids=() if request.say is None else tuple(self._layout.reply_ids(request.say)),
         )
 
     def process_growing(self, request: Request) -> GrowingPrompt:
@@ -131,6 +138,9 @@ class InputProcessor:
         openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
         closing = self._layout.closing_ids()
         ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
+        if request.modalities == ("transcript",):
+            images, closing = (), []
+            ids = [token_id for token_id in ids if token_id != IMAGE_ID]
         heard = messages[-1].parts[-1].part
         assert isinstance(heard, Units), "a request that ends in anything else is refused"
         return GrowingPrompt(
@@ -205,7 +215,7 @@ class InputProcessor:
         units: Mapping[str, tuple[int, ...]],
     ) -> tuple[list[Turn], list[Turn]]:
         """The system message, if there is one, and the other messages. units: those of the recordings."""
-        if messages[0].role == "system":
+        if messages and messages[0].role == "system":
             opening, messages = self._turn(messages[0], units), messages[1:]
         else:
             system = DEFAULT_SYSTEM if request.system is None else request.system
@@ -288,6 +298,14 @@ class InputProcessor:
                         placed.part.source, self._tiler, self._limits, exact=placed.part.exact
                     )
                 yield picture
+
+    def _up_to_last_unit(self, ids: Sequence[int]) -> list[int]:
+        """What a transcript depends on: the ids without images, as far as there are units."""
+        speech_ids = [token_id for token_id in ids if token_id != IMAGE_ID]
+        units = self._unit_positions(speech_ids)
+        if not units:
+            raise InvalidRequest("modalities: a transcript is of speech, got a request without any")
+        return speech_ids[: units[-1] + 1]
 
     def _unit_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
         units = range(self._config.first_unit_id, self._config.first_unit_id + self._config.audio_vocab_size)

@@ -43,6 +43,8 @@ class PromptStates:
         """For the prompt that the request has now: rows that are still computed, and not read; None without
         any. `sched.speech_update` lets no stack go back behind what these hold."""
         request = self.request
+        if request.transcribes:
+            return None
         assert request.speech is not None
         heard, read = request.speech.num_computed, request.speech_before(request.text.num_computed)
         if request.speaks:

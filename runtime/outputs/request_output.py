@@ -149,6 +149,7 @@ class OutputState:
             transcript=self.transcript,
             no_speech=self.no_speech,
             transcript_ids=self._heard.ids,
+            transcript_spans=self._heard.spans(),
             text=self.text,
             text_ids=[] if is_empty else list(request.shown_text_ids),
             fusion_ids=list(request.speaking.fusion_ids) if request.speaking and not is_empty else [],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from antiphon.kernels.ctc_collapse import ctc_collapse
@@ -59,6 +61,15 @@ class Transcript:
 
     def finish(self) -> str:
         return self._detokenizer.finish()
+
+    def spans(self) -> list[tuple[int, int]]:
+        """For each of `ids`, the units [start, end) that were read as it."""
+        labels = [self._request.prompt_labels[position] for position in self._positions[: self._num_read]]
+        runs = enumerate(pairwise([None, *labels, None]))
+        edges = [(i, before, after) for i, (before, after) in runs if before != after]
+        starts = [i for i, _, label in edges if label not in (None, self._blank)]
+        ends = [i for i, label, _ in edges if label not in (None, self._blank)]
+        return list(zip(starts, ends, strict=True))
 
     def _collapse(self, labels: list[int], previous: int) -> list[int]:
         ids: list[int] = ctc_collapse(

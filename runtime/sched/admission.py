@@ -22,6 +22,8 @@ def reserve_known(pool: BlockPool, request: RequestState, num_running: int) -> b
         if request.is_soft and request.needs_text:
             # what the text track computes needs the bottom layers' output at the same positions
             limit = min(limit, request.speech_before(len(text_blocks) * text.block_size))
+        elif request.transcribes:
+            limit -= 1  # a transcript ends when its last unit is read
         speech_blocks = speech.cached_prefix(pool, limit)
     text.adopt(pool, text_blocks)
     if speech is not None:

@@ -55,6 +55,7 @@ class RequestState:
         params: SamplingParams,
         *,
         speaks: bool,
+        transcribes: bool = False,
         config: ModelConfig,
         cache: CacheConfig,
         carries_speech: Callable[[int], bool],
@@ -67,6 +68,8 @@ class RequestState:
         """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
+        self.transcribes = transcribes
+        """Only the labels of its units are wanted: nothing is picked."""
         self.seed = seed
         self.finish_reason: FinishReason | None = None
         """Why it ended; None until it has. Set by `Scheduler.finish`, and by nothing else."""
@@ -86,6 +89,9 @@ class RequestState:
         text_ids, text_keys = self._text_prompt()
         self.text = Track(cache.text_block_size, b"text", text_ids, keys=text_keys)
         self.num_text_prompt = len(self.text)
+        for token in prompt.reply_ids:
+            self.text_ids.append(token)
+            self.text.append(token)
 
         self.unit_ids: list[int] = []
         self.top_computed = 0
@@ -111,6 +117,8 @@ class RequestState:
         self.prompt_labels: list[int | None] = [None] * self.num_speech_prompt
         """CTC labels of the prompt's units, as far as they are read; None elsewhere."""
         self.unit_positions = frozenset(prompt.unit_positions) if prompt.has_speech else frozenset()
+        if prompt.reply_ids:
+            self.take_text()
 
     # --- an open prompt -----------------------------------------------------------------------
 
@@ -123,7 +131,7 @@ class RequestState:
         # the top layers keep off the last known position until another follows: it might be the prompt's last
         return (
             self.speech.num_computed < len(self.speech)
-            or self.text.num_computed < len(self.text)
+            or (self.needs_text and self.text.num_computed < len(self.text))
             or self.top_computed < self.top_ready()
         )
 
@@ -162,7 +170,7 @@ class RequestState:
     @property
     def needs_text(self) -> bool:
         """The LLM has something to compute for this request, now or later."""
-        if self.finish_reason is not None:
+        if self.finish_reason is not None or self.transcribes:
             return False
         return self.speaking is None or not (self.speaking.silent or self.text_ended)
 
@@ -281,7 +289,12 @@ class RequestState:
     # --- the end ------------------------------------------------------------------------------
 
     def end_of_picks(self) -> FinishReason | None:
-        """Why the ids picked so far are all of the reply, if they are."""
+        """Why the ids picked so far are all of the reply, if they are. A transcript has ended once the last
+        unit has its label."""
+        if self.transcribes:
+            units = self.prompt.unit_positions
+            is_read = not self.is_growing and self.prompt_labels[units[-1]] is not None
+            return "stop" if is_read else None
         ids, limit = (
             (self.unit_ids, self.params.max_units) if self.speaks else (self.text_ids, self.max_tokens)
         )

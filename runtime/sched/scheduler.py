@@ -84,13 +84,16 @@ class Scheduler:
 
     def fits(self, request: RequestState, num_more: int = 0) -> bool:
         """Could the request's prompt, `num_more` positions, and one more of each track, ever be held?"""
-        tracks = [t for t in (request.text, request.speech) if t is not None]
+        tracks = [t for t in (request.text if request.needs_text else None, request.speech) if t is not None]
         needed = sum(-(-(len(t) + num_more + 1) // t.block_size) for t in tracks)
         return needed <= self.pool.num_blocks
 
     def update_speech(self, request: RequestState, prompt: Prompt) -> None:
         """Give an open request another prompt, which is closed if its user has said all."""
         update_speech(self.pool, request, prompt)
+        if request.transcribes and (reason := request.end_of_picks()):
+            self.finish(request, reason)  # all of it was read while it was spoken
+            return
         if request in self.resting:
             self.resting.remove(request)
             self.add(request)
@@ -234,6 +237,8 @@ class Scheduler:
             track.num_computed = chunk.end
             if not request.speaks:
                 track.publish(self.pool, chunk.end, request.prompt_labels)
+            if request.transcribes:
+                self._finish_if_complete(request)
             self._let_go_of_text(request)
 
     def complete_text(self, plan: StackPlan, tokens: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ from antiphon import (
     UnitDelta,
 )
 
-__all__ = ["Gate", "assert_nothing_held", "check_events", "collect", "load", "run", "serving"]
+__all__ = ["Gate", "assert_nothing_held", "check_events", "collect", "load", "run", "serving", "text_passes"]
 
 T = TypeVar("T")
 
@@ -42,6 +42,19 @@ def assert_nothing_held(engine: Engine) -> None:
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
     assert not engine.scheduler.running
     assert not engine.scheduler.waiting
+
+
+def text_passes(engine: Engine) -> list[object]:
+    """The text passes that an engine makes from here on."""
+    passes: list[object] = []
+    run_text = engine.runner.run_text
+
+    def noted(plan: Any) -> list[int]:
+        passes.append(plan)
+        return run_text(plan)
+
+    engine.runner.run_text = noted  # type: ignore[method-assign]
+    return passes
 
 
 class Gate:
