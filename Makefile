@@ -101,7 +101,7 @@ $(VENV)/torch.stamp: requirements/lock.txt
 
 $(VENV)/run.stamp: $(VENV)/torch.stamp $(SOURCES)
 	$(INSTALL) setuptools pybind11
-	$(INSTALL) --no-build-isolation --editable '.[audio,heif]'
+	$(INSTALL) --no-build-isolation --editable '.[heif,serve]'
 	touch $@
 
 # Holds all that run.stamp stands for, and does not need it: each of them compiles the extension.
