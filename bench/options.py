@@ -79,13 +79,14 @@ def read_config(name: str, device: torch.device) -> str:
     return name
 
 
-def read_counts(numbers: str, hint: str) -> list[int]:
-    """Positive numbers separated by commas."""
+def read_counts(numbers: str, hint: str, least: int = 1) -> list[int]:
+    """Numbers separated by commas. least: 1, or 0"""
     parts = [number.strip() for number in numbers.split(",")]
-    counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else 0 for part in parts]
-    if min(counts) < 1:
+    counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else -1 for part in parts]
+    if min(counts) < least:
+        kind = "positive" if least else "whole"
         raise typer.BadParameter(
-            f"expected positive numbers separated by commas, got {numbers!r}", param_hint=hint
+            f"expected {kind} numbers separated by commas, got {numbers!r}", param_hint=hint
         )
     return counts
 

@@ -8,7 +8,6 @@ and the step of the mel from frame to frame are compared with those elsewhere.
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from antiphon.assets.embedded import EMBEDDED_CODEC
-from antiphon.bench.options import JsonFile, check_output, device_name, record_of, write_record
+from antiphon.bench.options import JsonFile, check_output, device_name, read_counts, record_of, write_record
 from antiphon.codec import Codec
 from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.config import StreamSchedule
@@ -116,8 +115,8 @@ def run(
     spoken = [[rng.randrange(loaded.num_units_vocab) for _ in range(units)] for _ in range(utterances)]
     schedules = [
         StreamSchedule(context_units=context_units, lookahead_units=lookahead_units)
-        for context_units in _numbers("--context", context)
-        for lookahead_units in _numbers("--lookahead", lookahead)
+        for context_units in read_counts(context, "--context", 0)
+        for lookahead_units in read_counts(lookahead, "--lookahead", 0)
     ]
     rows = [measure(loaded, spoken, schedule) for schedule in schedules]
     Console().print(_table(rows))
@@ -148,12 +147,3 @@ def _table(rows: list[StreamFigures]) -> Table:
             str(row.samples_off),
         )
     return table
-
-
-def _numbers(name: str, given: str) -> list[int]:
-    parts = [part.strip() for part in given.split(",")]
-    if not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
-        raise typer.BadParameter(
-            f"expected whole numbers separated by commas, got {given!r}", param_hint=name
-        )
-    return [int(part) for part in parts]
