@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import antiphon
-from antiphon.cli import bench, chat, doctor, generate, profile
+from antiphon.cli import bench, chat, doctor, generate, profile, serve
 
 __all__ = ["app"]
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(generate.generate)
 app.command()(chat.chat)
+app.command()(serve.serve)
 app.command()(profile.profile)
 app.command()(doctor.doctor)
 app.add_typer(bench.app)

@@ -29,6 +29,7 @@ __all__ = [
     "TopK",
     "TopP",
     "Voice",
+    "check_codec",
     "open_engine",
 ]
 
@@ -116,10 +117,15 @@ MaxUnits = Annotated[
 ]
 
 
-def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
-    """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
+def check_codec(model: Path | None, codec: Path | None) -> None:
+    """Refuse a codec without the model that it is for."""
     if codec is not None and model is None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
+
+
+def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
+    """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
+    check_codec(model, codec)
     with signals.at_once():  # there is nothing yet that has to end in order
         from antiphon.assets.embedded import EMBEDDED_WORLD
         from antiphon.engine.engine import Engine

@@ -1,0 +1,162 @@
+"""`antiphon serve`: the engine behind HTTP."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from antiphon.cli import options, signals
+from antiphon.cli.streams import say, show_error
+from antiphon.config import EngineConfig
+from antiphon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from antiphon.aio.async_engine import AsyncEngine
+
+__all__ = ["serve"]
+
+SERVER_PANEL = "Server"
+KEY_VARIABLE = "ANTIPHON_API_KEY"
+NO_EXTRA = "antiphon serve needs the extra: pip install 'antiphon[serve]'"
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.", rich_help_panel=SERVER_PANEL)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0 takes any that is free.", rich_help_panel=SERVER_PANEL)
+    ] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help=f"Key that clients must send; may be given several times. Default: {KEY_VARIABLE}.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = None,
+    served_model_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the model. Default: its folder's.", rich_help_panel=SERVER_PANEL
+        ),
+    ] = None,
+    allowed_media_domains: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Host that pictures may be fetched from; may be given several times.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = None,
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Origin whose pages may call the server; may be given several times.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = None,
+    max_body_mb: Annotated[
+        int, typer.Option(min=1, help="Largest body of a request, in MiB.", rich_help_panel=SERVER_PANEL)
+    ] = 64,
+    request_timeout_s: Annotated[
+        float,
+        typer.Option(min=0.1, help="Longest time that a request may take.", rich_help_panel=SERVER_PANEL),
+    ] = 600.0,
+    drain_timeout_s: Annotated[
+        float,
+        typer.Option(min=0, help="How long SIGTERM waits for requests.", rich_help_panel=SERVER_PANEL),
+    ] = 30.0,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart",
+            help="Load a fresh engine if one fails, instead of ending.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = False,
+    log_format: Annotated[
+        str, typer.Option(metavar="text|json", help="How logs are written.", rich_help_panel=SERVER_PANEL)
+    ] = "text",
+    model: options.ModelFolder = None,
+    codec: options.CodecFolder = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    block_size: options.BlockSize = EngineConfig.block_size,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(min=2, help="Longest sequence, in positions.", rich_help_panel=options.MODEL_PANEL),
+    ] = None,
+    max_num_seqs: Annotated[
+        int,
+        typer.Option(min=1, help="Requests computed at a time.", rich_help_panel=options.MODEL_PANEL),
+    ] = EngineConfig.max_num_seqs,
+    max_num_waiting: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Requests that may wait; more get status 429.", rich_help_panel=options.MODEL_PANEL
+        ),
+    ] = EngineConfig.max_num_waiting,
+) -> None:
+    """Serve the OpenAI API until Ctrl-C or SIGTERM.
+
+    Without --model, the small packaged model is served.
+    """
+    options.check_codec(model, codec)
+    with signals.at_once():
+        try:
+            from antiphon.server.log import set_up_logs
+            from antiphon.server.running import serve as run
+            from antiphon.server.settings import ServerSettings
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{NO_EXTRA} ({error})") from error
+    if api_key is None and KEY_VARIABLE in os.environ:
+        api_key = [os.environ[KEY_VARIABLE]]
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        api_keys=tuple(api_key or ()),
+        served_model_name=served_model_name,
+        allowed_media_domains=tuple(allowed_media_domains or ()),
+        allowed_origins=tuple(allowed_origins or ()),
+        max_body_bytes=max_body_mb << 20,
+        request_timeout_s=request_timeout_s,
+        drain_timeout_s=drain_timeout_s,
+        restart=restart,
+        log_format=log_format,
+    )
+    engine_settings = {
+        "block_size": block_size,
+        "max_num_seqs": max_num_seqs,
+        "max_num_waiting": max_num_waiting,
+    }
+    if max_model_len is not None:
+        engine_settings["max_model_len"] = max_model_len
+    set_up_logs(log_format)
+    load = partial(_load, model, codec, device, dtype, engine_settings)
+    with signals.noted(signals.Note(), patience_s=None):  # a signal asks it to drain; a second ends it
+        in_order = run(load, settings, partial(_show, model is None))
+    if not in_order:
+        raise typer.Exit(1)
+
+
+def _load(
+    model: Path | None, codec: Path | None, device: str, dtype: str, settings: dict[str, int]
+) -> AsyncEngine:
+    from antiphon.aio.async_engine import AsyncEngine
+
+    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)  # type: ignore[arg-type]
+
+
+def _show(is_packaged: bool, address: str) -> None:
+    if is_packaged:
+        from antiphon.assets.embedded import EMBEDDED_WORLD
+
+        show_error(f"no --model: {EMBEDDED_WORLD}")
+    say(f"serving at {address}")

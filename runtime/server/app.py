@@ -1,0 +1,54 @@
+"""The HTTP application: its routes, and what it owns while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+import antiphon
+from antiphon.aio.async_engine import AsyncEngine
+from antiphon.server.errors import add_handlers
+from antiphon.server.gate import Gate
+from antiphon.server.keeper import EngineKeeper
+from antiphon.server.metrics import Metrics
+from antiphon.server.openai.models import models
+from antiphon.server.operations import operations
+from antiphon.server.service import Service
+from antiphon.server.settings import ServerSettings
+
+__all__ = ["create_app"]
+
+ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models)
+
+
+def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:
+    """An ASGI application that serves the engine that `load` makes when it starts.
+
+    `app.state.service` is its `Service`.
+    """
+    settings = settings or ServerSettings()
+    keeper = EngineKeeper(load, restart=settings.restart)
+    service = Service(keeper, settings, Metrics(keeper))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await keeper.start()
+        try:
+            yield
+        finally:
+            await keeper.close()
+
+    app = FastAPI(title="Antiphon", version=antiphon.__version__, lifespan=lifespan)
+    app.state.service = service
+    add_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router(service))
+    app.add_middleware(Gate, keys=settings.api_keys, max_body_bytes=settings.max_body_bytes)
+    if settings.allowed_origins:  # outside of the gate: a browser asks first, without a key
+        origins = list(settings.allowed_origins)
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    return app

@@ -1,0 +1,106 @@
+"""What every request passes before it is read: its id, its key, and the size of its body."""
+
+from __future__ import annotations
+
+import hmac
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from antiphon.server.errors import ApiError, error_response
+from antiphon.server.log import log_access
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Gate"]
+
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping"})
+"""What needs no key: those who ask whether a server is there have none."""
+REQUEST_ID = b"x-request-id"
+MAX_ID_CHARS = 128
+
+
+class _TooLarge(Exception):
+    """The body is longer than allowed."""
+
+
+class Gate:
+    """ASGI middleware: refuses clients without a key and bodies that are too large, numbers what it lets
+    through, and logs how it was answered."""
+
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        begun_s, status, has_begun = time.perf_counter(), 0, False
+
+        async def numbered(message: Message) -> None:
+            nonlocal status, has_begun
+            if message["type"] == "http.response.start":
+                status, has_begun = message["status"], True
+                message["headers"] = [*message.get("headers", []), (REQUEST_ID, request_id.encode())]
+            await send(message)
+
+        num_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                if num_bytes > self._max_body_bytes:
+                    raise _TooLarge
+            return message
+
+        try:
+            if (refused := self._refusal(scope["path"], headers)) is not None:
+                await error_response(refused)(scope, receive, numbered)
+                return
+            await self._app(scope, counted, numbered)
+        except _TooLarge:
+            if not has_begun:
+                await error_response(self._too_large())(scope, receive, numbered)
+        finally:
+            seconds = time.perf_counter() - begun_s
+            log_access(request_id, scope["method"], scope["path"], status, seconds)
+
+    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
+        if path not in OPEN_PATHS and self._keys and not self._knows(headers.get(b"authorization", b"")):
+            return ApiError(
+                401,
+                "an API key is needed: send it as `Authorization: Bearer KEY`",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_body_bytes:
+            return self._too_large()
+        return None
+
+    def _knows(self, authorization: bytes) -> bool:
+        """In the same time for every key, right or wrong."""
+        scheme, _, given = authorization.partition(b" ")
+        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
+        return scheme.lower() == b"bearer" and any(matches)
+
+    def _too_large(self) -> ApiError:
+        message = f"the body: expected at most {self._max_body_bytes} bytes, got more"
+        return ApiError(413, message, code="request_too_large", headers={"Connection": "close"})
+
+
+def _given_id(headers: dict[bytes, bytes]) -> str | None:
+    """The client's own id, where it is one that a log can hold."""
+    given = headers.get(REQUEST_ID, b"")[: MAX_ID_CHARS + 1]
+    text = given.decode("latin-1")
+    is_fine = text.isascii() and text.isprintable() and " " not in text
+    return text if 0 < len(text) <= MAX_ID_CHARS and is_fine else None

@@ -1,0 +1,118 @@
+"""What an operator's dashboard shows: vLLM's and vLLM-Omni's names with the prefix `antiphon:`.
+
+Each server has a registry of its own, so that two in one process do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from antiphon.server.keeper import EngineKeeper
+from antiphon.types import Completion
+
+__all__ = ["Metrics"]
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
+CONTINUITY_MS = (0, 100)
+"""How much sound a player buffers before it begins, in ms."""
+
+
+class Metrics:
+    """Counts what one server does."""
+
+    def __init__(self, keeper: EngineKeeper) -> None:
+        self._keeper = keeper
+        self._registry = registry = CollectorRegistry()
+
+        def counter(name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"antiphon:{name}", about, labels, registry=registry)
+
+        def histogram(name: str, about: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+            return Histogram(f"antiphon:{name}", about, buckets=buckets, registry=registry)
+
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"antiphon:{name}", about, registry=registry)
+
+        self._running = gauge("num_requests_running", "Requests that the engine computes.")
+        self._waiting = gauge("num_requests_waiting", "Requests that wait for their turn.")
+        self._usage = gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
+        self._alive = gauge("engine_alive", "1 while the engine serves, else 0.")
+        self._restarts = gauge("engine_restarts", "Fresh engines that took over from failed ones.")
+        self._connected = gauge("http_requests_in_flight", "Requests whose answers are under way.")
+        self._ttft = histogram("time_to_first_token_seconds", "To the first token of text.")
+        self._tpot = histogram("inter_token_latency_seconds", "Mean time per id after the first.")
+        self._e2e = histogram("e2e_request_latency_seconds", "To the end of the reply.")
+        self._ttfa = histogram("audio_ttfp_s", "To the first samples of speech.")
+        self._audio = histogram("audio_duration_s", "Length of the speech made.")
+        self._rtf = histogram("audio_rtf", "Time to the last sample, by the length of the speech.", FRACTIONS)
+        self._underrun = histogram("audio_underrun_s", "For how long a player has had nothing to play.")
+        self._success = counter("request_success", "Requests that ended, by how.", ("finished_reason",))
+        self._prompt = counter("prompt_tokens", "Positions of prompts, pictures and speech included.")
+        self._generated = counter("generation_tokens", "Ids picked, of text and of speech.")
+        self._frames = counter("audio_frames", "Units of speech made, of 40 ms.")
+        self._queries = counter("prefix_cache_queries", "Positions looked up in the prefix cache.")
+        self._hits = counter("prefix_cache_hits", "Positions found there.")
+        self._preemptions = counter("num_preemptions", "Times that a request made way for others.")
+        self._continuous = counter(
+            "audio_continuity_ok",
+            "Replies that a player with such a buffer played without a gap.",
+            ("threshold_ms",),
+        )
+        self._completed = counter("speech_stream_completed", "Spoken replies that came to their end.")
+        self._aborted = counter("speech_stream_aborted", "Spoken replies that did not.")
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """A request that is in flight in this block."""
+        self._connected.inc()
+        try:
+            yield
+        finally:
+            self._connected.dec()
+
+    def note(self, completion: Completion | None) -> None:
+        """A request has ended; None: before its completion, because its client left or the engine failed."""
+        if completion is None:
+            self._success.labels("abort").inc()
+            return
+        metrics, speaks = completion.metrics, completion.sample_rate_hz is not None
+        self._success.labels(completion.finish_reason).inc()
+        for histogram, value in (
+            (self._ttft, metrics.ttft_s),
+            (self._tpot, metrics.tpot_s),
+            (self._e2e, metrics.e2e_s),
+            (self._ttfa, metrics.ttfa_s),
+            (self._audio, metrics.audio_s),
+            (self._rtf, metrics.rtf),
+            (self._underrun, metrics.underrun_s),
+        ):
+            if value is not None:
+                histogram.observe(value)
+        self._prompt.inc(metrics.num_prompt_tokens)
+        self._generated.inc(len(completion.text_ids) + len(completion.unit_ids))
+        self._frames.inc(len(completion.units))
+        self._queries.inc(metrics.num_prompt_tokens)
+        self._hits.inc(metrics.num_cached_tokens)
+        self._preemptions.inc(metrics.num_preemptions)
+        if speaks:
+            has_ended = completion.finish_reason in ("stop", "length")
+            (self._completed if has_ended else self._aborted).inc()
+            for threshold_ms in CONTINUITY_MS:
+                if metrics.underrun_s is not None and metrics.underrun_s * 1000 <= threshold_ms:
+                    self._continuous.labels(str(threshold_ms)).inc()
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's format."""
+        is_alive = self._keeper.is_alive
+        self._alive.set(is_alive)
+        self._restarts.set(self._keeper.num_restarts)
+        if is_alive:
+            health = self._keeper.engine.health()
+            self._running.set(health.num_running)
+            self._waiting.set(health.num_waiting)
+            self._usage.set(health.kv_cache_usage)
+        return generate_latest(self._registry)

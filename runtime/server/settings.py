@@ -1,0 +1,56 @@
+"""What an operator can set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from antiphon.errors import ConfigError
+
+__all__ = ["ServerSettings"]
+
+MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How a server answers; the engine has settings of its own. Times are in seconds, sizes in bytes."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. The default answers this machine alone."""
+    port: int = 8000
+    """0 takes any that is free."""
+    api_keys: tuple[str, ...] = ()
+    """Keys of which a client must send one; none: every client is served."""
+    served_model_name: str | None = None
+    """The name that clients know the model by; None: the name of its folder."""
+    allowed_media_domains: tuple[str, ...] = ()
+    """Hosts that pictures may be fetched from; none: nothing is fetched."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the server from a browser."""
+    max_body_bytes: int = 64 * MB
+    request_timeout_s: float = 600.0
+    """After this a request is aborted, and what there is of its reply is sent."""
+    drain_timeout_s: float = 30.0
+    """How long a server that is to end waits for its requests before it aborts them."""
+    audio_expiry_s: float = 3600.0
+    """How long a spoken reply can be referred to by its id."""
+    max_kept_audio_bytes: int = 256 * MB
+    """What all of these replies may take; the oldest go first."""
+    restart: bool = False
+    """Whether a fresh engine takes over from one that has failed; otherwise the server ends."""
+    log_format: str = "text"
+    """"text" or "json"."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: expected 0 to 65535, got {self.port}")
+        for name in ("max_body_bytes", "request_timeout_s", "audio_expiry_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("drain_timeout_s", "max_kept_audio_bytes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if any(not key or key != key.strip() or not key.isascii() for key in self.api_keys):
+            raise ConfigError("api_keys: expected keys of ASCII characters without spaces around them")
+        if self.log_format not in ("text", "json"):
+            raise ConfigError(f"log_format: expected 'text' or 'json', got {self.log_format!r}")

@@ -1,0 +1,66 @@
+"""A server on a port of this machine, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import uvicorn
+
+from antiphon.aio.async_engine import AsyncEngine
+from antiphon.server.app import create_app
+from antiphon.server.running import Server
+from antiphon.server.service import Service
+from antiphon.server.settings import ServerSettings
+
+__all__ = ["Served", "serving_http"]
+
+
+class Served:
+    """A server that runs, its address, and a client for it."""
+
+    def __init__(self, address: str, service: Service, server: Server) -> None:
+        self.address = address
+        self.service = service
+        self.server = server
+        self.http = httpx2.Client(base_url=address, timeout=60)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self.service.engine
+
+
+@contextmanager
+def serving_http(load: Callable[[], AsyncEngine] | None = None, **settings: Any) -> Iterator[Served]:
+    """Serve an engine, or the packaged model, until the block ends.
+
+    load: makes the engine. settings: of `ServerSettings`.
+    """
+    served = ServerSettings(port=0, **settings)
+    app = create_app(load or _packaged, served)
+    config = uvicorn.Config(app, host=served.host, port=0, log_config=None, access_log=False)
+    addresses: queue.Queue[str] = queue.Queue()
+    server = Server(config, app.state.service, addresses.put)
+    thread = threading.Thread(target=server.run, name="http-server")
+    thread.start()
+    try:
+        while True:
+            try:
+                address = addresses.get(timeout=0.1)
+                break
+            except queue.Empty:
+                assert thread.is_alive(), "the server has ended before it began"
+        running = Served(address, app.state.service, server)
+        with running.http:
+            yield running
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _packaged() -> AsyncEngine:
+    return AsyncEngine(device="cpu", progress=False, kv_cache_bytes=64 << 20)
