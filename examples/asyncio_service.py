@@ -13,7 +13,7 @@ from antiphon import AsyncEngine, InvalidRequest, Request, SamplingParams, TextD
 
 
 async def serve(engine: AsyncEngine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One client. One that hangs up leaves the loop, which aborts its request."""
+    """Serves one client. If it hangs up, the loop is left, which aborts its request."""
     try:
         while line := await reader.readline():
             try:

@@ -1,6 +1,6 @@
 """A sentence in the voice of a clip of 1 to 30 seconds.
 
-That takes a codec folder with `campplus.onnx`, which tells speakers apart. The packaged codec has none, so
+This takes a codec folder with `campplus.onnx`, which tells speakers apart. The packaged codec lacks it, so
 without --codec the sentence is spoken in the packaged voice.
 
 python examples/clone_voice.py

@@ -1,4 +1,4 @@
-"""The kernels without an engine, each held against its PyTorch reference.
+"""The kernels without an engine, and how far they are from PyTorch.
 
 python examples/kernels_alone.py
 """

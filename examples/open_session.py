@@ -1,7 +1,7 @@
-"""A request that is opened while its user still speaks, fed as a microphone would feed it.
+"""A request that is opened while its user is still speaking, fed as a microphone would feed it.
 
-A tenth of a second is pushed at a time, in real time. What has been heard so far is printed meanwhile, and
-the reply begins soon after the last word.
+A tenth of a second of sound is pushed at a time, in real time. Meanwhile, what has been heard so far is
+printed, and the reply begins soon after the last word.
 
 python examples/open_session.py
 python examples/open_session.py --audio question.wav --image shapes.png

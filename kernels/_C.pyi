@@ -1,5 +1,5 @@
 # The CPU kernels of csrc/cpu. Tensors are addresses (`Tensor.data_ptr()`), 0 for an argument left out; the
-# wrappers in antiphon.kernels own checks and allocation. `isa` is an instruction set, "" the machine's best.
+# wrappers in antiphon.kernels check and allocate. `isa` is an instruction set, "" the machine's best.
 
 from collections.abc import Sequence
 

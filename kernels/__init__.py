@@ -1,4 +1,4 @@
-"""The kernels, one op a file, usable alone. Each takes `backend=None` (chosen by device) or a name."""
+"""The kernels, one op per file, each usable on its own. `backend` is a name, or None to choose by device."""
 
 from antiphon.kernels.argmax import argmax
 from antiphon.kernels.argmax_head import argmax_head

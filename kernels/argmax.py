@@ -1,4 +1,4 @@
-"""The most likely id of each row of logits, the first where several are equal."""
+"""The most likely id of each row of logits, the first of equals."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ __all__ = ["argmax", "argmax_reference", "ordinary"]
 def argmax(logits: Tensor, *, backend: str | None = None) -> Tensor:
     """logits (rows, vocab), vocab not empty -> int64 (rows)
 
-    What is not a number is as unlikely as can be, like minus infinity. Raises ValueError, naming the
-    argument, for what does not fit.
+    NaN counts as minus infinity. Raises ValueError naming the argument that does not fit.
     """
     check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
     if logits.shape[1] == 0:
@@ -42,5 +41,5 @@ def argmax_reference(logits: Tensor) -> Tensor:
 
 
 def ordinary(logits: Tensor) -> Tensor:
-    """`logits` with minus infinity in place of what is not a number."""
+    """`logits` with minus infinity in place of NaN."""
     return logits.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)

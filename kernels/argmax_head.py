@@ -1,7 +1,7 @@
-"""The likeliest ids of a head, argmax(h W^T), without its logits in memory: reduced as they come.
+"""The likeliest ids of a head, argmax(h W^T), without its logits in memory: they are reduced as they come.
 
-Greedy decoding and CTC labels need a few numbers of each row; the logits of 64 rows over 128 thousand ids are
-33 MB that would be written and read again.
+Greedy decoding and CTC labels need only a few numbers per row; the logits of 64 rows over 128 thousand ids
+are 33 MB that would be written and read back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from antiphon.kernels.registry import (
 
 __all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
 
-MAX_CPP_TOP_K = 64  # more are kept in order one by one no faster than they are sorted
+MAX_CPP_TOP_K = 64  # beyond this, inserting them one by one is no faster than a sort
 MAX_TRITON_TOP_K = 64  # a program keeps its best in registers
 
 
@@ -46,14 +46,14 @@ def argmax_head(
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab) -> ids int64 (rows, top_k), their logits float32 (rows, top_k)
 
-    Logits descend; of equal ones the lower id comes first. In 16 bits a backend may or may not round logits
-    before it compares them, so that backends may differ where two logits round to the same number.
-    subset: int64 (m,), rows of the head's weight, each once and in any order; only they compete, and ids are
-        still the head's. Out of range or twice is an error where it can be seen without waiting for the
-        device.
-    A logit that is not a number has no place in the order, but ids are always of the head.
+    Logits descend; of equal ones the lower id comes first, and NaN counts as minus infinity. In 16 bits a
+    backend may or may not round logits before it compares them, so backends may differ where two logits
+    round to the same number.
+    subset: int64 (m,), distinct rows of the head's weight in any order; only they compete, and ids are still
+        the head's. A row that is out of range or given twice is an error where that can be seen without
+        waiting for the device.
 
-    Raises ValueError, naming the argument, for what does not fit.
+    Raises ValueError naming the argument that does not fit.
     """
     top_k = _check(hidden, head, top_k, subset)
     pick = resolve("argmax_head", backend, hidden.device, hidden.dtype, hidden, _learned(head))
@@ -65,7 +65,7 @@ def argmax_head(
 def _argmax_head_cpp(
     hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Its logits are those of the head to the last bit."""
+    """The logits equal the head's to the last bit."""
     from antiphon.kernels import _C
 
     if not isinstance(head, CppLinear) or top_k > MAX_CPP_TOP_K:
@@ -120,7 +120,7 @@ def argmax_head_reference(
 
 
 def plain_weight(head: Linear) -> Tensor | None:
-    """The head's weight (vocab, n) as it lies, where that is all there is to the head."""
+    """The head's weight (vocab, n), if the head is a product with that weight and nothing more."""
     return head.weight if isinstance(head, TorchLinear) else None
 
 
@@ -130,7 +130,7 @@ def _learned(head: Linear) -> Tensor | None:
 
 
 def check_head(hidden: Tensor, head: Linear) -> None:
-    """hidden (rows, n) is what this head reads."""
+    """Checks that hidden (rows, n) is what this head reads."""
     check_linear("head", head)
     check("hidden", hidden, FLOATS, ("rows", head.in_features))
     weight = head.panels if isinstance(head, CppLinear) else plain_weight(head)
@@ -159,4 +159,4 @@ def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> i
     try:
         return check_integer("top_k", top_k, 1, competing)
     except ValueError:
-        raise ValueError(f"top_k: expected 1 to {competing}, as many as compete, got {top_k!r:.40}") from None
+        raise ValueError(f"top_k: expected 1 to the {competing} that compete, got {top_k!r:.40}") from None

@@ -1,4 +1,4 @@
-"""A ragged batch over a paged cache: where its tokens stand, and what has to fit together."""
+"""A ragged batch over a paged cache: where its tokens stand, and the checks that it fits together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AttentionBatch:
     positions: Tensor
     """int32 (tokens)"""
     slot_mapping: Tensor
-    """int64 (tokens): block * block_size + offset; -1 pads"""
+    """int64 (tokens): block * block_size + offset; -1 for padding"""
     cu_seqlens_q: Tensor
     """int32 (seqs + 1)"""
     context_lens: Tensor
@@ -47,7 +47,7 @@ class AttentionBatch:
     block_table: Tensor
     """int32 (seqs, max_blocks)"""
     prompt_keys: PromptKeys | None = None
-    """Where there are prompts on a GPU, for backends that want keys side by side"""
+    """Given for prompts on a GPU, for backends that want keys side by side"""
 
     @property
     def num_seqs(self) -> int:
@@ -60,7 +60,7 @@ def check_batch(batch: object) -> None:
 
 
 def check_cache(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
-    """Keys and values of a layer, which are read by the same steps."""
+    """A layer's keys and values, which share one shape and one set of strides."""
     check_plain("key_cache", key_cache)
     check_plain("value_cache", value_cache)
     if key_cache.dim() != 4 or 0 in key_cache.shape[1:] or key_cache.shape[3] % 2:
@@ -83,7 +83,7 @@ def check_cache(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
 
 
 def check_slots(batch: AttentionBatch, like: Tensor, key_cache: Tensor) -> None:
-    """Where tokens are written: to a slot each, or to none."""
+    """Each token is written to a slot of its own, or nowhere (-1)."""
     slots = batch.slot_mapping
     check("batch.slot_mapping", slots, torch.int64, batch.positions.shape, ("qkv", like), contiguous=True)
     check_range("batch.slot_mapping", slots, -1, key_cache.shape[0] * key_cache.shape[1] - 1)
@@ -91,7 +91,7 @@ def check_slots(batch: AttentionBatch, like: Tensor, key_cache: Tensor) -> None:
 
 
 def check_sequences(batch: AttentionBatch, q: Tensor, key_cache: Tensor) -> None:
-    """Which rows of q (tokens, ...) are queries of which sequence, and where its keys are."""
+    """Which rows of q (tokens, ...) belong to which sequence, and where that sequence's keys are."""
     check("batch.context_lens", batch.context_lens, torch.int32, ("seqs",), ("q", q), contiguous=True)
     seqs = len(batch.context_lens)
     check("batch.cu_seqlens_q", batch.cu_seqlens_q, torch.int32, (seqs + 1,), ("q", q), contiguous=True)
@@ -117,8 +117,8 @@ def check_sequences(batch: AttentionBatch, q: Tensor, key_cache: Tensor) -> None
 def check_caches_written(
     caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int, others: Sequence[tuple[str, Tensor | None]]
 ) -> None:
-    """Keys and values of layers that are `layer_stride` numbers apart: each number has a place of its own,
-    and all of them lie apart from the other tensors."""
+    """Keys and values of layers that are `layer_stride` numbers apart: every number has a place of its own,
+    outside the memory of the other tensors."""
     key, value = caches[0]
     distance = abs(value.data_ptr() - key.data_ptr()) // key.element_size()
     shape, strides = (*key.shape, 2, len(caches)), (*key.stride(), distance, abs(layer_stride))

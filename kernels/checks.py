@@ -1,11 +1,9 @@
-"""What the wrappers of all ops look at before a kernel runs, whichever backend it is of.
+"""What the wrappers of all ops check before a kernel runs, whichever backend it belongs to.
 
-Kernels read and write memory by address. So each argument's kind, dtype, shape, device and layout are looked
-at,
-and what is a place in another argument, like a row, a position or a block, must be one; on the CPU, since
-elsewhere
-a look at the values would wait for the device. Each error is a ValueError of one line: the argument, what was
-expected, and what came.
+Kernels read and write memory by address. So the kind, dtype, shape, device and layout of each argument are
+checked. A value that is a place in another argument, such as a row, a position or a block, must exist there;
+this is checked on the CPU only, since elsewhere reading the values would wait for the device. Each error is a
+ValueError of one line: the argument, what was expected, and what came.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ Shape: TypeAlias = "Sequence[int | str]"
 
 
 def check_plain(name: str, tensor: object) -> None:
-    """A tensor whose numbers lie in memory as they are."""
+    """A tensor whose numbers lie in memory as they are, with strides."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     kind = ""
@@ -70,7 +68,7 @@ def check_plain(name: str, tensor: object) -> None:
 def _has_memory(tensor: Tensor) -> bool:
     try:
         return tensor.data_ptr() != 0 or not tensor.numel()
-    except RuntimeError:  # one of those that only stand for tensors
+    except RuntimeError:  # a fake or wrapped tensor, which has no storage of its own
         return False
 
 
@@ -91,9 +89,9 @@ def check(
 ) -> None:
     """A plain tensor of this dtype, or one of these, and of this shape.
 
-    shape: the name of a size stands for any number
-    like: the name of another argument, and the tensor, on whose device this one must be
-    note: what the message says behind the shape; {device} is that of `like`
+    shape: sizes; a name in place of a size allows any number
+    like: the name and the tensor of another argument, on whose device this one must be
+    note: what the message says after the shape; {device} is the device of `like`
     """
     check_plain(name, tensor)
     assert isinstance(tensor, Tensor)
@@ -127,7 +125,7 @@ def _fits(found: Sequence[int], shape: Shape) -> bool:
 
 
 def check_integer(name: str, value: object, least: int, most: int = INT32_MAX) -> int:
-    """An integer of Python's or numpy's, in this range."""
+    """A Python or numpy integer in this range."""
     try:
         number = None if isinstance(value, (bool, Tensor)) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -138,7 +136,7 @@ def check_integer(name: str, value: object, least: int, most: int = INT32_MAX) -
 
 
 def check_number(name: str, value: object, least: float = -math.inf) -> float:
-    """A finite number of Python's or numpy's."""
+    """A finite Python or numpy number."""
     number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
     if not (math.isfinite(number) and number >= least):
         bound = "" if least == -math.inf else f", {least:g} or more"
@@ -160,10 +158,10 @@ def address(tensor: Tensor) -> int:
 
 
 def check_written(name: str, written: Tensor, others: Sequence[tuple[str, Tensor | None]]) -> None:
-    """A tensor that an op writes to: it has one place for each number, and none of them is of another
-    argument's stretch of memory."""
+    """A tensor that an op writes to: each of its numbers has a place of its own, and its stretch of memory
+    overlaps no other argument's."""
     if torch.is_grad_enabled() and written.requires_grad:
-        raise ValueError(f"{name}: expected no gradient to be wanted of what is written in place")
+        raise ValueError(f"{name}: expected a tensor without gradients, since it is written in place")
     if not written.is_contiguous() and has_overlap(written.shape, written.stride()):
         raise ValueError(
             f"{name}: expected memory of its own for each number, got strides {written.stride()}"
@@ -178,7 +176,7 @@ def check_written(name: str, written: Tensor, others: Sequence[tuple[str, Tensor
 
 
 def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Can two places of a tensor be one number? Says so for some unusual strides that interleave, too."""
+    """Can two places of a tensor share memory? Also True for some unusual strides that only interleave."""
     extent = 1
     for stride, size in sorted(zip(strides, shape, strict=True)):
         if size == 0:
@@ -191,7 +189,7 @@ def has_overlap(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def stretch(tensor: Tensor) -> tuple[int, int]:
-    """The first byte and the one behind the last."""
+    """The addresses of the first byte and of the one after the last."""
     begin, numel = tensor.data_ptr(), tensor.numel()
     if numel and not tensor.is_contiguous():
         numel = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
@@ -202,12 +200,12 @@ def stretch(tensor: Tensor) -> tuple[int, int]:
 
 
 def values_are_at_hand(tensor: Tensor) -> bool:
-    """Can they be looked at without waiting for a device?"""
+    """Can the values be read without waiting for a device?"""
     return tensor.device.type == "cpu"
 
 
 def index_range(index: Tensor) -> tuple[int, int]:
-    """The least and the largest of integers on the CPU, of which there is at least one."""
+    """The smallest and the largest of one or more integers on the CPU."""
     if cpp_available():
         index = index.contiguous()
         found: tuple[int, int] = _cpp().index_range(address(index), index.numel(), index.element_size())
@@ -216,7 +214,7 @@ def index_range(index: Tensor) -> tuple[int, int]:
 
 
 def check_range(name: str, index: Tensor, least: int, most: int) -> None:
-    """Integers from `least` to `most`, as far as they are at hand."""
+    """Integers from `least` to `most`; checked if the values are at hand."""
     if not index.numel() or not values_are_at_hand(index):
         return
     low, high = index_range(index)
@@ -225,7 +223,7 @@ def check_range(name: str, index: Tensor, least: int, most: int) -> None:
 
 
 def check_rising(name: str, index: Tensor, most: int) -> None:
-    """Integers from 0 to `most`, each larger than the one before, as far as they are at hand."""
+    """Integers from 0 to `most`, each larger than the one before; checked if the values are at hand."""
     if not index.numel() or not values_are_at_hand(index):
         return
     if cpp_available():
@@ -239,7 +237,7 @@ def check_rising(name: str, index: Tensor, most: int) -> None:
 
 
 def check_each_once(name: str, index: Tensor, least: int = 0) -> None:
-    """No integer twice, of those that are `least` or more, as far as they are at hand."""
+    """No integer of `least` or more occurs twice; checked if the values are at hand."""
     if index.numel() < 2 or not values_are_at_hand(index):
         return
     if cpp_available():
@@ -260,11 +258,10 @@ def wrong_sequences(
     block_size: int,
     num_blocks: int,
 ) -> str:
-    """The one of the three that does not fit the others and the cache, as far as they are at hand; "" for
-    none.
+    """Which of the three does not fit the others and the cache; "" if all fit, or if they are not at hand.
 
-    Queries are rows that rise from 0 to num_tokens; a sequence has no keys, or at least one for each of its
-    queries and at most as many as its blocks hold; those blocks are of the cache.
+    The bounds of the queries rise from 0 to num_tokens. A sequence has no keys, or at least one for each of
+    its queries and at most as many as its blocks hold. Those blocks are in the cache.
     """
     if not values_are_at_hand(cu_seqlens_q):
         return ""

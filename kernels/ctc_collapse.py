@@ -27,7 +27,7 @@ __all__ = ["CollapsedLabels", "ctc_collapse", "ctc_collapse_reference"]
 
 NO_LABEL = -1
 MAX_LABELS = INT32_MAX - (1 << 16)
-"""Kernels count in 32 bits, some a tile beyond the last."""
+"""Kernels count in 32 bits, and some count up to a tile past the last label."""
 
 
 class CollapsedLabels(NamedTuple):
@@ -56,10 +56,11 @@ def ctc_collapse(
     labels: int32 (total,), the rows one after the other, not negative
     cu_seqlens: int32 (batch + 1,): row r is labels[cu_seqlens[r] : cu_seqlens[r + 1]]; rows may be empty
     blank: the label that stands for nothing
-    prev: int32 (batch,), the last label of the row's earlier chunk, blanks included; -1 is none, and so is
-        no prev. A row given in chunks comes out as if given whole. An empty row's `last` is its `prev`.
+    prev: int32 (batch,), the last label, blank or not, of the row's previous chunk; -1 if there was none.
+        None is -1 for every row. A row given in chunks comes out as if given whole. An empty row's `last`
+        is its `prev`.
 
-    Raises ValueError, naming the argument, for what does not fit together.
+    Raises ValueError naming the argument that does not fit.
     """
     blank = _check_kinds(labels, cu_seqlens, blank, prev)
     collapse = resolve("ctc_collapse", backend, labels.device, labels.dtype)
@@ -144,7 +145,7 @@ def ctc_collapse_reference(
 
 
 def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None) -> int:
-    """All that can be said without reading the tensors. A collapse of one request takes microseconds."""
+    """All that can be checked without reading the tensors. Fast: one request collapses in microseconds."""
     for name, tensor in (("labels", labels), ("cu_seqlens", cu_seqlens), ("prev", prev)):
         if tensor is None and name == "prev":
             continue
@@ -164,7 +165,7 @@ def _check_kinds(labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | 
 
 
 def _check_rows(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None:
-    """What a GPU's kernel takes on trust: it keeps to the labels whatever the bounds say."""
+    """The sizes that a GPU kernel takes on trust. It stays within the labels whatever the bounds say."""
     if not cu_seqlens.numel() or (prev is not None and prev.numel() != cu_seqlens.numel() - 1):
         _check_bounds(labels, cu_seqlens, prev, cu_seqlens.tolist())
 
@@ -172,14 +173,14 @@ def _check_rows(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None) -> None
 def _sized(
     labels: Tensor, cu_seqlens: Tensor, ids: Tensor, frames: Tensor, cu_out: Tensor, last: Tensor
 ) -> CollapsedLabels:
-    """Waits for the device once, for the size of the result, and looks at the bounds on this occasion."""
+    """Waits for the device once, for the size of the result, and checks the bounds on that occasion."""
     *bounds, n = torch.cat([cu_seqlens, cu_out[-1:]]).tolist()
     _check_bounds(labels, cu_seqlens, None, bounds)
     return CollapsedLabels(ids[:n], cu_out, frames[:n], last)
 
 
 def _check_bounds(labels: Tensor, cu_seqlens: Tensor, prev: Tensor | None, bounds: list[int]) -> None:
-    """bounds: cu_seqlens as numbers"""
+    """bounds: the values of cu_seqlens"""
     if not bounds or bounds[0] != 0 or bounds[-1] != labels.numel() or bounds != sorted(bounds):
         raise ValueError(
             f"cu_seqlens: expected to rise from 0 to the {labels.numel()} labels, got {_shorten(bounds)}"

@@ -1,4 +1,4 @@
-"""What a run of decoder layers checks, once of its weights and at each call of the batch."""
+"""The checks of a run of decoder layers: of the weights once, and of the batch at each call."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def check_call(
                 raise ValueError("caches: expected keys and values of one shape, dtype and device")
     written = (stretch(x), stretch(key), stretch(value))
     if any(begin < last and first < end for first, last in written for begin, end in weights):
-        raise ValueError("x, caches: expected memory of their own, got some of a norm's or of cos_sin")
+        raise ValueError("x, caches: expected memory of their own, got some of a norm or of cos_sin")
     check("batch.positions", batch.positions, torch.int32, (len(x),), ("x", x), contiguous=True)
     check_range("batch.positions", batch.positions, 0, len(cos_sin) - 1)
     check_slots(batch, x, key)
@@ -176,7 +176,7 @@ def _pair(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def check_distances(caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int) -> None:
-    """Every layer lies `layer_stride` numbers behind the one before, keys and values alike."""
+    """Every layer lies `layer_stride` numbers after the one before, keys and values alike."""
     (key, value), step = caches[0], layer_stride * caches[0][0].element_size()
     first_key, first_value, strides = key.data_ptr(), value.data_ptr(), key.stride()
     for layer, (keys, values) in enumerate(caches):

@@ -4,8 +4,8 @@ Layer: x += o(attention(norm(x))); where a token receives fusion, x += fusion_o(
 un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))). The result is the final norm of x
 (Llama; Stream-Omni's top layers).
 
-On the CPU the whole run is one call into C++, which is to a CPU what a CUDA graph is to a GPU: a one-row step
-would spend more time between the operators than in them.
+On the CPU the whole run is one call into C++, which does for a CPU what a CUDA graph does for a GPU: a step
+of one row would otherwise spend more time between the operators than in them.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def decoder_layers(
     backend: str | None = None,
     checked: bool = True,
 ) -> DecoderLayers:
-    """The layers, and the norm (hidden) behind the last, as one callable. All of them must be on one device
+    """The layers, and the norm (hidden) after the last, as one callable. All of them must be on one device
     and of one dtype.
 
-    checked: False leaves out the checks of each call, which take longer than a small layer does: for callers
+    checked: False skips the checks at each call, which take longer than a small layer does, for callers
         whose arguments fit by construction.
 
     Gradients are not computed. Raises ValueError naming the argument that does not fit, here and when
-    called; the numbers in a batch are checked where that needs no waiting for the device.
+    called; the values in a batch are checked where that does not mean waiting for the device.
     """
     if not isinstance(layers, Sequence) or not layers:
         found = "none" if isinstance(layers, Sequence) else type(layers).__name__
@@ -147,9 +147,9 @@ class CppDecoderLayers:
 
 @register("decoder_layers", "torch")
 class TorchDecoderLayers:
-    """The reference, and what runs on devices without a fused one: each op by its own best backend.
+    """The reference, which also runs on devices without a fused backend: each op uses its own best backend.
 
-    On a GPU nothing here waits for the device, so that the whole run can be captured in a CUDA graph.
+    On a GPU nothing here waits for the device, so the whole run can be captured in a CUDA graph.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class TorchDecoderLayers:
             check_call(
                 x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted
             )
-        # What has been checked is not checked again op by op.
+        # Resolved directly: the ops' wrappers would check again what has been checked.
         norm, norm_sum, write, attend, gate = (
             resolve(op, None, x.device, x.dtype)
             for op in ("rms_norm", "rms_norm_residual", "rope_cache_write", "paged_attention", "silu_mul")
@@ -198,7 +198,7 @@ class TorchDecoderLayers:
             else:
                 normed, x = norm_sum(layer.o(mixed), x, layer.post_norm, eps)
             gated = gate(layer.gate_up(normed))
-            # the sum is taken where it is normed, by what comes behind
+            # the residual is added by the norm that comes next
             is_last = index + 1 == len(self.layers)
             following = self.final_norm if is_last else self.layers[index + 1].input_norm
             normed, x = norm_sum(layer.down(gated), x, following, eps)

@@ -1,4 +1,4 @@
-"""A run of decoder layers as its callers see it: the sizes, the weights, and what the run is called with."""
+"""A run of decoder layers as its callers see it: the sizes, the weights, and the arguments of a call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DecoderGeometry:
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """The weights of one layer, ready to be multiplied with."""
+    """The weights of one layer, ready for multiplication."""
 
     input_norm: Tensor
     qkv: Linear
@@ -48,7 +48,7 @@ class DecoderLayers(Protocol):
     ) -> Tensor:
         """x (tokens, hidden), consumed -> (tokens, hidden), normed. `caches`: keys and values of each layer.
 
-        wanted: int64 (n,), ascending: only these tokens' rows are returned, (n, hidden), and the last layer
-            does no more for the others than to write their keys and values.
+        wanted: int64 (n,), ascending: only these tokens' rows are returned, (n, hidden), and for the others
+            the last layer may do no more than write their keys and values.
         """
         ...

@@ -1,7 +1,7 @@
-"""Prompts by the package flash-attn where it is installed (Dao 2023, arXiv 2307.08691); NVIDIA GPUs, 16 bits.
+"""Prompt attention by flash-attn, if it is installed (Dao 2023, arXiv 2307.08691); NVIDIA GPUs, 16 bits.
 
-Its paged interface wants blocks of 256 positions, and ours are small, so that prompts can share them. So the
-keys of a batch are gathered first: a copy of a few megabytes a layer beside the many products of a prompt.
+Its paged interface wants blocks of 256 positions; ours are small, so that prompts can share them. So the keys
+of a batch are gathered first: a copy of a few megabytes per layer, little beside a prompt's matrix products.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["PromptKeys", "flash_attn_available", "on_flash_attn", "prompt_attent
 
 @dataclass(frozen=True)
 class PromptKeys:
-    """All keys of a batch's sequences, one sequence after the other. Sizes are known without the device."""
+    """All keys of a batch's sequences, one sequence after the other. The host knows the sizes."""
 
     slots: Tensor
     """int64 (keys): block * block_size + offset"""
@@ -56,6 +56,6 @@ def prompt_attention(
         keys.max_seqlen_q,
         keys.max_seqlen_k,
         softmax_scale=scale,
-        causal=True,  # of the last queries: those that are cached already are not among them
+        causal=True,  # aligned at the end: q holds only each sequence's last positions
     )
     return out.flatten(1)

@@ -74,10 +74,10 @@ def fusion_attention(
 
     q: (tokens, heads, head_dim), not rotated
     k, v: (tokens, window, heads, head_dim), k rotated; with `rows` int64 (tokens): (n, window, heads,
-        head_dim), of which token t looks at row rows[t]
+        head_dim), of which token t attends to row rows[t]
     num_valid: int32 (tokens), 0 to window; a token with an empty window gets zeros
     positions: int32 (tokens), within the table
-    These and `rows` are looked at where that can be done without waiting for the device.
+    The values of these and of `rows` are checked where that does not mean waiting for the device.
     rope: the rotary table (positions, head_dim) of cos then sin, a pair (cos, sin), or inverse
         frequencies (head_dim / 2)
 
@@ -89,7 +89,7 @@ def fusion_attention(
     check_range("num_valid", num_valid, 0, k.shape[1])
     if rows is not None:
         check_range("rows", rows, 0, len(k) - 1)
-    if isinstance(rope, Tensor) and rope.dim() == 1:  # a row for each token, so that no position is too large
+    if isinstance(rope, Tensor) and rope.dim() == 1:  # a table row per token, so no position is too large
         check_range("positions", positions, 0, INT32_MAX)
         positions = torch.arange(len(positions), dtype=torch.int32, device=q.device)
     else:
@@ -181,16 +181,16 @@ def fusion_cache_write(
     head_dim: int,
     backend: str | None = None,
 ) -> None:
-    """Put text tokens' keys and values of all top layers into their window slots, keys rotated.
+    """Writes text tokens' keys and values of all top layers to their window slots, with the keys rotated.
 
     kv: (tokens, layers, 2, heads * head_dim)
-    slots: int64 (tokens): row * window + entry, each once
+    slots: int64 (tokens): row * window + entry, all different
     positions: int32 (tokens): places among the fusion entries
     cos_sin: the rotary table (positions, head_dim), see `rope_table`
     cache: (rows, window, layers, 2, heads * head_dim), written in place
 
-    Raises ValueError naming the argument that does not fit; slots and positions that are out of range where
-    that can be seen without waiting for the device.
+    Raises ValueError naming the argument that does not fit; slots and positions out of range are noticed
+    where that does not mean waiting for the device.
     """
     head_dim = check_integer("head_dim", head_dim, 1)
     shape = ("rows", "window", "layers", 2, f"heads * {head_dim}")

@@ -10,8 +10,8 @@ __all__ = ["advise_huge_pages"]
 
 
 def advise_huge_pages(unwritten: Tensor) -> None:
-    """Asks for them, for a new tensor on the CPU: the processor fetches ahead only within a page, and knows
-    the places of few. A hint, which does nothing where there are none to be had."""
+    """Asks for huge pages for a new tensor on the CPU: the processor prefetches only within a page, and keeps
+    the addresses of few pages at hand. Only a hint: it does nothing where the system has none to give."""
     if cpp_available() and unwritten.device.type == "cpu":
         from antiphon.kernels import _C
 

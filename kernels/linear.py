@@ -29,7 +29,7 @@ class Linear(Protocol):
     num_bytes: int
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (rows, in) -> (rows, out), plus `residual` (rows, out), both left as they are.
+        """x (rows, in) -> (rows, out), plus `residual` (rows, out); neither argument is changed.
 
         Raises ValueError naming the argument that does not fit.
         """
@@ -37,14 +37,14 @@ class Linear(Protocol):
 
 
 def linear(weight: Tensor, *, backend: str | None = None) -> Linear:
-    """The product with `weight` (out, in). The caller drops its own reference to save the memory.
+    """The product with `weight` (out, in). To save memory, the caller drops its own reference to the weight.
 
-    Where gradients are wanted for the weight, it is PyTorch's product. Raises ValueError naming the argument
-    that does not fit.
+    If the weight wants gradients, this is PyTorch's product. Raises ValueError naming the argument that does
+    not fit.
     """
-    check("weight", weight, FLOATS, ("out", "in"), note=", none of them 0")
+    check("weight", weight, FLOATS, ("out", "in"), note=", neither of them 0")
     if 0 in weight.shape:
-        raise ValueError(f"weight: expected (out, in), none of them 0, got {tuple(weight.shape)}")
+        raise ValueError(f"weight: expected (out, in), neither of them 0, got {tuple(weight.shape)}")
     made: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight)
     return made
 
@@ -67,15 +67,14 @@ class CppLinear:
         _check(self, x, residual, self.panels)
         if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
             raise ValueError(
-                "x, residual: expected no gradients to be wanted of a packed weight: "
+                "x, residual: expected no gradients, since a packed weight computes none: "
                 "call it under torch.no_grad(), or make it with backend='torch'"
             )
         x = with_dense_rows(x)
         rows = x.shape[0]
         out = x.new_empty(rows, self.out_features)
-        residual = (
-            residual.contiguous() if residual is not None else None
-        )  # rows as far apart as those of `out`
+        # The kernel takes its rows to be as far apart as those of `out`.
+        residual = residual.contiguous() if residual is not None else None
         self._linear(
             address(x),
             self.panels.data_ptr(),
@@ -108,7 +107,7 @@ def linear_reference(x: Tensor, weight: Tensor, residual: Tensor | None = None) 
 
 
 def pack_panels(weight: Tensor) -> Tensor:
-    """(out, in) -> (ceil(out / 32), in, 32), zeros behind the last feature."""
+    """(out, in) -> (ceil(out / 32), in, 32), with zeros after the last feature."""
     out_features, in_features = weight.shape
     panels = weight.new_empty(-(-out_features // PANEL), in_features, PANEL)
     advise_huge_pages(panels)
@@ -121,7 +120,7 @@ def pack_panels(weight: Tensor) -> Tensor:
 
 
 def check_linear(name: str, weight: object) -> None:
-    """A `Linear`, as `linear` makes them."""
+    """A `Linear`, as `linear` makes it."""
     sizes = (getattr(weight, "in_features", None), getattr(weight, "out_features", None))
     if not callable(weight) or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(f"{name}: expected a Linear, as `linear` makes it, got {type(weight).__name__}")
@@ -134,5 +133,5 @@ def _check(weight: Linear, x: Tensor, residual: Tensor | None, packed: Tensor) -
 
 
 def with_dense_rows(x: Tensor) -> Tensor:
-    """The kernels take any distance between rows, but none between the numbers of a row."""
+    """The kernels take rows at any distance, but the numbers of a row must be adjacent."""
     return x if x.stride(1) == 1 else x.contiguous()

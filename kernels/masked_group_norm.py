@@ -27,11 +27,11 @@ def masked_group_norm(
 ) -> Tensor:
     """x (batch, channels, frames), weight and bias (channels) -> mish(norm(x) * weight + bias) * mask
 
-    Mean and biased variance of a row's group of channels, over its valid frames.
+    The mean and the biased variance are those of a row's group of channels over its valid frames.
     mask: (batch, 1, frames) in x's dtype, 1 on valid frames and 0 on padding; None: all are valid. A row
-        without valid frames has no mean.
+        without valid frames has no mean, so its result is unspecified.
 
-    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
+    Raises ValueError naming the argument whose shape, dtype or device does not fit.
     """
     num_groups = check_integer("num_groups", num_groups, 1)
     eps = check_number("eps", eps, least=0)
@@ -71,7 +71,7 @@ def masked_group_norm_reference(
 def group_norm_reference(
     x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None = None
 ) -> Tensor:
-    """The norm alone; padding comes out as whatever it is."""
+    """The norm alone; its values on padding mean nothing."""
     if mask is None:
         return F.group_norm(x, num_groups, weight, bias, eps)
     batch, channels, frames = x.shape

@@ -1,7 +1,7 @@
 """Attention over a paged KV cache: ragged prefill, chunked prefill and decoding in one op.
 
-Each query of a sequence sees the sequence's positions up to its own. The cache of a layer is two
-strided views (num_blocks, block_size, num_kv_heads, head_dim) into one storage.
+Each query sees the positions of its sequence up to its own. The cache of a layer is two strided views
+(num_blocks, block_size, num_kv_heads, head_dim) into one storage.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def rope_cache_write(
     num_heads: int,
     backend: str | None = None,
 ) -> Tensor:
-    """Rotate q and k of `qkv` (tokens, (heads + 2 * kv_heads) * head_dim), write k and v to their slots.
+    """Rotates q and k of `qkv` (tokens, (heads + 2 * kv_heads) * head_dim), writes k and v to their slots.
 
-    `qkv` is used up. Returns q, rotated, as a view (tokens, heads, head_dim) of it where the backend works
+    `qkv` is consumed. Returns q, rotated, (tokens, heads, head_dim); a view of `qkv` where the backend works
     in place. cos_sin: the rotary table (positions, head_dim), see `rope_table`
 
-    Raises ValueError naming the argument that does not fit; slots and positions that are out of range, and a
-    slot that is given twice, where that can be seen without waiting for the device.
+    Raises ValueError naming the argument that does not fit; slots and positions out of range, and a slot
+    given twice, are noticed where that does not mean waiting for the device.
     """
     num_heads = check_integer("num_heads", num_heads, 1)
     check_batch(batch)
@@ -170,9 +170,9 @@ def paged_attention(
     """softmax(q k^T * scale) v over each sequence's cached positions.
 
     q: (tokens, heads, head_dim), rotated; heads is a multiple of the cache's kv heads
-    scale: 1 / sqrt(head_dim) where not given
-    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; what `batch`
-    says is looked at where that can be done without waiting for the device.
+    scale: 1 / sqrt(head_dim) if not given
+    Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; the values in
+    `batch` are checked where that does not mean waiting for the device.
     """
     check_batch(batch)
     check_plain("q", q)
@@ -226,7 +226,7 @@ def _paged_attention_cpp(
 def _paged_attention_flash(
     q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
 ) -> Tensor:
-    """Of prompts; decoding goes on as it would without."""
+    """Only prompts go to flash-attn; decoding runs as it would without it."""
     if batch.prompt_keys is None:
         return _paged_attention_triton(q, key_cache, value_cache, batch, scale)
     return prompt_attention(q, key_cache, value_cache, batch.cu_seqlens_q, batch.prompt_keys, scale)

@@ -1,4 +1,4 @@
-"""What the references keep out of 16 bits."""
+"""The precision of the references where 16 bits are too few."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Which implementations an op has, and which of them runs.
 
-Implementations are registered under a backend name, fastest first: the order of registration is the order
-in which they are tried where the caller names none. Only Triton's interpreter has to be named. All
-implementations of an op take the same arguments, which its wrapper has checked. What an implementation
-needs is imported when it runs, so that registering is free.
+Implementations are registered under a backend name, fastest first: if the caller names no backend, they are
+tried in the order of registration. Triton's interpreter runs only if named. All implementations of an op take
+the same arguments, which its wrapper has checked. What an implementation needs is imported when it runs, so
+registering costs nothing.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def takes(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> bo
 
 
 def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that runs `op` on tensors of this device and dtype where the caller names none."""
+    """The backend that runs `op` on tensors of this device and dtype if the caller names none."""
     known = _of(op)
     for name, implementation in known.items():
         if name == "triton" and device.type == "cpu":
-            continue  # its interpreter is there to test the kernels, and slow
+            continue  # its interpreter is slow, and only there to test the kernels
         if implementation.supports(device, dtype) and implementation.is_available():
             return name
     raise ValueError(f"{op}: no backend takes {dtype} on {device.type}; it has {', '.join(known)}")
@@ -114,9 +114,9 @@ def resolve(
 ) -> Callable[..., Any]:
     """The implementation of `op` for tensors of this device and dtype: the named one, or the first that fits.
 
-    differentiated: what the result would have gradients for. Where any are wanted, only `torch` will do.
+    differentiated: the tensors that the result has gradients for. If one wants them, only `torch` will do.
 
-    Raises ValueError where the name is unknown or the named backend cannot run here or not on such tensors.
+    Raises ValueError if the name is unknown, or if that backend cannot run here or take such tensors.
     """
     known = _of(op)
     if _wants_gradients(differentiated):
@@ -125,7 +125,7 @@ def resolve(
         elif backend != "torch" and backend in known:
             raise ValueError(
                 f"{op}: backend {backend!r} computes no gradients: "
-                "call it under torch.no_grad(), or take 'torch'"
+                "call it under torch.no_grad(), or use 'torch'"
             )
     if backend is None:
         return known[choose(op, device, dtype)].function
@@ -142,8 +142,8 @@ def resolve(
 
 @contextmanager
 def instrumented(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """For the length of the context each op's implementations are wrap(op, implementation), where these are
-    functions; what an op has made before, like a packed weight, stays as it is. For looking on."""
+    """Within the context, each implementation that is a function is replaced by wrap(op, implementation).
+    Objects that an op has already made, such as a packed weight, stay as they are. For profiling."""
     with _restored():
         for op, known in _IMPLEMENTATIONS.items():
             for name, implementation in known.items():
@@ -154,7 +154,7 @@ def instrumented(wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]) 
 
 @contextmanager
 def without(op: str, backend: Backend) -> Iterator[None]:
-    """For the length of the context the op has no such implementation."""
+    """Within the context, the op has no such implementation."""
     with _restored():
         _of(op).pop(backend, None)
         yield
@@ -202,14 +202,14 @@ def cuda_available() -> bool:
 
 @cache
 def cuda_library_available() -> bool:
-    """Are there a GPU and the kernels of `csrc/cuda/`, which are built where nvcc is?"""
+    """Is there a GPU, and were the kernels of `csrc/cuda/` built, as they are where there is nvcc?"""
     from antiphon.kernels.cuda.library import has_library
 
     return has_library() and cuda_available()
 
 
 def triton_interpreted() -> bool:
-    """Do Triton kernels run in its interpreter, on CPU tensors? Slow, for tests."""
+    """Do Triton kernels run in the interpreter, on CPU tensors? Slow, for tests."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -237,7 +237,7 @@ def on_triton(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def on_triton_floats(device: torch.device, dtype: torch.dtype) -> bool:
-    """Of products and reductions, which accumulate in float32 and so are of no use in float64."""
+    """For products and reductions, which accumulate in float32 and so are no use in float64."""
     import torch
 
     return on_triton(device, dtype) and dtype in (torch.float32, torch.bfloat16, torch.float16)

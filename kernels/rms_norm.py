@@ -1,4 +1,4 @@
-"""RMSNorm: x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), its inside in float32."""
+"""RMSNorm: x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), normalised in float32."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str | None = Non
 def rms_norm_residual(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The norm of a layer's next part and the sum that it is taken of, in one pass over memory.
+    """Adds the residual and takes the norm that comes next, in one pass over memory.
 
-    x, residual (rows, hidden), weight (hidden) -> the normed sum, and the sum x + residual; (rows, hidden)
+    x, residual (rows, hidden), weight (hidden) -> the normed sum and x + residual, both (rows, hidden)
     Raises ValueError naming the argument that does not fit.
     """
     eps = _check(x, weight, eps)

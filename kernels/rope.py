@@ -1,7 +1,7 @@
 """Rotary position embedding in the rotate-half form, with the frequency scaling of Llama 3.1.
 
-Su et al. 2021 (arXiv 2104.09864); scaling as in Meta's Llama 3.1 release: long wavelengths are
-divided by `factor`, short ones kept, those between blended.
+Su et al. 2021 (arXiv 2104.09864); scaling as in Meta's Llama 3.1 release: the frequencies of long wavelengths
+are divided by `factor`, those of short ones kept, those between blended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RopeScaling(Protocol):
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
-    """float32 (head_dim / 2): radians per position. Raises ValueError for what is no size and no base."""
+    """float32 (head_dim / 2): radians per position. Raises ValueError for a bad `head_dim` or `theta`."""
     head_dim = check_integer("head_dim", head_dim, 1)
     theta = check_number("theta", theta, least=1e-30)
     frequencies = 1.0 / theta ** (
@@ -72,7 +72,7 @@ def rope_table(frequencies: Tensor, num_positions: int, device: torch.device | s
 
 
 def check_table(name: str, cos_sin: Tensor, head_dim: int, like: tuple[str, Tensor]) -> None:
-    """A rotary table for heads of this size, which is even."""
+    """A rotary table for heads of this size, which must be even."""
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"{like[0]}: expected head_dim even, 2 or more, got {head_dim}")
     check(name, cos_sin, FLOATS, ("positions", head_dim), like, contiguous=True)
@@ -99,14 +99,14 @@ def apply_rope(x: Tensor, positions: Tensor, cos_sin: Tensor) -> Tensor:
 
 
 def rotated(x: Tensor, positions: Tensor, cos_sin: Tensor) -> Tensor:
-    """`apply_rope` for what has been checked."""
+    """`apply_rope` without the checks."""
     cos, sin = cos_sin[positions.long()].unsqueeze(1).chunk(2, dim=-1)
     a, b = at_least_float32(x).chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
 def as_cos_sin(rope: object, num_positions: int, head_dim: int, at: Tensor | None = None) -> Tensor:
-    """The table from any of the forms that callers have: the table itself, (cos, sin), or frequencies.
+    """The table, from any of the forms that callers have: the table itself, (cos, sin), or frequencies.
 
     at: for frequencies, the positions (tokens) that the table's rows stand for, instead of 0 to
     num_positions - 1

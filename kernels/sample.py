@@ -1,7 +1,7 @@
-"""Picking ids from logits, each row by its own settings, independent of the batch.
+"""Picks ids from logits, each row by its own settings, independently of the batch.
 
-The one random number of a pick is a function of (seed, position), so a request is sampled alike alone, in any
-batch, and again after a preemption.
+The one random number of a pick is a function of (seed, position), so a request gets the same picks alone, in
+any batch, and after a preemption.
 """
 
 from __future__ import annotations
@@ -38,16 +38,15 @@ def sample(
 
     temperature: float32, finite, not negative; 0 takes the likeliest id, the first of equals
     top_k: int32; only the `top_k` likeliest ids can be picked, of equals those with lower ids; 0: all
-    top_p: float32, 0 to 1; of them only the first whose probabilities add up to `top_p`, at least one
-    seeds, positions: int64, of which the random number is made; `positions` counts a request's earlier picks
+    top_p: float32, 0 to 1; of these only the first whose probabilities add up to `top_p`, at least one
+    seeds, positions: int64, which determine the random number; `positions` counts a request's earlier picks
 
-    The inverse of the distribution function over the ids by falling likelihood, then by id, at the random
-    number. Backends may differ where it lies within rounding of a boundary between two ids.
+    The pick is the inverse of the distribution function at the random number, over the ids ordered by falling
+    likelihood, then by id. Backends may differ where the number lies within rounding of the boundary between
+    two ids. NaN logits count as minus infinity.
 
-    A logit that is not a number is as unlikely as can be, like minus infinity.
-
-    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit, and for settings
-    out of range where that can be seen without waiting for the device.
+    Raises ValueError naming the argument whose shape, dtype or device does not fit; settings out of range are
+    noticed where that does not mean waiting for the device.
     """
     check("logits", logits, FLOATS, ("rows", "vocab"), note=", vocab not empty")
     if not 0 < logits.shape[1] < 2**31:
@@ -130,7 +129,7 @@ def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, poi
     size = logits.shape[1]
     top_k = torch.where(top_k == 0, size, top_k)
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
-    # the maximum is taken off first, or a tiny temperature would overflow
+    # the maximum is subtracted first, or a tiny temperature would overflow
     probs = ((ordered - ordered[:, :1]) / temperature.double()[:, None]).softmax(-1)
     probs = probs.masked_fill(torch.arange(size, device=logits.device) >= top_k[:, None], 0.0)
     probs = probs / probs.sum(-1, keepdim=True)
@@ -139,7 +138,7 @@ def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, poi
     reached = probs.cumsum(-1)
     point = points[:, None] * reached[:, -1:]
     index = torch.searchsorted(reached, point, right=True).clamp_(max=size - 1)
-    # rounding can put the point behind the last id that was kept; a top_p of 0 keeps the first
+    # rounding can put the point past the last id that was kept; a top_p of 0 keeps the first
     last_kept = ((probs > 0).sum(-1, keepdim=True) - 1).clamp_(min=0)
     return ids.gather(1, torch.minimum(index, last_kept)).squeeze(1)
 
@@ -147,7 +146,7 @@ def _draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, poi
 def uniform_reference(seeds: Tensor, positions: Tensor) -> Tensor:
     """Numbers in [0, 1), float64, by two rounds of SplitMix64 (Steele et al. 2014) over seed and counter.
 
-    Its arithmetic is modulo 2^64, as that of int64 tensors.
+    The arithmetic is modulo 2^64, like that of int64 tensors.
     """
     state = _mix(seeds ^ GOLDEN)
     # 53 bits, as many as a float64 holds
@@ -169,5 +168,5 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros from the left."""
+    """Shifted right, with zeros coming in from the left."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)

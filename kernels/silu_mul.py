@@ -19,7 +19,7 @@ __all__ = ["silu_mul", "silu_mul_reference"]
 
 
 def silu_mul(gate_up: Tensor, *, backend: str | None = None) -> Tensor:
-    """gate_up (rows, 2 * n), gate first -> (rows, n). Raises ValueError for what does not fit."""
+    """gate_up (rows, 2 * n), gate first -> (rows, n). Raises ValueError if `gate_up` does not fit."""
     check("gate_up", gate_up, FLOATS, ("rows", "2 * n"))
     if gate_up.shape[1] % 2:
         raise ValueError(f"gate_up: expected (rows, 2 * n), got {tuple(gate_up.shape)}")

@@ -1,4 +1,4 @@
-"""Snake: x + sin(alpha x)^2 / alpha, alpha per channel (arXiv 2006.08195). Keeps zero at zero."""
+"""Snake: x + sin(alpha x)^2 / alpha, alpha per channel (arXiv 2006.08195). Zero stays zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from antiphon.kernels.registry import on_triton_floats, register, resolve, trito
 __all__ = ["SNAKE_EPS", "snake", "snake_reference"]
 
 SNAKE_EPS = 1e-9
-"""Added to alpha where it divides."""
+"""Added to alpha where alpha divides."""
 
 
 def snake(
@@ -21,7 +21,7 @@ def snake(
 
     out_dtype: what the result is rounded to; None is x's dtype
 
-    Raises ValueError, naming the argument, for shapes, dtypes and devices that do not fit.
+    Raises ValueError naming the argument whose shape, dtype or device does not fit.
     """
     check("x", x, FLOATS, ("batch", "channels", "frames"))
     check("alpha", alpha, x.dtype, x.shape[1:2], ("x", x), note=" on {device}")

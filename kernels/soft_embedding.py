@@ -29,7 +29,7 @@ from antiphon.kernels.registry import (
 
 __all__ = ["soft_embedding", "soft_embedding_reference"]
 
-# Bounds the reference's probabilities in memory; one weight pass of the tensor cores'.
+# Bounds the memory that probabilities take. The Triton kernels are laid out for it, too.
 ROWS_AT_A_TIME = 96
 
 Mix: TypeAlias = Callable[[Tensor, Linear, Tensor], tuple[Tensor, Tensor]]
@@ -51,7 +51,7 @@ def soft_embedding(
 
 
 def _in_parts(mix: Mix) -> Mix:
-    """Decorates an implementation that is to see a bounded number of rows at a time."""
+    """Decorates an implementation that should get only a bounded number of rows at a time."""
 
     @wraps(mix)
     def mix_parts(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
 @_in_parts
 def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     weight = plain_weight(head)
-    if weight is None or weight.dtype != hidden.dtype:  # which the head itself refuses
+    if weight is None or weight.dtype != hidden.dtype:  # the head itself refuses another dtype
         return soft_embedding_reference(hidden, head, embedding)
     from antiphon.kernels.triton.soft_embedding import soft_embedding as launch
 

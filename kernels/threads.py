@@ -1,4 +1,4 @@
-"""How many threads the C++ kernels use, and how many torch's operators beside them."""
+"""How many threads the C++ kernels use, and how many torch's operators use beside them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["openmp_library", "openmp_threads", "set_num_threads"]
 
 
 def set_num_threads(count: int) -> None:
-    """Threads of later C++ kernels, the caller included; for all of the process, like torch's. Less than 1
-    is 1.
+    """The number of threads of later C++ kernels, the caller's included, for the whole process, as in torch.
+    Less than 1 counts as 1.
 
-    Raises ValueError for what is no number of threads.
+    Raises ValueError if `count` is not an integer of 32 bits.
     """
     count = check_integer("count", count, INT32_MIN)
     if cpp_available():
@@ -28,13 +28,13 @@ def set_num_threads(count: int) -> None:
 
 @contextmanager
 def openmp_threads(count: int | None) -> Iterator[None]:
-    """What this thread starts meanwhile uses so many of OpenMP's threads, other threads as many as before.
-    None: this one too.
+    """Within the context, what this thread runs uses `count` of OpenMP's threads; other threads keep their
+    number. None: so does this one.
 
-    With 1, torch's operators between C++ kernels wake nobody: to copy some hundred rows, OpenMP's threads
-    would, and then they spin for 16 ms on the cores that the kernels want. `torch.set_num_threads` is no
-    way to say that, since threads that begin meanwhile would inherit it. Does nothing where torch was
-    built without OpenMP.
+    With 1, torch's operators between C++ kernels wake no other threads. OpenMP's threads would otherwise wake
+    to copy a hundred rows or so, and then spin for 16 ms on the cores that the kernels want.
+    `torch.set_num_threads` does not serve, since threads that start meanwhile would inherit the number. Does
+    nothing if torch was built without OpenMP.
     """
     openmp = openmp_library()
     if openmp is None or count is None:
@@ -50,11 +50,11 @@ def openmp_threads(count: int | None) -> Iterator[None]:
 
 @cache
 def openmp_library() -> ctypes.PyDLL | None:
-    """OpenMP, whose names torch, when it is imported, gives to the whole process; None where torch has
-    none."""
+    """OpenMP, whose symbols are visible to the whole process once torch is imported; None if torch was built
+    without it."""
     import torch
 
     if not torch.backends.openmp.is_available():
         return None
-    names = ctypes.PyDLL(None)  # these calls take nanoseconds: not worth letting go of the interpreter
+    names = ctypes.PyDLL(None)  # these calls take nanoseconds: not worth releasing the GIL
     return names if hasattr(names, "omp_set_num_threads") else None

@@ -68,7 +68,7 @@ __all__ = [
 ]
 
 
-switch_telemetry_off()  # here, so that it holds for whoever imports onnxruntime first
+switch_telemetry_off()  # here, so that it applies whichever module imports onnxruntime first
 
 
 def __dir__() -> list[str]:
@@ -76,9 +76,9 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """The engines bring torch with them, which takes a second to import, so they are loaded when they are
-    first asked for. So is the version."""
-    import antiphon.process.origin  # noqa: F401 - looks whether torch is here already
+    """The engines import torch, which takes a second, so they are loaded when they are first asked for. So is
+    the version."""
+    import antiphon.process.origin  # noqa: F401 - notes whether torch has been imported already
 
     if name == "Engine":
         from antiphon.engine.engine import Engine

@@ -1,12 +1,13 @@
-"""`python -m antiphon` is the command `antiphon`."""
+"""Makes `python -m antiphon` the command `antiphon`."""
 
 import os
 import sys
 
 
 def _leave_out_working_folder() -> None:
-    """Python puts it in front of all packages. Nothing there is meant to be imported, and a folder may hold
-    anything: a checkout of this repository has `kernels` and `bench`, which are distributions, too."""
+    """Take the working folder off `sys.path`, where Python puts it before all packages. Nothing in it is
+    meant to be imported, and it may hold anything: a checkout of this repository has `kernels` and
+    `bench`, which are also names of distributions."""
     try:
         here = os.getcwd()  # noqa: PTH109
     except FileNotFoundError:  # it was removed

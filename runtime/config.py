@@ -1,4 +1,4 @@
-"""Frozen configurations. What can be derived is a property; "auto" is resolved with `dataclasses.replace`."""
+"""Frozen configurations. Derived values are properties; "auto" is resolved with `dataclasses.replace`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _integer(where: str, value: object, low: int, high: int) -> int:
 
 
 def _set(frozen: object, read: Mapping[str, object]) -> None:
-    """Put plain values in place of those that were given, such as scalars of numpy's."""
+    """Replace given values, such as numpy scalars, by plain ones."""
     for name, value in read.items():
         object.__setattr__(frozen, name, value)
 
@@ -50,12 +50,12 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """A SigLIP tower whose last encoder layer is gone. Defaults: so400m-patch14-384."""
+    """A SigLIP tower without its last encoder layer. Defaults: so400m-patch14-384."""
 
     hidden_size: int = 1152
     intermediate_size: int = 4304
     num_hidden_layers: int = 27
-    """Counts the layer that is gone; the file holds one fewer."""
+    """Includes the layer that was removed; the file holds one fewer."""
     num_attention_heads: int = 16
     image_size: int = 384
     patch_size: int = 14
@@ -91,7 +91,7 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     max_position_embeddings: int
-    """Longest sequence the model was made for (the smaller of the config's two limits)."""
+    """Longest sequence that the model was made for (the smaller of the config's two limits)."""
     # speech
     text_vocab_size: int
     """Rows of the text tables: embed_tokens, lm_head, audio_to_text_proj."""
@@ -138,16 +138,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InputLimits:
-    """Bounds on what one request may bring; more is an `InvalidRequest`. Each a number from 0, or 1."""
+    """Bounds on what one request may contain; more is an `InvalidRequest`. Each is at least 0 or 1."""
 
     max_images: int = 16
     max_image_bytes: int = 32 * 2**20
     max_image_pixels: int = 64_000_000
-    """Of each picture. A file whose decoder takes more than 10 bytes for each of these is refused, too: WebP
-    takes 18 for each pixel, JPEG 2000 of one tile 20."""
+    """For each picture. A file is also refused if decoding it takes more than 10 bytes for each of these:
+    WebP takes 18 bytes per pixel, JPEG 2000 of one tile 20."""
     max_audio_bytes: int = 64 * 2**20
     max_audio_s: float = 300.0
-    """Of all recordings of a request together."""
+    """For all recordings of a request together."""
     max_text_chars: int = 400_000
     max_messages: int = 256
     max_parts: int = 4096
@@ -211,27 +211,28 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class StreamSchedule:
-    """Chunks grow: the first is short, so that sound comes early, later ones are longer and cheaper.
+    """How speech is cut into chunks. They grow: the first is short, so that sound comes early; later ones are
+    longer and cheaper.
 
-    A chunk of units d .. d+c-1 is computed together with what was said before it and with the first units
-    that follow, of which it only keeps the start of a cross-fade:
+    A chunk of units d .. d+c-1 is computed together with units before it and with the first units after it,
+    of which it keeps only the start of a cross-fade:
 
         | context: units and their mel | chunk: its mel is final | look-ahead |
         d - context_units              d                         d + c        d + c + lookahead_units
 
-    Where chunks end depends on the number of a unit alone, not on when it was pushed.
+    Where chunks end depends only on the numbers of units, not on when they were pushed.
     """
 
     first_units: int = 15
-    """Units that must be there before the first chunk is made, the look-ahead included; > lookahead_units."""
+    """Units needed before the first chunk is made, including the look-ahead; > lookahead_units."""
     growth: float = 2.0
-    """Each chunk is this much longer than the one before; >= 1."""
+    """Each chunk is this many times as long as the one before; >= 1."""
     max_units: int = 50
-    """Longest chunk; bounds time and memory of a step."""
+    """Longest chunk; bounds the time and memory of a step."""
     context_units: int = 25
-    """Units before a chunk that it continues, a second by default; what it costs is computing them again."""
+    """Units before a chunk that it continues, a second by default; the cost is computing them again."""
     lookahead_units: int = 3
-    """Units behind a chunk that it sees, and over which it fades into the next."""
+    """Units after a chunk that it sees, and over which it fades into the next."""
 
     def __post_init__(self) -> None:
         where = "StreamSchedule"
@@ -249,7 +250,7 @@ class StreamSchedule:
         first = self.first_units - self.lookahead_units
         if first >= self.max_units:
             return self.max_units
-        # A power of what grows would overflow for a long stream.
+        # growth**index would overflow for a long stream.
         length = float(first)
         for _ in range(index):
             length *= self.growth
@@ -272,24 +273,24 @@ class EngineSettings(TypedDict, total=False):
     text_lookahead: int
     """Text tokens that may be decoded before speech asks for them."""
     enable_prefix_caching: bool
-    """Keep the blocks of finished requests, for later ones that begin alike."""
+    """Keep the blocks of finished requests, for later ones that begin with the same ids."""
     enforce_eager: bool
     """On a GPU: launch kernels one by one, not as CUDA graphs, which take seconds to record at the start."""
     max_model_len: int
-    """Longest sequence of either track; the model's own limit where that is smaller."""
+    """Longest sequence of either track; the model's own limit if that is smaller."""
     gpu_memory_utilization: float
-    """Share of a GPU's memory that may be in use in all, other programs included; above 0, at most 1."""
+    """Share of a GPU's memory that may be in use in all, including other programs; above 0, at most 1."""
     kv_cache_bytes: int | None
-    """Size of the KV cache. None: what memory is left (see `runtime/model/cache.py`)."""
+    """Size of the KV cache. None: by the memory that is free (see `runtime/model/cache.py`)."""
     stream_schedule: StreamSchedule
-    """When speech is made of units that are still coming."""
+    """How speech is made while its units are still coming."""
     seed: int
     """For requests without a seed, and for dummy weights."""
     limits: InputLimits
-    """Bounds on what one request may bring."""
+    """Bounds on what one request may contain."""
     no_speech: NoSpeech
     """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the
-    model answers whatever it makes of it; "empty": a reply without a word, finish_reason "stop"; "error":
+    model answers, whatever it heard; "empty": an empty reply, finish_reason "stop"; "error":
     finish_reason "error"."""
 
 

@@ -1,4 +1,4 @@
-"""The errors a caller may see. Everything else that escapes is a bug of ours."""
+"""The errors a caller may see. Any other that escapes is a bug in Antiphon."""
 
 __all__ = [
     "AntiphonError",
@@ -16,7 +16,7 @@ class AntiphonError(Exception):
 
 
 class InvalidRequest(AntiphonError, ValueError):
-    """A request that cannot be served as it stands: says what was expected, what came, and where."""
+    """A request that cannot be served as it is: says what was expected, what came, and where."""
 
 
 class ConfigError(AntiphonError, ValueError):
@@ -37,4 +37,4 @@ class EngineBusy(AntiphonError):
 
 
 class EngineDead(AntiphonError):
-    """The engine was closed, has failed, or belongs to another process; nothing more can be served by it."""
+    """The engine was closed, has failed, or belongs to another process; it can serve nothing more."""

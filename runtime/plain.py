@@ -1,9 +1,9 @@
-"""What others hand in, copied into plain values of our own.
+"""Copies values from callers into plain values of our own.
 
 A value may be of a class that overrides anything: `__iter__` may raise, sleep or never end, `__len__` and
-`__repr__` may lie. So counts are bounded before anything is walked, numbers and strings are read by the
-methods of the built-in types, and what is left of foreign code runs here, in the thread of whoever called.
-Nothing of it reaches the engine's thread.
+`__repr__` may lie. So counts are bounded before anything is iterated over, numbers and strings are read by
+the methods of the built-in types, and any remaining foreign code runs here, in the caller's thread. None of
+it reaches the engine's thread.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _NAME = type.__dict__["__name__"]
 
 
 def kind(value: Any) -> str:
-    """The name of a value's type, bounded. A metaclass is not asked."""
+    """The name of a value's type, of bounded length. Asks no metaclass."""
     return cut(_NAME.__get__(type(value)), MAX_SHOWN_CHARS)
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: one line of at most some 200 characters. Runs no code of the value's."""
+    """A value as a message shows it: one line of about 200 characters at most. Runs none of its code."""
     exact = type(value)
     if exact in (list, tuple):
         return _shown_items(value)
@@ -74,25 +74,25 @@ def shown(value: Any) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error as another one tells it: its type and one line, whatever its own message is."""
+    """An error as another message reports it: its type and one line, whatever its own message is."""
     message = one_line(error)
     return message if message == kind(error) else f"{kind(error)}: {message}"
 
 
 def one_line(message: object) -> str:
-    """A library's error, or what it printed, as one line of at most 200 characters. Of an error that says
-    nothing, its type."""
+    """A library's error, or what it printed, as one line of at most 200 characters. For an error without a
+    message, its type."""
     try:
         text = str.__str__(str(message))
     except BaseException:  # noqa: BLE001 - reporting an error must not fail because of that error
         text = "its message cannot be printed"
-    # What no terminal or log can encode is replaced.
+    # Replace what no terminal or log can encode.
     text = " ".join(text[: 4 * MAX_TOLD_CHARS].split()).encode(errors="replace").decode()
     return cut(text, MAX_TOLD_CHARS) or kind(message)
 
 
 def cut(text: str, length: int, *, middle: bool = False) -> str:
-    """At most `length` characters of a text, with dots for those left out: its end, or its middle."""
+    """At most `length` characters of a text, with dots for those left out, at its end or in its middle."""
     if len(text) <= length:
         return text
     if not middle:
@@ -103,7 +103,7 @@ def cut(text: str, length: int, *, middle: bool = False) -> str:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Whatever foreign code raises in here becomes an InvalidRequest of this place."""
+    """Whatever foreign code raises in here becomes an InvalidRequest that names this place."""
     try:
         yield
     except AntiphonError:
@@ -120,7 +120,7 @@ def integer(
     *,
     error: type[InvalidRequest] | type[ConfigError] = InvalidRequest,
 ) -> int:
-    """An int from low to high, from an int or a scalar of numpy's; a bool is not one."""
+    """An int from low to high, given as an int or a numpy scalar, but not as a bool."""
     exact, whole = type(value), None
     if issubclass(exact, int) and exact is not bool:
         whole = int.__index__(value)
@@ -140,7 +140,7 @@ def number(
     above: bool = False,
     error: type[InvalidRequest] | type[ConfigError] = InvalidRequest,
 ) -> float:
-    """A finite float from low (above: greater than low) to high, from an int, float or scalar of numpy's."""
+    """A finite float from low (above: greater than low) to high, given as an int, float or numpy scalar."""
     found = _float(value)
     if (
         not math.isfinite(found)
@@ -153,7 +153,7 @@ def number(
 
 
 def flag(where: str, value: Any, *, error: type[InvalidRequest] | type[ConfigError] = InvalidRequest) -> bool:
-    """A bool, from a bool or one of numpy's."""
+    """A bool, given as a bool or a numpy bool."""
     exact = type(value)
     if exact is bool:
         return bool(value)
@@ -187,7 +187,7 @@ def string(where: str, value: Any, max_chars: int | None = None) -> str:
 
 
 def count(value: Sequence[Any] | range) -> int:
-    """`len` that also knows that of a range which is longer than any list."""
+    """`len`, which also works for a range that is longer than any list."""
     if type(value) is range:
         return max(0, -(-(value.stop - value.start) // value.step))
     return len(value)
@@ -196,16 +196,16 @@ def count(value: Sequence[Any] | range) -> int:
 def items(
     where: str, value: Any, expected: str, most: int, least: int = 0, *, noun: str = "of them"
 ) -> tuple[Any, ...]:
-    """What a list or another sequence holds: from `least` to `most` of them, counted before they are walked.
+    """The items of a list or another sequence: from `least` to `most` of them, counted before they are read.
 
-    expected: what to say where it is not a sequence. noun: what there are too many of. A sequence that
-    lies about its length is read to `most`, and one more.
+    expected: what to say if it is not a sequence. noun: what to call the items in an error. If a sequence
+    lies about its length, at most `most` + 1 items are read.
     """
     exact = type(value)
     if not issubclass(exact, Sequence) or issubclass(exact, (str, bytes, bytearray, memoryview)):
         raise InvalidRequest(f"{where}: expected {expected}, got {kind(value)}")
     span = f"{least} to {most}" if least else f"at most {most}"
-    if exact in (list, tuple):  # nothing of a client's is run
+    if exact in (list, tuple):  # runs no code of a client's
         found = len(value)
         if least <= found <= most:
             return tuple(value)
@@ -238,18 +238,18 @@ def _float(value: Any) -> float:
 
 
 def _is_numpy_integer(exact: type) -> bool:
-    """A time difference, which numpy counts among them, is not one."""
+    """Whether a type is one of numpy's integers. A time difference, which numpy counts among them, is not."""
     return issubclass(exact, _numpy("integer")) and not issubclass(exact, _numpy("timedelta64"))
 
 
 def _numpy(*names: str) -> tuple[type, ...]:
-    """Types of numpy's; none where it is not loaded, which it is where there is one of them."""
+    """Types of numpy; none if it is not loaded, since then no value can be of its types."""
     numpy = sys.modules.get("numpy")
     return () if numpy is None else tuple(getattr(numpy, name) for name in names)
 
 
 def _item(scalar: Any) -> Any:
-    """A scalar of numpy's as a value of Python's, by numpy's own method."""
+    """A numpy scalar as a Python value, by numpy's own method."""
     (generic,) = _numpy("generic")
     return generic.item(scalar)  # type: ignore[attr-defined]
 

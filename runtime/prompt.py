@@ -1,4 +1,4 @@
-"""A request as the model is to read it: ids, and pictures as tiles. Plain data, shared by all rooms."""
+"""A request as the model reads it: ids, and pictures as tiles. Plain data, shared by all rooms."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class MergePlan:
     """Which features of an image's tiles become positions, each tile having side x side of them.
 
     `grid` None: all of them, tile by tile. Otherwise tile 0, the whole image, comes first; the other
-    tiles are laid out as one map of (rows * side, columns * side) features, of which the rows and
-    columns that show padding are dropped; the map is shrunk to `shrunk` if that is given; and each row
-    of it is followed by the row separator.
+    tiles are laid out as one map of (rows * side, columns * side) features; the rows and columns that
+    show padding are dropped; the map is shrunk to `shrunk` if that is given; and the row separator
+    follows each of its rows.
     """
 
     num_tiles: int
@@ -83,14 +83,14 @@ class Prompt:
     unit_positions: tuple[int, ...] = ()
     """Where `speech_ids` holds units, ascending."""
     num_last_units: int = 0
-    """How many of these, counted from the end, are of the last message that holds speech."""
+    """How many of these, counted from the end, belong to the last message that holds speech."""
     speaking_ids: tuple[int, ...] | None = None
-    """What the speech track reads instead where the input is text and the output speech; else None."""
+    """What the speech track reads instead if the input is text and the output speech; else None."""
 
     no_speech: bool = False
-    """Whether the last message that holds speech is silence or noise, as its recordings show."""
+    """Whether the speech in the last message that holds any is silence or noise, by its recordings."""
     closing: tuple[int, ...] = ()
-    """What `GrowingPrompt` ends in once all has been said."""
+    """What a `GrowingPrompt` ends with once everything has been said."""
 
     @property
     def is_growing(self) -> bool:
@@ -117,10 +117,10 @@ class Prompt:
 class GrowingPrompt(Prompt):
     """A prompt whose last message ends in speech that is still being spoken.
 
-        ids    [ what stands before it | units so far ]
+        ids    [ what comes before it | units so far ]
         then   [ closing ]    the end of the message, and an open assistant header
 
-    It counts as speech input before the first unit is there: the model will read it as such.
+    It counts as speech input even before its first unit, since the model will read it as such.
     """
 
     first_unit_id: int = 0
@@ -136,7 +136,7 @@ class GrowingPrompt(Prompt):
         return True
 
     def with_units(self, units: Sequence[int]) -> GrowingPrompt:
-        """With these units, numbered from 0, as all that was heard so far of the growing message."""
+        """The prompt with these units, numbered from 0, as all that has been heard of the growing message."""
         num_kept = len(self.ids) - self.num_growing_units
         num_before = len(self.unit_positions) - self.num_growing_units
         start = len(self.speech_ids) - self.num_growing_units
@@ -149,7 +149,7 @@ class GrowingPrompt(Prompt):
         )
 
     def committed(self, *, no_speech: bool = False) -> Prompt:
-        """The whole prompt, as if it had come at once. no_speech: of what was spoken."""
+        """The whole prompt, as if it had come at once. no_speech: whether nothing was said in it."""
         return Prompt(
             ids=(*self.ids, *self.closing),
             images=self.images,

@@ -1,5 +1,5 @@
-"""The types that requests, results and events are made of. This file imports nothing of ours but `errors` and
-`plain`."""
+"""The types that requests, results and events are made of. Of our own modules, this file imports only
+`errors` and `plain`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 UNITS_PER_S = 25
-"""Units of speech."""
+"""Units per second of speech."""
 MODALITIES = (("text",), ("text", "audio"))
 ROLES = ("system", "user", "assistant")
 
@@ -54,32 +54,32 @@ class Image:
     """A picture.
 
     ``source`` is a path, the bytes of an image file, a ``data:`` URL, a PIL image, or an array of shape
-    (height, width), (height, width, 1), (height, width, 3) or (height, width, 4); a tensor may be
-    (channels, height, width), too. It is read after the request is added, by the engine: leave it as it is
-    until the request has its first event.
+    (height, width), (height, width, 1), (height, width, 3) or (height, width, 4); a tensor may also be
+    (channels, height, width). The engine reads it after the request is added: do not change it until the
+    request has its first event.
 
-    The model sees what a person would: upright, whatever way the camera was held (EXIF orientation),
-    transparent pixels on white, colours of another profile in sRGB, greys of 16 bits from black to white. Of
-    a picture of several frames it sees the first. Numbers beyond bytes are scaled: unsigned 16 bits from 0
-    to 65535; other integers as bytes where they fit, else from 0 to 65535 where they fit; floating point
-    from 0 to 1, else from 0 to 255 where it fits; and what fits none of these from its lowest to its highest.
+    The model sees what a person would: upright, whichever way the camera was held (EXIF orientation),
+    transparent pixels on white, colours of another profile in sRGB, greys of 16 bits from black to white. If
+    a picture has several frames, it sees the first. Numbers beyond bytes are scaled: unsigned 16 bits from 0
+    to 65535; other integers as bytes if they fit, else from 0 to 65535 if they fit; floating point from 0 to
+    1, else from 0 to 255 if it fits; and what fits none of these from its lowest to its highest value.
     """
 
     source: Any
     exact: bool = False
     """Read it as the released code does, which drops transparency, orientation and profiles, and cuts off
-    what is beyond a byte; arrays are uint8 then."""
+    what is beyond a byte; arrays must then be uint8."""
 
 
 @dataclass(frozen=True, eq=False)
 class Speech:
-    """Spoken input: a path (of a file or a pipe), the bytes of an audio file, a file that is open for reading
-    bytes, or ``(samples, rate_hz)``.
+    """Spoken input: a path (of a file or a pipe), the bytes of an audio file, a file open for reading bytes,
+    or ``(samples, rate_hz)``.
 
     Files are wav, flac, ogg (Vorbis, Opus, FLAC), mp3, aiff, au, caf and w64; with ``antiphon[audio]`` also
     webm, mkv, mp4, m4a, mov, 3gp, aac, amr and wma. They are read to their end, or refused. ``samples`` is an
     array or tensor of shape (frames,), (frames, channels) or (channels, frames): floating point in [-1, 1],
-    or 8-, 16- or 32-bit integers, whose numbers are understood in floating point, too
+    or 8-, 16- or 32-bit integers, whose numbers are also accepted as floating point
     (`antiphon.sound.samples` says how). Channels are averaged.
     """
 
@@ -88,7 +88,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Units:
-    """Speech that was tokenized already: unit numbers from 0, 25 of them to a second."""
+    """Speech that was tokenized already: unit numbers from 0, 25 per second."""
 
     units: Sequence[int]
 
@@ -109,7 +109,7 @@ class Message:
 class SamplingParams:
     """How ids are picked and when to end.
 
-    Temperature, top_p, top_k and ignore_eos apply to units when speech is produced and to text when
+    Temperature, top_p, top_k and ignore_eos apply to units when speech is produced, and to text when
     only text is; the text under speech is always greedy. Picks are a function of (seed, position)
     and the logits, so they do not depend on what else is in the batch.
     """
@@ -123,15 +123,15 @@ class SamplingParams:
     seed: int | None = None
     """Its lowest 64 bits count. None: derived from the engine's seed and the order of the requests."""
     max_tokens: int | None = None
-    """Limit on text tokens. None: 1024 for a text-only reply; under speech, which ends the text by itself, as
-    many as the model's longest sequence holds."""
+    """Limit on text tokens. None: 1024 for a text-only reply; under speech, which ends the text by itself,
+    what the model's longest sequence holds."""
     max_units: int = 1500
-    """Limit on units, the stop id included; 25 are a second."""
+    """Limit on units, including the stop id; 25 make a second."""
     ignore_eos: bool = False
-    """Go on to the limit whatever stop ids are picked."""
+    """Go on to the limit, whatever stop ids are picked."""
     stop: Sequence[str] = ()
-    """Strings that end a text-only reply; they are not part of it. One, or up
-    to 32 of 1 to 1000 characters."""
+    """Strings that end a text-only reply; they are not part of it. One string, or up to 32, each of 1 to
+    1000 characters."""
 
     def __post_init__(self) -> None:
         read: dict[str, Any] = {
@@ -154,7 +154,7 @@ class SamplingParams:
 class Request:
     """One thing to answer: ``content`` (a single user turn) or ``messages`` (a conversation).
 
-    Speech input is whatever has a `Speech` or `Units` part. ``system=None`` is the model's default
+    A request with a `Speech` or `Units` part is speech input. ``system=None`` is the model's default
     system message, ``system=""`` leaves it out.
     """
 
@@ -174,8 +174,8 @@ class Request:
 class RequestMetrics:
     """Times in seconds from the moment the request was added; None for what did not happen.
 
-    Of a request that was opened while its user still spoke, they count from the commit: what the user
-    waits for.
+    For a request that was opened while its user still spoke, they count from the commit, since that is
+    when the user begins to wait.
     """
 
     ttft_s: float | None = None
@@ -191,13 +191,13 @@ class RequestMetrics:
     audio_s: float | None = None
     """Length of the audio produced."""
     rtf: float | None = None
-    """Time to the last audio sample, by audio_s."""
+    """Time to the last audio sample, divided by audio_s."""
     underrun_s: float | None = None
-    """For how long in all a player that began with the first samples has had none to play."""
+    """How long in all a player that began with the first samples had nothing to play."""
     num_prompt_tokens: int = 0
-    """Positions of the text track's prompt, pictures included."""
+    """Positions of the text track's prompt, including pictures."""
     num_cached_tokens: int = 0
-    """How many of these the prefix cache held at first admission; of an open request, of those known then."""
+    """How many of these the prefix cache held at first admission. An open request counts those known then."""
     num_preemptions: int = 0
 
 
@@ -209,22 +209,22 @@ class Completion:
     transcript: str = ""
     """What was heard in the last message that holds speech."""
     no_speech: bool = False
-    """Whether nothing was said in that message: it is silence or noise (channels that cancel each other are
-    silence), or the model read no word from it. The transcript is empty then; `EngineConfig.no_speech` says
-    what becomes of the reply."""
+    """Whether nothing was said in that message: it is silence or noise (channels that cancel each other out
+    are silence), or the model heard no word in it. The transcript is then empty; `EngineConfig.no_speech`
+    says what becomes of the reply."""
     transcript_ids: list[int] = field(default_factory=list)
     """CTC-collapsed ids of all speech in the prompt."""
     text: str = ""
     text_ids: list[int] = field(default_factory=list)
-    """Text ids as picked, the stop id included."""
+    """Text ids as picked, including the stop id."""
     fusion_ids: list[int] = field(default_factory=list)
     """The text ids that speech attended to."""
     units: list[int] = field(default_factory=list)
     """Unit numbers from 0, without stop ids."""
     unit_ids: list[int] = field(default_factory=list)
-    """Ids as picked, the stop id included."""
+    """Ids as picked, including the stop id."""
     audio: np.ndarray | None = None
-    """float32 (samples,) at sample_rate_hz, or None where no speech was asked for or no codec is loaded."""
+    """float32 (samples,) at sample_rate_hz; None if no speech was asked for or no codec is loaded."""
     sample_rate_hz: int | None = None
     finish_reason: FinishReason = "stop"
     error: str | None = None
@@ -241,8 +241,8 @@ class TranscriptDelta:
 
 @dataclass(frozen=True)
 class TranscriptUpdate:
-    """What was heard so far of an open request's last message: the whole of it, in place of what the update
-    before said. After the commit, deltas tell it once more, for good."""
+    """What has been heard of an open request's last message: the whole of it, replacing the previous update.
+    After the commit, deltas give the final transcript."""
 
     request_id: str
     text: str
@@ -255,7 +255,7 @@ class TextDelta:
     request_id: str
     text: str
     token_ids: tuple[int, ...] = ()
-    """The ids picked since the last delta; the stop id, which has no text, is in none."""
+    """The ids picked since the last delta; the stop id, which has no text, is in no delta."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-// The likeliest ids of a product with a vocabulary: each panel's logits are looked at while they are in L1.
+// The likeliest ids of a product with a vocabulary: each panel's logits are compared while they are in L1.
 #pragma once
 
 #include <algorithm>
@@ -15,11 +15,11 @@ struct Best {
   float* logits;
   int64_t top_k;
 
-  // an id of -1 is a free place
+  // an id of -1 marks a free place
   bool full() const { return ids[top_k - 1] >= 0; }
   void insert(int64_t id, float logit) {
     if (full() && !(logit > logits[top_k - 1])) return;
-    if (!(logit == logit)) logit = -__builtin_inff();  // NaN would end the order
+    if (!(logit == logit)) logit = -__builtin_inff();  // NaN would break the order
     int64_t at = top_k - 1;
     for (; at > 0 && (ids[at - 1] < 0 || logit > logits[at - 1]); at--) {
       ids[at] = ids[at - 1];
@@ -58,8 +58,8 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
   for (int64_t p = 0; p < all; p++)
     if (columns[p]) panels[num_panels++] = p;
 
-  // Each slice of the vocabulary has its own best ids, and the best of those are the same however it was sliced. A
-  // slice has to fill its `top_k` places first, so the more places there are, the fewer slices.
+  // Each slice of the vocabulary has its own best ids, and the best of these are the same however it is sliced. A slice
+  // has to fill its `top_k` places first, so with more places there are fewer slices.
   const int64_t most = (k < 4 ? 8 : 4) * num_threads();
   const int64_t grain = num_panels / most + 1, slices = (num_panels + grain - 1) / grain;
   const int64_t chunk = a.rows < kRowChunk ? a.rows : kRowChunk, places = slices * chunk * k;

@@ -1,4 +1,4 @@
-// Attention of one query over its keys, which lie in blocks of a paged cache or in one block of a window.
+// Attention of one query over its keys, which lie in the blocks of a paged cache or in the single block of a window.
 #pragma once
 
 #include <cstring>
@@ -10,7 +10,7 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-// out[0:4] = the dot products of a with four rows of b, each as `dot` has it
+// out[0:4] = the dot products of a with four rows of b, each summed as in `dot`, times scale
 static inline void dot4(const float* a, const float* b, int64_t stride, int64_t size, float scale, float* out) {
   vf acc[4] = {};
   int64_t i = 0;
@@ -43,7 +43,7 @@ static inline float exp_normalise(float* x, int64_t size) {
 }
 
 // Query heads of one token that share kv heads [kv_begin, kv_end), over its sequence's first `keys`
-// positions. Blocks are walked outermost: all heads' keys of a block lie side by side in memory.
+// positions. The outer loop is over blocks, since all heads' keys of a block lie side by side in memory.
 struct Attention {
   const float* q;  // of the first of these heads
   PagedCache cache;
@@ -51,15 +51,15 @@ struct Attention {
   int64_t keys, kv_begin, kv_end, group, head_dim;
   float scale;
   float* out;
-  int64_t behind;           // queries of its sequence that come after it
-  const float* next_block;  // keys of the query that this thread goes on with; or null
+  int64_t behind;           // the number of later queries in its sequence
+  const float* next_block;  // keys of the query that this thread takes next, or null
 };
 
-// Fetches the next block into L2 during the arithmetic on this one: evenly, since all at once it would fill the line
-// buffers and stop the arithmetic; and a line of each of its quarters in turn, since more lines can be on their way
-// from several pages than from one.
+// Prefetches the next block into L2 during the arithmetic on this one: evenly, since fetching it all at once would fill
+// the line buffers and stall the arithmetic; and one line from each of its quarters in turn, since more lines can be in
+// flight from several pages than from one.
 struct NextBlock {
-  const float* at;  // null: there is none
+  const float* at;  // null: there is no next block
   int64_t row_stride, row_lines, rows, quarter, turns;
   int64_t line = 0;
 
@@ -90,7 +90,7 @@ static void attention_scores(const Attention& a, float* scores) {
   for (int64_t begin = 0, block = 0; begin < a.keys; begin += a.cache.block_size, block++) {
     const int64_t size = a.keys - begin < a.cache.block_size ? a.keys - begin : a.cache.block_size;
     const float* here = block_of(a, a.cache.key, block);
-    // behind the last keys come the first values
+    // after the last keys come the first values
     const float* next = begin + size < a.keys ? block_of(a, a.cache.key, block + 1) : block_of(a, a.cache.value, 0);
     NextBlock ahead(next, a.cache, (a.kv_end - a.kv_begin) * a.head_dim, num_heads * (size / 4));
     for (int64_t head = 0; head < num_heads; head++) {

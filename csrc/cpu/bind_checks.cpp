@@ -57,14 +57,15 @@ void bind_checks(py::module_& m) {
       [](Address values, int64_t count, int itemsize) {
         return itemsize == 4 ? range_of<int32_t>(values, count) : range_of<int64_t>(values, count);
       },
-      py::arg("values"), py::arg("count"), py::arg("itemsize"), "The least and the largest of at least one integer.");
+      py::arg("values"), py::arg("count"), py::arg("itemsize"),
+      "The smallest and the largest of one or more integers.");
   m.def(
       "index_rises",
       [](Address values, int64_t count, int itemsize, int64_t most) {
         return itemsize == 4 ? rises<int32_t>(values, count, most) : rises<int64_t>(values, count, most);
       },
       py::arg("values"), py::arg("count"), py::arg("itemsize"), py::arg("most"),
-      "Are integers from 0 to `most`, at least one of them, each larger than the one before?");
+      "Do one or more integers lie within 0 to `most`, each larger than the one before?");
   m.def(
       "index_repeats",
       [](Address values, int64_t count, int itemsize, int64_t least) {
@@ -90,7 +91,7 @@ void bind_checks(py::module_& m) {
       },
       py::arg("cu_seqlens_q"), py::arg("context_lens"), py::arg("block_table"), py::arg("num_seqs"),
       py::arg("max_blocks"), py::arg("num_tokens"), py::arg("block_size"), py::arg("num_blocks"),
-      "The field of a batch of sequences that does not fit the others and the cache, or nothing.");
+      "The field of a batch of sequences that does not fit the others and the cache; empty if all fit.");
 }
 
 }  // namespace antiphon

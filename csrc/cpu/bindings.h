@@ -7,8 +7,8 @@
 
 #include "kernels.h"
 
-// Tensors come as addresses (`Tensor.data_ptr()`), so neither torch nor numpy headers are needed, and any dtype can
-// pass. The Python wrapper of an op has checked shapes, dtypes and strides; 0 stands for an argument left out.
+// Tensors come as addresses (`Tensor.data_ptr()`), so neither torch nor numpy headers are needed. An address says
+// nothing of its dtype, shape or strides: the op's Python wrapper has checked them. 0 stands for an argument left out.
 namespace antiphon {
 
 using Address = std::uintptr_t;
@@ -25,7 +25,7 @@ inline PagedCache paged(Address key, Address value, int64_t block_stride, int64_
   return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};
 }
 
-// Each in the file of its name; module.cpp calls them all.
+// Each is in the file of its name; module.cpp calls them all.
 void bind_argmax(pybind11::module_& m);
 void bind_argmax_head(pybind11::module_& m);
 void bind_checks(pybind11::module_& m);

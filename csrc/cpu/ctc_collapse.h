@@ -1,8 +1,8 @@
-// CTC collapse: a label that equals the one of the frame before is dropped, then blanks are.
+// CTC collapse: a label that equals the label of the frame before is dropped, then blanks are.
 //
 // Which labels are kept is as good as random, so a branch per label would be mispredicted half the time. Instead a
-// vector of labels is compared with itself one frame earlier, and those that stay are moved to its front and stored
-// with the rest of it, which the next store overwrites.
+// vector of labels is compared with the labels one frame earlier. Those that stay are moved to its front, and the whole
+// vector is stored; the next store overwrites its unused end.
 #pragma once
 
 #include "kernels.h"
@@ -22,7 +22,7 @@ static inline void for_kept_bits(const CtcCollapseArgs& a, int64_t row, const F&
   if (length == 0) return;
   const int32_t before = a.prev ? a.prev[row] : -1;
   of(0, static_cast<uint32_t>((labels[0] != before) & (labels[0] != a.blank)), 1);
-  int64_t frame = 1;  // 64 bits: with a vector more it may leave 32
+  int64_t frame = 1;  // 64 bits: one vector past the end may exceed 32
   for (; frame + kLanes <= length; frame += kLanes)
     of(static_cast<int32_t>(frame), kept_bits(labels + frame, a.blank), kLanes);
   for (; frame < length; frame++)
@@ -36,8 +36,8 @@ static int32_t count_kept(const CtcCollapseArgs& a, int64_t row) {
   return count;
 }
 
-// Writes the row's ids and frames from `at` on; returns where they end. From `limit` on the memory is not the row's to
-// write: where a whole vector does not fit before it, the kept labels are copied.
+// Writes the row's ids and frames from `at` on; returns where they end. The row must not write from `limit` on, so
+// where a whole vector does not fit before it, only the kept labels are copied.
 static int32_t write_kept(const CtcCollapseArgs& a, int64_t row, int64_t at, int64_t limit) {
   const int32_t* labels = a.labels + a.cu_seqlens[row];
   for_kept_bits(a, row, [&](int32_t frame, uint32_t keep, int size) {
@@ -69,11 +69,11 @@ static int32_t ctc_collapse(const CtcCollapseArgs& a) {
   }
   a.cu_out[0] = 0;
   if (a.batch < 2 || a.total < kParallelLabels || num_threads() < 2) {
-    // no more is ever written than was read, so whole vectors fit
+    // no row writes more than has been read, so whole vectors fit
     for (int64_t r = 0; r < a.batch; r++) a.cu_out[r + 1] = write_kept(a, r, a.cu_out[r], a.total);
     return a.cu_out[a.batch];
   }
-  // Rows are counted first, so that each knows where it writes and all of them can write at a time.
+  // Rows are counted first, so that each knows where to write and all of them can write at the same time.
   const int64_t grain = a.batch / 64 + 1;
   parallel_for(a.batch, grain, true, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) a.cu_out[r + 1] = count_kept(a, r);

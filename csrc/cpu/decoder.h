@@ -1,9 +1,8 @@
-// A run of Llama layers in one call: the CPU's answer to a CUDA graph. At one row per request the
-// weights are read at memory speed, and all that is left to save is the time between the operators.
+// A run of Llama layers in one call: the CPU's answer to a CUDA graph. At one row per request the weights are read at
+// memory speed, and only the time between the operators is left to save.
 //
-// Layer: x += o(attention(norm(x))); where a row receives fusion, x += fusion_o(fusion(x)) on the
-// un-normalised x; x += down(silu(gate(norm(x))) * up(norm(x))). What comes out is the final norm of x.
-// (Stream-Omni, arXiv 2506.13642)
+// Layer: x += o(attention(norm(x))); where a row receives fusion, x += fusion_o(fusion(x)) on the un-normalised x;
+// x += down(silu(gate(norm(x))) * up(norm(x))). The result is the final norm of x. (Stream-Omni, arXiv 2506.13642)
 #pragma once
 
 #include <algorithm>
@@ -18,8 +17,8 @@
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-// Where only some tokens' results are wanted, the last layer does no more for the others than to write their keys and
-// values. Moves the wanted rows of x to the front, and renumbers those among them that receive fusion.
+// If only some tokens' results are wanted, the last layer just writes the keys and values of the others. This moves the
+// wanted rows of x to the front, and renumbers those among them that receive fusion.
 static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t* valid, int32_t* positions) {
   int64_t fused = 0, next = 0;
   for (int64_t i = 0; i < a.num_wanted; i++) {
@@ -35,8 +34,8 @@ static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t*
   a.num_fused = fused;
 }
 
-// out = silu(gate) * up of a chunk of rows, whose gates and ups never leave L1: a thread takes a panel of gates and the
-// matching panel of ups. The weight holds the gates and then the ups, each in whole panels.
+// out = silu(gate) * up for a chunk of rows, whose gates and ups never leave L1: a thread takes a panel of gates and
+// the matching panel of ups. The weight holds all gates, then all ups, each in whole panels.
 static void gated_linear(const LinearArgs& a) {
   const int64_t panels = a.out_features / 2 / kPanel;
   parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
@@ -75,7 +74,7 @@ struct DecoderScratch {
   }
 };
 
-// For the tokens [begin, end) of those that receive fusion.
+// Fusion for the tokens [begin, end) of those that receive it.
 static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, int64_t end, const DecoderScratch& to) {
   const DecoderLayer& layer = a.layers[index];
   const int64_t width = a.num_heads * a.head_dim, n = end - begin;
@@ -120,7 +119,7 @@ static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, i
     std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
 }
 
-// What a layer does before attention, and after it, with rows [row0, row1).
+// What a layer does with rows [row0, row1) before attention, and then what it does after.
 static void decoder_before(const DecoderArgs& a, int64_t index, const PagedCache& cache, int64_t row0, int64_t row1,
                            const DecoderScratch& to) {
   const DecoderLayer& layer = a.layers[index];

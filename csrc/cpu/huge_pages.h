@@ -7,8 +7,8 @@
 
 namespace antiphon {
 
-// Asks for the whole huge pages within `size` bytes of memory that has not been written to. Where the system has none
-// to give, and at both edges, nothing changes.
+// Asks for whole huge pages within `size` bytes of memory that has not been written to. Nothing changes at the two
+// edges, or if the system has no huge pages to give.
 inline void advise_huge_pages(void* begin, int64_t size) {
 #if defined(MADV_HUGEPAGE)
   constexpr std::uintptr_t huge = 2 << 20;

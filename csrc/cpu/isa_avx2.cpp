@@ -1,7 +1,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-// Templates that other files use too come first: the linker keeps one copy of each, which must run everywhere.
+// Headers whose templates other files use too come before the target: the linker keeps one copy of each template, which
+// must run on every machine.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>

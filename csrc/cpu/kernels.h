@@ -1,10 +1,10 @@
-// The CPU kernels as one table of function pointers per instruction set. Raw pointers only: no torch,
-// no pybind11, so one build serves every version of both. Arguments are structs that callers fill by name; designated
-// initialisers are an extension in C++17, which both GCC and Clang have.
+// The CPU kernels as one table of function pointers per instruction set. Raw pointers only: no torch, no pybind11, so
+// one build serves every version of both. Arguments are structs that callers fill by name; in C++17, designated
+// initialisers are an extension, which both GCC and Clang have.
 //
-// Every sum in these kernels is taken in an order that depends on the row alone (k ascending, key
-// position ascending), never on the batch, the chunk, the block size or the number of threads. That
-// is what makes results independent of batching to the last bit.
+// Every sum in these kernels is taken in an order that depends on the row alone (k ascending, key position ascending),
+// never on the batch, the chunk, the block size or the number of threads. That is what makes results independent of
+// batching to the last bit.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ struct PagedAttentionArgs {
   const float* q;  // (tokens, heads * head_dim), row stride ldq, already rotated
   PagedCache cache;
   const int32_t* cu_seqlens_q;  // (seqs + 1)
-  const int32_t* context_lens;  // (seqs): keys of the sequence, those of its queries included
+  const int32_t* context_lens;  // (seqs): the number of keys of the sequence, including those of its queries
   const int32_t* block_table;   // (seqs, max_blocks)
   float* out;                   // (tokens, heads * head_dim)
   int64_t num_seqs, max_blocks, num_heads, num_kv_heads, head_dim, ldq;
@@ -64,7 +64,7 @@ struct FusionArgs {
   const float* cos_sin;
   float* out;  // (tokens, heads * head_dim)
   int64_t num_tokens, num_heads, head_dim;
-  int64_t row_stride, entry_stride;  // of key and value, between rows and between window entries
+  int64_t row_stride, entry_stride;  // in key and value, from row to row and from window entry to window entry
   float scale;
 };
 
@@ -83,7 +83,7 @@ struct DecoderLayer {
   const float *fusion_q, *fusion_o;  // null in layers without fusion
 };
 
-// A run of Llama layers and the norm behind them over a ragged batch, x in place; see decoder.h.
+// A run of Llama layers and the norm after them over a ragged batch, x in place; see decoder.h.
 struct DecoderArgs {
   float* x;  // (tokens, hidden); if `wanted` is given, only the first num_wanted rows hold results
   const DecoderLayer* layers;
@@ -94,7 +94,7 @@ struct DecoderArgs {
   const float* cos_sin;
   const int64_t* slots;
   PagedCache cache;      // of the first layer
-  int64_t layer_stride;  // from one layer's keys to the next layer's
+  int64_t layer_stride;  // from a layer's keys to the next layer's
   const int32_t *cu_seqlens_q, *context_lens, *block_table;
   int64_t num_seqs, max_blocks;
   // fusion, for the rows of x that receive it
@@ -108,7 +108,7 @@ struct DecoderArgs {
   int64_t num_wanted;
 };
 
-// The likeliest ids of x * head, whose logits are those of `linear` to the last bit and are not stored.
+// The likeliest ids of x * head, whose logits equal those of `linear` to the last bit and are not stored.
 struct ArgmaxHeadArgs {
   const float* x;         // (rows, in), row stride ldx
   const float* head;      // packed
@@ -133,7 +133,7 @@ struct SoftEmbeddingArgs {
 struct CtcCollapseArgs {
   const int32_t* labels;      // (total)
   const int32_t* cu_seqlens;  // (batch + 1)
-  const int32_t* prev;        // (batch): the last label of the row's earlier chunk, -1 if there was none; or null
+  const int32_t* prev;        // (batch): the last label of the row's previous chunk, -1 if there was none; or null
   int32_t *ids, *frames;      // room for total
   int32_t* cu_out;            // (batch + 1)
   int32_t* last;              // (batch)
@@ -155,7 +155,7 @@ struct KernelTable {
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
   void (*argmax_head)(const ArgmaxHeadArgs&);
   void (*soft_embedding)(const SoftEmbeddingArgs&);
-  // Returns how many ids it wrote; -1, and nothing written, where cu_seqlens does not rise from 0 to total.
+  // Returns the number of ids written; or -1, with nothing written, if cu_seqlens does not rise from 0 to total.
   int32_t (*ctc_collapse)(const CtcCollapseArgs&);
 };
 
@@ -171,8 +171,8 @@ extern const KernelTable table;
 }
 #endif
 
-// The table of an instruction set by name ("avx512", "avx2", "plain"), or null where this machine
-// cannot run it; "" is the best one.
+// The table of an instruction set by name ("avx512", "avx2", "plain"), or null if this machine cannot run it; "" is the
+// best one.
 const KernelTable* kernels(const char* isa);
 const char* best_isa();
 

@@ -1,12 +1,12 @@
 // y = x W^T + residual for few rows (decoding) and many (prefill), reading W once per row chunk.
 //
-// W is packed into panels of 32 output features, (panels, in, 32): one pass over a panel streams
-// memory in order, and each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending, kDepth
-// products in an accumulator of their own and then the blocks, which keeps its rounding error small. The order is
-// the same for any number of rows, so a row's result does not depend on its batch.
+// W is packed into panels of 32 output features, (panels, in, 32): one pass over a panel streams memory in order, and
+// each broadcast x[m][k] feeds 32 outputs. A sum runs over k ascending: each block of kDepth products has an
+// accumulator of its own, and the blocks are then added up, which keeps the rounding error small. The order is the same
+// for any number of rows, so a row's result does not depend on its batch.
 //
-// While a slice of kDepth is multiplied, the next one is on its way into L2: with more than a row or two the
-// arithmetic takes so long that the processor's own prefetcher loses track, and memory would stand idle.
+// While a slice of kDepth is multiplied, the next one is fetched into L2: with more than a row or two the arithmetic
+// takes so long that the processor's own prefetcher loses track, and memory would stand idle.
 #pragma once
 
 #include "kernels.h"
@@ -20,23 +20,23 @@ namespace ANTIPHON_ISA {
 constexpr int kPanelVectors = kPanel / kLanes;    // vectors across a panel
 constexpr int64_t kDepth = 128;                   // a panel's slice of 16 KiB stays in L1 across row blocks
 constexpr int kCacheLine = 16;                    // floats
-constexpr int kPanelLines = kPanel / kCacheLine;  // of a panel's row
-constexpr int kFetched = 4;                       // lines that are asked for together
+constexpr int kPanelLines = kPanel / kCacheLine;  // in a panel's row
+constexpr int kFetched = 4;                       // lines that are fetched together
 constexpr int64_t kRowChunk = 96;                 // rows of x that stay in L2 across panels
 
 // Weights to fetch during the arithmetic: kFetched lines at a time, at `from`, `from + next`, `from + pair` and
-// `from + pair + next`, and then `step` floats on. Each k fetches `lines` of them (0, 1 or kPanelLines).
+// `from + pair + next`; then `from` moves on by `step` floats. Each k fetches `lines` lines (0, 1 or kPanelLines).
 struct Prefetch {
   const float* from;
   int lines;
   int64_t next, pair, step;
 };
 
-// out[0:MR][0:TV vectors] (+)= x[0:MR][0:depth] * w[0:depth][0:TV vectors], summed before it is added. AHEAD is
+// out[0:MR][0:TV vectors] (+)= x[0:MR][0:depth] * w[0:depth][0:TV vectors], summed up before it is added. AHEAD is
 // ahead.lines.
 //
-// Rows are reached in threes, the second and third by a scaled index: a pointer for each would not fit the registers,
-// and every pointer kept elsewhere costs the multipliers a turn. Without the attribute GCC would keep one for each.
+// Rows are addressed in threes, the second and third by a scaled index: a pointer per row would not fit the registers,
+// and every spilled pointer costs the multipliers a turn. Without the attribute, GCC would keep a pointer per row.
 template <int MR, int TV, int AHEAD>
 #if defined(__GNUC__) && !defined(__clang__)
 __attribute__((optimize("no-ivopts")))
@@ -67,7 +67,7 @@ static void tile(const float* x, int64_t ldx, const float* w, int64_t ldw, int64
     for (int v = 0; v < TV; v++) store(out + v * kLanes, first ? acc[m][v] : load(out + v * kLanes) + acc[m][v]);
 }
 
-// A panel's 32 columns, in two halves where the accumulators of all do not fit the registers.
+// A panel's 32 columns, in two halves if the accumulators for all of them do not fit the registers.
 template <int MR>
 static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int64_t ldw, int64_t depth, float* out,
                       int64_t ldo, bool first, Prefetch ahead) {
@@ -85,23 +85,22 @@ static void tile_rows(int rows, const float* x, int64_t ldx, const float* w, int
   if constexpr (MR > 1) tile_rows<MR - 1>(rows, x, ldx, w, ldw, depth, out, ldo, first, ahead);
 }
 
-// even blocks: 16 rows are 8 + 8, not 12 + 4
+// blocks of even size: 16 rows are 8 + 8, not 12 + 4
 static inline int rows_of_block(int64_t left) {
   const int64_t blocks = (left + kTuning.tile_rows - 1) / kTuning.tile_rows;
   return static_cast<int>((left + blocks - 1) / blocks);
 }
 
-// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: the panel that this thread goes on with, or
-// null.
+// buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: the panel that this thread takes next, or null.
 static void panel_sums(const LinearArgs& a, int64_t panel, const float* next, int64_t row0, int64_t row1,
                        float* buffer) {
   const float* w = a.weight + panel * a.in * kPanel;
   for (int64_t k0 = 0; k0 < a.in; k0 += kDepth) {
     const int64_t depth = a.in - k0 < kDepth ? a.in - k0 : kDepth;
     const float* slice = w + k0 * kPanel;
-    // The first two blocks of rows share the fetching of the next slice, evenly, so that memory is never idle: a line
-    // of each of its quarters in turn. A quarter is a page, and more lines can be on their way from several pages than
-    // from one.
+    // The first two blocks of rows share the fetching of the next slice evenly, so that memory is never idle. They
+    // fetch one line from each of its quarters in turn: a quarter is a page, and more lines can be in flight from
+    // several pages than from one.
     constexpr int64_t quarter = kDepth * kPanel / 4;
     const int lines = row1 - row0 <= kTuning.tile_rows ? kPanelLines : kPanelLines / 2;
     Prefetch ahead = {k0 + depth < a.in ? slice + depth * kPanel : next, lines, quarter, 2 * quarter, kCacheLine};
@@ -123,7 +122,7 @@ static inline const float* panel_of(const LinearArgs& a, int64_t panel) { return
 static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1) {
   const int64_t column = panel * kPanel;
   const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
-  float buffer[kRowChunk * kPanel];  // the chunk's sums: apart from out, which may be the residual
+  float buffer[kRowChunk * kPanel];  // the chunk's sums, kept apart from `out`, which may be the residual
   panel_sums(a, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
   for (int64_t m = row0; m < row1; m++) {
     const float* from = buffer + (m - row0) * kPanel;
@@ -137,7 +136,7 @@ static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64
   }
 }
 
-// Is a product worth the threads?
+// Is the product large enough to be worth several threads?
 static inline bool is_large(const LinearArgs& a) {
   return a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
 }

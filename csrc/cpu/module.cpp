@@ -1,5 +1,5 @@
-// antiphon.kernels._C: the CPU kernels. Each is a raw-pointer core, a binding in bind_<name>.cpp and a Python wrapper
-// in kernels/<op>.py that owns checks and allocation.
+// antiphon.kernels._C: the CPU kernels. Each has a core on raw pointers, a binding in bind_<name>.cpp, and a Python
+// wrapper in kernels/<op>.py that checks and allocates.
 
 #include "bindings.h"
 #include "pool.h"

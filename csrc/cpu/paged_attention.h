@@ -1,6 +1,6 @@
-// Attention over a paged cache, ragged prefill and decode alike.
+// Attention over a paged cache, for ragged prefill and decoding alike.
 //
-// Queries of one sequence go together (prompt_attention.h), others one by one (attention.h).
+// Several queries of one sequence are computed together (prompt_attention.h), others one by one (attention.h).
 #pragma once
 
 #include <cstring>
@@ -35,8 +35,8 @@ static void paged_attention(const PagedAttentionArgs& a) {
     longest = a.context_lens[s] > longest ? a.context_lens[s] : longest;
     work += static_cast<int64_t>(a.cu_seqlens_q[s + 1] - a.cu_seqlens_q[s]) * a.context_lens[s];
   }
-  // Neighbouring rows are one task, within which queries of the same sequence go together. A few rows are shared out by
-  // kv head as well, or most threads would have nothing to do.
+  // Neighbouring rows form one task, within which queries of the same sequence are computed together. If there are few
+  // rows, they are also split by kv head, or most threads would have nothing to do.
   const bool has_prompts = !a.tokens && all > a.num_seqs;
   const int64_t stride = has_prompts ? kPromptRows : 1;
   const int64_t parts = has_prompts || tokens < 8 ? a.num_kv_heads : 1;

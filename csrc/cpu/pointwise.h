@@ -38,7 +38,7 @@ static void rms_norm_residual(const float* x, const float* residual, const float
   });
 }
 
-constexpr float kLeastGate = -88.37626f;  // below, vexp(-x) is as large as it gets, and the quotient is zero
+constexpr float kLeastGate = -88.37626f;  // below this vexp(-x) saturates, and silu is taken to be zero
 
 static inline vf silu(vf x) { return select(x < splat(kLeastGate), x * 0.0f, x / (1.0f + vexp(-x))); }
 
@@ -61,7 +61,7 @@ static int64_t argmax_row(const float* x, int64_t size) {
   const float top = largest(x, size);
   for (int64_t i = 0; i < size; i++)
     if (x[i] == top) return i;
-  return 0;  // nothing but NaN
+  return 0;  // all are NaN
 }
 
 static void argmax(const float* x, int64_t* out, int64_t rows, int64_t size) {

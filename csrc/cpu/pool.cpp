@@ -14,7 +14,7 @@
 namespace antiphon {
 namespace {
 
-constexpr int kSpins = 12000;  // some hundred microseconds: the gap between two passes of a step
+constexpr int kSpins = 12000;  // about a hundred microseconds: the gap between two passes of a step
 constexpr int kMostThreads = 256;
 constexpr int kSpinsToYield = 200;  // a caller that waits for a helper's last chunk lets others run
 
@@ -32,14 +32,14 @@ int cores() {
 }
 
 // The chunks of a thread's share that have not begun: the job's number in the high half, then begin and end. A thread
-// that takes one by compare-and-swap knows that this job is still on, since its caller waits for that chunk; one that
-// comes late finds another number or no chunk, and has touched nothing.
+// that takes a chunk by compare-and-swap knows that the job is still running, since its caller waits for that chunk. A
+// thread that comes late finds another number or no chunk, and has touched nothing.
 struct alignas(64) Share {
   std::atomic<uint64_t> left{0};
 };
 
 struct Pool {
-  std::mutex owner;              // held by the caller whose job is on
+  std::mutex owner;              // held by the caller whose job is running
   std::atomic<uint64_t> job{0};  // its number
   Share shares[kMostThreads];    // the caller's is the first
   std::atomic<int> num_shares{0};
@@ -52,7 +52,7 @@ struct Pool {
   std::mutex sleeping;
   std::condition_variable wake;
   std::atomic<int> num_sleeping{0};
-  int num_helpers = 0;  // threads there are
+  int num_helpers = 0;  // threads that have been started
   std::atomic<int> num_wanted{cores()};
 };
 
@@ -62,8 +62,8 @@ uint64_t range(uint64_t job, int64_t begin, int64_t end) {
   return job << 32 | static_cast<uint64_t>(begin) << 16 | static_cast<uint64_t>(end);
 }
 
-// What is thrown is kept for the caller, since no exception may leave a helper's thread. Chunks that others begin after
-// that are skipped: their caller gets no result.
+// What a chunk throws is kept for the caller, since no exception may leave a helper's thread. Chunks begun after that
+// are skipped: the caller gets no result anyway.
 void run_chunk(Pool& p, ChunkBody body, void* context, int64_t chunk, bool goes_on) {
   if (p.has_failed.load(std::memory_order_relaxed)) return;
   try {
@@ -73,7 +73,8 @@ void run_chunk(Pool& p, ChunkBody body, void* context, int64_t chunk, bool goes_
   }
 }
 
-// The first chunk of one's own share, or the last of another's. Behind the first chunk of a share comes its next one.
+// Takes the first chunk of the thread's own share, or the last of another's; false if there is none left. After the
+// first chunk of its own share, a thread goes on with the next one.
 bool take_chunk(Pool& p, Share& share, bool is_own) {
   uint64_t left = share.left.load(std::memory_order_acquire);
   for (;;) {
@@ -119,14 +120,14 @@ void help(Pool* p, int self) {
   }
 }
 
-// If the system gives no more threads, the existing ones have to do, until another number is asked for.
+// If the system grants no more threads, the existing ones have to do until another number is asked for.
 void start_helpers(Pool& p) {
   try {
     for (; p.num_helpers < p.num_wanted.load() - 1; p.num_helpers++) std::thread(help, &p, p.num_helpers + 1).detach();
   } catch (const std::exception&) { p.num_wanted = p.num_helpers + 1; }
 }
 
-// A forked child has none of its parent's threads, and perhaps a lock that one of them held.
+// A forked child has none of its parent's threads, but may have a lock that one of them held.
 void after_fork() {
   const int wanted = pool->num_wanted.load();
   pool = new Pool;
@@ -160,9 +161,9 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   const uint64_t job = p.job.load(std::memory_order_relaxed) + 1;
   for (int i = 0; i < count; i++)
     p.shares[i].left.store(range(job, num_chunks * i / count, num_chunks * (i + 1) / count), std::memory_order_release);
-  p.job.store(job);  // sequentially before the look at the sleepers
+  p.job.store(job);  // sequentially consistent, before the sleepers are counted
   if (p.num_sleeping.load()) {
-    { std::lock_guard<std::mutex> lock(p.sleeping); }  // a helper between its look and its wait
+    { std::lock_guard<std::mutex> lock(p.sleeping); }  // lets a helper get from its last check to its wait
     p.wake.notify_all();
   }
   work(p, 0);

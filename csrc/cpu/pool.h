@@ -1,8 +1,8 @@
 // A thread pool for kernels that last microseconds.
 //
-// Not OpenMP, for two reasons: a barrier waits for every thread, so one that the system has taken off
-// its core stalls the kernel, whereas here the caller takes over all chunks that have not begun; and
-// torch brings an OpenMP runtime of its own, which a second one in the process would fight for cores.
+// Not OpenMP, for two reasons. A barrier waits for every thread, so a thread that the system has taken off its core
+// stalls the kernel, whereas here the caller takes over all chunks that have not begun. And torch brings an OpenMP
+// runtime of its own, with which a second one in the process would fight for cores.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +14,26 @@ constexpr int64_t kMostChunks = 0xffff;
 
 using ChunkBody = void (*)(void* context, int64_t chunk, bool goes_on);
 
-// body(context, chunk, goes_on) for every chunk of [0, num_chunks), of which there are kMostChunks at most, on this
-// thread and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it
-// from the front, so that it knows whether it `goes_on` with the chunk behind this one. A thread that has finished
-// takes chunks from the ends of others' shares. A call from a second thread at the same time runs on that thread alone.
-// What a chunk throws, on whichever thread, is thrown here once all threads have left the job; chunks that had not
-// begun by then are left out.
+// Calls body(context, chunk, goes_on) for every chunk of [0, num_chunks), at most kMostChunks of them, on this thread
+// and idle helpers; returns when all are done. Each thread has a share of neighbouring chunks and walks it from the
+// front, so it knows whether it `goes_on` with the chunk after this one. A thread that has finished takes chunks from
+// the ends of others' shares. A call from a second thread at the same time runs on that thread alone. What a chunk
+// throws, on whichever thread, is thrown here once all threads have left the job; chunks that had not begun by then are
+// skipped.
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 
-// A thread's first exception takes memory from the C library, which ends the process if there is none left. So a thread
-// that may have to report that memory has run out throws once beforehand.
+// A thread's first exception takes memory from the C library, which ends the process if none is left. So a thread that
+// may have to report that memory has run out throws once beforehand.
 void prepare_to_throw();
 
-// Threads of later calls, the caller included. The default is the number of cores this process may use, or fewer if the
-// system gives no more threads.
+// The number of threads of later calls, including the caller's. The default is the number of cores that this process
+// may use, or fewer if the system grants no more threads.
 void set_num_threads(int count);
 int num_threads();
 
-// f(begin, end) over slices of [0, size) of at most `grain`, or in one piece unless it is `worthwhile`. Or
-// f(begin, end, goes_on): this thread most likely goes on with what is behind `end`.
+// Calls f(begin, end) for slices of [0, size) of at most `grain`, or once for all of it unless threads are
+// `worthwhile`. Or f(begin, end, goes_on), where `goes_on` means that this thread will most likely take the slice after
+// `end`.
 template <class F>
 void parallel_for(int64_t size, int64_t grain, bool worthwhile, const F& f) {
   constexpr bool asks = std::is_invocable_v<F, int64_t, int64_t, bool>;

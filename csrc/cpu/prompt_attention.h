@@ -1,8 +1,8 @@
 // Attention of many queries of one sequence: each key and value is loaded for several queries at a time.
 //
-// Every sum is taken as in attention.h, so that a query's result does not depend on whether others went with it. The
-// lanes of `dot` are separate sums, added up by halves at its end; here a vector holds the same lane for kLanes keys,
-// which are packed transposed, and the halves are added up without shuffles.
+// Every sum is taken as in attention.h, so a query's result does not depend on whether others are computed with it. The
+// lanes of `dot` are separate sums, added up by halves at the end. Here a vector holds the same lane for kLanes keys,
+// which are packed transposed, so the halves are added up without shuffles.
 #pragma once
 
 #include "attention.h"
@@ -20,8 +20,8 @@ struct Scores {
   vf of[kQueries][kKeyVectors];
 };
 
-// The sum that `dot` forms of its lanes LANE, LANE + STEP, LANE + 2 * STEP ...: for kQueries queries, `ldq` apart, and
-// kKeys keys, packed (size, kKeys).
+// The sum that `dot` takes over its lanes LANE, LANE + STEP, LANE + 2 * STEP ..., for kQueries queries, `ldq` apart,
+// and kKeys keys, packed (size, kKeys).
 template <int LANE, int STEP>
 static inline void lane_sums(const float* q, int64_t ldq, const float* packed, int64_t size, Scores& out) {
   constexpr int half = kLanes / 2;
@@ -59,8 +59,8 @@ static void scores_of_queries(const float* q, int64_t ldq, const float* packed, 
     for (int v = 0; v < kKeyVectors; v++) store(out + n * ldo + v * kLanes, scores.of[n][v] * scale);
 }
 
-// packed[0:head_dim][0:kKeys] = the keys of one kv head from position `begin` on, transposed; behind the last position
-// before `end` it is repeated, to be ignored.
+// packed[0:head_dim][0:kKeys] = the keys of one kv head from position `begin` on, transposed. From `end` on, the last
+// key before it is repeated, to be ignored.
 static void pack_keys(const Attention& a, int64_t begin, int64_t end, float* packed) {
   const auto key_at = [&](int64_t position) {
     if (position >= end) position = end - 1;
@@ -103,8 +103,8 @@ static inline void add_values_of_queries(const float* weights, int64_t ldw, cons
     for (int i = 0; i < N; i++) store(out + n * ldo + i * kLanes, acc[n][i]);
 }
 
-// out[query] = sum over keys of weights[query][key] * value, of one head; the first of kQueries queries sees `keys`
-// keys, and each one more than the one before.
+// out[query] = sum over keys of weights[query][key] * value, for one head; the first of kQueries queries sees `keys`
+// keys, and each of the others one key more than the query before.
 static void values_of_queries(const Attention& a, int64_t keys, const float* weights, int64_t ldw, float* out,
                               int64_t ldo) {
   const int64_t row = a.cache.row_stride, most = keys + kQueries - 1, block_size = a.cache.block_size;
@@ -134,8 +134,8 @@ static void values_of_queries(const Attention& a, int64_t keys, const float* wei
 
 static inline int64_t scores_stride(int64_t keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
 
-// `attend` for `count` queries of one kv head, a multiple of kQueries, of which `a` is the first; they lie `ldq` and
-// `ldo` floats apart, and each sees one key more than the one before.
+// `attend` for `count` queries of one kv head, a multiple of kQueries, of which `a` is the first; they lie `ldq` floats
+// apart, their results `ldo`, and each sees one key more than the query before.
 //   scores: (group, count, scores_stride(a.keys + count - 1)); packed: (head_dim, kKeys)
 static void attend_queries(const Attention& a, int64_t count, int64_t ldq, int64_t ldo, float* scores, float* packed) {
   const int64_t end = a.keys + count - 1, stride = scores_stride(end);

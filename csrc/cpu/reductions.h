@@ -1,4 +1,4 @@
-// One number of a row, or of two.
+// Reductions of one row, or of two, to a number.
 #pragma once
 
 #include "vec.h"
@@ -14,7 +14,7 @@ static inline float dot(const float* a, const float* b, int64_t size) {
   return sum(acc);
 }
 
-// The largest of the row, not counting NaN; minus infinity if there is nothing else.
+// The largest of the row, ignoring NaN; minus infinity if all are NaN.
 static inline float largest(const float* x, int64_t size) {
   float top = -__builtin_inff();
   int64_t i = 0;

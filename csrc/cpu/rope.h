@@ -1,4 +1,4 @@
-// The rotary embedding that comes before attention, and the way of keys and values into the cache.
+// The rotary embedding that comes before attention, and the writing of keys and values to the cache.
 #pragma once
 
 #include <cstring>

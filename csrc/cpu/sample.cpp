@@ -1,5 +1,5 @@
-// Sampling by selection: the id at a point of the distribution is found by halving, with the mass of each half, so
-// nothing is sorted but the last few. Weights and their sums are float64; of equal logits the lower id comes first.
+// Sampling by selection: the id at a point of the distribution is found by halving, by the mass of each half, so only
+// the last few are sorted. Weights and their sums are float64; of equal logits the lower id comes first.
 #include "sample.h"
 
 #include <algorithm>
@@ -39,7 +39,7 @@ double uniform(int64_t seed, int64_t position) {
 // NaN counts as minus infinity, and -0 as 0.
 float ordinary(float logit) { return logit == logit ? logit + 0.0f : -std::numeric_limits<float>::infinity(); }
 
-// Numbers that ascend as logits fall, and then as ids rise.
+// A number that grows as the logit falls, and among equal logits as the id rises.
 uint64_t key_of(float logit, int64_t id) {
   uint32_t bits;
   std::memcpy(&bits, &logit, sizeof bits);
@@ -54,7 +54,7 @@ struct Point {
 };
 
 struct Row {
-  const Scratch<uint64_t> keys;   // reordered as far as was needed
+  const Scratch<uint64_t> keys;   // ordered only as far as has been needed
   const Scratch<double> weights;  // by id
 
   // False if there is too little memory, see ShortMemory.
@@ -69,8 +69,8 @@ struct Row {
     return total;
   }
 
-  // The first of the `size` likeliest whose mass and all before it is above `target`; `size` if there is none.
-  // The keys before it are those that come before it in order.
+  // The first of the `size` likeliest at which the mass so far, its own included, is above `target`; `size` if there is
+  // none. The keys before it are then those that precede it in order.
   Point find(int64_t size, double target) const {
     int64_t begin = 0, end = size;
     double before = 0;
@@ -110,7 +110,7 @@ int64_t sample_row(const SampleArgs& a, int64_t r, std::optional<Row>& memory) {
   for (int64_t i = 0; i < a.vocab; i++) {
     const float logit = ordinary(logits[i]);
     row.keys[i] = key_of(logit, i);
-    // the largest is taken off first, or a tiny temperature would overflow
+    // the largest is subtracted first, or a tiny temperature would overflow
     row.weights[i] = std::exp((static_cast<double>(logit) - top) / temperature);
   }
   int64_t kept = a.vocab;
@@ -118,7 +118,7 @@ int64_t sample_row(const SampleArgs& a, int64_t r, std::optional<Row>& memory) {
     kept = a.top_k[r];
     std::nth_element(row.keys.get(), row.keys.get() + kept, row.keys.get() + a.vocab);
   }
-  // so that a pick among few is the same whether they came from all logits or were all there was
+  // so that a pick among few is the same whether top-k left them or there were no others
   if (kept <= kFew) std::sort(row.keys.get(), row.keys.get() + kept);
   const double total = row.mass(0, kept);
   double left = total;
@@ -131,7 +131,7 @@ int64_t sample_row(const SampleArgs& a, int64_t r, std::optional<Row>& memory) {
   }
   const Point at = row.find(kept, uniform(a.seeds[r], a.positions[r]) * left);
   int64_t index = std::min(at.index, kept - 1);
-  // rounding can put the point behind the last that may be picked
+  // rounding can put the point past the last id that may be picked
   while (index > 0 && row.weight(index) == 0) index--;
   return id_of(row.keys[index]);
 }

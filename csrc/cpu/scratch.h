@@ -1,6 +1,6 @@
 // Memory for a kernel's intermediate results.
 //
-// In the namespace of the instruction set: otherwise the linker would keep one copy of the template for all of them.
+// In the namespace of the instruction set: otherwise the linker would keep one copy of the template for all sets.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace antiphon {
 namespace ANTIPHON_ISA {
 
 // `count` uninitialised numbers, freed at the end of the scope. Throws std::bad_alloc, which Python sees as
-// MemoryError, if there is too little memory, also for a `count` that no memory could hold.
+// MemoryError, if there is too little memory, even for a `count` that no memory could hold.
 template <class T>
 class Scratch {
  public:
@@ -35,8 +35,8 @@ class Scratch {
   T* begin_;
 };
 
-// Set by any thread whose chunk found too little memory, thrown by the caller. A helper could throw it itself, but a
-// thread's first exception takes memory from the C library, which ends the process if there is none left.
+// Set by any thread whose chunk has too little memory, and thrown by the caller. A helper could throw, but a thread's
+// first exception takes memory from the C library, which ends the process if none is left.
 class ShortMemory {
  public:
   void set() { __atomic_store_n(&is_set_, true, __ATOMIC_RELAXED); }

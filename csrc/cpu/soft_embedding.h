@@ -1,8 +1,8 @@
 // Soft embeddings by the online softmax (Milakov and Gimelshein 2018), a segment of the vocabulary at a time.
 //
-// A segment's logits stay in L2. Its sums are taken against its own largest logit, and the segments are added up
-// one after the other, in order, rescaled to the largest so far. Segments are the same whatever the threads and the
-// rows, so neither changes a bit of a row's result. Each weight is read once for up to kRowChunk rows.
+// A segment's logits stay in L2. Its sums are taken relative to its own largest logit, and the segments are added up in
+// order, rescaled to the largest so far. The segments are the same for any number of threads and rows, so neither
+// changes a bit of a row's result. Each weight is read once for up to kRowChunk rows.
 #pragma once
 
 #include "attention.h"
@@ -34,8 +34,8 @@ static void mix_segment(const SoftEmbeddingArgs& a, const float* weights, int64_
       const int64_t width = a.width - column < kPanel ? a.width - column : kPanel;
       const float* w = slice + column;
       int64_t ldw = a.lde;
-      // Rows of an embedding lie so far apart that most of them share a few sets of L1: for several blocks of rows,
-      // and at the edge, they are packed first.
+      // Rows of an embedding lie so far apart that most of them share a few sets of L1, so they are packed first if
+      // several blocks of rows read them, and at the edge.
       if (rows > kTuning.tile_rows || width < kPanel) {
         for (int64_t k = 0; k < size; k++) {
           if (width == kPanel) {
@@ -47,7 +47,7 @@ static void mix_segment(const SoftEmbeddingArgs& a, const float* weights, int64_
         }
         w = panel, ldw = kPanel;
       }
-      // the columns behind these lie in the same pages
+      // the columns after these lie in the same pages
       const bool has_next = column + 2 * kPanel <= a.width;
       Prefetch ahead = {slice + column + kPanel, has_next ? kPanelLines : 0, kCacheLine, a.lde, 2 * a.lde};
       float edge[kRowChunk * kPanel];
@@ -113,13 +113,13 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
   // even parts: 100 rows are 50 + 50, not 96 + 4
   const int64_t parts = (a.rows + kRowChunk - 1) / kRowChunk, chunk = (a.rows + parts - 1) / parts;
   const int64_t sums_size = chunk * a.width;
-  // Enough segments at a time for all threads; how many changes nothing but the memory used.
+  // Enough segments at a time for all threads; their number affects only the memory used.
   int64_t wave = kSegmentSumsBytes / static_cast<int64_t>(sizeof(float) * (sums_size + 1));
   if (wave < 2 * num_threads()) wave = 2 * num_threads();
   if (wave > segments) wave = segments;
   const Scratch<float> sums(wave * sums_size);
   const Scratch<SegmentRow> found((wave + 1) * chunk);
-  SegmentRow* all = found.get() + wave * chunk;  // of the segments before
+  SegmentRow* all = found.get() + wave * chunk;  // of all segments so far
 
   for (int64_t row0 = 0; row0 < a.rows; row0 += chunk) {
     const int64_t row1 = row0 + chunk < a.rows ? row0 + chunk : a.rows, rows = row1 - row0;

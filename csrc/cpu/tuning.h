@@ -1,4 +1,4 @@
-// What differs between instruction sets beside the length of a vector.
+// What differs between instruction sets besides the length of a vector.
 #pragma once
 
 #include "vec.h"
@@ -10,7 +10,7 @@ struct Tuning {
   int accumulators;   // vectors of sums that fit the registers beside the operands of a product
   int tile_rows;      // rows of a product's tile
   int query_vectors;  // vectors of values that are added up at a time for several queries
-  int key_vectors;    // vectors of keys that several queries are multiplied with at a time
+  int key_vectors;    // vectors of keys that several queries are multiplied by at a time
 };
 
 constexpr Tuning tuning_of(int lanes) {

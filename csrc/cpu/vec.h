@@ -1,5 +1,5 @@
-// One vector type per instruction set, through the compiler's vector extensions. Included once by
-// each isa_*.cpp after it has set ANTIPHON_ISA, ANTIPHON_VL and the target.
+// One vector type per instruction set, through the compiler's vector extensions. Included once by each isa_*.cpp, after
+// it has set ANTIPHON_ISA, ANTIPHON_VL and the target.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ static inline vf load(const float* p) {
 static inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 static inline vf splat(float a) { return a - vf{}; }
 
-// The first `count` numbers, and zeros behind them. The end of a row goes through vectors, too: in a scalar loop it
-// would be up to the compiler whether products are rounded before they are added.
+// The first `count` numbers, followed by zeros. The end of a row goes through vectors, too: in a scalar loop it would
+// be up to the compiler whether products are rounded before they are added.
 static inline vf load_some(const float* p, int64_t count) {
   vf v = {};
   std::memcpy(&v, p, sizeof(float) * static_cast<size_t>(count));
@@ -71,7 +71,7 @@ static inline float reduce(vf v) {
 #endif
 static inline float sum(vf v) { return reduce<Add>(v); }
 
-// The sums of four vectors, each added up in the order of `sum`, for half of its shuffles.
+// The sums of four vectors, each added up in the order of `sum`, with half as many shuffles.
 static inline vf4 fold(vf4 v) { return v; }
 static inline vf4 fold(vf8 v) {
   vf4 half[2];
@@ -94,8 +94,8 @@ static inline vf4 sum4(vf a, vf b, vf c, vf d) {
 static inline float maximum(vf v) { return reduce<Larger>(v); }
 static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 
-// e^x by range reduction to [-ln2/2, ln2/2] and a polynomial of degree 6 (the coefficients of Cephes'
-// expf); relative error below 2 ulp, 0 below -87.3, saturating above 88.
+// e^x by range reduction to [-ln2/2, ln2/2] and a polynomial (the coefficients of Cephes' expf); the error is below
+// 2 ulp; 0 below -87.3, saturating above 88.3.
 static inline vf vexp(vf x) {
   const vf low = splat(-87.33654f), high = splat(88.37626f);
   const vi underflow = x < low;
@@ -117,7 +117,7 @@ static inline vf vexp(vf x) {
 }
 static inline float sexp(float x) { return vexp(splat(x))[0]; }
 
-// kept_bits: which of kLanes labels are neither the label before them nor blank, one bit each.
+// kept_bits: which of kLanes labels are neither equal to the label before them nor blank, one bit each.
 // compress: the labels whose bit in `keep` is set, moved to the front, and their frames.
 #if ANTIPHON_VL == 16
 static inline uint32_t kept_bits(const int32_t* labels, int32_t blank) {

@@ -2,7 +2,7 @@
 
 namespace antiphon::cuda {
 
-// One of a block. A function of its own, so that the tests can put the block's memory elsewhere.
+// The block's one shared T. A function of its own, so that the tests can put the block's memory elsewhere.
 template <class T>
 __device__ T& block_shared() {
   __shared__ T shared;

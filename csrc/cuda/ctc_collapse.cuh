@@ -1,12 +1,12 @@
 // CTC collapse of a ragged batch in one launch, one block for each row.
 //
 // A row's place in the output is the number of labels kept in all rows before it. Blocks find it by looking back
-// (Merrill and Garland 2016, "Single-pass parallel prefix scan with decoupled look-back"): each publishes what it
-// kept as soon as it has counted, and adds up what the blocks before it have published. Rows are handed out by a
-// ticket, so the blocks that a block waits for have all begun, and a grid larger than the device cannot hang.
+// (Merrill and Garland 2016, "Single-pass parallel prefix scan with decoupled look-back"): each publishes its count as
+// soon as it has one, and adds up what the blocks before it have published. Rows are handed out by ticket, so all
+// blocks that a block waits for have begun, and a grid larger than the device cannot hang.
 //
-// Triton has neither warp ballots nor words that are published with their own flag in one store; there this takes
-// three launches.
+// Triton has neither warp ballots nor a way to publish a number and its flag in one store; there this takes three
+// launches.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,7 @@ __device__ inline bool is_kept(const CtcCollapseArgs& a, int32_t begin, int32_t 
   return label != before && label != a.blank;
 }
 
-// How many labels were kept in the rows before `row`, which has kept `own`. By one thread.
+// The number of labels kept in the rows before `row`, which itself has kept `own`. Called by one thread.
 __device__ inline int32_t look_back(unsigned long long* published, int32_t row, int32_t own) {
   atomicExch(published + row, (row == 0 ? kCountSoFar : kOwnCount) | static_cast<unsigned long long>(own));
   if (row == 0) return 0;
@@ -72,7 +72,7 @@ __global__ void ctc_collapse_kernel(CtcCollapseArgs a) {
   if (thread == 0) shared.row = static_cast<int32_t>(atomicAdd(a.state, 1ull));
   __syncthreads();
   const int32_t row = shared.row;
-  // Within the labels, whatever cu_seqlens says: the host finds out later, with the size of the result.
+  // Stays within the labels, whatever cu_seqlens says: the host checks it later, along with the size of the result.
   const int32_t begin = clamped(a.cu_seqlens[row], 0, a.total), end = clamped(a.cu_seqlens[row + 1], begin, a.total);
   const int32_t before_row = a.prev ? a.prev[row] : kNoLabel;
 

@@ -1,7 +1,7 @@
-// The CPU kernels without Python, for sanitizers: each op at odd sizes beside plain loops, for every instruction set
-// and several numbers of threads. All memory is of exact size, so that a step too far is seen.
+// The CPU kernels without Python, for sanitizers: each op at odd sizes against plain loops, for every instruction set
+// and several numbers of threads. All memory is of exact size, so that any access out of bounds is noticed.
 //
-//   kernels_test [isa ...]   only these instruction sets; ends with 1 where a result is wrong
+//   kernels_test [isa ...]   only these instruction sets; the exit status is 1 if a result is wrong
 #include "kernels.h"
 
 #include <algorithm>
@@ -77,7 +77,7 @@ void rotate(float* x, int64_t head_dim, int32_t position, const Floats& table) {
   }
 }
 
-// softmax(q . keys * scale) values, of one head; keys and values lie `stride` apart
+// softmax(q . keys * scale) values, for one head; keys and values lie `stride` apart
 void attend(const float* q, const std::vector<const float*>& keys, const std::vector<const float*>& values,
             int64_t head_dim, float* out) {
   std::vector<double> weights(keys.size());
@@ -337,7 +337,7 @@ void test_fusion(const KernelTable& table) {
     }
 }
 
-// The same rows together and one by one: what sums are taken of is tested above.
+// The same rows together and one by one; the sums themselves are tested above.
 void test_decoder(const KernelTable& table) {
   const int64_t heads = 4, kv_heads = 2, head_dim = 10, hidden = 40, intermediate = 70, layers = 2;
   const int64_t width = heads * head_dim, qkv = width + 2 * kv_heads * head_dim, window = 3, tokens = 130;
@@ -451,7 +451,7 @@ void test_pool() {
       check(std::all_of(done.begin(), done.end(), [](int times) { return times == 1; }), "each chunk once");
     }
   }
-  // callers at the same time, each with results of its own
+  // several callers at the same time, each with results of its own
   std::vector<std::thread> callers;
   std::atomic<int> wrong{0};
   for (int c = 0; c < 4; c++)
@@ -466,7 +466,7 @@ void test_pool() {
     });
   for (std::thread& caller : callers) caller.join();
   check(wrong == 0, "callers at the same time");
-  // what a chunk throws reaches the caller, and the next job is as any other
+  // what a chunk throws reaches the caller, and the next job runs like any other
   set_num_threads(5);
   for (int turn = 0; turn < 200; turn++) {
     const int64_t bad = turn % 64;

@@ -1,1 +1,1 @@
-"""The CUDA kernels of `csrc/cuda/`, in a library of plain C functions: one build serves every torch."""
+"""The CUDA kernels of `csrc/cuda/`, in a library of plain C functions: one build serves any torch version."""

@@ -23,9 +23,9 @@ def ctc_collapse(
     prev: Tensor | None,
     functions: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ids and frames, as long as the labels, of which the first cu_out[-1] are written; cu_out and last.
+    """Returns ids and frames, as long as the labels, of which the first cu_out[-1] are written; cu_out; last.
 
-    functions: another library than the packaged one.
+    functions: a library to use instead of the packaged one
     """
     labels, cu_seqlens = labels.contiguous(), cu_seqlens.contiguous()
     prev = None if prev is None else prev.contiguous()

@@ -1,4 +1,4 @@
-"""The compiled kernels. The library is built where nvcc is found, and needs nothing of CUDA to be loaded."""
+"""The compiled kernels. The library is built where there is nvcc, and loads without CUDA installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def library() -> ctypes.CDLL:
 
 
 def call(function: object, *arguments: object) -> None:
-    """Calls a function of the library that returns a cudaError_t. Raises RuntimeError where that is one."""
+    """Calls a function of the library that returns a cudaError_t. Raises RuntimeError unless that is 0."""
     code = function(*arguments)  # type: ignore[operator]
     if code != 0:
         raise RuntimeError(f"CUDA: a kernel could not be launched (error {code})")

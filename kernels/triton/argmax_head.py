@@ -1,8 +1,8 @@
-"""The likeliest ids of a head in two passes: each program reduces a part of the vocabulary, then a program a
-row reduces the parts.
+"""The likeliest ids of a head in two passes: each program reduces a part of the vocabulary, then one program
+per row reduces the parts.
 
-The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100); what goes
-between the passes is 8 bytes for each part, row and one of the best, at most 16 thousand a row.
+The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100). Between
+the passes go 8 bytes per candidate, with at most 16 thousand candidates per row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from antiphon.kernels.triton.head import (
 
 __all__ = ["argmax_head", "tile_shape"]
 
-MAX_CANDIDATES = 16384  # of a row: the second pass keeps them in registers
+MAX_CANDIDATES = 16384  # per row: the second pass keeps them in registers
 
 
 def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
     tiles_per_part = triton.cdiv(tiles * top_k, MAX_CANDIDATES)
     parts = triton.cdiv(tiles, tiles_per_part)
     keys = torch.empty(rows, parts, top_k, dtype=torch.int64, device=hidden.device)
-    # Programs of the same weights run side by side, so that those come from memory once.
+    # Programs that read the same weights run side by side, so that these come from memory once.
     _best_of_part_kernel[(triton.cdiv(rows, block_m), parts)](
         hidden,
         weight,
@@ -81,9 +81,9 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
 def tile_shape(rows: int, element_size: int) -> tuple[int, int, int]:
     """(rows, ids, features) of a tile.
 
-    Bytes on their way cover the memory's latency: 25 KiB a multiprocessor at 3.35 TB/s. One row has 16 KiB in
-    each of three or four programs, more rows 8 or 16 KiB in each stage of the pipeline; a stage's rows leave
-    room for two programs in an A100's 164 KiB.
+    Enough bytes are in flight to cover the memory's latency: 25 KiB per multiprocessor at 3.35 TB/s. One row
+    has 16 KiB in each of three or four programs, more rows 8 or 16 KiB in each stage of the pipeline; a
+    stage's rows leave room for two programs in an A100's 164 KiB.
     """
     if rows == 1:
         return 1, 16, 1024 // element_size
@@ -112,14 +112,14 @@ def _best_of_part_kernel(
     EVEN_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """key[row, part] = the TOP_K largest keys of hidden[row] weight^T over the part's ids, falling"""
+    """key[row, part] = the TOP_K largest keys of hidden[row] weight^T over the part's ids, descending"""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     part = tl.program_id(1)
     rank = tl.arange(0, PADDED_TOP_K)[None, :]
     best = tl.full([BLOCK_M, PADDED_TOP_K], LEAST_KEY, dtype=tl.int64)
     for tile in range(part * tiles_per_part, (part + 1) * tiles_per_part):
         position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        # Instead of masks: what is outside reads the last inside and is dropped afterwards.
+        # Instead of a mask, positions outside read the last one inside and are dropped afterwards.
         weight_row = tl.minimum(position, competing - 1).to(tl.int64)
         if subset_ptr is not None:
             weight_row = tl.load(subset_ptr + weight_row)
@@ -139,7 +139,7 @@ def _best_of_part_kernel(
         keys = tl.where(position[None, :] < competing, sort_key(logits, position[None, :]), LEAST_KEY)
         if TOP_K == 1:
             best = tl.maximum(best, tl.max(keys, 1)[:, None])
-        else:  # keys differ, so what was taken is found again by its value
+        else:  # no two keys are equal, so the one that was taken is found again by its value
             old = best
             for i in range(TOP_K):
                 largest = tl.maximum(tl.max(keys, 1), tl.max(old, 1))[:, None]
@@ -154,7 +154,7 @@ def _best_of_part_kernel(
 def _best_of_row_kernel(
     key_ptr, subset_ptr, id_ptr, logit_ptr, count, TOP_K: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """id[row], logit[row]: of the TOP_K largest of `count` keys, falling"""
+    """id[row], logit[row]: those of the TOP_K largest of `count` keys, descending"""
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     keys = tl.load(key_ptr + row * count + i, mask=i < count, other=LEAST_KEY)

@@ -1,7 +1,7 @@
-"""CTC collapse, a program a row: the first pass counts what is kept, the second writes it where it belongs.
+"""CTC collapse, one program per row: the first pass counts what is kept, the second writes it to its place.
 
 Two passes rather than one with look-back between programs: a frame is 4 bytes and stands for 40 ms of speech,
-so that launches are all that counts, and this way no program waits for another, which need not be running.
+so only launches count, and this way no program waits for another one, which might not be running.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK_ROWS = 128
 def ctc_collapse(
     labels: Tensor, cu_seqlens: Tensor, blank: int, prev: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ids and frames with as many places as there are labels, of which cu_out[-1] are filled; cu_out; last
+    """Returns ids and frames, as long as the labels, of which the first cu_out[-1] are filled; cu_out; last.
 
     Whatever is in `cu_seqlens`, nothing outside the tensors is read or written.
     """
@@ -74,7 +74,7 @@ def _frames(label_ptr, position, start, end, before, blank):
 def _count_kernel(
     label_ptr, cu_seqlens_ptr, prev_ptr, count_ptr, last_ptr, total, blank, BLOCK: tl.constexpr
 ):
-    """count[row] = the labels that are kept; last[row]"""
+    """count[row] = the number of labels that are kept; last[row]"""
     row = tl.program_id(0)
     start, end, before = _row(cu_seqlens_ptr, prev_ptr, row, total)
     count = 0

@@ -8,7 +8,7 @@ import triton.language as tl
 __all__ = ["INTERPRETED", "LEAST_KEY", "key_logit", "key_position", "ordered", "sort_key", "tile_logits"]
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Triton decides on import. Its interpreter gets products of bfloat16 wrong."""
+"""Triton decides this on import. Its interpreter gets products of bfloat16 wrong."""
 
 LEAST_KEY = tl.constexpr(-(1 << 63))
 """Below the key of every logit."""
@@ -28,7 +28,7 @@ def tile_logits(
     ONE_ROW: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """hidden[row] weight[weight_row]^T in float32, (rows, weight rows), all int64 and in range.
+    """hidden[row] weight[weight_row]^T in float32, (rows, weight rows); the indices are int64 and in range.
 
     ONE_ROW: (1, weight rows) of hidden[0], summed up without tensor cores, which would have 15 idle rows.
     """
@@ -63,7 +63,7 @@ def tile_logits(
 
 @triton.jit
 def ordered(x):
-    """int32 that compare like the float32 `x`; -0.0 equals 0.0, what is no number equals minus infinity."""
+    """int32 that compare like the float32 `x`; -0.0 equals 0.0, and NaN equals minus infinity."""
     x = tl.where(x == x, x, float("-inf"))
     bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
@@ -71,7 +71,7 @@ def ordered(x):
 
 @triton.jit
 def sort_key(logit, position):
-    """int64 that compare like the logits, and among equals the lower position is greater."""
+    """int64 that compare like the logits; of equal logits, the one at the lower position is greater."""
     return (ordered(logit).to(tl.int64) << 32) | (0x7FFFFFFF - position).to(tl.int64)
 
 

@@ -1,7 +1,7 @@
 """GroupNorm with Mish over valid frames: partial statistics of stretches of frames, then the norm.
 
-A group of a row has some ten thousand numbers, and there are too few rows to fill a GPU; so stretches have
-programs of their own. The second pass merges the statistics (Chan et al. 1979) and finds x in the L2 cache:
+A group of a row has some ten thousand numbers, and there are too few rows to fill a GPU, so each stretch has
+a program of its own. The second pass merges the statistics (Chan et al. 1979) and finds x in the L2 cache:
 2 MB for two rows of 256 channels and 1000 frames.
 """
 
@@ -77,8 +77,8 @@ def _tile(
     BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """A stretch of a row's group in float32, (channels, frames), its channels, its frames, those of them that
-    are valid, and which of the channels are of the group."""
+    """A stretch of a row's group in float32, (channels, frames); its channels; its frames; which of these are
+    valid; and which of the channels belong to the group."""
     row = tl.program_id(2).to(tl.int64)
     in_group = tl.arange(0, BLOCK_C)
     channel = tl.program_id(1) * group_size + in_group
@@ -109,7 +109,7 @@ def _statistics_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """statistics[row, group, :, stretch]: how many numbers, their mean, the squares of the distances to it"""
+    """statistics[row, group, :, stretch]: the count, the mean, and the sum of squared distances from it"""
     x, _, _, valid, is_in_group = _tile(
         x_ptr,
         mask_ptr,

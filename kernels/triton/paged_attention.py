@@ -20,7 +20,7 @@ from antiphon.kernels.attention_batch import AttentionBatch
 __all__ = ["choose_num_splits", "paged_attention"]
 
 PROGRAMS = 512
-"""As many programs as fill an A100 or H100: two at a time on each of 132 multiprocessors, twice."""
+"""Enough programs to fill an A100 or H100: two at a time on each of 132 multiprocessors, twice over."""
 MAX_SPLITS = 64
 MIN_SPLIT_KEYS = 128
 ANY = 2**31 - 1
@@ -45,9 +45,9 @@ def paged_attention(
     group = num_heads // num_kv_heads
     padded_group = triton.next_power_of_2(group)
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    # In 16 bits as large as a multiprocessor's shared memory allows (164 KiB on an A100), with the queries
-    # and a few tiles of keys and values on their way. In float32, where nothing is multiplied by tensor
-    # cores, as large as its registers allow. 16 is the least that Triton multiplies.
+    # In 16 bits, tiles are as large as a multiprocessor's shared memory allows (164 KiB on an A100), with the
+    # queries and a few tiles of keys and values in flight. In float32, which tensor cores do not multiply,
+    # they are as large as the registers allow. 16 is the smallest size that Triton multiplies.
     in_16_bits = q.element_size() == 2
     few = max(1, 16 // padded_group)
     many = max(few, (min(128, 16384 // block_dim) if in_16_bits else 32) // padded_group)
@@ -94,14 +94,14 @@ def paged_attention(
             TILE_PER_SEQ=tile_per_seq,
             IN_16_BITS=in_16_bits and not triton.knobs.runtime.interpret,
             num_warps=8 if rows >= 64 else 4,
-            # Two tiles of keys on their way where memory is what counts: the table is read a stage before.
+            # Where memory is the limit, two tiles of keys are in flight; the table is read a stage earlier.
             num_stages=5 if rows < 64 else 3,
         )
 
     if tokens <= few or (num_seqs > 1 and tokens <= num_seqs):  # decoding
         attend(few, _num_tiles(tokens, num_seqs, few), 1, ANY, tile_per_seq=False)
     else:
-        if num_seqs > 1:  # some may decode: tiles of their own, or most of a tile would be padding
+        if num_seqs > 1:  # some may be decoding: their tiles are small, or they would be mostly padding
             attend(few, num_seqs, 1, few, tile_per_seq=True)
         least = few + 1 if num_seqs > 1 else 1
         attend(many, _num_tiles(tokens, num_seqs, many), least, ANY, tile_per_seq=False)
@@ -122,25 +122,25 @@ def paged_attention(
 
 
 def choose_num_splits(num_programs: int, max_keys: int) -> int:
-    """How many programs share a context, where there are `num_programs` without that and `max_keys` is the
-    longest context that the block table has room for."""
+    """How many programs share a context, given that there are `num_programs` without sharing, and that the
+    block table has room for contexts of up to `max_keys`."""
     wanted = -(-PROGRAMS // num_programs)
     return max(1, min(wanted, max_keys // MIN_SPLIT_KEYS, MAX_SPLITS))
 
 
 def _num_tiles(tokens: int, num_seqs: int, block_queries: int) -> int:
-    """The most tiles that `num_seqs` sequences with `tokens` queries in all can have, each its own:
+    """The most tiles that `num_seqs` sequences with `tokens` queries in all can have, none of them shared:
     sum of ceil(n / block) = floor((n + block - 1) / block) <= floor(sum of (n + block - 1) / block)."""
     return (tokens + num_seqs * (block_queries - 1)) // block_queries
 
 
 @triton.jit
 def sequence_of(tile, cu_seqlens_q_ptr, num_seqs, BLOCK_QUERIES: tl.constexpr):
-    """-> the sequence of a tile, and its place among the tiles of that sequence, which may be behind its
-    last query. Tiles are numbered such that sequence s begins at floor((cu[s] + s * (block - 1)) / block)."""
+    """-> the sequence of a tile, and its place among the tiles of that sequence, which may be past the last
+    query. Tiles are numbered such that sequence s begins at floor((cu[s] + s * (block - 1)) / block)."""
     CHUNK: tl.constexpr = 128
-    begun = 0  # sequences that begin at the tile or before
-    begin = 0  # of the last one of them
+    begun = 0  # the number of sequences that begin at this tile or before
+    begin = 0  # where the last of them begins
     for start in range(0, num_seqs, CHUNK):
         seq = start + tl.arange(0, CHUNK)
         before = tl.load(cu_seqlens_q_ptr + seq, mask=seq < num_seqs, other=0)
@@ -187,9 +187,9 @@ def _attend_kernel(
 
     for the queries of one tile, the heads of one kv head, and one split of the keys that the tile sees.
     Sequences of fewer than `least` or more than `most` queries are left to another launch. With splits it
-    stores the sum before its division, and the largest score and the divisor: `found_ptr`, `stats_ptr`.
+    stores the sum before the division (`found_ptr`), and the largest score and the divisor (`stats_ptr`).
     """
-    # The last tiles of a prefill see the most keys, so they begin first.
+    # The last tiles of a prefill see the most keys, so they start first.
     tile = tl.num_programs(0) // num_kv_heads - 1 - tl.program_id(0) // num_kv_heads
     kv_head = tl.program_id(0) % num_kv_heads
     split, num_splits = tl.program_id(1), tl.num_programs(1)
@@ -260,7 +260,7 @@ def _attend_kernel(
         tl.store(out_ptr + out_place, mixed.to(out_ptr.dtype.element_ty), mask=mask)
     else:
         found_row = (split.to(tl.int64) * num_tokens + token) * num_heads + head
-        # A row that saw no key of this split says so in its divisor, and nothing else of it is read.
+        # A row that saw no key of this split has a divisor of 0, and nothing else of it is read.
         mask = (exists & (total > 0))[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(found_ptr + found_row[:, None] * HEAD_DIM + d[None, :], mixed, mask=mask)
         tl.store(stats_ptr + found_row * 2, largest, mask=exists)

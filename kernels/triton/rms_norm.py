@@ -1,4 +1,4 @@
-"""RMSNorm: a program has a whole row in its registers, so that the row is read once."""
+"""RMSNorm: a program holds a whole row in its registers, so the row is read once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _launch(
         eps,
         BLOCK=block,
         HAS_RESIDUAL=residual is not None,
-        num_warps=min(16, max(1, block // 512)),  # 16 numbers a thread, two loads of 16 bytes
+        num_warps=min(16, max(1, block // 512)),  # 16 numbers per thread, two loads of 16 bytes
     )
 
 
@@ -73,7 +73,7 @@ def _rms_norm_kernel(
     if HAS_RESIDUAL:
         place = residual_ptr + row * stride_residual_row + column
         x += tl.load(place, mask=inside, other=0.0).to(tl.float32)
-        # Rounded before the norm, which in the reference reads the sum in its own dtype.
+        # Rounded before the norm: in the reference, the norm reads the sum in the dtype of x.
         rounded = x.to(total_ptr.dtype.element_ty)
         tl.store(total_ptr + row * size + column, rounded, mask=inside)
         x = rounded.to(tl.float32)

@@ -65,7 +65,8 @@ def _rope_cache_write_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """A program has a few heads of one token; `parts` have queries, `kv_parts` each keys and values."""
+    """A program moves a few heads of one token: `parts` programs move its queries, `kv_parts` its keys, and
+    another `kv_parts` its values."""
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     q_ptr = qkv_ptr + token * (num_heads + 2 * num_kv_heads) * HEAD_DIM

@@ -1,4 +1,4 @@
-"""Rotary embedding in the rotate-half form, for the kernels that do it on their way."""
+"""Rotary embedding in the rotate-half form, for the kernels that rotate what they read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["head_blocks", "move_heads", "rotated"]
 
 
 def head_blocks(num_heads: int, head_dim: int) -> dict[str, int]:
-    """Sizes for `move_heads`: 1024 pairs of numbers a program, loads of 16 bytes of 16-bit numbers."""
+    """Sizes for `move_heads`: 1024 pairs of numbers per program, and loads of 16 bytes in 16 bits."""
     half = triton.next_power_of_2(head_dim // 2)
     heads = min(triton.next_power_of_2(num_heads), max(1, 1024 // half))
     warps = min(8, max(1, heads * half // 256))
@@ -34,8 +34,8 @@ def move_heads(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """target[h] = source[h], rotated by the angle (head_dim: cos, then sin) or as it is, for the heads
-    `first` to `first + BLOCK_HEADS` that there are. The target may be the source."""
+    """target[h] = source[h], rotated by the angle (head_dim: cos, then sin) or as it is, for BLOCK_HEADS
+    heads from `first` on, or for those that are left. The target may be the source."""
     head = first + tl.arange(0, BLOCK_HEADS)[:, None]
     i = tl.arange(0, BLOCK_HALF)[None, :]
     inside = (head < num_heads) & (i < HEAD_DIM // 2)

@@ -1,13 +1,14 @@
-"""Sampling without a sort, a program a row in one launch.
+"""Sampling without a sort, in one launch with one program per row.
 
-Whatever is wanted of the ids by falling likelihood, the k-th of them, the one where top-p is reached, the one
-where the random number falls, is a search for a logit: the largest with at least so many ids, or so much of
-the likelihood, at or above it. Each pass over the row tries three logits, so that a search takes 16 at most,
-and about half of that where logits are far apart; a row of 128 thousand logits stays in the L2 cache. Equal
-logits weigh the same, so that among them an id is found by division. Sums of float32 that do not take in an
-addend are never larger, whatever they round to: a search is among numbers that fall, as it has to be.
+There are three questions about the ids in order of falling likelihood: which is the k-th, at which one top-p
+is reached, and on which one the random number falls. Each is a search for a logit: the largest with at least
+a given number of ids, or a given share of the likelihood, at or above it. Each pass over the row tries three
+logits, so a search takes at most 16 passes, and about half of that where logits are far apart; a row of 128
+thousand logits stays in the L2 cache. Equal logits weigh the same, so an id among them is found by division.
+A float32 sum that leaves out an addend is never larger, however it rounds, so the numbers that are searched
+do fall, as a search requires.
 
-A row that takes the likeliest id is read once; top-k and top-p have a search each only where they cut.
+A row that takes the likeliest id is read once; top-k and top-p cost a search each only where they cut.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def _sample_kernel(
     likeliest = _likeliest(logit_ptr, vocab, BLOCK)
     token = key_position(likeliest)
     if temperature > 0.0:
-        temperature = tl.maximum(temperature, 1e-37)  # smaller ones are not divided by as they are
+        temperature = tl.maximum(temperature, 1e-37)  # a division may take smaller ones for 0
         largest = key_logit(likeliest)
         largest = tl.where(largest > float("-inf"), largest, 0.0)
-        above = (likeliest >> 32) + 1  # no logit is
+        above = (likeliest >> 32) + 1  # above every logit
         top_k = tl.load(top_k_ptr + row)
         top_p = tl.load(top_p_ptr + row)
 
@@ -88,7 +89,7 @@ def _sample_kernel(
             mass += num_at_cut.to(tl.float32) * _weight_at(cut, largest, temperature)
 
         if top_p < 1.0:
-            target = tl.maximum(top_p * mass, 1e-30)  # the likeliest one's weight is 1, and always in
+            target = tl.maximum(top_p * mass, 1e-30)  # the likeliest id weighs 1 and is always in
             k_cut = cut
             cut = _search_mass(logit_ptr, vocab, cut, above, target, largest, temperature, False, BLOCK)
             mass, _, num_equal = _at(logit_ptr, vocab, cut, largest, temperature, BLOCK)
@@ -98,7 +99,7 @@ def _sample_kernel(
             num_at_cut = tl.minimum(tl.maximum(wanted, 1.0).to(tl.int32), num_equal)
             mass += num_at_cut.to(tl.float32) * weight
 
-        # The point is below the whole, or a rounding would put it behind the last.
+        # The point stays below the whole mass, or rounding could put it past the last id.
         uniform = _uniform(tl.load(seed_ptr + row), tl.load(position_ptr + row))
         point = tl.minimum(uniform * mass, mass * (1.0 - 1.0 / (1 << 23)))
         found = _search_mass(logit_ptr, vocab, cut, above, point, largest, temperature, True, BLOCK)
@@ -112,7 +113,7 @@ def _sample_kernel(
 
 @triton.jit
 def _load(logit_ptr, first, vocab, BLOCK: tl.constexpr):
-    """A block of logits in float32 and as int32 that compare like them, NOWHERE behind the vocabulary."""
+    """A block of logits in float32, and as int32 that compare like them; NOWHERE past the vocabulary."""
     i = first + tl.arange(0, BLOCK)
     logits = tl.load(logit_ptr + i, mask=i < vocab, other=float("-inf")).to(tl.float32)
     return logits, tl.where(i < vocab, ordered(logits), NOWHERE)
@@ -130,10 +131,10 @@ def _likeliest(logit_ptr, vocab, BLOCK: tl.constexpr):
 
 @triton.jit
 def _weights(logits, largest, temperature):
-    """exp((logit - largest) / temperature), 0 of what is impossible or no number; no step overflows"""
+    """exp((logit - largest) / temperature), 0 for minus infinity and NaN; no step overflows"""
     difference = tl.minimum(largest - logits, 200.0 * tl.minimum(temperature, 1e36))
     weights = tl.exp(-difference / temperature)
-    # Infinities have no difference.
+    # The difference of two infinities is NaN.
     return tl.where(logits > float("-inf"), tl.where(logits == largest, 1.0, weights), 0.0)
 
 
@@ -144,7 +145,7 @@ def _weight_at(key, largest, temperature):
 
 @triton.jit
 def _at(logit_ptr, vocab, key, largest, temperature, BLOCK: tl.constexpr):
-    """Of the logits above `key` the weight and the number, and the number of those equal to it."""
+    """The weight and the number of the logits above `key`, and the number of those equal to it."""
     mass = tl.zeros([BLOCK], dtype=tl.float32)
     num_above = tl.zeros([BLOCK], dtype=tl.int32)
     num_equal = tl.zeros([BLOCK], dtype=tl.int32)
@@ -159,7 +160,7 @@ def _at(logit_ptr, vocab, key, largest, temperature, BLOCK: tl.constexpr):
 
 @triton.jit
 def _search_count(logit_ptr, vocab, low, high, wanted, BLOCK: tl.constexpr):
-    """The largest key in low..high - 1 with at least `wanted` logits at or above it; `low` is one."""
+    """The largest key in low..high - 1 with at least `wanted` logits at or above it; `low` is such a key."""
     while high - low > 1:
         step = (high - low + 3) // 4
         key1, key2, key3 = low + step, low + 2 * step, low + 3 * step
@@ -190,9 +191,10 @@ def _search_count(logit_ptr, vocab, low, high, wanted, BLOCK: tl.constexpr):
 def _search_mass(
     logit_ptr, vocab, low, high, wanted, largest, temperature, MORE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The largest key in low..high - 1 with at least `wanted` weight at or above it, MORE: with more.
+    """The largest key in low..high - 1 with at least `wanted` weight at or above it (MORE: with more).
 
-    `low` is one. In float32 it may be none by a rounding where `low` is a cut, and is the answer then.
+    `low` is such a key. If it is a cut, rounding in float32 may leave it short of that; then it is the answer
+    all the same.
     """
     while high - low > 1:
         step = (high - low + 3) // 4
@@ -247,9 +249,9 @@ def _bounds(keys, low, high, lowest, highest):
 
 @triton.jit
 def _narrowed(low, high, step, lowest, highest, enough1, enough2, enough3):
-    """The quarter of low..high in which what is enough ends; it is enough at its beginning, not at its end.
+    """The quarter of low..high at whose beginning there is enough, and at whose end there is not.
 
-    Cut to the keys that there were in low..high: where few are left, they are found before they are alone.
+    It is cut to the keys that occur in low..high, so that the search ends early where few are left.
     """
     quarter = enough1.to(tl.int64) + enough2.to(tl.int64) + enough3.to(tl.int64)
     high = tl.minimum(high, low + (quarter + 1) * step)
@@ -260,7 +262,7 @@ def _narrowed(low, high, step, lowest, highest, enough1, enough2, enough3):
 
 @triton.jit
 def _nth_equal(logit_ptr, vocab, key, index, BLOCK: tl.constexpr):
-    """The id of the logit equal to `key` before which there are `index` such, as int64; 0 if there is none"""
+    """The id, int64, of the logit equal to `key` that follows `index` other such logits; 0 if none is"""
     before = 0
     token = tl.zeros([], dtype=tl.int64)
     for first in range(0, vocab, BLOCK):

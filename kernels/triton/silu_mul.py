@@ -1,4 +1,4 @@
-"""SwiGLU's gate: two reads and one write a number."""
+"""SwiGLU's gate: two reads and one write per number."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def _silu_mul_kernel(x_ptr, out_ptr, size, BLOCK: tl.constexpr):
     inside = column < size
     gate = tl.load(x_ptr + row * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * 2 * size + size + column, mask=inside, other=0.0).to(tl.float32)
-    # Rounded before the product: in 16 bits the reference, as the released code, rounds there too.
+    # Rounded before the product: in 16 bits the reference, like the released code, rounds there too.
     gate = (gate / (1.0 + tl.exp(-gate))).to(out_ptr.dtype.element_ty).to(tl.float32)
     tl.store(out_ptr + row * size + column, (gate * up).to(out_ptr.dtype.element_ty), mask=inside)

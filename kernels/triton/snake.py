@@ -1,4 +1,4 @@
-"""Snake in one read and one write a number, where PyTorch takes four of each."""
+"""Snake with one read and one write per number, where PyTorch takes four of each."""
 
 from __future__ import annotations
 

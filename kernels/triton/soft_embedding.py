@@ -1,16 +1,16 @@
 """softmax(H W^T) E in four passes; W and E are read once.
 
-A program's accumulator cannot be as wide as the embedding (4096) and as high as the batch, so that the
-second product is cut into slices of columns, and each slice needs the probabilities of all ids. To compute
-logits anew for each of 16 to 32 slices would multiply the reads of W; so they are written, as weights
-exp(logit - m) in E's dtype with m the maximum over a tile of ids. In 16 bits, for 96 rows and 128,256 ids,
-that is 24.6 MB each way besides 2.1 GB of W and E: 2.3 %. The slices of one part of the ids run side by side
-and find the weights in the L2 cache. For more rows the ratio would be worse, but the wrapper gives no more at
-a time.
+A program's accumulator cannot be both as wide as the embedding (4096) and as high as the batch, so the second
+product is cut into slices of columns, and each slice needs the probabilities of all ids. Computing the logits
+again for each of 16 to 32 slices would multiply the reads of W, so they are written out, as weights
+exp(logit - m) in E's dtype, with m the maximum over a tile of ids. In 16 bits, for 96 rows and 128,256 ids,
+that is 24.6 MB each way beside 2.1 GB of W and E: 2.3 %. The slices of one part of the ids run side by side
+and find the weights in the L2 cache. The ratio would be worse for more rows, but the wrapper passes no more
+at a time.
 
     1. each tile of ids: weights, their maximum, their sum, the key of the likeliest id
-    2. each row: what brings each tile's weights to the common maximum and sum; the label
-    3. each part of the ids, slice of columns: partial sums of E
+    2. each row: the factors that bring each tile's weights to the common maximum and sum; the label
+    3. each part of the ids and slice of columns: partial sums of E
     4. the sum of the parts
 """
 
@@ -26,7 +26,7 @@ from antiphon.kernels.triton.head import INTERPRETED, LEAST_KEY, key_position, s
 __all__ = ["soft_embedding"]
 
 TILE = 64  # ids that share a maximum
-WANTED_PROGRAMS = 512  # of the third pass: two or three for each of 108 to 132 multiprocessors, twice
+WANTED_PROGRAMS = 512  # of the third pass: two or three on each of 108 to 132 multiprocessors, twice over
 BLOCK = 1024
 
 
@@ -121,7 +121,7 @@ def _weights_kernel(
     INTERPRETED: tl.constexpr,
 ):
     """For each row, over one tile of ids: max = max(logits), out = exp(logits - max), sum(out), and the key
-    of the likeliest. Behind the vocabulary out is 0."""
+    of the likeliest. Past the vocabulary, out is 0."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     tile = tl.program_id(1)
     token = tile * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -142,7 +142,7 @@ def _weights_kernel(
     keys = tl.where(inside, sort_key(logits, token[None, :]), LEAST_KEY)
     logits = tl.where(inside, logits, float("-inf"))
     largest = tl.max(logits, 1)
-    # A tile that is impossible as a whole weighs nothing, and is no difference of infinities.
+    # A tile of nothing but minus infinity weighs 0, where the difference of two infinities would be NaN.
     base = tl.where(largest == float("-inf"), 0.0, largest)
     weights = tl.exp(logits - base[:, None])
 
@@ -152,7 +152,7 @@ def _weights_kernel(
     tl.store(sum_ptr + at, tl.sum(weights, 1), mask=row < rows)
     tl.store(key_ptr + at, tl.max(keys, 1), mask=row < rows)
     out_ptr += row[:, None] * (tl.num_programs(1) * BLOCK_N) + token[None, :]
-    # Rounded here once, as the reference rounds its probabilities; factors and sums stay float32.
+    # Rounded here, once, as the reference rounds its probabilities; factors and sums stay in float32.
     tl.store(out_ptr, weights.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
 
 

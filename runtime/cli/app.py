@@ -1,6 +1,6 @@
 """The commands of the `antiphon` program.
 
-Commands import what they need when they run, so that help and wrong usage answer at once.
+Commands import what they need when they run, so that help and usage errors appear at once.
 """
 
 from __future__ import annotations

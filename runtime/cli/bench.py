@@ -16,7 +16,7 @@ def _group() -> None:
     pass
 
 
-# The benchmark reads its own options, help included; this one only finds it.
+# The benchmark reads its own options, including --help; this command only finds it.
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
@@ -31,7 +31,7 @@ def engine(context: typer.Context) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
 def codec(context: typer.Context) -> None:
-    """Seconds of compute per second of speech, whole and streamed, beside a plain codec."""
+    """Seconds of compute per second of speech, whole and streamed, compared with a plain codec."""
     with signals.at_once():
         from antiphon.bench.codec import main
     main(context.args)
@@ -61,7 +61,7 @@ def kernels(context: typer.Context) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
 def speech(context: typer.Context) -> None:
-    """Spoken questions and answers from end to end: time to the first sound, and speech per second."""
+    """Spoken questions and answers, end to end: time to the first sound, and speech per second."""
     with signals.at_once():
         from antiphon.bench.speech import main
     main(context.args)

@@ -35,10 +35,10 @@ a line of text   ask this question
 /image FILE      show a picture with the next question
 /audio FILE      ask by speech
 /clear           forget the conversation
-/quit            leave; so does the end of the input
+/quit            leave; the end of the input does the same
 Ctrl-C           stop a reply; twice at the prompt, leave"""
 PIPE_PATIENCE_S = 3.0
-"""How long a pipe that /image or /audio names may send nothing."""
+"""How long a pipe given to /image or /audio may stay silent."""
 
 
 def chat(
@@ -71,7 +71,7 @@ def chat(
     """
     check_texts({"--system": system, "--voice": voice})
     if out_dir is not None and model is not None and codec is None:
-        raise typer.BadParameter("needs --codec, which makes speech of units", param_hint="--out-dir")
+        raise typer.BadParameter("needs --codec, which turns units into speech", param_hint="--out-dir")
     params = SamplingParams(
         temperature=temperature,
         top_p=top_p,
@@ -95,7 +95,7 @@ def chat(
 
 @dataclass
 class Conversation:
-    """What was said so far, and what the next question brings along."""
+    """What has been said, and what is attached to the next question."""
 
     engine: Engine
     params: SamplingParams
@@ -105,10 +105,10 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
     attached: list[Part] = field(default_factory=list)
     num_replies: int = 0
-    """Of this and of earlier conversations in the same folder."""
+    """Including those of earlier conversations in the same folder."""
 
     def take(self, line: str) -> bool:
-        """Does what a line says. False: it was the last one. Raises Stopped for a signal meanwhile."""
+        """Does what a line says; returns False if it was the last. Raises Stopped if a signal comes."""
         command, _, argument = line.partition(" ")
         try:
             if command == "/quit":
@@ -140,8 +140,8 @@ class Conversation:
         self.attached.append(Image(_read(name, limits.max_image_bytes)))
 
     def _ask(self, question: Part) -> None:
-        """Answers, and remembers both, unless the question or the reply fails: then all is as it was before,
-        but for what was attached, which may be what is wrong."""
+        """Answers the question, and remembers both. If either fails, the conversation stays as it was, but
+        attachments are dropped, since they may be the cause."""
         asked = Message("user", [*self.attached, question])
         self.attached.clear()
         printer = EventPrinter()
@@ -160,13 +160,13 @@ class Conversation:
             printer.finish(completion, wav, written.file)
             if written.error is not None:
                 show_error(written.error)
-            # A conversation holds no empty messages.
+            # A conversation must not hold empty messages.
             self.messages += [asked, *([Message("assistant", completion.text)] if completion.text else [])]
         if note.number is not None:
             signals.stop(note.number)
 
     def _write(self, completion: Completion) -> tuple[Path | None, Written]:
-        """Where its speech belongs, and what became of it."""
+        """Where the reply's speech belongs, and what became of it."""
         if self.out_dir is None:
             return None, Written(None)
         self.num_replies += 1
@@ -177,8 +177,8 @@ class Conversation:
 
 
 def _make_folder(folder: Path) -> int:
-    """How many replies it holds, of which the last is the one with the highest number. Raises BadParameter
-    where none can be written, before there are any."""
+    """Makes the folder; returns the highest number of a reply in it, or 0. Raises BadParameter now if no
+    reply can be written there later."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder / "reply-1.wav")
@@ -189,7 +189,7 @@ def _make_folder(folder: Path) -> int:
 
 
 def _check_text(line: str) -> None:
-    """Raises InvalidRequest for a line that was not encoded as the terminal says."""
+    """Raises InvalidRequest for a line that is not in the terminal's encoding."""
     try:
         line.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -198,7 +198,7 @@ def _check_text(line: str) -> None:
 
 
 def _read(typed: str, max_bytes: int) -> bytes:
-    """Read at once: a file that changes later must not change what was said."""
+    """Reads the file now: if it changes later, that must not change what was said."""
     path = _path(typed.strip())
     try:
         return read_file(path, max_bytes, patience_s=PIPE_PATIENCE_S)
@@ -207,7 +207,7 @@ def _read(typed: str, max_bytes: int) -> bytes:
 
 
 def _path(typed: str) -> Path:
-    """The file that was meant: by its name as it stands, or as a shell or a dragged file writes it, with
+    """The file that was meant, by its plain name, or by its name as a shell or a dragged file writes it, with
     quotes or backslashes."""
     if not typed:
         raise InvalidRequest("expected the name of a file, got nothing")

@@ -96,7 +96,7 @@ def _gpus() -> Section:
 
 
 def _kernels() -> Section:
-    """For each op the backend that runs on each kind of device, in the dtype that is usual there."""
+    """For each op, the backend that runs on each kind of device, in the dtype that is usual there."""
     import torch
 
     from antiphon.kernels import ops

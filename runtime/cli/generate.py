@@ -101,7 +101,7 @@ def generate(
     content += [image_input(path) for path in image or []] + [speech_input(path) for path in audio or []]
     content += [text_input(text)] if text is not None else []
     request = Request(content, modalities.of_request, system, voice, sampling_params=params)
-    # Speech that was asked for is worth making even when its text is no longer read.
+    # Speech that was asked for is worth making even if nobody reads its text any more.
     printer = None if as_json else EventPrinter(err=str(out) == STDOUT, goes_on=out is not None)
     note = signals.Note()
     with options.open_engine(model, codec, device, dtype, block_size) as engine:
@@ -133,20 +133,20 @@ def run(
 ) -> Completion:
     """Answers one request on an engine that has no other, showing events as they come.
 
-    Ctrl-C aborts the request, unless it waits longer than `patience_s` for that: the completion holds what
-    there is, and `note` the signal. Raises InvalidRequest for a bad request, AntiphonError for one that
-    failed on the way, and what `show` raises; the engine then is free for the next.
+    Ctrl-C aborts the request: the completion then holds what was made so far, and `note` the signal. If that
+    takes longer than `patience_s`, the process ends. Raises InvalidRequest for a bad request, AntiphonError
+    for one that fails later, and what `show` raises; the engine is then free for the next request.
     """
     note = note or signals.Note()
     prompt = engine.prepare(request)
     completion = None
     with signals.noted(note, patience_s=patience_s):
-        # at once, not in chunks: the file is only of use once it is whole
+        # whole, not in chunks: the file is of no use until it is complete
         request_id = engine.add_prepared(request, prompt, stream_audio=False)
         try:
             while completion is None and engine.has_unfinished():
                 for event in engine.step():
-                    if event.request_id != request_id:  # what is left of one that was given up
+                    if event.request_id != request_id:  # left over from one that was given up
                         continue
                     if isinstance(event, Finished):
                         completion = event.completion
@@ -165,7 +165,7 @@ def run(
 
 
 def _write(out: Path | None, completion: Completion) -> Written:
-    """What there is of the speech; nothing, where there is no sound."""
+    """Writes the speech that was made, if there is any."""
     if (
         out is None
         or completion.audio is None
@@ -183,7 +183,7 @@ def demo_content() -> list[Part]:
 
 
 def as_record(completion: Completion, file: Path | None) -> dict[str, Any]:
-    """A completion for machines: all its fields, with the path of its file in place of the samples."""
+    """A completion for programs: all its fields, with the path of its file in place of the samples."""
     audio = str(file) if file is not None and completion.audio is not None else None
     return dataclasses.asdict(dataclasses.replace(completion, audio=None)) | {"audio": audio}
 
@@ -194,7 +194,7 @@ def _check_out(
     if modalities is Modalities.TEXT:
         raise typer.BadParameter("is for speech, but --modalities is text", param_hint="--out")
     if model is not None and codec is None:
-        raise typer.BadParameter("needs --codec, which makes speech of units", param_hint="--out")
+        raise typer.BadParameter("needs --codec, which turns units into speech", param_hint="--out")
     if as_json and str(out) == STDOUT:
         raise typer.BadParameter("`-` is stdout, where --json goes", param_hint="--out")
     check_sound_file(out)

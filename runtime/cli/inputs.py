@@ -1,4 +1,4 @@
-"""What a command line asks with: text, files, and what comes in at stdin."""
+"""The inputs of a command line: text, files and stdin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STDIN = "-"
 
 
 def text_input(text: str) -> str:
-    """What --text asks; `-` is what comes in at stdin, without its last line break."""
+    """The text of --text; `-` reads stdin, without its last line break."""
     if text != STDIN:
         return text
     limit = InputLimits().max_text_chars
@@ -28,27 +28,27 @@ def text_input(text: str) -> str:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         if len(content) <= 4 * limit:
-            raise typer.BadParameter(f"expected UTF-8 at stdin: {error}", param_hint="--text") from error
+            raise typer.BadParameter(f"expected UTF-8 on stdin: {error}", param_hint="--text") from error
         text = content.decode("utf-8", "replace")
     if len(text) > limit:
         raise typer.BadParameter(
-            f"expected up to {limit} characters at stdin, found more", param_hint="--text"
+            f"expected up to {limit} characters on stdin, found more", param_hint="--text"
         )
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def speech_input(path: Path) -> Speech:
-    """What --audio asks; `-` is what comes in at stdin."""
+    """The speech of --audio; `-` reads stdin."""
     return Speech(_input(path, InputLimits().max_audio_bytes, "--audio"))
 
 
 def image_input(path: Path) -> Image:
-    """What --image shows; `-` is what comes in at stdin."""
+    """The picture of --image; `-` reads stdin."""
     return Image(_input(path, InputLimits().max_image_bytes, "--image"))
 
 
 def _input(path: Path, max_bytes: int, hint: str) -> Path | bytes:
-    """A file that can be read, to be read later, or what came out of a pipe."""
+    """The path of a readable file, to be read later, or the content of a pipe."""
     try:
         if str(path) == STDIN:
             return _bounded(read_stdin(max_bytes), max_bytes)
@@ -62,7 +62,7 @@ def _input(path: Path, max_bytes: int, hint: str) -> Path | bytes:
 
 
 def read_file(path: Path, max_bytes: int, *, patience_s: float | None = None) -> bytes:
-    """A file or what comes out of a pipe, read now. Raises OSError for what is too long or is no file."""
+    """The content of a file or a pipe, read now. Raises OSError if it is too long, or not a file or pipe."""
     _check_size(path, max_bytes)
     content = (
         read_bounded(path, max_bytes)
@@ -73,7 +73,7 @@ def read_file(path: Path, max_bytes: int, *, patience_s: float | None = None) ->
 
 
 def _check_size(path: Path, max_bytes: int) -> None:
-    """Of a regular file, before it is read; 0 is what a pipe has."""
+    """Checks the size of a regular file before it is read; a pipe's is 0."""
     if (size := path.stat().st_size) > max_bytes:
         raise OSError(f"expected at most {max_bytes} bytes, found {size}")
 
@@ -85,13 +85,13 @@ def _bounded(content: bytes, max_bytes: int) -> bytes:
 
 
 def about(path: Path, error: Exception) -> str:
-    """What is wrong with a file, by its name."""
+    """What is wrong with a file, including its name."""
     is_named = isinstance(error, OSError) and error.filename is not None
     return one_line(error) if is_named else f"{path}: {one_line(error)}"
 
 
 def use_stdin_once(options: Mapping[str, str | Path | Sequence[Path] | None]) -> None:
-    """Raises BadParameter where two options want stdin, or one wants it twice."""
+    """Raises BadParameter if two options read stdin, or one reads it twice."""
     names = [
         name
         for name, value in options.items()
@@ -100,12 +100,12 @@ def use_stdin_once(options: Mapping[str, str | Path | Sequence[Path] | None]) ->
     ]
     if len(names) > 1:
         raise typer.BadParameter(
-            "`-` is stdin, which can be read once", param_hint=" and ".join(dict.fromkeys(names))
+            "`-` is stdin, which can be read only once", param_hint=" and ".join(dict.fromkeys(names))
         )
 
 
 def check_texts(options: Mapping[str, str | Sequence[str] | None]) -> None:
-    """Raises BadParameter for an argument that is no text: other bytes than UTF-8 come as half characters."""
+    """Raises BadParameter for an argument that is not UTF-8: Python turns its other bytes into surrogates."""
     for name, value in options.items():
         for text in [value] if isinstance(value, str) else value or []:
             try:

@@ -14,11 +14,11 @@ __all__ = ["lines"]
 
 PROMPT = "> "
 SKIPPED_CHARS = 2**16
-"""How much of a line that is too long is read at a time."""
+"""How much of an overlong line is read at a time."""
 
 
 def lines() -> Iterator[str]:
-    """Lines of the terminal, with its editing and history, or of a pipe; without the spaces around them."""
+    """Lines from the terminal, with its editing and history, or from a pipe; without surrounding spaces."""
     if not sys.stdin.isatty():
         yield from _piped_lines()
         return
@@ -31,7 +31,7 @@ def lines() -> Iterator[str]:
         try:
             if sys.stdout.isatty():
                 line = input(PROMPT)
-            else:  # `input` would write it among the replies
+            else:  # `input` would write the prompt among the replies
                 say(PROMPT, nl=False, err=True)
                 line = input()
         except EOFError:
@@ -41,7 +41,7 @@ def lines() -> Iterator[str]:
                 raise
             signals.forget()
             was_left = True
-            say("\nanother Ctrl-C leaves", err=True)
+            say("\npress Ctrl-C again to leave", err=True)
             continue
         was_left = False
         if line := _bounded(line):
@@ -52,17 +52,17 @@ def _piped_lines() -> Iterator[str]:
     limit = InputLimits().max_text_chars
     while line := sys.stdin.readline(limit + 2):
         rest = line
-        while rest and not rest.endswith("\n"):  # its end, or the next piece of a line that is too long
+        while rest and not rest.endswith("\n"):  # read the rest of an overlong line, piece by piece
             rest = sys.stdin.readline(SKIPPED_CHARS)
         if line := _bounded(line):
             yield line
 
 
 def _bounded(line: str) -> str:
-    """Without the spaces around it; empty if it is too long, which is said."""
+    """The line without surrounding spaces; if it is too long, reports that and returns an empty one."""
     limit = InputLimits().max_text_chars
     line = line.removesuffix("\n")
     if len(line) > limit:
-        show_error(f"expected lines of up to {limit} characters; one that is longer was left out")
+        show_error(f"expected lines of up to {limit} characters; a longer one was skipped")
         return ""
     return line.strip()

@@ -117,10 +117,10 @@ MaxUnits = Annotated[
 
 
 def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
-    """Loads the engine, and says what the packaged checkpoint can be asked, where it is that."""
+    """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     if codec is not None and model is None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
-    with signals.at_once():  # nothing is there yet to be ended in order
+    with signals.at_once():  # there is nothing yet that has to end in order
         from antiphon.assets.embedded import EMBEDDED_WORLD
         from antiphon.engine.engine import Engine
 

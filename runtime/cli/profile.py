@@ -59,8 +59,8 @@ def profile(
 ) -> None:
     """Serve some requests, and show where the time goes, by stage and op.
 
-    Parts are timed from within the process. On a GPU each part waits for its kernels, so the run takes
-    longer than usual; there the parts are NVTX ranges, too.
+    Parts are timed from within the process. On a GPU, each part waits for its kernels, so the run takes
+    longer than usual; the parts are also NVTX ranges there.
     """
     check_texts({"--text": text, "--config": config})
     if image is not None and text is None and audio is None:
@@ -70,7 +70,7 @@ def profile(
     if trace is not None:
         use_passing_caches()  # PyTorch's profiler imports its compiler
     if config is not None and model is not None:
-        raise typer.BadParameter("goes without --model", param_hint="--config")
+        raise typer.BadParameter("cannot be used with --model", param_hint="--config")
     with signals.at_once():
         from rich.console import Console
 
@@ -104,7 +104,7 @@ def profile(
 def _requests(
     count: int, max_units: int, text: str | None, audio: Path | None, image: Path | None
 ) -> list[Request] | None:
-    """None: of random units."""
+    """The requests to serve; None stands for requests of random units."""
     if text is None and audio is None:
         return None
     parts: list[Part] = [image_input(image)] if image is not None else []

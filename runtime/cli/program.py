@@ -1,6 +1,6 @@
 """The `antiphon` program: from its arguments to its exit status.
 
-Imports little, so that from its first moments on Ctrl-C is answered and errors are one line.
+Imports little, so that Ctrl-C works and errors are one line from the first moment.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ __all__ = ["main"]
 
 FAILED = 1
 WRONG_USAGE = 2
-"""Exit status for what the user can mend in the command line or the input; the rest is 1."""
+"""Exit status for errors that the user can fix in the command line or the input; for others it is 1."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TRACEBACK = "ANTIPHON_TRACEBACK"
-"""Set in the environment, errors come with their traceback."""
+"""If this environment variable is set, errors are shown with their traceback."""
 
 
 def main() -> None:
-    """Runs the program; ends in SystemExit. What goes wrong is one line on stderr, without a traceback.
+    """Runs the program; ends in SystemExit. An error is shown as one line on stderr, without a traceback.
 
-    After a signal that ended it, the process is gone when what had to be kept is kept: threads that still
-    compute could abort an interpreter that is taken down in order.
+    After a signal, the process ends at once when everything that must be kept has been kept: threads that
+    still compute could abort an interpreter that shuts down in order.
     """
     streams.prepare_streams()
     with signals.watched():
@@ -68,7 +68,7 @@ def _run() -> int:
         return _fail(error, FAILED)
     except MemoryError:
         return _fail("there is not enough memory", FAILED)
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is one line)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is shown as one line)
         return _fail(f"a bug: {type(error).__name__}: {error} ({TRACEBACK}=1 shows where)", FAILED)
     return 0
 
@@ -81,12 +81,12 @@ def _fail(error: object, status: int) -> int:
 
 
 def _not_shown(error: OSError) -> int:
-    if not isinstance(error, BrokenPipeError):  # the reader has gone, and knows
+    if not isinstance(error, BrokenPipeError):  # the reader left on purpose
         streams.show_error(OSError(error.errno, error.strerror, "stdout"))
     return FAILED
 
 
 def _ignore_signals() -> None:
-    """While the interpreter is taken down: all is done, and an exception would only be shown."""
+    """For the interpreter's shutdown: everything is done, and an exception would only be printed."""
     for number in signals.WORDS:
         signal.signal(number, signal.SIG_IGN)

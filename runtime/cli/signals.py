@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM.
 
-The first asks what goes on to end: a `Stopped` is raised in the main thread, or the signal is `noted` where
-an exception would do harm. A second one, or a first that nothing answers to, ends the process at once, by a
-thread of its own: the main one may be in a kernel or an import that lasts.
+The first asks the current work to end: a `Stopped` is raised in the main thread, or the signal is `noted`
+where an exception would do harm. A second one, or a first that is not answered, ends the process at once.
+A separate thread does that, since the main one may be in a long kernel or import.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["INTERRUPT", "Note", "Stopped", "at_once", "end", "forget", "noted", 
 INTERRUPT = int(signal.SIGINT)
 WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 PATIENCE_S = 3.0
-"""How long what goes on may take to end in order."""
+"""How long the current work may take to end in order."""
 TWICE_S = 0.2
-"""Within this time a signal counts once: `timeout` sends it to a process and then to its group."""
+"""Within this time, repeats of a signal count once: `timeout` signals a process and then its group."""
 REPEAT_S = 0.1
-"""Then the main thread is sent the signal once more: one that comes when `input` has shown its prompt, and
-does not read yet, is seen at the next key."""
+"""After this time the main thread is sent the signal again: one that comes after `input` has shown its prompt
+but before it reads would otherwise be noticed only at the next key."""
 CLOSE, FORGET, LOOK = b"\0", b"\xfe", b"\xff"
-"""What the watching thread is told, in the pipe that brings it the numbers of signals."""
+"""Commands to the watching thread, in the same pipe that brings it the numbers of signals."""
 
 
 class Stopped(BaseException):
-    """A signal wants this to end. No Exception, for no handler of errors to take it for one."""
+    """A signal asks the work to end. Not an Exception, so that no error handler takes it for one."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -45,17 +45,17 @@ class Stopped(BaseException):
 
 
 class Note:
-    """A signal that was noted; `number` is None as long as there was none."""
+    """A signal that was noted; `number` is None until one comes."""
 
     number: int | None = None
 
 
 class _Watch:
-    """Signals of this process, while its main thread runs a command."""
+    """Watches for signals while the main thread runs a command."""
 
     def __init__(self) -> None:
         self.patience_s: float | None = PATIENCE_S
-        """How long a signal may go unanswered; None: until there is a second one."""
+        """How long a signal may go unanswered; None: until a second one comes."""
         self._raised_s = -TWICE_S
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
@@ -84,7 +84,7 @@ class _Watch:
         return self._writable
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """In the main thread, between two instructions."""
+        """Called in the main thread, between two instructions."""
         if self.patience_s == 0:
             self.end(number)
         now = time.monotonic()
@@ -93,8 +93,8 @@ class _Watch:
             raise Stopped(number)
 
     def end(self, number: int) -> NoReturn:
-        """End the process without another look at anything."""
-        if not self._ending.acquire(blocking=False):  # the other thread is about to
+        """End the process at once; only unfinished files and the terminal are cleaned up."""
+        if not self._ending.acquire(blocking=False):  # the other thread is already doing it
             time.sleep(TWICE_S)
             os._exit(128 + number)
         discard_unfinished()
@@ -106,7 +106,7 @@ class _Watch:
         os._exit(128 + number)
 
     def _run(self) -> None:
-        number, since = 0, 0.0  # the first signal that nothing has answered to yet
+        number, since = 0, 0.0  # the first unanswered signal
         is_repeated = is_echoing = False
         while True:
             left = None
@@ -136,7 +136,7 @@ class _Watch:
 
 
 _watches: list[_Watch] = []
-"""At most one: signals come to the process."""
+"""At most one, since signals concern the whole process."""
 
 
 def _watch() -> _Watch | None:
@@ -145,7 +145,7 @@ def _watch() -> _Watch | None:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """In the block signals raise `Stopped`. Those that are ignored, as under nohup, stay so."""
+    """In the block, signals raise `Stopped`. Those that are ignored, as under nohup, stay ignored."""
     numbers = [n for n in WORDS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     if _watches or not numbers or threading.current_thread() is not threading.main_thread():
         yield
@@ -168,14 +168,14 @@ def watched() -> Iterator[None]:
 
 
 def _quiet(show: Callable[[Any], object]) -> Callable[[Any], object]:
-    """A `Stopped` that falls into a destructor is lost there, and is no error: the watch ends the process."""
+    """A hook that ignores a `Stopped` raised inside a destructor and lost: the watch will end the process."""
     return lambda lost: None if issubclass(lost.exc_type, Stopped) else show(lost)
 
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Signals end the process at once: there is nothing to keep, and what runs bears no exception (imports of
-    extensions) or does not come back for long."""
+    """In the block, signals end the process at once: there is nothing to keep, and the code inside does not
+    tolerate exceptions (imports of extensions) or runs for long without returning to Python."""
     with _patience(0.0):
         yield
 
@@ -196,9 +196,9 @@ def _patience(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def noted(note: Note | None = None, *, patience_s: float | None = None) -> Iterator[Note]:
-    """Signals raise nothing in the block, which is to look at the note and to `forget` what it answered.
+    """Signals raise nothing in the block, which must check the note and `forget` the signals it answered.
 
-    patience_s: how long that may take; None: for ever, or until there is a second one.
+    patience_s: how long that may take; None: forever, or until a second signal comes.
     """
     note = note or Note()
     if threading.current_thread() is not threading.main_thread():
@@ -207,7 +207,7 @@ def noted(note: Note | None = None, *, patience_s: float | None = None) -> Itera
 
     def take(number: int, _: FrameType | None) -> None:
         note.number = number
-        if _watch() is None:  # nobody else ends a block that does not: the next one does what it did before
+        if _watch() is None:  # nothing else can end a block that hangs: the next signal does what it used to
             signal.signal(number, before[signal.Signals(number)])
 
     numbers = [n for n in WORDS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
@@ -221,20 +221,20 @@ def noted(note: Note | None = None, *, patience_s: float | None = None) -> Itera
 
 
 def forget() -> None:
-    """The signals so far have been answered; one that comes from here on is another, however soon."""
+    """The signals so far have been answered; any that comes from now on is a new one, however soon."""
     if (watch := _watch()) is not None:
         watch.forget()
 
 
 def stop(number: int) -> NoReturn:
-    """What was noted now ends what goes on, as if the signal had just come: within the same time."""
+    """Let a noted signal end the current work as if it had just come, within the same time."""
     if (watch := _watch()) is not None:
         watch.tell(bytes([number]))
     raise Stopped(number)
 
 
 def end(number: int) -> NoReturn:
-    """What had to be kept is kept: end the process, with the status that shells give a signal."""
+    """End the process, once everything that must be kept is kept, with the status shells give a signal."""
     if (watch := _watch()) is not None:
         watch.end(number)
     os._exit(128 + number)

@@ -1,4 +1,4 @@
-"""Where speech goes: a file, a pipe, or stdout."""
+"""Writes speech to a file, a pipe, or stdout."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Written:
     """What became of some speech."""
 
     file: Path | None
-    """Where it is; None: nowhere."""
+    """Where it is; None if it was not written."""
     error: str | None = None
-    """Why it is not where it was to be."""
+    """Why it is not where it should be."""
 
 
 def check_sound_file(out: Path) -> None:
-    """Raises BadParameter where speech cannot go, before it is made."""
+    """Raises BadParameter if speech cannot be written there, before it is made."""
     if str(out) == STDOUT:
         if sys.stdout.isatty():
-            raise typer.BadParameter("`-` is stdout, and that is a terminal", param_hint="--out")
+            raise typer.BadParameter("`-` is stdout, which is a terminal", param_hint="--out")
         return
     if out.suffix.lower() not in SOUND_FILES and (out.suffix or not is_special(out)):
         raise typer.BadParameter(
@@ -51,8 +51,8 @@ def check_sound_file(out: Path) -> None:
 
 
 def write_sound(out: Path, samples: AudioArray, rate_hz: int) -> Written:
-    """Writes speech; where its file cannot be, it is kept in the folder for temporary files. Raises NotShown
-    where it was to go to stdout."""
+    """Writes speech; if its file cannot be written, keeps it in the folder for temporary files. Raises
+    NotShown if it cannot be written to stdout."""
     from antiphon.codec import write_audio
     from antiphon.sound.writing import encode_audio
 

@@ -1,4 +1,4 @@
-"""The standard streams as a user may have left them: closed, full, or of another encoding."""
+"""The standard streams, which may be closed, full, or in another encoding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from antiphon.plain import cut
 __all__ = ["NotShown", "flush_streams", "one_line", "prepare_streams", "read_stdin", "say", "show_error"]
 
 MAX_LINE = 1000
-"""Characters of an error that are shown; of a longer one the middle is left out, which may be a name."""
+"""Characters of an error that are shown; a longer one loses its middle, which may be a name."""
 
 
 class NotShown(Exception):
-    """What was to be printed could not be; `error` is why."""
+    """Something could not be printed; `error` says why."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -26,9 +26,9 @@ class NotShown(Exception):
 
 
 def prepare_streams() -> None:
-    """Nothing that is closed stays so, no character cannot be written, and no terminal is 0 columns wide.
+    """Opens streams that are closed, makes all characters writable, and ignores a terminal width of 0.
 
-    A file opened later would get the number of a closed stream, and with it what is meant for that.
+    A file opened later would otherwise get the number of a closed stream, and what is written to that stream.
     """
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("0*[1-9][0-9]{0,3}", os.environ.get(name, "80")):
@@ -37,7 +37,7 @@ def prepare_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             os.set_inheritable(number, True)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -46,7 +46,7 @@ def prepare_streams() -> None:
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     for stream, errors in (
-        (sys.stdin, "surrogateescape"),  # names of files are bytes
+        (sys.stdin, "surrogateescape"),  # file names are bytes
         (sys.stdout, "replace"),
         (sys.stderr, "backslashreplace"),
     ):
@@ -56,13 +56,13 @@ def prepare_streams() -> None:
 
 
 def flush_streams() -> OSError | None:
-    """What was printed goes out. Returns why it cannot: then it is dropped, or the interpreter would try once
-    more at its end, and complain."""
+    """Flushes what was printed. If that fails, returns why and drops it, or the interpreter would try again
+    at exit, and complain."""
     failed = None
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except ValueError:  # closed meanwhile
+        except ValueError:  # closed in the meantime
             continue
         except OSError as error:
             failed = failed or error
@@ -75,7 +75,7 @@ def flush_streams() -> OSError | None:
 
 
 def say(text: str = "", *, nl: bool = True, err: bool = False) -> None:
-    """Prints now. Raises NotShown where it cannot be written (a pipe that was closed, a full disk)."""
+    """Prints without delay. Raises NotShown if it cannot be written (a closed pipe, a full disk)."""
     import typer
 
     try:
@@ -92,8 +92,8 @@ def show_error(message: object) -> None:
 
 
 def one_line(message: object) -> str:
-    """An error for people: the file and the reason of an OSError; without line breaks, which would make two
-    messages of one, nor what drives a terminal; of bounded length."""
+    """An error for people to read: the file and the reason of an OSError; of bounded length, without line
+    breaks, which would turn one message into two, and without control characters for the terminal."""
     text = str(message)
     if isinstance(message, OSError) and message.strerror:
         name = message.filename
@@ -103,7 +103,7 @@ def one_line(message: object) -> str:
 
 
 def read_stdin(max_bytes: int) -> bytes:
-    """All that comes until its end; of more than `max_bytes`, `max_bytes` + 1 bytes."""
+    """All of stdin, or its first `max_bytes` + 1 bytes if there are more than `max_bytes`."""
     from antiphon.files.reading import read_stream
 
     with FileIO(0, closefd=False) as file:

@@ -22,8 +22,8 @@ class EventPrinter:
     """Prints one request: a line for what was heard, one for the reply, one for the speech written."""
 
     def __init__(self, *, err: bool = False, goes_on: bool = False) -> None:
-        """err: on stderr. goes_on: what cannot be printed is left out, and `lost` says why; else it raises
-        NotShown."""
+        """err: print to stderr. goes_on: skip what cannot be printed, and keep the reason in `lost`;
+        if False, NotShown is raised."""
         self.lost: NotShown | None = None
         self._err = err
         self._goes_on = goes_on
@@ -36,9 +36,9 @@ class EventPrinter:
             self._add(REPLY, event.text)
 
     def finish(self, completion: Completion, out: Path | None, file: Path | None = None) -> None:
-        """Ends the line that is open, and says what speech there is and where.
+        """Ends the open line, and says what speech there is and where.
 
-        out: where it was to go, None if nowhere; file: where it is.
+        out: where it should go, None if nowhere; file: where it is.
         """
         if completion.finish_reason in ENDINGS:
             self._add(REPLY, ENDINGS[completion.finish_reason])
@@ -80,5 +80,5 @@ def _shown(file: Path) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a model says must not drive the terminal: no control characters but line breaks and tabs."""
+    """Text with no control characters but line breaks and tabs: a model must not control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""Units and mels that callers hand in, checked before they reach a network."""
+"""Units and mels from callers, checked before they reach a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["bands_first", "unit_array"]
 
 
 def unit_array(name: str, value: Any, num_units: int) -> Array:
-    """int64 (n,), n > 0, of unit numbers below `num_units`."""
+    """Unit numbers below `num_units`, as int64 (n,), n > 0."""
     array = as_array(name, value)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
         raise InvalidRequest(
@@ -28,7 +28,7 @@ def unit_array(name: str, value: Any, num_units: int) -> Array:
 
 
 def bands_first(name: str, mel: Any) -> Array:
-    """A mel as (80, frames), which speaker files keep as (1, frames, 80)."""
+    """A mel as (80, frames); speaker files store it as (1, frames, 80)."""
     array = as_array(name, mel)
     single = array.ndim == 3 and array.shape[0] == 1 and array.shape[2] == MEL_BANDS
     rows: Array = array[0] if single else array

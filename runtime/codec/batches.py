@@ -1,4 +1,4 @@
-"""Which utterances share a batch."""
+"""Decides which utterances share a batch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 __all__ = ["plan_batches"]
 
 MAX_PADDING = 0.25
-"""Share of a batch that may be padding: what it costs must not eat what sharing weights saves."""
+"""Share of a batch that may be padding: it must not cost more than sharing the weights saves."""
 
 
 def plan_batches(frames: Sequence[int], max_frames: int) -> list[list[int]]:
-    """Groups utterances of these lengths, similar ones together; each index comes once.
+    """Groups utterances of these lengths, similar ones together; each index occurs once.
 
-    A batch has up to `max_frames` frames, padding included; a longer utterance goes alone.
+    A batch has up to `max_frames` frames, including padding; a longer utterance is alone in its batch.
     """
     batches: list[list[int]] = []
     used = 0

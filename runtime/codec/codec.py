@@ -53,8 +53,8 @@ BACKENDS = ("torch",)
 # Mel frames that `decode` puts into one batch. Batched flow and vocoder agree with single ones to 1e-5 each,
 # but the source's phase adds up the pitch, which magnifies a rounding in the mel to 1e-3 of the waveform. On
 # the CPU, where the estimator is bound by arithmetic and gains little from a batch beyond 3 s of speech, each
-# utterance therefore goes alone and equals itself bit for bit. Not so in bfloat16, which does not promise as
-# much, and in which eight utterances of 1 s take 0.6 of the time when they share the reading of the weights.
+# utterance is therefore decoded alone, and gives the same samples bit for bit. bfloat16 promises no such
+# thing, and eight utterances of 1 s take 0.6 of the time when they share the reading of the weights.
 CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024, torch.float16: 1024}
 CUDA_BATCH_FRAMES = 4096
 
@@ -64,13 +64,13 @@ class Codec(OfOneProcess):
     float32.
 
     In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are taken in that
-    precision; norms, softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX
+    precision; norms, softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX,
     bfloat16 takes half the time or less; float16 is for GPUs. Measured on the small golden codec against
     float32: in bfloat16 the log-mel (natural logarithm) is off by 0.06 at most and by 0.007 on average, and
     the waveform of the same source lies 33 dB above its error (40 dB with the flow's error alone); tests
-    allow 0.1, 0.01 and 30 dB. Random weights of the released size come out better: 0.01, 0.002 and 46 dB. In
-    float16 it is 0.007, 0.001 and 51 dB; tests allow 0.02, 0.002 and 45 dB. Sharing a batch with other
-    utterances makes a difference within the same bounds.
+    allow 0.1, 0.01 and 30 dB. Random weights of the released size do better: 0.01, 0.002 and 46 dB. In
+    float16 the figures are 0.007, 0.001 and 51 dB; tests allow 0.02, 0.002 and 45 dB. Sharing a batch with
+    other utterances makes a difference within the same bounds.
 
     On a GPU, TF32 is switched off while the codec computes (it costs 1e-3 of the mel) and restored
     afterwards; the switch belongs to the process, so only one thread at a time should run a codec there.
@@ -93,7 +93,7 @@ class Codec(OfOneProcess):
     ) -> None:
         """Takes loaded parts; see `from_pretrained`.
 
-        max_batch_frames: mel frames in a batch of `decode`, padding included; None: by device and dtype.
+        max_batch_frames: mel frames in a batch of `decode`, including padding; None: by device and dtype.
         dtype: float32, bfloat16 or float16. `hift` is set to it in place, so it serves one codec only.
         capture: records the flow's estimator; None: it runs kernel by kernel. Packed copies of the weights
         take as much memory again in float32, half as much in 16 bits.
@@ -121,8 +121,8 @@ class Codec(OfOneProcess):
         *,
         enforce_eager: bool = False,
     ) -> Codec:
-        """Loads a CosyVoice folder: `cosyvoice.yaml`, `flow.pt`, `hift.pt`, `spk2info.pt`, and
-        `speech_tokenizer_v1.onnx` and `campplus.onnx` where they are there.
+        """Loads a CosyVoice folder: `cosyvoice.yaml`, `flow.pt`, `hift.pt`, `spk2info.pt`, and, if present,
+        `speech_tokenizer_v1.onnx` and `campplus.onnx`.
 
         device: "auto" is the GPU if there is one. dtype: "auto" is float32; see the class for the others.
         enforce_eager: on a GPU, launch the flow kernel by kernel instead of as CUDA graphs.
@@ -138,7 +138,7 @@ class Codec(OfOneProcess):
         make_ready()
         root = Path(folder)
         if not is_folder(root):
-            raise CheckpointError(f"{root}: expected a CosyVoice folder, found none")
+            raise CheckpointError(f"{root}: expected a CosyVoice folder, found no folder")
         other = next((name for name in OTHER_RECIPES if is_there(root / name)), None)
         if other is not None and not is_there(root / RECIPE_FILE):
             raise CheckpointError(
@@ -166,7 +166,7 @@ class Codec(OfOneProcess):
 
     @property
     def sample_rate_hz(self) -> int:
-        """The rate of the speech it makes."""
+        """The rate of the speech that it makes."""
         return SAMPLE_RATE_HZ
 
     @property
@@ -181,7 +181,7 @@ class Codec(OfOneProcess):
 
     @property
     def voices(self) -> list[str]:
-        """Names, those of the folder before cloned ones."""
+        """The names of the voices: first the folder's, then cloned ones."""
         return self._voices.names
 
     @property
@@ -203,8 +203,8 @@ class Codec(OfOneProcess):
         """Clones the voice of a clip of 1 to 30 s: from now on `name` can be given as a voice.
 
         samples: an array as in `antiphon.sound.samples.mono_samples`, at any rate. Each utterance of the new
-        voice continues the clip, and the longer the clip, the longer it takes to make. Raises InvalidRequest
-        for a name that is taken, for a clip that cannot be used, and if the folder has no `campplus.onnx` or
+        voice continues the clip, so a longer clip makes it take longer. Raises InvalidRequest for a name that
+        is taken, for a clip that cannot be used, and if the folder has no `campplus.onnx` or
         `speech_tokenizer_v1.onnx`.
         """
         self.check_process()
@@ -224,7 +224,7 @@ class Codec(OfOneProcess):
 
     @awaited_at_exit
     def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
-        """Units of speech: samples as in `antiphon.sound.samples.mono_samples`, at any rate."""
+        """The units of speech. samples: as in `antiphon.sound.samples.mono_samples`, at any rate."""
         tokenizer = self._tokenizer()
         return tokenizer.tokenize(resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ))
 
@@ -234,10 +234,10 @@ class Codec(OfOneProcess):
         schedule: ListenSchedule | None = None,
         max_audio_s: float = InputLimits.max_audio_s,
     ) -> Listener:
-        """Units of speech that is still coming in: `push(samples)` returns the units so far, `finish()` the
-        same as `tokenize`.
+        """A listener for speech that is still coming in: `push(samples)` returns the units so far, `finish()`
+        the same as `tokenize`.
 
-        rate_hz: of the samples. max_audio_s: longer speech is refused. Raises InvalidRequest.
+        rate_hz: the rate of the samples. max_audio_s: longer speech is refused. Raises InvalidRequest.
         """
         return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s)
 
@@ -252,12 +252,12 @@ class Codec(OfOneProcess):
         prompt_mel: Any = None,
         seed: int = 0,
     ) -> AudioArray:
-        """Log-mel float32 (80, frames) of units, as a numpy array; arrays or tensors go in.
+        """Log-mel float32 (80, frames) of units, as a numpy array; takes arrays or tensors.
 
-        noise: (80, prompt frames + frames) instead of what the seed gives. prompt_units and prompt_mel: what
-        was said before and how it sounded, (80, P), or frame by frame as (P, 80) or (1, P, 80), instead of a
-        cloned voice's own; their frames are not returned. Raises InvalidRequest for an unknown voice, units
-        out of range and wrong shapes.
+        noise: (80, prompt frames + frames), instead of the seed's. prompt_units and prompt_mel: what was said
+        before and how it sounded, (80, P), or frame by frame as (P, 80) or (1, P, 80), instead of a cloned
+        voice's own; their frames are not returned. Raises InvalidRequest for an unknown voice, units out of
+        range and wrong shapes.
         """
         row = self.decoder.flow_input(
             units,
@@ -273,7 +273,7 @@ class Codec(OfOneProcess):
     def vocode(self, mel: Any, *, source: Any = None, seed: int = 0) -> AudioArray:
         """Speech float32 (256 * frames,) of a log-mel (80, frames).
 
-        source: (256 * frames,) excitation instead of the one that f0 and the seed give.
+        source: (256 * frames,) excitation, instead of the one made from f0 and the seed.
         """
         self.check_process()
         given = self.decoder.tensor(float_array("mel", mel, (MEL_BANDS, None)))
@@ -289,10 +289,10 @@ class Codec(OfOneProcess):
         voices: str | Voice | Sequence[str | Voice | None] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[AudioArray]:
-        """Speech float32 (samples_i,) of each utterance, the same as `vocode(mel(...))` of each by itself; on
-        a CPU in float32 bit for bit.
+        """Speech float32 (samples_i,) of each utterance, the same as `vocode(mel(...))` of each by itself;
+        bit for bit on a CPU in float32.
 
-        voices, seeds: one for each utterance; None: the default voice, seed 0. A single voice is for all.
+        voices, seeds: one for each utterance; None: the default voice, seed 0. A single voice serves all.
         """
         self.check_process()
         count = len(units)
@@ -312,7 +312,7 @@ class Codec(OfOneProcess):
     ) -> SpeechStream:
         """An utterance whose units are still coming: `push(units, final=False)` returns samples.
 
-        schedule: None for the default one, with first sound after 15 units. Raises InvalidRequest for an
+        schedule: None for the default one, with the first sound after 15 units. Raises InvalidRequest for an
         unknown voice.
         """
         speaker = self.voice(voice)

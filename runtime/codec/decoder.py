@@ -1,4 +1,4 @@
-"""Units to speech: the networks of one codec, as whole utterances and streams use them."""
+"""Units to speech: the networks of one codec, used for whole utterances and for streams."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Decoder(OfOneProcess):
     hift: Hift
     device: torch.device
     pid: int = field(default_factory=os.getpid)
-    """The process that made it"""
+    """The process that made it."""
 
     @classmethod
     def of_networks(
@@ -50,8 +50,8 @@ class Decoder(OfOneProcess):
         dtype: torch.dtype,
         capture: Capture | None,
     ) -> Decoder:
-        """Loaded networks on `device`. dtype: of their products; `hift` is set to it in place, so it serves
-        one decoder only. capture: see `FlowMatching`."""
+        """Takes loaded networks on `device`. dtype: that of their products; `hift` is set to it in place, so
+        it serves only one decoder. capture: see `FlowMatching`."""
         hift.f0_predictor.double()  # see `Hift.f0`
         with exact_float32(device):
             matching = Flow(flow, params.flow, device, dtype, capture)
@@ -114,7 +114,7 @@ class Decoder(OfOneProcess):
     ) -> list[Tensor]:
         """Samples (256 * frames_i,) of each mel (80, frames_i), as one batch.
 
-        sources: (256 * frames_i,) each, instead of those that pitch and seed give.
+        sources: (256 * frames_i,) each, instead of those made from pitch and seed.
         """
         with exact_float32(self.device):
             speech: list[Tensor] = self.hift(mels, self._sources(mels, seeds) if sources is None else sources)

@@ -1,6 +1,6 @@
-"""Random numbers as a function of (seed, stream, row): a chunk of an utterance sees what the whole would.
+"""Random numbers as a function of (seed, stream, row), so that a chunk gets the same as the whole utterance.
 
-Philox (Salmon et al., 2011) is counter-based: any row can be had without the rows before it. Rows may be
+Philox (Salmon et al., 2011) is counter-based: it gives any row without the rows before it. Rows may be
 negative: frames of a prompt lie before frame 0.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import numpy.random  # not at its first use, within a pass: an import that a signal cuts keeps its lock
+import numpy.random  # not at its first use, within a pass: an import that a signal interrupts keeps its lock
 
 __all__ = ["EXCITATION", "MEL", "PHASE", "normal_rows", "uniform_rows"]
 
@@ -26,7 +26,7 @@ MASK_64 = 2**64 - 1
 
 
 def normal_rows(seed: int, stream: int, first_row: int, num_rows: int, width: int) -> np.ndarray[Any, Any]:
-    """Standard normal float32 (num_rows, width), by the Box-Muller transform of two 32-bit numbers each."""
+    """Standard normal float32 (num_rows, width), by the Box-Muller transform of pairs of 32-bit numbers."""
     words = _words(seed, stream, first_row, num_rows, -(-width // 2))
     radius = np.sqrt(-2 * np.log(((words >> np.uint64(32)) + 0.5) / 2**32))
     angle = (words & np.uint64(0xFFFFFFFF)) * (2 * np.pi / 2**32)

@@ -1,7 +1,7 @@
-"""A decode that nobody wants any more stops within a layer, not at its end.
+"""Stops a decode that is no longer wanted within a layer, not at its end.
 
-Whoever decodes says by `stoppable` how to find out; the networks call `stop_point` between their layers. What
-is asked belongs to the call: other threads, and whatever decodes outside of the block, are never stopped.
+The caller of a decode says by `stoppable` how to find out; the networks call `stop_point` between their
+layers. This applies only to the caller's block: other threads and decodes outside it are never stopped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _is_unwanted: ContextVar[Callable[[], bool] | None] = ContextVar("is_unwanted", 
 
 @contextmanager
 def stoppable(is_unwanted: Callable[[], bool]) -> Iterator[None]:
-    """What is decoded inside raises `Stopped` soon after `is_unwanted` has become true.
+    """A decode inside raises `Stopped` soon after `is_unwanted` has become true.
 
-    It is called some thousand times a second, and must neither wait nor raise.
+    `is_unwanted` is called a thousand times a second or more, and must neither wait nor raise.
     """
     token = _is_unwanted.set(is_unwanted)
     try:
@@ -34,7 +34,7 @@ def stoppable(is_unwanted: Callable[[], bool]) -> Iterator[None]:
 
 
 def stop_point() -> None:
-    """Raise `Stopped` if what is being decoded is not wanted any more. Changes nothing otherwise."""
+    """Raise `Stopped` if the current decode is no longer wanted. Does nothing otherwise."""
     is_unwanted = _is_unwanted.get()
     if is_unwanted is not None and is_unwanted():
         raise Stopped

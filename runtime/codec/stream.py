@@ -1,7 +1,7 @@
 """Speech while its units are still coming: units in, samples out, chunk by chunk.
 
-Samples that are out never change, and do not depend on how the units were pushed. There are 256 for each mel
-frame of the utterance, the same number as if it were decoded whole.
+Samples never change once they are out, and do not depend on how the units were pushed. There are 256 for each
+mel frame of the utterance, the same number as if it were decoded whole.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SpeechStream(OfOneProcess):
     def push(self, units: Any = (), final: bool = False) -> AudioArray:
         """Takes more units, as numbers from 0; returns the samples float32 (n,) that are now final, n >= 0.
 
-        final: these are the last units, and the rest of the samples comes out. Raises InvalidRequest for
-        units out of range and for any after the last; the stream goes on as if these had not been pushed.
+        final: these are the last units, so the rest of the samples is returned. Raises InvalidRequest for
+        units out of range and for any after the last; the stream goes on as if they had not been pushed.
         """
         self.add(units, final=final)
         pieces = []
@@ -74,7 +74,7 @@ class SpeechStream(OfOneProcess):
 
     @property
     def is_done(self) -> bool:
-        """Every sample is out."""
+        """Whether every sample is out."""
         return self.hift.is_complete and self.hift.num_emitted == self.hift.num_frames
 
 

@@ -29,9 +29,9 @@ PREFERRED_VOICE = "英文女"
 """The voice that Stream-Omni speaks with: an English-speaking woman."""
 
 MIN_CLIP_S = 1.0
-"""Less tells little of a voice."""
+"""A shorter clip tells too little about a voice."""
 MAX_CLIP_S = 30.0
-"""What the speech tokenizer was trained on. Every utterance costs as much again as its prompt is long."""
+"""What the speech tokenizer was trained on. The prompt's length adds to the cost of every utterance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class Voice:
     embedding: Tensor
     """(spk_embed_dim,) float32"""
     prompt_units: Tensor | None = None
-    """(p,) int64: what is said in prompt_mel; None where that is"""
+    """(p,) int64: what is said in prompt_mel; None if that is None"""
     prompt_mel: Tensor | None = None
-    """(80, P) float32, of the duration of the p units"""
+    """(80, P) float32, as long as the p units"""
 
     def to(self, device: torch.device) -> Voice:
         units, mel = self.prompt_units, self.prompt_mel
@@ -55,7 +55,7 @@ class Voice:
 
 
 def read_voices(path: Path, embedding_dim: int) -> dict[str, Voice]:
-    """Voices by name, their embeddings only, in the file's order. Other fields are ignored."""
+    """Voices by name, with only their embeddings, in the file's order. Other fields are ignored."""
     content = read_torch_file(path)
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{path}: expected at least one voice by name, found {type(content).__name__}")
@@ -84,8 +84,8 @@ def default_voice(voices: Mapping[str, Voice]) -> str:
 class VoiceTable:
     """Voices by name: those of the folder, which stay, and cloned ones, which come and go.
 
-    Threads may share it. The dict in it is never changed, only replaced as a whole under the lock, so that
-    reading needs no lock; a voice that was handed out stays whole when its name is removed.
+    Threads may share it. Its dict is never changed, only replaced as a whole under the lock, so reading needs
+    no lock; a voice that was handed out stays usable when its name is removed.
     """
 
     def __init__(self, voices: Mapping[str, Voice]) -> None:
@@ -93,15 +93,16 @@ class VoiceTable:
         self._lock = Lock()
         self._lasting = frozenset(voices)
         self.default = default_voice(voices)
-        """Stays, whatever is added."""
+        """Stays the same, whatever is added."""
 
     @property
     def names(self) -> list[str]:
-        """Those of the folder first."""
+        """All names, the folder's first."""
         return list(self._voices)
 
     def get(self, name: str | Voice | None) -> Voice:
-        """None: the default voice; a voice is itself. Raises InvalidRequest for an unknown name."""
+        """The voice of this name, or the default one for None; a voice is returned as it is. Raises
+        InvalidRequest for an unknown name."""
         if isinstance(name, Voice):
             return name
         voices = self._voices
@@ -112,7 +113,7 @@ class VoiceTable:
         return voices[name]
 
     def check_new(self, name: Any) -> None:
-        """Raises InvalidRequest for what is no name and for a name that is taken."""
+        """Raises InvalidRequest for what is not a name, and for a name that is taken."""
         if not isinstance(name, str) or not name.strip():
             raise InvalidRequest(f"voice: expected a name that is not empty, got {name!r}")
         if name in self._voices:
@@ -124,7 +125,7 @@ class VoiceTable:
             self._voices = {**self._voices, name: voice}
 
     def remove(self, name: str) -> None:
-        """Raises InvalidRequest for a name that is not there and for a voice of the folder."""
+        """Raises InvalidRequest for an unknown name and for a voice of the folder."""
         with self._lock:
             cloned = [other for other in self._voices if other not in self._lasting]
             if name not in cloned:
@@ -141,7 +142,7 @@ def clone_voice(
     tokenizer: SpeechTokenizer,
     params: FlowParams,
 ) -> Voice:
-    """The voice of a clip, float32 (n,), on the CPU. Raises InvalidRequest for a silent one and for one that
+    """The voice of a clip, float32 (n,), on the CPU. Raises InvalidRequest for a silent clip and for one that
     does not last from 1 to 30 s."""
     seconds = len(samples) / rate_hz
     if not MIN_CLIP_S <= seconds <= MAX_CLIP_S:
@@ -153,7 +154,7 @@ def clone_voice(
     speech = resample(samples, rate_hz, INPUT_RATE_HZ)
     embedding, units = encoder.embed(speech), tokenizer.tokenize(speech)
     mel = prompt_mel(resample(samples, rate_hz, SAMPLE_RATE_HZ))
-    # Both end where the shorter one does: the flow would stretch units over frames that are not theirs.
+    # Both end where the shorter one does, or the flow would stretch units over frames that are not theirs.
     count = len(units)
     while params.mel_frames(count) > mel.shape[1]:
         count -= 1

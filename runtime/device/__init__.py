@@ -1,1 +1,1 @@
-"""Where it computes: machine, device, CUDA graphs."""
+"""Where computation happens: machine, device, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Kernels recorded once and launched as one: what is left to save where they last microseconds."""
+"""Records kernels once and launches them as one: worthwhile where each lasts only microseconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Capture", "CudaCapture", "capture_for"]
 Result = TypeVar("Result", bound="Tensor | tuple[Tensor, ...]")
 
 NUM_WARM_UPS = 2
-"""Calls before recording: libraries choose their algorithms and take their workspaces in the first ones."""
+"""Calls before recording: in the first ones libraries choose algorithms and allocate workspaces."""
 
 
 class Capture(Protocol):
-    """Records a function of no arguments, which reads and writes the same tensors in every call.
+    """Records a function without arguments that reads and writes the same tensors in every call.
 
-    The returned function repeats what was recorded; its result lies where the last call's lay, and lasts
+    The returned function repeats what was recorded; its result is in the same memory every time, and lasts
     until any function recorded by the same object is called.
     """
 
@@ -29,8 +29,8 @@ class Capture(Protocol):
 class CudaCapture:
     """CUDA graphs that share one memory pool, so that many sizes take the memory of the largest.
 
-    They must be called one after the other, on one stream. Other threads may compute on the device meanwhile,
-    also while one is recorded.
+    They must be called one after the other, on one stream. Other threads may compute on the device at the
+    same time, even while a graph is being recorded.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,5 +60,5 @@ class CudaCapture:
 
 
 def capture_for(device: torch.device, *, enforce_eager: bool) -> Capture | None:
-    """What records on this device; None where kernels run one by one."""
+    """What records on this device; None if kernels run one by one."""
     return CudaCapture(device) if device.type == "cuda" and not enforce_eager else None

@@ -1,4 +1,4 @@
-"""What the machine says of itself."""
+"""What the machine reports about itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction set extensions by the names of Linux; empty on machines that do not list them."""
+    """Instruction set extensions by their Linux names; empty on machines that do not list them."""
     return frozenset(_cpu_info("flags").split())
 
 
@@ -23,7 +23,7 @@ def memory_bytes() -> int:
 
 
 def available_memory_bytes() -> int:
-    """What can be taken without swapping; all of the memory where the system does not say."""
+    """Memory that can be allocated without swapping; all of it if the system does not say."""
     path = Path("/proc/meminfo")
     lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
     fields = dict(line.split(":", 1) for line in lines)

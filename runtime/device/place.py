@@ -1,4 +1,4 @@
-"""Where the codec computes, and how precisely."""
+"""Where the codec computes, and in what precision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["exact_float32", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" is the GPU if there is one. Raises ConfigError for what is not there."""
+    """ "auto" is the GPU if there is one. Raises ConfigError for a device that this machine lacks."""
     if not isinstance(device, (str, torch.device)):
         raise ConfigError(f"device: expected auto, cpu or cuda, got {shown(device)}")
     if device == "auto":
@@ -32,7 +32,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Float32 products in full precision on a GPU, where convolutions use TF32 by default.
 
-    The setting is the process's: one thread at a time may be inside.
+    The setting belongs to the process, so only one thread at a time may be inside.
     """
     if device.type != "cuda":
         yield

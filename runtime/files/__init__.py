@@ -1,1 +1,1 @@
-"""Files that others name: read within bounds, written whole or not at all."""
+"""Files named by the user: read within bounds, written whole or not at all."""

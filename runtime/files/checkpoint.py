@@ -1,8 +1,8 @@
 """The files of a checkpoint, read as what they are: data of unknown origin.
 
-A file must be a regular one (a pipe would be waited for, a device never ends), its size is bounded before it
-is read, and what may stand in its place is named: a git-lfs pointer, a web page, nothing. What is wrong
-becomes a `CheckpointError` of one line and bounded length, whatever the file says.
+A file must be a regular one (a pipe can block, a device never ends), its size is checked before it is read,
+and common stand-ins are named: a git-lfs pointer, a web page, an empty file. Any problem becomes a
+`CheckpointError` of one line and bounded length, whatever the file contains.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 MAX_SHOWN = 200
-"""Characters of a value, name or message of a library that an error repeats."""
+"""Characters that an error quotes of a value, a name or a library's message."""
 MAX_JSON_BYTES = 4 * 2**20
 MAX_DIGITS = 1000
-"""Of an integer in a JSON file: to read more takes the square of their number."""
+"""Digits of an integer in a JSON file: the time to parse one grows with the square of their number."""
 HEAD_BYTES = 512
 
 
@@ -44,7 +44,7 @@ HEAD_BYTES = 512
 
 
 class BoundedRepr(Repr):
-    """repr that looks at the beginning of a value only."""
+    """A repr that looks only at the beginning of a value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ BOUNDED = BoundedRepr()
 
 
 def shown(value: object) -> str:
-    """`repr` of a value from a file, of bounded time and length."""
+    """`repr` of a value from a file, bounded in time and length."""
     return cut(BOUNDED.repr(value), MAX_SHOWN)
 
 
 def shortened(name: str) -> str:
-    """The name of a tensor or key: as it is where it is short and can be printed."""
+    """The name of a tensor or key: unchanged if it is short and printable."""
     return name if len(name) <= MAX_SHOWN and name.isprintable() else shown(name)
 
 
@@ -80,8 +80,8 @@ def shortened(name: str) -> str:
 def refusing_failures(path: Path, expected: str) -> Iterator[None]:
     """Whatever a library raises while it reads `path` becomes a `CheckpointError`.
 
-    What they raise about mangled files has no common base: among others UnicodeDecodeError, MemoryError and
-    the PanicException of libraries in Rust, which is no `Exception`.
+    What libraries raise about mangled files has no common base: UnicodeDecodeError, MemoryError and, from
+    libraries in Rust, PanicException, which is not an `Exception`.
     """
     try:
         yield
@@ -99,8 +99,8 @@ def refusing_failures(path: Path, expected: str) -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether the folder has such an entry, be it of the wrong kind or a link to nowhere: what is there and
-    cannot be read is an error, not an absence."""
+    """Whether the folder has such an entry, even of the wrong kind or a broken link: what exists and cannot
+    be read is an error, not an absence."""
     try:
         return os.path.lexists(path)
     except (OSError, ValueError):
@@ -108,7 +108,7 @@ def is_there(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """`Path.is_dir`, which raises where a name is too long."""
+    """`Path.is_dir`, without its errors, such as for a name that is too long."""
     try:
         return path.is_dir()
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def check_file(path: Path, expected: str, *, max_bytes: int, magic: bytes | None
     """The size of a regular file that a library will open.
 
     expected: what the file should be, for errors. magic: how it begins.
-    Raises CheckpointError for what is missing, no regular file, empty, larger, or something else.
+    Raises CheckpointError if it is missing, not a regular file, empty, too large, or something else.
     """
     with _reading(path, expected):
         size = check_regular(path, max_bytes)
@@ -131,7 +131,7 @@ def check_file(path: Path, expected: str, *, max_bytes: int, magic: bytes | None
 
 
 def read_file(path: Path, expected: str, *, max_bytes: int) -> bytes:
-    """The contents of a regular file; raises as `check_file`."""
+    """The contents of a regular file; raises what `check_file` raises."""
     with _reading(path, expected):
         content = read_regular(path, max_bytes)
     _check_head(path, expected, content[:HEAD_BYTES], len(content))
@@ -159,7 +159,7 @@ STAND_INS: tuple[tuple[bytes, str], ...] = (
     (rb"(?:\.\./)+[\w./-]+\s*$", "the text of a link, {text}, which a copy without links left"),
     (rb"(?:Entry not found|Invalid username or password|Repository not found|Access to model)", "{text}"),
 )
-"""What lies where a file should be, by how it begins."""
+"""What is often found in place of a file, by how it begins."""
 
 
 def _check_head(path: Path, expected: str, head: bytes, size: int) -> None:
@@ -180,7 +180,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
 
 
 def parse_json(path: Path, content: bytes) -> dict[str, Any]:
-    """See `read_json`. A key that stands twice is refused, since readers differ in which one counts."""
+    """See `read_json`. A key that appears twice is refused, since readers differ in which one counts."""
     try:
         values = json.loads(
             content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_int=_bounded_integer
@@ -188,7 +188,7 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError(f"{path}: expected JSON, found values nested too deeply") from None
     except (ValueError, MemoryError) as error:  # not UTF-8, or not JSON
-        raise CheckpointError(f"{path}: is not valid JSON: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: not valid JSON: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
@@ -198,7 +198,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
-            raise ValueError(f"a key stands twice: {shown(name)}")
+            raise ValueError(f"a key appears twice: {shown(name)}")
         values[name] = value
     return values
 

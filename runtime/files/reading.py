@@ -1,7 +1,7 @@
-"""Files that others name, read within bounds, and never waited for without end.
+"""Files named by the user, read within bounds, and never waited for indefinitely.
 
 Inputs may come from pipes (a FIFO, a process substitution); the files of a checkpoint are regular files.
-Devices, sockets and folders are refused before they are opened, since to open one may already wait.
+Devices, sockets and folders are refused before they are opened, since opening one may already block.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ __all__ = [
 ]
 
 PIPE_PATIENCE_S = 10.0
-"""How long a pipe may send nothing: one without a writer would be waited for without end."""
+"""How long a pipe may stay silent: one without a writer would be waited for indefinitely."""
 PIECE_BYTES = 2**20
 
 
 def read_bounded(
     path: str | os.PathLike[str], max_bytes: int, *, patience_s: float = PIPE_PATIENCE_S
 ) -> bytes:
-    """The contents of a regular file or of a pipe; of more than `max_bytes`, `max_bytes` + 1 are read.
+    """The contents of a regular file or of a pipe. If there are more than `max_bytes`, `max_bytes` + 1 are
+    read.
 
-    So a caller sees by the length that there is too much, and memory stays bounded whatever a file's
+    So the length tells the caller that there is too much, and memory stays bounded whatever a file's
     directory entry says about its size.
 
-    patience_s: a pipe that is silent for this long is given up.
+    patience_s: give up on a pipe that is silent for this long.
     Raises OSError, with a reason to show, for what is not a file or pipe, cannot be read or is silent.
     """
     mode = Path(path).stat().st_mode
     _check_kind(mode, pipes=True)
-    # A pipe without a writer blocks `open` itself; so it is opened without waiting, and then polled.
+    # A pipe without a writer blocks `open` itself, so it is opened without waiting, and then polled.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with FileIO(descriptor) as file:
         _check_kind(os.fstat(descriptor).st_mode, pipes=True)  # it may have been replaced since
@@ -48,7 +49,7 @@ def read_bounded(
 
 
 def read_stream(file: FileIO, max_bytes: int, *, patience_s: float | None = None) -> bytes:
-    """`read_bounded` of what is open. patience_s: None waits for the end, as programs do with their input."""
+    """`read_bounded` of an open file. patience_s: None waits for its end, as programs do with their input."""
     pieces, left = [], max_bytes + 1
     poll = select.poll()
     poll.register(file, select.POLLIN)
@@ -84,7 +85,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def check_regular(path: str | os.PathLike[str], max_bytes: int) -> int:
-    """The size of a regular file of at most `max_bytes`; raises OSError as `read_regular`."""
+    """The size of a regular file of at most `max_bytes`; raises OSError as `read_regular` does."""
     status = Path(path).stat()
     _check_kind(status.st_mode, pipes=False)
     if status.st_size > max_bytes:

@@ -1,4 +1,4 @@
-"""Files that others name, written whole or not at all."""
+"""Files named by the user, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from antiphon.files.reading import PIPE_PATIENCE_S
 __all__ = ["check_writable", "discard_unfinished", "is_special", "write_whole", "written_whole"]
 
 _unfinished: set[Path] = set()
-"""Files of this process that are being written. Of the process and not of a caller, since a signal may end
-all at once, and then nothing else removes them."""
+"""Files that this process is writing. Kept by the process and not by each caller, since a signal may end
+everything at once, and then nothing else removes them."""
 
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A name beside `path` for the block to write to; it takes `path`'s place when the block has ended.
+    """A file beside `path` for the block to write to; it takes `path`'s place when the block has ended.
 
-    So `path` holds the whole, or what it held before. Links are followed, and a file that is replaced keeps
-    its mode. Pipes and devices hold nothing: they are sent all of it when the block has ended.
+    So `path` holds the whole content, or what it held before. Links are followed, and a file that is replaced
+    keeps its mode. Pipes and devices cannot be replaced: the whole content is sent to them when the block has
+    ended.
 
-    Raises OSError, which names `path`, where it cannot be written.
+    Raises OSError, which names `path`, if it cannot be written.
     """
     with _named(path):
         part = _begin(path)
@@ -49,7 +50,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises the OSError, which names `path`, that writing it would end in; nothing stays behind."""
+    """Raises the OSError, naming `path`, that writing to it would raise; leaves nothing behind."""
     with _named(path):
         part = _begin(path)
         part.unlink()
@@ -57,7 +58,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a pipe, a device or a descriptor (/dev/fd/3), which is written to and not replaced."""
+    """Whether this is a pipe, a device or a descriptor (/dev/fd/3), which is written to, not replaced."""
     if _descriptor(path) is not None:
         return True
     try:
@@ -68,7 +69,7 @@ def is_special(path: str | os.PathLike[str]) -> bool:
 
 
 def discard_unfinished() -> None:
-    """Removes what is being written; for a process that ends at once."""
+    """Removes the files that are being written; for a process that is about to end."""
     for part in list(_unfinished):
         with suppress(OSError):
             part.unlink()
@@ -76,7 +77,7 @@ def discard_unfinished() -> None:
 
 @contextmanager
 def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """An OSError from inside is one of `path`, whatever name was used for it."""
+    """Makes an OSError from inside name `path`, whatever file it was about."""
     try:
         yield
     except OSError as error:
@@ -91,7 +92,7 @@ def _begin(path: str | os.PathLike[str]) -> Path:
     if special:
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        import tempfile  # brings much with it, and few need it
+        import tempfile  # imports much, and is rarely needed
 
         folder = Path(tempfile.gettempdir())
     else:
@@ -99,7 +100,7 @@ def _begin(path: str | os.PathLike[str]) -> Path:
         folder = target.parent
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder}")
-        if _mode(target) is not None and not os.access(target, os.W_OK):  # replacing would not ask
+        if _mode(target) is not None and not os.access(target, os.W_OK):  # renaming would not check this
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     part = folder / f".antiphon-{os.urandom(8).hex()}{Path(path).suffix}"
     _unfinished.add(part)
@@ -119,7 +120,7 @@ def _finish(part: Path, path: str | os.PathLike[str]) -> None:
     target = _target(path)
     descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)  # some disks only say now that they are full
+        os.fsync(descriptor)  # some disks report only now that they are full
         if (mode := _mode(target)) is not None:
             os.fchmod(descriptor, mode)
     finally:
@@ -128,7 +129,7 @@ def _finish(part: Path, path: str | os.PathLike[str]) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """The file behind links, which may not be there yet. Raises OSError for a folder."""
+    """The file behind any links, which may not exist yet. Raises OSError for a folder."""
     target = Path(os.path.realpath(path))
     if target.is_dir() or os.fspath(path).endswith("/"):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -136,7 +137,7 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _mode(target: Path) -> int | None:
-    """Permissions; None: there is no such file."""
+    """Its permissions; None if there is no such file."""
     try:
         return stat.S_IMODE(target.stat().st_mode)
     except FileNotFoundError:
@@ -144,7 +145,7 @@ def _mode(target: Path) -> int | None:
 
 
 def _descriptor(path: str | os.PathLike[str]) -> int | None:
-    """The number that a name such as /dev/stdout or /dev/fd/63 means."""
+    """The number that a name such as /dev/stdout or /dev/fd/63 stands for; None for other names."""
     name = os.fspath(path)
     standard = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
     if name in standard:
@@ -154,7 +155,7 @@ def _descriptor(path: str | os.PathLike[str]) -> int | None:
 
 
 def _send(path: str | os.PathLike[str], content: bytes) -> None:
-    """Into a pipe, a device or a descriptor."""
+    """Writes to a pipe, a device or a descriptor."""
     number = _descriptor(path)
     descriptor = os.dup(number) if number is not None else _open_pipe(path)
     with FileIO(descriptor, "w") as file:
@@ -164,7 +165,7 @@ def _send(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _open_pipe(path: str | os.PathLike[str]) -> int:
-    """Opens a named pipe once somebody reads from it; a device is ready at once."""
+    """Opens a named pipe once it has a reader; a device is ready at once."""
     until = time.monotonic() + PIPE_PATIENCE_S
     while True:
         try:
@@ -175,7 +176,7 @@ def _open_pipe(path: str | os.PathLike[str]) -> int:
                 raise
             if time.monotonic() > until:
                 raise TimeoutError(
-                    errno.ETIMEDOUT, f"nothing has read from this pipe for {PIPE_PATIENCE_S:g} s"
+                    errno.ETIMEDOUT, f"nothing opened this pipe for reading within {PIPE_PATIENCE_S:g} s"
                 ) from error
         time.sleep(0.05)
     os.set_blocking(descriptor, True)

@@ -1,4 +1,4 @@
-"""Pictures as a person sees them: upright, on white, in sRGB, with all of their greys."""
+"""Pictures as a person sees them: upright, on white, in sRGB, with all their greys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["array_as_bytes", "as_seen"]
 _Array = np.ndarray[Any, Any]
 _WHITE = (255, 255, 255)
 _BAND_PIXELS = 2**20
-"""Pixels that are converted at a time, so that a large picture is there twice at most."""
+"""Pixels that are converted at a time, so that memory holds at most two copies of a large picture."""
 _MAX_PROFILE_BYTES = 4 * 2**20
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -28,17 +28,17 @@ _TURNS = {
     7: PilImage.Transpose.TRANSVERSE,
     8: PilImage.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""What turns a picture upright, by its EXIF orientation."""
 _PHOTOMETRIC = 262
 _GREY_STEPS = {"1": 255, "L;2": 85, "L;4": 17}
-"""Of PNG greys of few bits, by PIL's raw mode: the one that is transparent is given in steps."""
+"""Size of a grey step in a PNG of few bits, by PIL's raw mode: its transparent grey is given in steps."""
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _SLACK = 0.1
-"""How far floating point may be beyond [0, 1] or [0, 255]: resampling and noise leave the range a little."""
+"""How far floating point may exceed [0, 1] or [0, 255]: resampling and noise overshoot the range a little."""
 
 
 def as_seen(image: PilImage.Image) -> PilImage.Image:
-    """A picture of any mode as RGB. Reads it; raises what PIL raises, or `InvalidRequest`."""
+    """A picture of any mode as RGB. Reads the file; raises what PIL raises, or `InvalidRequest`."""
     grey_step = _transparent_grey_step(image)
     image.load()
     turn = _TURNS.get(_orientation(image))
@@ -54,8 +54,8 @@ def as_seen(image: PilImage.Image) -> PilImage.Image:
 
 
 def array_as_bytes(array: _Array) -> _Array:
-    """uint8 of the same shape, a picture's pixels of any number type. Colours of (height, width, 4) and their
-    opacity are scaled by themselves."""
+    """A picture's pixels, of any number type, as uint8 of the same shape. In (height, width, 4), colours and
+    opacity are scaled separately."""
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind not in "buif":
@@ -68,13 +68,13 @@ def array_as_bytes(array: _Array) -> _Array:
 def _orientation(image: PilImage.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION)
-    except Exception:  # noqa: BLE001 - PIL raises much on broken EXIF, which says nothing of the picture
+    except Exception:  # noqa: BLE001 - broken EXIF makes PIL raise many things; the picture may be fine
         return 1
     return value if type(value) is int else 1
 
 
 def _converter(image: PilImage.Image, grey_step: int) -> Callable[[PilImage.Image], PilImage.Image] | None:
-    """From a band of the picture to RGB, or RGBA where it may be seen through; None: it is RGB as it is."""
+    """Converts a band of the picture to RGB, or to RGBA if it may be transparent; None if it is plain RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _number_converter(image)
     key = _transparent_colour(image, grey_step)
@@ -90,7 +90,7 @@ def _converter(image: PilImage.Image, grey_step: int) -> Callable[[PilImage.Imag
 
     def convert(band: PilImage.Image) -> PilImage.Image:
         alpha = None
-        # What else PIL knows of transparency is wrong, or of no colour that there is.
+        # Any other transparency that PIL reports is wrong, or belongs to a colour that does not exist.
         band.info = {} if key is None else {"transparency": key}
         if has_alpha:
             if band.mode == "La":
@@ -114,7 +114,7 @@ def _grey(band: PilImage.Image) -> PilImage.Image:
 
 
 def _transparent_grey_step(image: PilImage.Image) -> int:
-    """What the transparent grey of a PNG is multiplied with to be a byte. Known before the file is read."""
+    """What to multiply a PNG's transparent grey by to get a byte. Known before the file is read."""
     tiles = getattr(image, "tile", None)
     if getattr(image, "format", None) != "PNG" or not tiles:
         return 255 if image.mode == "1" else 1
@@ -123,7 +123,8 @@ def _transparent_grey_step(image: PilImage.Image) -> int:
 
 
 def _transparent_colour(image: PilImage.Image, grey_step: int) -> Any:
-    """The colour, index or opacities by index that PIL calls transparency, in bytes; None: there is none."""
+    """What PIL calls transparency, in bytes: a colour, an index, or opacities by index. None if there is no
+    transparency."""
     found: Any = image.info.get("transparency")
     if image.mode == "P" and (isinstance(found, bytes) or (type(found) is int and 0 <= found < 256)):
         return found
@@ -133,7 +134,7 @@ def _transparent_colour(image: PilImage.Image, grey_step: int) -> Any:
         return None
     if not all(type(value) is int and 0 <= value < 2**16 for value in found):
         return None
-    # Of 16 bits PIL reads the upper 8.
+    # PIL reads the upper 8 of 16 bits.
     return tuple(value >> 8 for value in found) if max(found) > 255 else found
 
 
@@ -141,7 +142,7 @@ def _transparent_colour(image: PilImage.Image, grey_step: int) -> Any:
 
 
 def _recolour(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Image] | None:
-    """From a band in the picture's own colour space to RGB in sRGB; None: PIL's conversion will do."""
+    """Converts a band in the picture's own colour space to sRGB; None if PIL's conversion will do."""
     profile: Any = image.info.get("icc_profile")
     is_lab = image.mode == "LAB"
     source: Any
@@ -166,19 +167,19 @@ def _recolour(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Imag
             raise InvalidRequest(
                 "image: LAB colours need a Pillow with littlecms, found one without"
             ) from error
-        return None  # a broken profile says nothing; the picture is seen without it
+        return None  # a broken profile is ignored
 
     def recolour(band: PilImage.Image) -> PilImage.Image:
         plain = band if band.mode == mode else band.convert(mode)
         found = ImageCms.applyTransform(plain, transform)
-        assert found is not None, "it is given unless in place"
+        assert found is not None, "only a transform in place returns None"
         return found
 
     return recolour
 
 
 def _fits(mode: str, profile_mode: str) -> bool:
-    """Whether the pixels of this mode are colours of such a profile, once alpha and palette are gone."""
+    """Whether pixels of this mode are colours of such a profile, once alpha and palette are removed."""
     kinds = {
         "RGB": ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA"),
         "L": ("L", "LA", "La", "1"),
@@ -191,7 +192,7 @@ def _fits(mode: str, profile_mode: str) -> bool:
 
 
 def _number_converter(image: PilImage.Image) -> Callable[[PilImage.Image], PilImage.Image]:
-    """For a grey picture of integers or floating point."""
+    """The converter for a grey picture of integers or floating point."""
     is_16_bits = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
     if image.mode != "F" and is_16_bits:
         low, factor = 0.0, 255 / 65535
@@ -235,8 +236,8 @@ def _scaled(array: _Array, dtype: np.dtype[Any]) -> _Array:
 
 
 def _scale(bands: Iterator[_Array], dtype: np.dtype[Any]) -> tuple[float, float]:
-    """(low, factor) that make numbers bytes: (number - low) * factor. The numbers are looked at where their
-    type does not say what is white."""
+    """(low, factor) that turn numbers into bytes: (number - low) * factor. The numbers are looked at if their
+    type does not say which one is white."""
     if dtype.kind == "b":
         return 0.0, 255.0
     if dtype == np.uint16:
@@ -247,7 +248,7 @@ def _scale(bands: Iterator[_Array], dtype: np.dtype[Any]) -> tuple[float, float]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     if low > high:
-        raise InvalidRequest("image: expected finite pixels, found NaN or infinity alone")
+        raise InvalidRequest("image: expected finite pixels, found only NaN or infinity")
     slack = _SLACK if dtype.kind == "f" else 0.0
     scales = (1.0, 255.0) if dtype.kind == "f" else (255.0, 65535.0)
     for white in scales:
@@ -257,7 +258,7 @@ def _scale(bands: Iterator[_Array], dtype: np.dtype[Any]) -> tuple[float, float]
 
 
 def _as_bytes(pixels: _Array, low: float, factor: float) -> _Array:
-    """uint8: NaN is black, what is beyond the range is at its end."""
+    """uint8: NaN becomes black, and what is beyond the range its nearest end."""
     values = (pixels.astype(np.float64) - low) * factor
     values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
     found: _Array = np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The Llama 3 chat layout: messages to the ids of a prompt."""
+"""The Llama 3 chat layout, from messages to the ids of a prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_SYSTEM = (
 
 @dataclass(frozen=True)
 class Turn:
-    """One message as it is laid out: its images come first, then its pieces, joined as they are."""
+    """One message as it is laid out: its images first, then its pieces, joined with nothing in between."""
 
     role: str
     pieces: tuple[str | tuple[int, ...], ...]
@@ -37,8 +37,8 @@ class Turn:
 
 
 class ChatLayout:
-    """Begin of text; for each message `<|start_header_id|>ROLE<|end_header_id|>\\n\\nCONTENT<|eot_id|>`;
-    an open assistant header. Content is not trimmed; an image is followed by a newline."""
+    """Begin-of-text, then `<|start_header_id|>ROLE<|end_header_id|>\\n\\nCONTENT<|eot_id|>` for each message,
+    then an open assistant header. Content is not trimmed; an image is followed by a newline."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
         """`CheckpointError` if the tokenizer has no tokens for the headers."""
@@ -52,7 +52,7 @@ class ChatLayout:
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """Ids of a whole prompt, with `IMAGE_ID` at each image.
 
-        `InvalidRequest`, with its place, if a text is none (see `Tokenizer.encode`).
+        `InvalidRequest`, with its place, if a part is not text (see `Tokenizer.encode`).
         """
         ids = [self._bos]
         for turn in turns:
@@ -65,7 +65,7 @@ class ChatLayout:
         return [self._eot, *self._header("assistant"), *self._tokenizer.encode("\n\n")]
 
     def speaking_ids(self, opening: Sequence[Turn]) -> list[int]:
-        """The prompt that speech starts from where the input is text: the system message, if `opening`
+        """The prompt that speech starts from when the input is text: the system message, if `opening`
         has one, and a user turn of one space."""
         return self.prompt_ids([*opening, Turn("user", (" ",))])
 
@@ -74,8 +74,8 @@ class ChatLayout:
 
     def _content(self, turn: Turn) -> list[int]:
         ids: list[int] = []
-        # Text between two images, units or ends of the message is tokenized in one piece, for merges
-        # reach across the parts, and to the header's newlines.
+        # Text between two images, units or ends of the message is tokenized in one piece, since merges
+        # reach across parts and into the header's newlines.
         text = ["\n\n"]
         for _ in range(turn.num_images):
             ids += [*self._tokenizer.encode("".join(text)), IMAGE_ID]

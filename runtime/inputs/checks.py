@@ -1,4 +1,4 @@
-"""Whether plain messages make a conversation: what can be found wrong with it without reading a file."""
+"""Whether plain messages form a conversation: everything that can be checked without reading a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PlacedPart:
 
 @dataclass(frozen=True)
 class CheckedMessage:
-    """A message of known role and parts."""
+    """A message whose role and parts have been checked."""
 
     where: str
     role: str
@@ -33,7 +33,7 @@ class CheckedMessage:
 
 @contextmanager
 def at(where: str) -> Iterator[None]:
-    """Say in front of an `InvalidRequest` from inside where in the request it is."""
+    """Prefix an `InvalidRequest` from inside with its place in the request."""
     try:
         yield
     except InvalidRequest as error:
@@ -43,8 +43,8 @@ def at(where: str) -> Iterator[None]:
 def check_request(request: Request, *, is_growing: bool = False) -> list[CheckedMessage]:
     """The messages of a plain request, of which at most the first is a system message.
 
-    is_growing: the last message is still being spoken; its last part is `Units`, perhaps none yet.
-    `InvalidRequest` if they make no conversation, hold what they cannot, or hold nothing.
+    is_growing: the last message is still being spoken; its last part is `Units`, possibly empty.
+    `InvalidRequest` if they do not form a conversation, or if one holds nothing or what it must not hold.
     """
     if request.messages is None:
         messages = [_checked("content", "user", cast(Content, request.content))]
@@ -73,14 +73,14 @@ def _checked(where: str, role: str, content: Content) -> CheckedMessage:
         parts = tuple(PlacedPart(f"{where}[{i}]", part) for i, part in enumerate(content))
     else:
         parts = (PlacedPart(where, cast(Part, content)),)
-    # An empty system message is how a conversation says that it wants none.
+    # An empty system message is how a conversation asks to have none.
     if role != "system" and all(placed.part == "" for placed in parts):
         raise InvalidRequest(f"{where}: expected content, got nothing or only empty text")
     return CheckedMessage(where, role, parts)
 
 
 def _check_speech(parts: Sequence[PlacedPart], *, is_growing: bool) -> None:
-    """`InvalidRequest` for speech of no units, but where it is yet to come."""
+    """`InvalidRequest` for speech without units, unless it is still to come."""
     if is_growing:
         *parts, last = parts
         if not isinstance(last.part, Units):

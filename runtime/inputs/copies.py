@@ -1,7 +1,7 @@
-"""A request as a client gave it, to one that is made of plain values.
+"""Copies a request as a client gave it into one made of plain values.
 
-What a client gives may be changed by it later, or be of a class with code of its own: of what is copied here
-neither is true, but for the sources of pictures and speech, which are read where they are prepared.
+A client may change later what it gave, or give objects of classes with code of their own. Neither is true of
+the copies made here, except for the sources of pictures and speech, which are read when they are prepared.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from antiphon.types import MODALITIES, ROLES, Image, Message, Part, Request, Sam
 __all__ = ["is_plain", "plain_options", "plain_params", "plain_request", "plain_samples", "plain_units"]
 
 MAX_NAME_CHARS = 1000
-"""Of ids and voices."""
+"""Limit for ids and names of voices."""
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 64
-"""Samples are counted up to this rate and this number of channels. The reader knows the real bounds, but
+"""Samples are counted for up to this rate and this number of channels. The reader knows the real bounds, but
 asking it here would load the sound libraries in a caller's event loop."""
 MAX_LOOKED_AT = 4096
-"""Items of a list whose types `is_plain` sees: longer ones are most likely refused by their length."""
+"""How many items of a list `is_plain` looks at: longer lists are most likely refused for their length."""
 _PARTS: dict[str, tuple[type, ...]] = {
     "system": (str,),
     "user": (str, Image, Speech, Units),
@@ -41,7 +41,7 @@ _PLAIN_LISTS = (list, tuple, range, np.ndarray)
 
 
 def plain_options(request: object) -> Request:
-    """A request without its content; `InvalidRequest` for an option that is not what it must be."""
+    """A copy of a request without its content; `InvalidRequest` for an invalid option."""
     if not issubclass(type(request), Request):
         raise InvalidRequest(f"request: expected a Request, got {kind(request)}")
     with reading("request"):
@@ -60,7 +60,7 @@ def plain_options(request: object) -> Request:
 
 
 def plain_params(params: object) -> SamplingParams | None:
-    """Sampling parameters, checked once more; None stays None."""
+    """A copy of sampling parameters, checked again; None stays None."""
     if params is None:
         return None
     if not issubclass(type(params), SamplingParams):
@@ -70,8 +70,8 @@ def plain_params(params: object) -> SamplingParams | None:
 
 
 def plain_request(request: object, limits: InputLimits, max_units: int) -> Request:
-    """The whole request; `InvalidRequest` for an option or a part that is not what it must be, and for more
-    of anything than the limits allow, which is counted before it is read."""
+    """A copy of the whole request; `InvalidRequest` for an invalid option or part, and for more of anything
+    than the limits allow. Everything is counted before it is read."""
     options = plain_options(request)
     assert isinstance(request, Request)
     with reading("request"):
@@ -89,14 +89,14 @@ def plain_request(request: object, limits: InputLimits, max_units: int) -> Reque
 
 
 def plain_units(where: str, units: object, max_units: int) -> tuple[int, ...]:
-    """Unit numbers as int, whatever kind of integers they come as: a list or another sequence of them, or a
+    """Unit numbers as int, from any kind of integers: a list or another sequence of them, or a
     one-dimensional array or tensor."""
     expected = "units as a list of unit numbers"
     array = _array(where, units)
     if array is not None:
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise InvalidRequest(f"{where}: expected {expected}, got {shown(array)}")
-        # Counted before it is read: a view may have more numbers than memory holds.
+        # Counted before they are read: a view may have more numbers than fit into memory.
         numbers: Sequence[Any] = array.tolist() if len(array) <= max_units else range(len(array))
     else:
         numbers = units  # type: ignore[assignment]
@@ -107,8 +107,8 @@ def plain_units(where: str, units: object, max_units: int) -> tuple[int, ...]:
 
 
 def plain_samples(where: str, samples: Any, limits: InputLimits) -> Any:
-    """Samples of speech, counted, and not looked at. A view of an array may be longer than memory, and so may
-    a list that holds ranges; another sequence is read to the end of the limits."""
+    """Samples of speech, counted but not looked at. A view of an array may be larger than memory, and so may
+    a list that holds ranges; any other sequence is read only as far as the limits allow."""
     most = int(limits.max_audio_s * MAX_RATE_HZ)
     if issubclass(type(samples), (np.ndarray, Tensor)):
         with reading(where):
@@ -134,7 +134,7 @@ def plain_samples(where: str, samples: Any, limits: InputLimits) -> Any:
 
 
 def _sound(where: str, source: Any, limits: InputLimits) -> Any:
-    """What of a recording's source is counted before it is read."""
+    """A recording's source, its samples counted before they are read."""
     if not issubclass(type(source), tuple) or tuple.__len__(source) != 2:
         return source
     samples, rate_hz = tuple.__iter__(source)
@@ -147,7 +147,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether nothing of a client's code is run when this request, these parameters or units are copied."""
+    """Whether copying this request, these parameters or these units runs no code of a client's."""
     exact = type(value)
     if exact is Request:
         return all(map(is_plain, _inside(value)))
@@ -155,7 +155,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _inside(request: Request) -> Iterator[object]:
-    """What of a request is walked to copy it, or is asked for its fields."""
+    """The parts of a request that are iterated over to copy it, or asked for their fields."""
     yield from (request.modalities, request.sampling_params, request.messages)
     contents = [request.content]
     for message in _first(request.messages):
@@ -218,7 +218,7 @@ def _message(where: str, message: object, budget: _Budget) -> Message:
 
 
 def _content(where: str, role: str, content: object, budget: _Budget) -> Any:
-    """A part, or the list of them."""
+    """A part, or a list of parts."""
     exact = type(content)
     if not _is_sequence(content) or exact is range:
         budget.parts -= 1
@@ -267,7 +267,7 @@ def _unit(where: str, unit: object) -> int:
 
 
 def _array(where: str, units: object) -> np.ndarray[Any, Any] | None:
-    """Units that are an array or a tensor, as an array; None if they are neither."""
+    """Units given as an array or a tensor, as an array; None for anything else."""
     is_tensor = issubclass(type(units), Tensor)
     if not is_tensor and not issubclass(type(units), np.ndarray):
         return None

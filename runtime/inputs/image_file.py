@@ -1,4 +1,4 @@
-"""The bytes of a picture's file, looked at before anything is decoded."""
+"""The bytes of an image file, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from antiphon.plain import told
 
 __all__ = ["check_num_bytes", "check_size", "open_file"]
 
-# What decoders are tried. PIL knows many more, among them ones that start other programs.
+# The decoders that are tried. PIL has many more, some of which start other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 _NAMES = "PNG, JPEG, WebP, AVIF, HEIC, GIF, BMP, TIFF, PPM or JPEG 2000"
 # The longest side that a JPEG can have. Resampling takes memory in proportion to a side, so pictures one
 # pixel high must not have as many columns as their number of pixels would allow.
 _MAX_SIDE = 65_535
 _BYTES_PER_PIXEL = 10
-"""That a picture may take while it is decoded, for each of max_image_pixels."""
+"""Memory that decoding a picture may take, for each of max_image_pixels."""
 _ALWAYS_BYTES = 2**24
-"""That it may take however few these are."""
+"""Memory that decoding may always take, however small that limit is."""
 _DECODER_BYTES = {"WEBP": 18, "AVIF": 13}
-"""Bytes for each pixel that decoders take which keep several copies of a picture (measured)."""
+"""Bytes per pixel, for decoders that keep several copies of a picture (measured)."""
 _SAMPLE_BYTES = 5.5
 _TILE_BYTES = 10_240
-"""That OpenJPEG takes for each sample of the tile it is at (measured), and for each tile and component."""
+"""Bytes that OpenJPEG takes per sample of the current tile (measured), and per tile and component."""
 _MAX_BOXES = 10_000
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
 def open_file(data: bytes, limits: InputLimits) -> PilImage.Image:
-    """The picture in the bytes of a file, not decoded yet; `InvalidRequest` if it is none, or too large."""
+    """The picture in a file's bytes, not decoded yet; `InvalidRequest` if there is none or it is too big."""
     if not data:
         raise InvalidRequest("image: expected the bytes of an image file, found none")
     check_num_bytes(len(data), limits)
@@ -69,7 +69,7 @@ def check_num_bytes(num_bytes: int, limits: InputLimits) -> None:
 
 
 def check_size(size: tuple[int, int], limits: InputLimits) -> None:
-    """`InvalidRequest` if (width, height) are no pixels, or too many."""
+    """`InvalidRequest` if (width, height) has no pixels, or too many."""
     width, height = size
     if width <= 0 or height <= 0:
         raise InvalidRequest(f"image: expected at least one pixel, found {width} x {height}")
@@ -104,7 +104,7 @@ def _opener(data: bytes) -> Callable[[io.BytesIO], PilImage.Image]:
 
 
 def _brands(data: bytes) -> set[bytes]:
-    """What an ISO media file says it is: the brands of its first box; empty for other files."""
+    """The types that an ISO media file claims: the brands of its first box; empty for other files."""
     if data[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(data[:4], "big"), 1024)
@@ -112,12 +112,12 @@ def _brands(data: bytes) -> set[bytes]:
 
 
 def _decoder_bytes(image: PilImage.Image, data: bytes) -> int:
-    """About what it takes to decode a picture, where that is much more than the picture."""
+    """About how many bytes it takes to decode a picture; some formats take much more than the picture."""
     num_pixels = image.width * image.height
     if image.format == "JPEG2000":
         return 4 * num_pixels + _openjpeg_bytes(data)
     if image.format == "TIFF":
-        # A tile is decoded whole, however little of it is picture.
+        # A tile is decoded whole, however little of it shows the picture.
         tags = getattr(image, "tag_v2", {})
         width, height = int(tags.get(322, 0)), int(tags.get(323, 0))
         return 4 * (num_pixels + width * height)
@@ -125,8 +125,8 @@ def _decoder_bytes(image: PilImage.Image, data: bytes) -> int:
 
 
 def _openjpeg_bytes(data: bytes) -> int:
-    """What OpenJPEG takes beside the picture to decode a file. The boxes around a codestream may give another
-    size than the codestream itself, which is what is decoded."""
+    """What OpenJPEG takes, in addition to the picture, to decode a file. The boxes around a codestream may
+    state another size than the codestream itself, which is what is decoded."""
     start = _codestream(data)
     if data[start : start + 4] != b"\xff\x4f\xff\x51" or len(data) < start + 42:
         raise OSError("it has no JPEG 2000 codestream")
@@ -142,7 +142,7 @@ def _openjpeg_bytes(data: bytes) -> int:
 
 
 def _codestream(data: bytes) -> int:
-    """Where a JPEG 2000 file's codestream begins: at once, or in a box of its own."""
+    """Where a JPEG 2000 file's codestream begins: at the start, or in a box of its own."""
     start = 0
     for _ in range(_MAX_BOXES):
         size, name = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]

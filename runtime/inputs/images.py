@@ -1,4 +1,4 @@
-"""Pictures in every form that a request may bring them in, to tiles."""
+"""Pictures to tiles, in every form that a request may contain."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def prepare_image(source: Any, tiler: Tiler, limits: InputLimits, *, exact: bool
 
 
 def open_image(source: Any, limits: InputLimits, *, exact: bool = False) -> PilImage.Image:
-    """Read a picture as RGB, whatever it is: see `antiphon.Image`, which says what becomes of it.
+    """Read a picture of any kind as RGB; `antiphon.Image` says how.
 
-    The size is looked at before anything is decoded or copied. `InvalidRequest` if it is over the limits, or
-    if there is no picture in it.
+    The size is checked before anything is decoded or copied. `InvalidRequest` if the source is over the
+    limits, or if it holds no picture.
     """
     image = _opened(source, limits, exact=exact)
     try:
@@ -102,7 +102,7 @@ def _file_bytes(source: str | os.PathLike[str], limits: InputLimits) -> bytes:
 def _data_url_bytes(url: str, limits: InputLimits) -> bytes:
     header, comma, payload = url[:MAX_URL_HEADER_CHARS].partition(",")
     if not comma or not header.lower().endswith(";base64"):
-        raise InvalidRequest("image: expected a data: URL of the form data:image/png;base64,..., got another")
+        raise InvalidRequest("image: expected a data: URL like data:image/png;base64,..., got another kind")
     check_num_bytes((len(url) - len(header) - 1) // 4 * 3 - 2, limits)
     payload = url[len(header) + 1 :]
     try:
@@ -123,7 +123,7 @@ def _from_array(given: Any, limits: InputLimits, *, exact: bool) -> PilImage.Ima
             "image: expected an array of shape (height, width), (height, width, 1), (height, width, 3) or "
             f"(height, width, 4), got {str(shape)[:100]}"
         )
-    # By its shape: a view may have more pixels than memory holds.
+    # Checked by its shape: a view may have more pixels than fit into memory.
     check_size((shape[1], shape[0]), limits)
     if is_tensor:
         given = given.detach().cpu()

@@ -1,4 +1,4 @@
-"""Requests to prompts: what a user may get wrong about the input is found here."""
+"""Requests to prompts. Whatever a user may get wrong about the input is found here."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MAX_LISTED_VOICES = 20
 
 
 class SpeechTokenizer(Protocol):
-    """What is needed of a codec here."""
+    """What the processor needs from a codec."""
 
     @property
     def voices(self) -> Sequence[str]:
-        """The names of the voices that it speaks with."""
+        """The names of its voices."""
         ...
 
     def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
@@ -53,7 +53,7 @@ class Recording:
 
     @property
     def num_units(self) -> int:
-        """As many at least as a tokenizer will find."""
+        """The least number of units that a tokenizer will find."""
         return max(1, int(self.seconds * UNITS_PER_S))
 
     @property
@@ -64,10 +64,10 @@ class Recording:
 
 
 class InputProcessor:
-    """Makes prompts of requests.
+    """Turns requests into prompts.
 
-    Every fault of a request is an `InvalidRequest` that begins with its place, such as
-    `messages[1].content[0]`. Its form is checked before any file is read.
+    Every fault in a request is an `InvalidRequest` that begins with its place, such as
+    `messages[1].content[0]`. A request's form is checked before any file is read.
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class InputProcessor:
         *,
         max_model_len: int | None = None,
     ) -> None:
-        """`codec` None: speech comes as units only. max_model_len: positions of the longest sequence; None:
-        no limit. `CheckpointError` if the tokenizer does not fit the config, or a setting of
-        the config is not known."""
+        """codec: None if speech comes only as units. max_model_len: positions of the longest sequence; None:
+        no limit. `CheckpointError` if the tokenizer does not fit the config, or if a setting in the config
+        is unknown."""
         if tokenizer.max_text_id >= config.text_vocab_size:
             raise CheckpointError(
                 f"tokenizer.json: expected ids of text below text_vocab_size {config.text_vocab_size}, "
@@ -96,11 +96,11 @@ class InputProcessor:
         self._tiler = Tiler(config) if config.vision is not None else None
 
     def plain(self, request: Request) -> Request:
-        """A copy of the request that is made of plain values alone, see `antiphon.inputs.copies`."""
+        """A copy of the request, made of plain values only; see `antiphon.inputs.copies`."""
         return plain_request(request, self._limits, self._config.max_position_embeddings)
 
     def units(self, units: Sequence[int]) -> tuple[int, ...]:
-        """Units as plain values; `InvalidRequest` for too many of them, or for what is not a unit."""
+        """Units as plain values; `InvalidRequest` for too many of them, or for numbers that are not units."""
         numbers = plain_units("units", units, self._config.max_position_embeddings)
         self._check_units("units", numbers)
         return numbers
@@ -124,7 +124,7 @@ class InputProcessor:
         )
 
     def process_growing(self, request: Request) -> GrowingPrompt:
-        """The prompt of a request whose last part, `Units`, is what was heard so far of its last message."""
+        """The prompt of a request whose last part, `Units`, is what has been heard of its last message."""
         request = self.plain(request)
         messages = check_request(request, is_growing=True)
         images, recordings = self._read(request, messages)
@@ -144,14 +144,14 @@ class InputProcessor:
         )
 
     def with_speech(self, prompt: GrowingPrompt, units: Sequence[int]) -> GrowingPrompt:
-        """A growing prompt with these units as all that was heard so far; `InvalidRequest` if they are not
+        """A growing prompt with these units as all that has been heard; `InvalidRequest` if they are not
         units."""
         return prompt.with_units(self.units(units))
 
     def _read(
         self, request: Request, messages: Sequence[CheckedMessage]
     ) -> tuple[tuple[PreparedImage, ...], dict[str, Recording]]:
-        """The pictures and, by their places, the recordings: no more of them than there is room for."""
+        """The pictures and, by their places, the recordings; refuses more than there is room for."""
         self._check_supported(request, messages)
         recordings: dict[str, Recording] = {}
         seconds = 0.0
@@ -173,7 +173,7 @@ class InputProcessor:
         max_model_len: int,
     ) -> None:
         """`InvalidRequest` for more speech than the longest sequence holds, before any of it is tokenized:
-        how many units there will be at least follows from its length."""
+        its length gives the least number of units that it can have."""
         lengths = {
             placed.where: recordings[placed.where].num_units
             if isinstance(placed.part, Speech)
@@ -182,7 +182,7 @@ class InputProcessor:
             for placed in message.parts
             if isinstance(placed.part, (Speech, Units))
         }
-        # Laid out with a unit for each recording: all else is as long as it will be.
+        # Laid out with one unit for each recording; everything else has its final length.
         openings, turns = self._turns(request, messages, dict.fromkeys(recordings, (0,)))
         ids = self._layout.prompt_ids([*openings, *turns])
         others = len(ids) - len(images) + sum(image.num_positions for image in images)
@@ -204,7 +204,7 @@ class InputProcessor:
         messages: Sequence[CheckedMessage],
         units: Mapping[str, tuple[int, ...]],
     ) -> tuple[list[Turn], list[Turn]]:
-        """The system message, if there is one, and the others. units: those of the recordings."""
+        """The system message, if there is one, and the other messages. units: those of the recordings."""
         if messages[0].role == "system":
             opening, messages = self._turn(messages[0], units), messages[1:]
         else:
@@ -214,7 +214,7 @@ class InputProcessor:
         return [opening] if any(opening.pieces) else [], [self._turn(message, units) for message in messages]
 
     def _check_supported(self, request: Request, messages: Sequence[CheckedMessage]) -> None:
-        """`InvalidRequest` for what other checkpoints or codecs could serve, but not these."""
+        """`InvalidRequest` for what other checkpoints or codecs could serve, but these cannot."""
         voices = None if self._codec is None else self._codec.voices
         if voices is not None and request.voice is not None and request.voice not in voices:
             raise InvalidRequest(
@@ -250,14 +250,14 @@ class InputProcessor:
         return Turn(message.role, tuple(pieces), len(message.parts) - len(pieces), message.where)
 
     def _recording(self, where: str, speech: Speech, before_s: float) -> Recording:
-        # Sound libraries are loaded by the first request that brings sound.
+        # The first request that brings sound loads the sound libraries.
         from antiphon.sound.reading import read_audio
 
         with at(where), reading("audio"):
             return Recording(*read_audio(speech.source, self._limits, before_s=before_s))
 
     def _tokenize_all(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
-        """The units of each."""
+        """The units of each recording."""
         return {where: self._tokenize(where, recording) for where, recording in recordings.items()}
 
     def _tokenize(self, where: str, recording: Recording) -> tuple[int, ...]:
@@ -270,7 +270,7 @@ class InputProcessor:
         return tuple(units)
 
     def _has_no_speech(self, messages: Sequence[CheckedMessage], recordings: Mapping[str, Recording]) -> bool:
-        """Whether all that the last message with speech brings of it is silence or noise."""
+        """Whether all the speech in the last message that holds any is silence or noise."""
         for message in reversed(messages):
             spoken = [placed for placed in message.parts if isinstance(placed.part, (Speech, Units))]
             if spoken:

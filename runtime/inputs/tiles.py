@@ -24,15 +24,15 @@ _MEAN = int(0.5 * 255)
 _PAD_COLOUR = (_MEAN, _MEAN, _MEAN)
 """The mean colour of SigLIP's preprocessing."""
 _SHRINK_ABOVE = 1.1
-"""Features are shrunk if there are too many by more than this factor a side."""
+"""Features are shrunk if there are too many of them by more than this factor per side."""
 
 
 class Tiler:
     """Cuts pictures as a checkpoint's config says; `CheckpointError` names a setting it does not know.
 
     `image_aspect_ratio` "pad": one tile, the picture on a square of the mean colour. "anyres": the
-    whole picture and a grid of tiles, one of `image_grid_pinpoints`. "anyres_max_N": so too, with the
-    features shrunk to about N tiles' worth where there are more. `mm_patch_merge_type` "flat" keeps all
+    whole picture and a grid of tiles, one of `image_grid_pinpoints`. "anyres_max_N": the same, with the
+    features shrunk to about N tiles' worth if there are more. `mm_patch_merge_type` "flat" keeps all
     features, "spatial_unpad" those of the picture without its padding.
     """
 
@@ -80,7 +80,7 @@ class Tiler:
         return np.ascontiguousarray(np.concatenate([whole, parts]))
 
     def _grid(self, width: int, height: int) -> tuple[int, int]:
-        """(rows, columns) of the grid that shows most of the picture; on a tie, with the least waste."""
+        """(rows, columns) of the grid that shows most of the picture; on a tie, of the least wasteful one."""
 
         def merit(resolution: tuple[int, int]) -> tuple[int, int]:
             scale = min(resolution[0] / width, resolution[1] / height)
@@ -91,7 +91,7 @@ class Tiler:
         return rows // self.tile_size, columns // self.tile_size
 
     def _shrunk(self, rows: int, columns: int) -> tuple[int, int] | None:
-        """The size that a map of features is shrunk to, None if it stays."""
+        """The size that a map of features is shrunk to; None if it keeps its size."""
         if self._max_tiles is None:
             return None
         times = math.sqrt(rows * columns / (self._max_tiles * self.side**2))
@@ -101,7 +101,7 @@ class Tiler:
 
 
 def _resolutions(pinpoints: str | tuple[tuple[int, int], ...], tile_size: int) -> list[tuple[int, int]]:
-    """The (width, height) that a grid may have, in pixels, in the order of preference."""
+    """The (width, height) that a grid may have, in pixels, in order of preference."""
     expected = f"(WxH) pairs of tiles, or a list of [width, height] in multiples of {tile_size} pixels"
     if isinstance(pinpoints, str):
         grids = [(int(wide), int(high)) for wide, high in re.findall(r"\((\d+)x(\d+)\)", pinpoints)]
@@ -137,7 +137,7 @@ def _centred(image: PilImage.Image, size: tuple[int, int], colour: tuple[int, in
 
 
 def _unpadded(width: int, height: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and end of the rows and of the columns of a map that show the picture and no padding."""
+    """(first, end) of the rows and of the columns of a map that show the picture and not padding."""
     if width / height > columns / rows:
         padding = (rows - int(height * (columns / width))) // 2
         return (padding, rows - padding), (0, columns)

@@ -1,4 +1,4 @@
-"""One at a time for things that several requests share."""
+"""Lets requests take turns with the objects that they share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Locks by object: those who use the same one take turns, others do not wait for them.
+    """One lock per object: threads that use the same object take turns, others do not wait for them.
 
-    A picture that PIL has opened, but not read, may be part of many requests; read in two threads at once,
-    its file gives each of them parts.
+    A picture that PIL has opened but not read may be part of many requests; if two threads read it at once,
+    each of them gets only parts of its file.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._turns: dict[int, tuple[threading.Lock, int]] = {}
-        """The lock of an object and how many hold it or wait for it, by the object's address. Each of them
-        keeps the object, so the address is of no other."""
+        """By an object's address, its lock and the number of threads that hold it or wait for it. Each of
+        them keeps the object alive, so no other object has that address."""
 
     @contextmanager
     def of(self, shared: object) -> Iterator[None]:

@@ -19,7 +19,7 @@ __all__ = ["attention_batch", "prompt_keys", "to_device"]
 
 
 def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
-    """The chunks' positions, one sequence after the other, with slots of each one's track."""
+    """The chunks' positions, one sequence after the other, with the slots of each chunk's track."""
     if all(len(chunk) == 1 for chunk in chunks):
         return _decode_batch(chunks, tracks, device)
     block_size = tracks[0].block_size
@@ -43,7 +43,7 @@ def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: to
 def prompt_keys(
     table: NDArray[np.int32], lengths: list[int], ends: list[int], block_size: int, device: torch.device
 ) -> PromptKeys:
-    """Where all keys up to each sequence's end lie. lengths: of the queries, which are the last of these"""
+    """Where all keys up to each sequence's end lie. lengths: numbers of queries, at each sequence's end."""
     positions = np.concatenate([np.arange(end) for end in ends])
     blocks = table[np.repeat(np.arange(len(ends)), ends), positions // block_size].astype(np.int64)
     return PromptKeys(
@@ -55,7 +55,7 @@ def prompt_keys(
 
 
 def _decode_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
-    """One position of each. Between two such steps every microsecond counts, and lists beat arrays."""
+    """One position of each chunk. Between such steps every microsecond counts, and lists beat arrays."""
     block_size = tracks[0].block_size
     positions = [chunk.start for chunk in chunks]
     slots = [
@@ -77,7 +77,7 @@ def _decode_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torc
 def joined_batch(
     positions: list[int], slots: list[int], ends: list[int], table: list[list[int]], device: torch.device
 ) -> AttentionBatch:
-    """`_decode_batch` by one copy to the device: next to a graph, each further one would be felt."""
+    """`_decode_batch` with a single copy to the device: beside a graph, any other would be noticeable."""
     count = len(positions)
     flat = positions + slots + ends + list(itertools.chain.from_iterable(table))
     numbers = torch.tensor(flat, dtype=torch.int32, pin_memory=device.type == "cuda")
@@ -93,7 +93,7 @@ def joined_batch(
 
 
 def _block_table(tracks: Sequence[Track]) -> list[list[int]]:
-    """All as wide as the widest."""
+    """The tracks' block tables, padded to the widest."""
     widest = max(len(track.block_table) for track in tracks)
     return [track.block_table + [0] * (widest - len(track.block_table)) for track in tracks]
 

@@ -19,7 +19,7 @@ CPU_MEMORY_SHARE = 0.25
 
 
 class PagedKVCache:
-    """`text[i]` and `speech[i]` are the keys and values of a layer of that track.
+    """`text[i]` and `speech[i]` are the keys and values of layer i of that track.
 
     A block that a track owns is laid out (layers, keys/values, positions, kv heads, head_dim), so a
     layer's view is strided: (num_blocks, block_size, num_kv_heads, head_dim).
@@ -27,7 +27,7 @@ class PagedKVCache:
 
     def __init__(self, config: CacheConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.config = config
-        # not cleared: what is not written is not read, and memory that is not touched is not taken
+        # Not cleared: nothing is read before it is written, and untouched memory is not allocated.
         try:
             self.storage = torch.empty(config.num_blocks, config.block_numel, dtype=dtype, device=device)
         except (RuntimeError, MemoryError) as error:
@@ -47,10 +47,10 @@ class PagedKVCache:
 def cache_config(
     model: ModelConfig, engine: EngineConfig, dtype: torch.dtype, device: torch.device
 ) -> CacheConfig:
-    """As many blocks as `kv_cache_bytes` holds.
+    """A cache of the number of blocks that fit into `kv_cache_bytes`.
 
-    Where it is None: on a GPU what `gpu_memory_utilization` leaves after what is in use, on a CPU a
-    quarter of the free memory, but no more than 1 GiB. In no case more than all requests can use.
+    If it is None: on a GPU, the part of `gpu_memory_utilization` that is not in use yet; on a CPU, a
+    quarter of the free memory, but no more than 1 GiB. Never more than all requests can use.
     """
     one = CacheConfig(
         num_blocks=1,

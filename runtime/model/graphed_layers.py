@@ -1,9 +1,9 @@
-"""A stack of layers recorded for decoding, at a few numbers of requests.
+"""A stack of layers recorded for decoding, for a few batch sizes.
 
-A decode step of 32 layers is some 300 kernels of microseconds each: at few requests a GPU waits for the
-processor that launches them. Recorded (see `cuda_graph.py`) they are launched at once. A recording has
-one size, so a batch is padded to the next one of a ladder with rows of no request: they have no keys and
-write none.
+A decode step of 32 layers is some 300 kernels of microseconds each: with few requests, a GPU waits for the
+processor that launches them. Recorded (see `cuda_graph.py`), they are launched at once. A recording has one
+size, so a batch is padded to the next recorded size with rows that belong to no request: they have no keys
+and write none.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NO_SLOT = -1
 
 
 def decode_sizes(max_num_seqs: int) -> list[int]:
-    """Numbers of requests that are recorded: 1, 2, 4, then every 8 up to 256, then every 32."""
+    """Batch sizes that are recorded: 1, 2, 4, then every 8 up to 256, then every 32."""
     sizes = [1, 2, 4, *range(8, 257, 8), *range(288, max_num_seqs + 32, 32)]
     return [size for size in sizes if size < max_num_seqs] + [max_num_seqs]
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Where one size reads its inputs, and what repeats it."""
+    """Where a recording of one size reads its inputs, and what replays it."""
 
     x: Tensor
     batch: AttentionBatch
@@ -42,8 +42,8 @@ class Recording:
 
 
 class GraphedLayers:
-    """Any `DecoderLayers`, called the same way: batches of one position for each sequence are replayed, all
-    others run as they do without. Rows come out as they would."""
+    """Wraps any `DecoderLayers`, and is called the same way: batches of one position per sequence are
+    replayed, all others run as usual. The rows are the same as without it."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class GraphedLayers:
         fusion_cache: Tensor | None,
         capture: Capture,
     ) -> None:
-        """Records every size, the largest first, so that the others find room in its memory.
+        """Records every size, the largest first, so that the others fit into its memory.
 
-        sizes: rising. max_blocks: of a sequence. fusion_cache: (rows, window, layers, 2, heads * head_dim),
-        for stacks that are called with fusion.
+        sizes: ascending. max_blocks: the most that a sequence has. fusion_cache: (rows, window, layers, 2,
+        heads * head_dim), for stacks that are called with fusion.
         """
         self.layers = layers
         self._sizes = list(sizes)
@@ -96,7 +96,7 @@ class GraphedLayers:
 
 
 def _empty_batch(size: int, max_blocks: int, device: torch.device) -> AttentionBatch:
-    """Of rows that stand nowhere."""
+    """A batch of rows without a slot or keys."""
 
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(*shape, dtype=torch.int32, device=device)
@@ -111,7 +111,7 @@ def _empty_batch(size: int, max_blocks: int, device: torch.device) -> AttentionB
 
 
 def _empty_fusion(size: int, cache: Tensor) -> FusionBatch:
-    """Every row may receive fusion; one with an empty window gets nothing."""
+    """A batch in which every row may receive fusion; a row with an empty window gets nothing."""
     zeros = torch.zeros(size, dtype=torch.int32, device=cache.device)
     return FusionBatch(
         tokens=torch.arange(size, device=cache.device),
@@ -134,7 +134,7 @@ def _fill(recording: Recording, x: Tensor, batch: AttentionBatch, fusion: Fusion
         own.slot_mapping[count:] = NO_SLOT
         own.context_lens[count:] = 0
     if recording.fusion is None:
-        assert fusion is None, "a stack that was recorded without fusion is called without"
+        assert fusion is None, "a stack that was recorded without fusion is called without it"
         return
     windows = recording.fusion
     windows.num_valid.zero_()

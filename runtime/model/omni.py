@@ -1,4 +1,4 @@
-"""The three stacks and their tables, as callables on ragged batches. No request is known here."""
+"""The three stacks and their tables, as callables on ragged batches. Nothing here knows about requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OmniModel:
     """Bottom layers hear, the LLM thinks, top layers speak (arXiv 2506.13642, figure 2).
 
     Takes over `weights`: matrices are repacked one by one for the backend that multiplies with them,
-    and each original is dropped before the next, so that nothing is held twice.
+    and each original is dropped before the next, so that no two copies of all are held.
     """
 
     def __init__(self, weights: OmniWeights, config: ModelConfig, max_positions: int) -> None:
@@ -103,8 +103,8 @@ class OmniModel:
         max_num_seqs: int,
         max_positions: int,
     ) -> None:
-        """From here on decode steps of the stacks are replayed. text, speech: the caches that every call will
-        be given; fusion_cache: that of every `FusionBatch`."""
+        """Record the stacks, so that from now on decode steps are replayed. text, speech: the caches that
+        every call will be given; fusion_cache: that of every `FusionBatch`."""
         num_bottom = self.config.num_bottom_audio_layers
 
         def graphed(layers: DecoderLayers, caches: LayerCaches, fusion_cache: Tensor | None) -> GraphedLayers:
@@ -123,7 +123,7 @@ class OmniModel:
         self.top_layers = graphed(self.top_layers, speech[num_bottom:], fusion_cache)
 
     def num_bytes_read(self) -> dict[str, int]:
-        """Bytes of weights that one step of each part reads: the floor of decoding at one row."""
+        """Bytes of weights that one step of each part reads: the lower bound for decoding one row."""
         bottom, text, top = self._layer_bytes
         return {
             "bottom": bottom + self.ctc_head.num_bytes,
@@ -141,7 +141,7 @@ class OmniModel:
             self.config.rms_norm_eps,
         )
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
-        # batches, caches and windows are made to fit by the scheduler's plans, see `model/batch.py`
+        # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
         return decoder_layers(packed, norm, geometry, self.cos_sin, checked=False)
 
     def _take(self, name: str) -> Linear:

@@ -1,4 +1,4 @@
-"""What the bottom layers made of a prompt, until the other stacks have read it."""
+"""The bottom layers' output for a prompt, kept until the other stacks have read it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["PromptStates"]
 
 @dataclass
 class PromptStates:
-    """The bottom layers' output that other stacks have not read yet, of positions from `start`.
+    """The bottom layers' output that other stacks have not read yet, for positions from `start`.
 
-    Kept while a prompt (or, after a preemption, all that is known) is computed in chunks.
+    Kept while a prompt (or, after a preemption, everything known) is computed in chunks.
     """
 
     request: RequestState
@@ -30,7 +30,7 @@ class PromptStates:
         """Room for all known positions from `start`; `like` (..., hidden) has the dtype and the device."""
         width = like.shape[-1]
         prompt = request.num_speech_prompt - start
-        # without a text track to feed (text known already), nothing reads soft embeddings
+        # if no text track needs feeding (the text is known already), nothing reads soft embeddings
         soft = request.is_soft and request.needs_text and prompt > 0
         return cls(
             request,
@@ -40,8 +40,8 @@ class PromptStates:
         )
 
     def updated(self) -> PromptStates | None:
-        """For the prompt that the request has now: rows that are still computed, and not read; None without
-        any. `sched.speech_update` lets no stack go back behind what these hold."""
+        """The states for the prompt that the request has now: rows that are still valid and have not been
+        read; None if there are none. `sched.speech_update` lets no stack go back before what these hold."""
         request = self.request
         assert request.speech is not None
         heard, read = request.speech.num_computed, request.speech_before(request.text.num_computed)
@@ -49,7 +49,7 @@ class PromptStates:
             read = min(read, request.top_computed)
         if heard <= read:
             return None
-        assert self.soft is not None and read >= self.start, "a stack has gone back behind what is kept"
+        assert self.soft is not None and read >= self.start, "a stack has gone back before what is kept"
         states = PromptStates.of(request, read, self.hidden)
         assert states.soft is not None
         old = slice(read - self.start, heard - self.start)

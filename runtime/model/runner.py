@@ -1,4 +1,4 @@
-"""The runner: executes step plans on tensors and hands back ids and labels."""
+"""The runner: executes step plans on tensors and returns ids and labels."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 
 def _on_kernels_threads(run: Run) -> Run:
-    """Decorates a pass: beside the C++ kernels, torch has only rows to copy, and one thread does that. It may
-    be interrupted, once settings of the thread are made that have to be taken back."""
+    """Decorates a pass: beside the C++ kernels, torch only copies rows, which takes one thread. The pass may
+    be interrupted only once the thread's settings, which must be restored, have been made."""
 
     @wraps(run)
     def alone(self: Runner, plan: StackPlan) -> Any:
@@ -53,7 +53,7 @@ def _on_kernels_threads(run: Run) -> Run:
 
 
 class Runner:
-    """Owns every tensor that lives as long as a request does, by row of the request."""
+    """Owns every tensor that lives as long as a request does, by the request's row."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Runner:
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """capture: records the model's decode steps; None: they run kernel by kernel. interruptible: the
-        context in which signals' handlers may raise."""
+        context in which signal handlers may raise."""
         self.model = model
         self.cache = cache
         self.config: ModelConfig = model.config
@@ -102,7 +102,7 @@ class Runner:
 
     @torch.inference_mode()
     def update_speech(self, request: RequestState) -> None:
-        """An open request has another prompt: what was heard of it and has not been read stays."""
+        """An open request has another prompt: what was heard of it and has not been read is kept."""
         states = None if request.row is None else self._prompts.pop(request.row, None)
         if states is not None and (kept := states.updated()) is not None:
             assert request.row is not None
@@ -174,7 +174,7 @@ class Runner:
         )
 
     def _sampled_rows(self, chunks: Sequence[Chunk]) -> Tensor | None:
-        """The last row of each chunk that samples; None where that is every row."""
+        """The last row of each chunk that samples; None if that is every row."""
         if all(chunk.samples and len(chunk) == 1 for chunk in chunks):
             return None
         ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
@@ -183,8 +183,8 @@ class Runner:
     # --- between the stacks -------------------------------------------------------------------
 
     def _read_prompts(self, chunks: Sequence[Chunk], hidden: Tensor) -> list[list[int]]:
-        """Keep the states that later passes want. The vocabulary is read once for all speech that LLMs are to
-        hear, and once for the units of which only a label is wanted."""
+        """Keep the states that later passes need. The vocabulary is read once for all speech that the LLM
+        will hear, and once for the units of which only a label is needed."""
         heard: list[int] = []
         places: list[Tensor] = []  # where the soft embeddings of these rows go
         wanted: list[list[int]] = []
@@ -221,7 +221,7 @@ class Runner:
         return hidden.index_select(0, to_device(np.array(rows), self.device))
 
     def _is_unit_step(self, chunk: Chunk) -> bool:
-        """One unit that was just picked: its H goes no further than the next top pass."""
+        """Whether it is one unit that was just picked, whose H is needed only by the next top pass."""
         request = chunk.request
         assert request.row is not None
         if len(chunk) > 1 or chunk.start < request.num_speech_prompt:
@@ -248,7 +248,7 @@ class Runner:
             del self._prompts[row]
 
     def _text_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Input embeddings (tokens, hidden): of ids, of speech as it was heard, of pictures."""
+        """Input embeddings (tokens, hidden) of ids, of speech as it was heard, and of pictures."""
         ids = np.concatenate(
             [np.frombuffer(c.request.text.ids, dtype=np.int64)[c.start : c.end] for c in chunks]
         )
@@ -263,7 +263,7 @@ class Runner:
     def _fill_prompt(self, x: Tensor, chunk: Chunk) -> None:
         request = chunk.request
         first, last = request.speech_before(chunk.start), request.speech_before(chunk.end)
-        # A chunk inside a picture needs nothing that was heard: behind a cached prefix it may run before
+        # A chunk inside a picture needs nothing that was heard: after a cached prefix, it may run before
         # the bottom layers do.
         if request.is_soft and first < last:
             assert request.row is not None
@@ -278,7 +278,7 @@ class Runner:
                 x[start - chunk.start : end - chunk.start] = features[start - span.start : end - span.start]
 
     def _image(self, image: PreparedImage) -> Tensor:
-        """A picture's features (num_positions, hidden), from the last ones kept or through the tower."""
+        """A picture's features (num_positions, hidden): those kept from before, or computed by the tower."""
         features = self._images.pop(image.digest, None)
         if features is None:
             tiles = to_device(image.tiles, self.device)
@@ -304,7 +304,7 @@ class Runner:
                 parts.append(states.hidden[chunk.start - states.start : chunk.end - states.start])
         return torch.cat(parts)
 
-    # --- looking on ---------------------------------------------------------------------------
+    # --- tracing ------------------------------------------------------------------------------
 
     def _trace(self, name: str, chunks: Sequence[Chunk], rows: Tensor) -> None:
         if self.tracer is not None:

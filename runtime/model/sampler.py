@@ -18,13 +18,13 @@ __all__ = ["pick", "pick_from_head"]
 MAX_TEMPERATURE = torch.finfo(torch.float32).max
 MAX_TOP_K = torch.iinfo(torch.int32).max
 MAX_FUSED_TOP_K = 64
-"""Up to so many of the likeliest logits a head gives without the others."""
+"""The most logits that a head can compute as its largest ones, without keeping the others."""
 
 
 def pick(
     logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], positions: Sequence[int]
 ) -> list[int]:
-    """One id per row of `logits` (rows, vocab): the most likely, or sampled where temperature > 0.
+    """One id per row of `logits` (rows, vocab): the most likely, or sampled if temperature > 0.
 
     `positions`: how many ids each request has picked before.
     """
@@ -53,9 +53,9 @@ def pick_from_head(
     seeds: Sequence[int],
     positions: Sequence[int],
 ) -> list[int]:
-    """`pick` from the logits of states (rows, hidden), which are not made where their largest will do.
+    """`pick` from the logits of states (rows, hidden), which are not stored if the largest suffice.
 
-    It picks the same whichever way: of up to MAX_FUSED_TOP_K logits, sums are taken in order.
+    Both ways pick the same ids: up to MAX_FUSED_TOP_K logits are summed in order.
     """
     top_k = max((_num_likeliest(p) for p in params), default=1)
     if top_k > MAX_FUSED_TOP_K:

@@ -1,4 +1,4 @@
-"""Pictures as the LLM reads them: SigLIP tower, projector, and the merge of an image's tiles."""
+"""Pictures as the LLM reads them: SigLIP tower, projector, and the merging of an image's tiles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["image_features", "merge_features"]
 
 _TILES_PER_PASS = 8
-"""Bounds the memory of a pass: a released layer's MLP takes 6 MB a tile in 16 bits. With 729 features a
-tile the products are large enough to be bound by arithmetic from the first tile on."""
+"""Bounds the memory of a pass: the MLP of a released layer takes 6 MB per tile in 16 bits. With 729 features
+per tile, the products are large enough to be bound by arithmetic from the first tile on."""
 
 
 def image_features(weights: OmniWeights, config: ModelConfig, tiles: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _encode(tower: VisionWeights, config: VisionConfig, tiles: Tensor) -> Tensor
 
 def _encoder_layer(layer: VisionLayerWeights, config: VisionConfig, x: Tensor) -> Tensor:
     num_tiles, num_features, hidden = x.shape
-    # layer_norm computes in float32 inside, whatever the dtype; so does attention its softmax.
+    # Whatever the dtype, layer_norm computes in float32 inside, and so does attention's softmax.
     y = F.layer_norm(x, (hidden,), layer.norm1, layer.norm1_bias, config.layer_norm_eps)
     qkv = F.linear(y, layer.qkv, layer.qkv_bias)
     qkv = qkv.view(num_tiles, num_features, 3, config.num_attention_heads, config.head_dim)

@@ -1,4 +1,4 @@
-"""The fusion windows: the last few text tokens each request speaks from, as keys and values."""
+"""The fusion windows: the last few text tokens that each request speaks from, as keys and values."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["FusionWindows"]
 class FusionWindows:
     """One ring of `fusion_window` entries per running request, and spare rows for recomputation.
 
-    An entry's keys and values depend on its text token and its place alone, so they are computed
-    once, when speech first asks for it. After a preemption several positions of one request, each
-    with its own window, pass through the top layers together: those take spare rows.
+    An entry's keys and values depend only on its text token and its place, so they are computed
+    once, when speech first asks for it. After a preemption, several positions of one request, each
+    with its own window, pass through the top layers together: they take spare rows.
     """
 
     def __init__(self, model: OmniModel, max_num_seqs: int, num_spare: int) -> None:
@@ -29,7 +29,7 @@ class FusionWindows:
         self._window = config.fusion_window
         self._max_num_seqs = max_num_seqs
         self._num_filled = [0] * max_num_seqs
-        """Per row: entries appended, counted from the request's first."""
+        """For each row, the number of entries appended since the request's first."""
         self.cache = torch.zeros(
             max_num_seqs + num_spare,
             self._window,
@@ -44,7 +44,7 @@ class FusionWindows:
         self._num_filled[row] = 0
 
     def prepare(self, chunks: Sequence[Chunk]) -> FusionBatch | None:
-        """Append what has come into view; None where no position of the batch receives fusion."""
+        """Append the entries that have come into view; None if no position of the batch receives fusion."""
         tokens: list[int] = []
         rows: list[int] = []
         valid: list[int] = []
@@ -61,7 +61,7 @@ class FusionWindows:
             for position in range(first, chunk.end):
                 visible = request.visible_at(position)
                 if visible == 0:
-                    continue  # the text ended before anything to say
+                    continue  # the text ended before there was anything to say
                 begin = max(0, visible - self._window)
                 if alone:
                     row, begin = request.row, max(begin, self._num_filled[request.row])

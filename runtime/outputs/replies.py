@@ -1,4 +1,4 @@
-"""What comes back: the replies of all requests, from their first events to their completions."""
+"""The replies of all requests, from their first events to their completions."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from antiphon.types import Event, Finished
 __all__ = ["Replies"]
 
 SPEECH_WAIT_S = 0.02
-"""How long a step with nothing else to do waits for speech: who drives the engine may have news for it."""
+"""How long a step with nothing else to do waits for speech. Short, since the caller that drives the engine
+may have something new for it."""
 
 
 class Replies:
-    """The part of an engine that tells what became known, and has speech made of units."""
+    """The part of an engine that reports what has become known, and has units turned into speech."""
 
     def __init__(self, scheduler: Scheduler, worker: SpeechWorker | None) -> None:
         self._scheduler = scheduler
         self._worker = worker
         self.outputs: dict[str, OutputState] = {}
-        """By the ids of requests whose `Finished` has not been told."""
+        """By request id, for requests whose `Finished` has not been sent."""
         self.awaiting_audio: set[str] = set()
         """Requests that have ended and whose speech is still being made."""
 
     @property
     def has_ended(self) -> bool:
-        """Whether the end of some request has yet to be told."""
+        """Whether the end of some request has yet to be reported."""
         return any(output.request.finished for output in self.outputs.values())
 
     def take(self, output: OutputState, voice: str | None, schedule: StreamSchedule | None) -> None:
-        """A new request, whose speech is made by this schedule. Where it raises, nothing of it is left."""
+        """Take a new request, whose speech is made by this schedule. If it raises, no trace of it is left."""
         request = output.request
         try:
             if request.speaks and self._worker is not None:
@@ -51,7 +52,8 @@ class Replies:
             raise
 
     def poll(self, plan: StackPlan) -> Iterator[Event]:
-        """What a pass has made known. A reply that cannot be told ends with "error", alone."""
+        """Events for what a pass has made known. A reply that cannot be reported ends with "error"; the
+        others go on."""
         for chunk in plan.chunks:
             output = self.outputs[chunk.request.request_id]
             try:
@@ -62,12 +64,12 @@ class Replies:
                 yield from self.fail(output, error)
 
     def speak(self, plan: StackPlan) -> Iterator[Event]:
-        """Have speech made of the units that a pass has made known, once they are told."""
+        """Have speech made of the units that a pass has made known, once they have been reported."""
         if self._worker is None:
             return
         for chunk in plan.chunks:
             output = self.outputs.get(chunk.request.request_id)
-            if output is None:  # it could not be told
+            if output is None:  # it could not be reported
                 continue
             try:
                 if units := output.new_units():
@@ -76,13 +78,13 @@ class Replies:
                 yield from self.fail(output, error)
 
     def reap(self) -> Iterator[Event]:
-        """Tell the end of what has ended, but for its speech if that is still in the making."""
+        """Report the end of requests that have ended, except for speech that is still being made."""
         for output in [o for o in self.outputs.values() if o.request.finished]:
             if output.request.request_id not in self.awaiting_audio:
                 yield from self._close(output)
 
     def abort(self, output: OutputState) -> list[Event]:
-        """End a request, though its speech may still be in the making."""
+        """End a request, even if its speech is still being made."""
         self._scheduler.finish(output.request, "abort")
         return self._close(output)
 
@@ -96,7 +98,7 @@ class Replies:
         return self._close(output)
 
     def _close(self, output: OutputState) -> list[Event]:
-        """Tell the rest of a request that has ended, or as much of it as does not wait for its speech."""
+        """Report the rest of a request that has ended, or what of it need not wait for its speech."""
         request, request_id = output.request, output.request.request_id
         events: list[Event] = []
         try:
@@ -105,7 +107,7 @@ class Replies:
                 self._worker.push(request_id, output.new_units(), final=True)
                 self.awaiting_audio.add(request_id)
                 return events
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this reply's alone
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns only this reply
             if output.error is None:
                 log_fault("request %s failed", request_id, error=error)
                 output.error = told(error)
@@ -118,14 +120,14 @@ class Replies:
         return events
 
     def collect_audio(self, *, may_wait: bool) -> Iterator[Event]:
-        """What the speech worker has made; waits a moment for it where there is nothing else to do."""
+        """What the speech worker has made; waits a moment for it if there is nothing else to do."""
         if self._worker is None:
             return
         waits = may_wait and self.awaiting_audio
         for spoken in self._worker.poll(SPEECH_WAIT_S if waits else 0.0):
             output = self.outputs.get(spoken.request_id)
             if output is None:
-                continue  # what an earlier fault has left behind
+                continue  # left behind by an earlier fault
             finished: Finished | None = None
             try:
                 if len(spoken.samples):

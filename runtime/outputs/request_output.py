@@ -1,4 +1,4 @@
-"""From a request's ids, as they become known, to its events and its completion."""
+"""Turns a request's ids, as they become known, into its events and its completion."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NO_SPEECH = "no speech was heard in what was to be speech"
 
 
 class OutputState:
-    """What has been told of one request. `poll` gives what is new after a pass, and `stop` says whether the
-    reply is over; ending the request is the caller's."""
+    """What has been reported of one request. `poll` gives what is new after a pass, and `stop` says whether
+    the reply is over; the caller ends the request."""
 
     def __init__(
         self,
@@ -43,17 +43,17 @@ class OutputState:
         no_speech: NoSpeech = "answer",
     ) -> None:
         """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
-        sample_rate_hz: of its speech, None where none is made. no_speech: see `EngineConfig`."""
+        sample_rate_hz: that of its speech; None if no speech is made. no_speech: see `EngineConfig`."""
         self.request = request
         self.error: str | None = None
         """Why it ended with "error"."""
         self.no_speech = False
-        """Whether its speech, all read, says nothing."""
+        """Whether its speech has all been read, and says nothing."""
         self._on_no_speech = no_speech
         self._sample_rate_hz = sample_rate_hz
         self._audio: list[np.ndarray] = []
         self._plays_until_s = 0.0
-        """When playback ends that began with the first samples and stops where there are none."""
+        """When playback ends, if it began with the first samples and pauses when there are none."""
         self.transcript = ""
         self.text = ""
         self._config = config
@@ -65,10 +65,10 @@ class OutputState:
         self._detokenizer = IncrementalDetokenizer(tokenizer, () if request.speaks else request.params.stop)
         self._num_text = 0
         self._held_ids: list[int] = []
-        """Ids whose text is not told yet: parts of a character, or white space."""
+        """Ids whose text has not been sent yet: parts of a character, or white space."""
         self._num_units = 0
         self._num_taken = 0
-        """Units that speech is made of."""
+        """Units that `new_units` has handed out to be made into speech."""
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
         self._metrics = RequestMetrics()
         self._last_id_s = self._added_s
@@ -106,18 +106,18 @@ class OutputState:
 
     @property
     def stop(self) -> FinishReason | None:
-        """Why the reply is over by what has been told of it; None: only its ids can say."""
+        """Why the reply is over, judging by what has been reported of it; None: only its ids can say."""
         if self._says_nothing:
             return "stop" if self._on_no_speech == "empty" else "error"
         return "stop" if self._detokenizer.stopped else None
 
     def new_units(self) -> list[int]:
-        """Unit numbers that this has not returned before, to make speech of; none that were not told."""
+        """Unit numbers to make speech of that were not returned before. They have all been reported."""
         first, self._num_taken = self._num_taken, self._num_units
         return self._numbers(self.request.unit_ids[first : self._num_units])
 
     def commit(self, committed_s: float) -> None:
-        """The request is open no more: from here on its user waits, and the final transcript is told."""
+        """The request is no longer open: from now on its user waits, and the final transcript is sent."""
         self._added_s = self._last_id_s = committed_s
         self._hypothesis = None
         self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
@@ -163,11 +163,11 @@ class OutputState:
 
     @property
     def _says_nothing(self) -> bool:
-        """Whether nothing is to be replied, since nothing was said."""
+        """Whether there is no reply, since nothing was said."""
         return self.no_speech and self._on_no_speech != "answer"
 
     def _finish_reason(self) -> FinishReason:
-        """Speech that ends by itself has said less than was to say if its text met its limit."""
+        """Speech that ends by itself has said less than it should have if its text reached its limit."""
         reason = self.request.finish_reason or "error"
         return "length" if reason == "stop" and self.request.has_cut_text else reason
 
@@ -181,8 +181,8 @@ class OutputState:
         return self._numbers(self.request.unit_ids)
 
     def add_audio(self, samples: np.ndarray) -> AudioDelta:
-        """More sound was made of it: float32 (n,), not empty."""
-        assert self._sample_rate_hz is not None, "speech comes where it was asked for"
+        """More of its sound was made: float32 (n,), not empty."""
+        assert self._sample_rate_hz is not None, "speech comes only if it was asked for"
         self._audio.append(samples)
         now, metrics = time.perf_counter() - self._added_s, self._metrics
         if metrics.ttfa_s is None:

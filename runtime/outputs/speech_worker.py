@@ -1,10 +1,11 @@
 """Speech of many requests, made off the engine's thread.
 
-Units go in as they are picked, samples come out as they are made. Whose sound would end first is served
-first, so that all play on without a gap as long as there is time for all; what comes together is one batch.
-A request waits for nobody but the batch that is being made, and what fails fails alone: an error in a decode
-ends the speech that it was made for. If the thread itself dies, whatever of, the speech that it had in hand
-ends, and another thread goes on with the rest; if none can go on, each request that wants speech is told so.
+Units go in as they are picked, samples come out as they are made. The request whose sound would run out first
+is served first, so that all play without a gap as long as there is time for all; what is ready together forms
+one batch. A request waits only for the batch that is being made, and failures stay separate: an error in a
+decode ends only the speech that it was made for. If the thread itself dies, for whatever reason, the speech
+that it had in hand ends, and another thread goes on with the rest; if no thread can go on, each request that
+wants speech is told so.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["SpeechWorker", "Spoken"]
 
 LOOK_UP_S = 0.25
-"""How often a thread with nothing to do looks whether it has been stopped."""
+"""How often an idle thread checks whether it has been stopped."""
 MAX_FRUITLESS_THREADS = 3
-"""Threads that may die one after the other without one batch in between; then all speech that waits fails."""
+"""Threads that may die one after the other without finishing a batch; then all waiting speech fails."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Spoken:
 
     request_id: str
     samples: AudioArray
-    """float32 (n,), perhaps none"""
+    """float32 (n,), possibly empty."""
     is_last: bool
     error: str | None = None
 
@@ -57,17 +58,17 @@ class Job:
     voice: Voice
     seed: int
     stream: SpeechStream | None
-    """None: it is decoded whole, once all units are there."""
+    """None: it is decoded whole, once it has all its units."""
     due_s: float
-    """When its sound ends, or when it came if it has none yet."""
+    """When its sound runs out, or when it arrived if it has none yet."""
     units: list[int] = field(default_factory=list)
-    """Not in the stream yet."""
+    """Units that are not in the stream yet."""
     is_complete: bool = False
     is_idle: bool = True
     """No batch holds it."""
 
     def is_ready(self) -> bool:
-        """Whether there is something to make of it. Under the lock, and while no batch holds it."""
+        """Whether there is something to decode. Called under the lock, and while no batch holds the job."""
         if self.stream is None:
             return self.is_complete
         if self.units or (self.is_complete and not self.stream.flow.is_complete):
@@ -77,16 +78,16 @@ class Job:
 
 
 class SpeechWorker:
-    """One thread, which is there while any request speaks.
+    """One thread, which exists while any request speaks.
 
-    What it holds is bounded by the requests that are open: for each its units (which `max_units` bounds) and
-    samples that nobody has fetched.
+    Its memory is bounded by the open requests: for each, the units (which `max_units` bounds) and the samples
+    that have not been fetched.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self.error: str | None = None
-        """Why no speech could be made when it was tried last; None once some was."""
+        """Why the last attempt to make speech failed; None once one succeeds."""
         self._jobs: dict[str, Job] = {}
         self._spoken: list[Spoken] = []
         self._lock = threading.Lock()
@@ -94,9 +95,9 @@ class SpeechWorker:
         self._news = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._last_thread: threading.Thread | None = None
-        """One that had nothing left to do, and may be on its way out."""
+        """A thread that had nothing left to do, and may be about to end."""
         self._num_fruitless = 0
-        """Threads that have died since a batch was made."""
+        """Threads that have died since the last batch was made."""
         self._is_closed = False
         self._pid = os.getpid()
         end_before_exit(self)
@@ -109,9 +110,9 @@ class SpeechWorker:
         return len(self._jobs)
 
     def begin(self, request_id: str, voice: str | None, seed: int, schedule: StreamSchedule | None) -> None:
-        """A request begins to speak. schedule: None to decode it whole, once all its units are there.
+        """A request begins to speak. schedule: None to decode it whole, once it has all its units.
 
-        Raises InvalidRequest for an unknown voice. That no thread can make it is told by `poll`.
+        Raises InvalidRequest for an unknown voice. If no thread can make the speech, `poll` says so.
         """
         speaker = self.codec.voice(voice)
         stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
@@ -120,7 +121,7 @@ class SpeechWorker:
             self._have_a_thread()
 
     def push(self, request_id: str, units: Sequence[int] = (), *, final: bool = False) -> None:
-        """More units of a request that is open; nothing happens where it has failed."""
+        """Add units of an open request; does nothing if the request has failed."""
         with self._lock:
             job = self._jobs.get(request_id)
             if job is not None:
@@ -129,15 +130,15 @@ class SpeechWorker:
                 self._work.notify()
 
     def abort(self, request_id: str) -> None:
-        """Make nothing more of a request, and tell nothing more of it."""
+        """Make no more of a request's speech, and report no more about it."""
         with self._lock:
             self._jobs.pop(request_id, None)
             self._spoken = [spoken for spoken in self._spoken if spoken.request_id != request_id]
             self._work.notify()
 
     def poll(self, timeout_s: float = 0.0) -> list[Spoken]:
-        """What was made since the last call; waits so long for the first of it. Sees to it that there is a
-        thread for the rest."""
+        """What was made since the last call; if nothing was, waits up to `timeout_s` for something. Makes
+        sure that a thread works on the rest."""
         with self._lock:
             self._have_a_thread()
             if not self._spoken and timeout_s > 0:
@@ -147,12 +148,12 @@ class SpeechWorker:
             return spoken
 
     def stop(self) -> None:
-        """Have the thread end soon, with the layer of a network that it is in. Takes no lock, for finalizers
-        to call it, which run in the middle of anything."""
+        """Tell the thread to end after the network layer that it is in. Takes no lock, so that finalizers,
+        which can interrupt anything, may call it."""
         self._is_closed = True
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the thread to end, once it was stopped. Nothing in a child, which has no such thread."""
+        """Wait for the thread to end, after `stop`. Does nothing in a forked child, which has no thread."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -163,7 +164,7 @@ class SpeechWorker:
                 thread.join(timeout_s)
 
     def close(self) -> None:
-        """Drop all requests and wait for the thread: not for its decode to end, but for it to give up."""
+        """Drop all requests and wait for the thread to give up its decode, not to finish it."""
         self.stop()
         self.join(EXIT_WAIT_S)
         with self._lock:
@@ -173,7 +174,7 @@ class SpeechWorker:
     # --- threads that die -----------------------------------------------------------------------
 
     def _have_a_thread(self) -> None:
-        """Under the lock: somebody makes what is open, or it is told that nobody can."""
+        """Called under the lock: makes sure that a thread works on the jobs, or ends them if none can."""
         thread = self._thread
         if not self._jobs or (thread is not None and thread.is_alive()):
             return None
@@ -204,7 +205,7 @@ class SpeechWorker:
             self._end(job, reason)
 
     def _end(self, job: Job, reason: str) -> None:
-        """Under the lock: there will be no more of this job."""
+        """Called under the lock: end this job with an error."""
         if self._jobs.get(job.request_id) is job:
             self._spoken.append(Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}"))
             del self._jobs[job.request_id]
@@ -221,7 +222,7 @@ class SpeechWorker:
                     self._serve()
             else:
                 self._serve()
-        except BaseException as error:  # noqa: BLE001 - the thread ends of it; `poll` finds another
+        except BaseException as error:  # noqa: BLE001 - it ends the thread; `poll` starts another
             self.error = told(error)
             log_fault("the speech thread has died", error=error)
             with self._lock:
@@ -249,7 +250,7 @@ class SpeechWorker:
                 self._news.notify()
 
     def _batch(self) -> list[Job]:
-        """The most urgent job, and those of its kind that fit into one batch with it."""
+        """The most urgent job, and those of the same kind that fit into one batch with it."""
         ready = [job for job in list(self._jobs.values()) if job.is_idle and self._is_ready(job)]
         ready.sort(key=lambda job: job.due_s)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)]
@@ -263,20 +264,20 @@ class SpeechWorker:
     def _is_ready(self, job: Job) -> bool:
         try:
             return job.is_ready()
-        except BaseException as error:  # noqa: BLE001 - its units may be in the stream or not
+        except BaseException as error:  # noqa: BLE001 - its units may or may not be in the stream
             log_fault("speech of %s failed", job.request_id, error=error)
             self._end(job, told(error))
             self._news.notify()
             return False
 
     def _frames(self, job: Job) -> int:
-        """Mel frames that it takes to go on."""
+        """Mel frames that the job's next decode computes."""
         if job.stream is None:
             return self.codec.params.flow.mel_frames(len(job.units))
         return job.stream.ready_frames
 
     def make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
-        """Samples of each, or what went wrong with it; nothing where nobody wants them any more."""
+        """The samples of each job, or what went wrong with it; nothing if none is wanted any more."""
         try:
             streams = [job.stream for job in jobs if job.stream is not None]
             with all_or_nothing(streams), stoppable(lambda: self._is_unwanted(jobs)):
@@ -284,13 +285,14 @@ class SpeechWorker:
         except Stopped:
             return []
         except BaseException as error:  # noqa: BLE001
-            if len(jobs) > 1:  # one of them fails all
+            if len(jobs) > 1:  # one of them makes all fail
                 return [made for job in jobs for made in self.make([job])]
             log_fault("speech of %s failed", jobs[0].request_id, error=error)
             return [(jobs[0], np.zeros(0, np.float32), told(error))]
 
     def _is_unwanted(self, jobs: list[Job]) -> bool:
-        """Whether the last of them was aborted, or all is over. Takes no lock: it is asked in every layer."""
+        """Whether all of them were aborted, or the worker was stopped. Takes no lock, since every layer calls
+        it."""
         return self._is_closed or all(self._jobs.get(job.request_id) is not job for job in jobs)
 
     def _decode(self, jobs: list[Job]) -> list[AudioArray]:
@@ -306,7 +308,7 @@ class SpeechWorker:
     def _tell_or_end(self, job: Job, samples: AudioArray, error: str | None) -> None:
         try:
             self._tell(job, samples, error)
-        except BaseException as fault:  # noqa: BLE001 - what was made is lost, or told in part
+        except BaseException as fault:  # noqa: BLE001 - what was made is lost, or told only in part
             log_fault("speech of %s failed", job.request_id, error=fault)
             self._end(job, told(fault))
 

@@ -1,4 +1,4 @@
-"""What was heard: from the CTC labels of a prompt's units to its transcript."""
+"""What was heard: turns the CTC labels of a prompt's units into its transcript."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Hypothesis", "Transcript"]
 class Transcript:
     """The transcript, as far as the bottom layers have read the prompt's units.
 
-    `ids` collapses all units of the prompt as if joined; the text is of the last message that holds
-    speech, whose first unit has no unit before it.
+    `ids` collapses all units of the prompt as if joined; the text is that of the last message that
+    holds speech, as if no unit came before it.
     """
 
     def __init__(self, request: RequestState, tokenizer: Tokenizer, blank: int) -> None:
@@ -42,7 +42,7 @@ class Transcript:
         hidden = max(0, min(len(labels), self._first_shown - self._num_read))
         before = self._last
         ids = self._collapse(labels, before)
-        # joined, the first unit of the last message may repeat the label before it; alone, it may not
+        # In `ids` the last message's first label may repeat the one before it; alone, it repeats none.
         shown = labels[hidden:]
         starts_here = hidden > 0 or self._num_read == self._first_shown
         shown_ids = self._collapse(shown, -1 if starts_here else before) if shown else []
@@ -54,7 +54,7 @@ class Transcript:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all units are read; false where there are none."""
+        """Whether all units have been read; False if there are none."""
         return bool(self._positions) and self._num_read == len(self._positions)
 
     def finish(self) -> str:
@@ -81,8 +81,8 @@ class Hypothesis:
         self._text = ""
 
     def changed(self) -> str | None:
-        """The text, once all units are read, if it is another than before; each unit that is heard may
-        change any of it. None: it is not."""
+        """The text, once all units have been read, if it has changed: each unit that is heard may change any
+        part of it. None if it has not."""
         prompt = self._request.prompt
         first = len(prompt.unit_positions) - prompt.num_last_units
         labels = [self._request.prompt_labels[position] for position in prompt.unit_positions[first:]]

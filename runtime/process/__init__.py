@@ -1,1 +1,1 @@
-"""What a process brings along: threads, forks, signals, its end, and what it must not leave behind."""
+"""The process as a whole: its threads, forks, signals and end, and what it must not leave behind."""

@@ -1,8 +1,8 @@
 """What must have ended before the interpreter does.
 
-A thread that is inside torch or a kernel of ours when the interpreter is taken down comes back to none:
-Python unwinds the thread there, which C++ forbids in many places, and the process aborts. So threads of ours
-are ended while the interpreter still stands. Then the exit status is the program's own.
+A thread that is inside torch or one of our kernels while the interpreter shuts down has no interpreter to
+return to: Python unwinds the thread there, which C++ forbids in many places, and the process aborts. So our
+threads are ended while the interpreter still exists, and the exit status is the program's own.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ from antiphon.process.faults import log_fault
 __all__ = ["EXIT_WAIT_S", "Endable", "awaited_at_exit", "end_before_exit", "start_thread"]
 
 EXIT_WAIT_S = 30.0
-"""How long the interpreter's end waits for threads that are stuck. One that makes speech looks between the
-layers of a network whether it is to end, one that steps an engine between its steps."""
+"""How long the interpreter waits at exit for threads that are stuck. A thread that makes speech checks
+between the layers of a network whether it should end; one that steps an engine checks between steps."""
 
 HOLD_S = 5.0
-"""How long a caller's daemon thread is held where the interpreter is being taken down; that takes less."""
+"""How long a caller's daemon thread is held while the interpreter shuts down, which takes less."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Endable(Protocol):
-    """Something with threads of its own, from `start_thread`."""
+    """Something that owns threads from `start_thread`."""
 
     def stop(self) -> None:
-        """Have them end soon. May be called twice, and from any thread; waits for nothing."""
+        """Tell them to end soon. May be called twice, and from any thread; waits for nothing."""
 
 
 class _Interpreter:
-    """What is to end in this process."""
+    """What has to end in this process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.endables: weakref.WeakSet[Endable] = weakref.WeakSet()
-        # By themselves: a thread may be all that is left of its owner, and still be inside of a destructor.
+        # Kept separately: a thread may outlive its owner, and still be inside a destructor.
         self.threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self.inside: dict[int, int] = {}
-        """By thread, how deep it is inside of functions of ours. Each writes its own, without a lock."""
+        """How deep each thread is inside our functions. Each writes only its own entry, without a lock."""
         self.is_ending = False
         atexit.register(self.end)
 
     def end(self) -> None:
         if self.pid != os.getpid():
-            return  # a child, where none of these threads is
+            return  # a child, which has none of these threads
         deadline_s = time.monotonic() + EXIT_WAIT_S
         for endable in list(self.endables):
             _undisturbed(endable.stop)
         self._join_threads(deadline_s)
-        self.is_ending = True  # from here on no caller comes in, and none of those inside gets away
+        self.is_ending = True  # from here on no caller gets in, and none of those inside gets out
         _undisturbed(lambda: self._wait_for_callers(deadline_s))
-        self._join_threads(deadline_s)  # of those that callers have started meanwhile
+        self._join_threads(deadline_s)  # those that callers have started in the meantime
 
     def _join_threads(self, deadline_s: float) -> None:
         for thread in list(self.threads):
@@ -69,7 +69,7 @@ class _Interpreter:
                 _undisturbed(lambda: thread.join(max(0.0, deadline_s - time.monotonic())))  # noqa: B023
 
     def holds_back(self) -> bool:
-        """At the end a daemon thread waits here; not for ever, since others may wait for the thread."""
+        """At exit a daemon thread waits here, though not forever, since others may be waiting for it."""
         if not self.is_ending or not threading.current_thread().daemon:
             return False
         time.sleep(HOLD_S)
@@ -92,18 +92,18 @@ def _this_interpreter() -> _Interpreter:
 
 
 def end_before_exit(endable: Endable) -> None:
-    """Have it stopped when the interpreter ends, and its threads waited for."""
+    """Stop it when the interpreter ends, and wait for its threads."""
     _this_interpreter().endables.add(endable)
 
 
 def start_thread(
     run: Callable[[], None], name: str, *, before: Callable[[threading.Thread], None] | None = None
 ) -> threading.Thread:
-    """A thread that the interpreter's end waits for, once all that may hold it have been stopped.
+    """A thread that the interpreter waits for at exit, once everything that may be using it has been stopped.
 
-    before: what is done with the thread before it runs.
+    before: called with the thread before it runs.
 
-    A daemon, or it would be waited for before. Raises what `threading.Thread.start` raises.
+    The thread is a daemon, or Python would wait for it earlier. Raises what `threading.Thread.start` raises.
     """
     thread = threading.Thread(target=run, name=name, daemon=True)
     _this_interpreter().threads.add(thread)
@@ -114,11 +114,11 @@ def start_thread(
 
 
 def awaited_at_exit(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that callers may be inside of, in threads of their own, when the interpreter ends.
+    """Wrap a function that callers may be inside, in threads of their own, when the interpreter ends.
 
-    Python does not wait for daemon threads. One that is inside goes on to the function's end, and there it is
-    held, as is one that comes later: what it would do next, be it to take its results apart, would find no
-    interpreter. If there still is one after a while, it gets EngineDead when it comes.
+    Python does not wait for daemon threads. One that is inside runs to the function's end and is held there,
+    as is one that calls it later: whatever it did next, even destroying its results, would find no
+    interpreter. If the interpreter still exists after a while, a thread that called late gets EngineDead.
     """
 
     @functools.wraps(function)
@@ -142,7 +142,7 @@ def awaited_at_exit(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _undisturbed(action: Callable[[], None]) -> None:
-    """Do it whatever it raises: what follows must be done as well, and be waited for in spite of Ctrl-C."""
+    """Run it and swallow errors: what follows must be done as well. Ctrl-C only makes it start again."""
     while True:
         try:
             return action()

@@ -1,4 +1,4 @@
-"""What the packages below would send from this machine or leave on it, unasked: nothing."""
+"""Keeps the packages below from sending anything from this machine, or leaving anything on it, unasked."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["switch_telemetry_off", "use_passing_caches"]
 CACHES = {
     "MPLCONFIGDIR": "matplotlib",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
-    "XDG_CACHE_HOME": "cache",  # of fontconfig, which matplotlib asks
+    "XDG_CACHE_HOME": "cache",  # for fontconfig, which matplotlib uses
 }
-"""Variables of the environment that say where caches lie, and the folders there of `use_passing_caches`"""
+"""Environment variables that say where caches lie, and the folders that `use_passing_caches` gives them."""
 
 
 def switch_telemetry_off() -> None:
-    """onnxruntime keeps no device id, gathers no events and looks up no host, here and in child processes.
+    """Make onnxruntime keep no device id, gather no events and look up no host, here and in child processes.
 
-    From 1.29 on it reads the variable when it is imported, so `antiphon` calls this when it is imported
-    itself. Whatever the variable held is replaced: that nothing leaves the machine is not up to a setting.
-    Where onnxruntime was imported before, what it did then is done; it sends no more events.
+    From 1.29 on it reads the variable when it is imported, so `antiphon` calls this on its own import.
+    Whatever the variable held is replaced: that nothing leaves the machine is not up to a setting. If
+    onnxruntime was imported earlier, what it did then cannot be undone, but it sends no more events.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     disable = getattr(sys.modules.get("onnxruntime"), "disable_telemetry_events", None)
@@ -33,8 +33,8 @@ def switch_telemetry_off() -> None:
 
 
 def use_passing_caches() -> None:
-    """Lists of fonts and what torch.compile makes are kept in a folder that ends with this process, unless
-    the environment says where they are wanted. To be called before matplotlib or the compiler is imported."""
+    """Keep font lists and what torch.compile makes in a folder that is removed with this process, unless the
+    environment says where to put them. To be called before matplotlib or the compiler is imported."""
     missing = [variable for variable in CACHES if variable not in os.environ]
     if not missing:
         return

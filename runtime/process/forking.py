@@ -1,10 +1,10 @@
-"""What a forked child finds of its parent: its memory, and none of its threads but the one that forked.
+"""What a forked child inherits: its parent's memory, and none of its threads but the one that forked.
 
-Three things in there wait for threads that are gone. OpenMP (GCC's) keeps a team for each thread that ever
-computed: the forking thread's is dismissed before the fork. Where that could not be, since nothing of ours
-was there to do it, that thread computes alone in the child. A session of onnxruntime waits in its destructor:
-it is never destroyed. And what belongs to an engine of the parent is refused (`ownership`). The pool of the
-C++ kernels looks after itself.
+Three things in that memory wait for threads that are gone. OpenMP (GCC's) keeps a team for each thread that
+ever computed: the forking thread's is dismissed before the fork. If that was impossible, since no code of
+ours was loaded to do it, that thread computes alone in the child. An onnxruntime session waits in its
+destructor, so it is never destroyed. And what belongs to an engine of the parent is refused (`ownership`).
+The pool of the C++ kernels looks after itself.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["check_device", "keep_in_children", "make_ready", "num_threads"]
 
 OMP_PAUSE_SOFT = 1
 PF_FORKNOEXEC = 0x40
-"""Of Linux's flags of a process: it was forked, and has not begun another program."""
+"""One of Linux's process flags: the process was forked, and has not begun another program."""
 
 
 class _Process:
-    """What is known of this process: facts of it, not of any engine."""
+    """What is known about this process, as opposed to any engine."""
 
     def __init__(self) -> None:
         self.ready_pid: int | None = None
-        """The process in which OpenMP is known to work, in whatever thread."""
+        """The process in which OpenMP is known to work, in any thread."""
         self.lone_thread: int | None = None
-        """The thread that has lost its team, and torch's threads besides."""
+        """The thread that has lost its team, and torch's threads with it."""
         self.num_threads = 1
         self.has_hooks = False
         self.is_dismissed = False
-        """The team of the thread that forks."""
+        """Whether the team of the thread that forks was dismissed."""
         self.immortals: weakref.WeakSet[object] = weakref.WeakSet()
 
     def make_ready(self) -> None:
@@ -55,7 +55,7 @@ class _Process:
     def _may_have_lost_team(self) -> bool:
         names = openmp_library()
         if names is None or hasattr(names, "kmp_set_blocktime"):
-            return False  # LLVM's and Intel's OpenMP begin anew in a child
+            return False  # LLVM's and Intel's OpenMP start afresh in a child
         return os.getpid() != FIRST_PID or (TORCH_CAME_FIRST and _was_forked())
 
     def _compute_alone(self) -> None:
@@ -88,8 +88,8 @@ _process = _Process()
 
 
 def make_ready() -> None:
-    """See to it that torch can compute in this process, and in those forked from it. Where an engine or a
-    codec is made, this comes before anything is computed."""
+    """Make sure that torch can compute in this process, and in those forked from it. Whoever makes an engine
+    or a codec calls this before computing anything."""
     _process.make_ready()
 
 
@@ -101,7 +101,7 @@ def num_threads() -> int:
 
 
 def keep_in_children(session: object) -> None:
-    """Never destroy it in a child that is forked while it lives."""
+    """Never destroy the session in a child that is forked while it lives."""
     _process.immortals.add(session)
 
 
@@ -115,7 +115,7 @@ def check_device(device: torch.device) -> None:
 
 
 def _was_forked() -> bool:
-    """Whether this process was forked by the program that it runs. True where the system does not tell."""
+    """Whether this process was forked by the program that it runs. True if the system cannot tell."""
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace")
         flags = int(stat.rpartition(")")[2].split()[6])

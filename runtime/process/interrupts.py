@@ -19,37 +19,37 @@ NAMES = (
     *("SIGCHLD", "SIGWINCH", "SIGIO", "SIGPIPE", "SIGXCPU", "SIGTSTP", "SIGCONT"),
 )
 SIGNALS = tuple(int(getattr(signal, name)) for name in NAMES if hasattr(signal, name))
-"""What programs have handlers for. Each costs half a microsecond to look at."""
+"""Signals that programs have handlers for. Checking one costs half a microsecond."""
 ALWAYS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""What ends a program, or a part of it, and tells of no fault."""
+"""Exceptions that end a program, or a part of it, and are not faults."""
 
 Handler = Callable[[int, FrameType | None], Any]
 
-# What Python's own functions wrap, which look for the name in an enumeration of all that they return: longer
-# than many a step of a small model takes.
+# The C functions that Python's own wrap. The wrappers look up the name of everything they return in an
+# enumeration, which takes longer than many a step of a small model.
 _get: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 _set: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
 class Interrupts:
-    """A context in which no signal's handler is called, but where `allowed` says so.
+    """A context in which no signal handler is called, except where `allowed` permits it.
 
     Python calls handlers between any two instructions of the main thread, and what they raise comes out
-    there: half of a list appended, a block taken and not noted. Inside of this context signals are noted.
-    Their handlers are called where nothing is half done: in `allowed`, in `check`, and when the context is
-    left. In other threads, where no handler is ever called, it does nothing. It is not entered twice.
+    there, with a list half extended, or a block taken but not recorded. Inside this context signals are
+    noted. Their handlers are called where nothing is half done: in `allowed`, in `check`, and when the
+    context is left. In other threads, where no handler is ever called, it does nothing. Do not nest it.
     """
 
     def __init__(self) -> None:
         self._handlers: dict[int, Handler] = {}
-        """What the signals' handlers are, while ours are in their places."""
+        """The signals' own handlers, while ours are in their places."""
         self._noted: list[int] = []
         self._are_held = False
         self._raised: BaseException | None = None
         self._pid = os.getpid()
 
     def is_one(self, error: BaseException) -> bool:
-        """Whether it interrupts, rather than tells of a fault: a handler raised it, or it ends programs."""
+        """Whether the error is an interruption and not a fault: a handler raised it, or it ends programs."""
         return error is self._raised or isinstance(error, ALWAYS)
 
     def __enter__(self) -> Interrupts:
@@ -63,9 +63,9 @@ class Interrupts:
                 if callable(handler):
                     self._handlers[number] = handler
                     _set(number, self._take)
-        except ValueError:  # the main thread, but of a subinterpreter
+        except ValueError:  # the main thread, but that of a subinterpreter
             self._restore()
-        except BaseException as error:  # of a handler, before ours was in its place
+        except BaseException as error:  # from a handler, before ours was in its place
             self._raised = error
             self._restore()
             raise
@@ -79,8 +79,8 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """Handlers are called at once in here, those of noted signals first. What they raise leaves the
-        block, whatever was made of it inside, and from there on signals are noted again."""
+        """A block in which handlers are called at once, those of noted signals first. What they raise leaves
+        the block, whatever the code inside made of it, and from then on signals are noted again."""
         self.check()
         self._are_held = False
         try:
@@ -89,7 +89,7 @@ class Interrupts:
             raise
         except BaseException as error:
             if self._raised is not None and error is not self._raised:
-                raise self._raised from error  # the code inside took it for an error of its own
+                raise self._raised from error  # the code inside mistook it for an error of its own
             raise
         finally:
             self._are_held = bool(self._handlers)
@@ -104,7 +104,7 @@ class Interrupts:
                 self._call(handler, number, None)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # forked by another thread meanwhile: nobody will leave this context
+        if os.getpid() != self._pid:  # another thread has forked: nobody will leave this context
             inherited = self._handlers[number]
             _set(number, inherited)
             inherited(number, frame)
@@ -114,7 +114,7 @@ class Interrupts:
             if number not in self._noted:
                 self._noted.append(number)
             return
-        # From here on: if the handler raises, nothing may come between that and where it is caught.
+        # Held from here on: if the handler raises, no other may run before that is caught.
         self._are_held = True
         self._call(handler, number, frame)
         self._are_held = False
@@ -127,7 +127,7 @@ class Interrupts:
             raise
 
     def _restore(self) -> None:
-        """Put all handlers back, whatever the first of them raise meanwhile, and call those of noted
+        """Put all handlers back, even if the first ones raise in the meantime, and call those of noted
         signals."""
         raised: BaseException | None = None
         handlers = dict(self._handlers)

@@ -1,4 +1,4 @@
-"""What was there when this process, or one that it was forked from, first asked for an engine."""
+"""What was the case when this process, or one that it was forked from, first asked for an engine."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ __all__ = ["FIRST_PID", "TORCH_CAME_FIRST"]
 FIRST_PID = os.getpid()
 """The process that asked."""
 TORCH_CAME_FIRST = "torch" in sys.modules
-"""Torch may have computed before: perhaps in a process that this one was forked from."""
+"""If so, torch may have computed already, perhaps in a process that this one was forked from."""

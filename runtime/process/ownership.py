@@ -1,4 +1,4 @@
-"""Whose an engine is: the process that made it, and one thread at a time."""
+"""Who may use an engine: the process that made it, one thread at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["OfOneProcess", "Ownership", "check_process"]
 
 
 def check_process(name: str, pid: int) -> None:
-    """Raise EngineDead in another process than `pid`, which has made the object called `name`."""
+    """Raise EngineDead in any process but `pid`, which made the object called `name`."""
     if os.getpid() != pid:
         raise EngineDead(
             f"{name}: made in process {pid}, and this is its forked child {os.getpid()}, which has none "
@@ -24,13 +24,13 @@ def check_process(name: str, pid: int) -> None:
 
 
 class OfOneProcess:
-    """Base of what cannot be pickled or copied, and of no use in a forked child."""
+    """Base of classes whose objects cannot be pickled or copied, and are of no use in a forked child."""
 
     def __reduce__(self) -> NoReturn:
         name = type(self).__name__
         raise TypeError(
             f"{name} cannot be pickled or copied: its threads and memory belong to one process. "
-            f"Hand on paths and arguments, and make a {name} in each process"
+            f"Pass on paths and arguments, and make a {name} in each process"
         )
 
 
@@ -43,7 +43,7 @@ class Ownership:
         self._inside = ""
         """What the thread that has the lock is doing."""
         self._interrupts = Interrupts()
-        """Of the call that is inside."""
+        """Those of the call that is inside."""
         self._keeper: threading.Thread | None = None
 
     @property
@@ -56,18 +56,18 @@ class Ownership:
         check_process("engine", self._pid)
 
     def keep(self, keeper: threading.Thread) -> None:
-        """From now on no other thread is let in."""
+        """From now on, let no other thread in."""
         with self.turn("AsyncEngine.from_engine"):
             self._keeper = keeper
 
     @contextmanager
     def turn(self, method: str) -> Iterator[Interrupts]:
-        """A call of a method, in which signals are noted, see `Interrupts`. Raises EngineBusy while any call
-        is inside, of another thread or of this one: a signal's handler, a tracer."""
+        """A call of a method, during which signals are noted (see `Interrupts`). Raises EngineBusy while any
+        call is inside, from another thread or from this one (by a signal handler or a tracer)."""
         self.check_process()
         with Interrupts() as interrupts:
             if self._keeper is not None and threading.current_thread() is not self._keeper:
-                raise EngineBusy(f"{method}: an AsyncEngine has taken this engine over; ask that one")
+                raise EngineBusy(f"{method}: an AsyncEngine has taken this engine over; use that one")
             if not self._lock.acquire(blocking=False):
                 raise EngineBusy(
                     f"{method}: called while another call is inside this engine ({self._inside}); "
@@ -81,7 +81,7 @@ class Ownership:
                 self._lock.release()
 
     def is_interrupt(self, error: BaseException) -> bool:
-        """Whether it has interrupted the last call, and tells of no fault."""
+        """Whether the error interrupted the last call and is not a fault."""
         return self._interrupts.is_one(error)
 
     def interruptible(self) -> AbstractContextManager[None]:

@@ -1,4 +1,4 @@
-"""A few threads that work off calls, and that neither the interpreter's end nor a fault leaves behind."""
+"""A few threads that run queued calls. None is left behind by a fault or at the interpreter's end."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ R = TypeVar("R")
 
 
 class Workers:
-    """Calls in the order in which they came, on as many threads as are needed, `max_threads` at most.
+    """Runs calls in the order in which they came, on as many threads as are needed, `max_threads` at most.
 
-    Where `ThreadPoolExecutor` would not do: at the interpreter's end it works off all that waits; a call that
-    no thread can be started for stays queued, though `submit` has raised; a SystemExit in a call comes out of
-    its future, and ends the event loop that waits for it.
+    `ThreadPoolExecutor` will not do: at the interpreter's end it runs everything that is queued; a call that
+    no thread can be started for stays queued, though `submit` has raised; and a SystemExit in a call comes
+    out of its future and ends the event loop that waits for it.
     """
 
     def __init__(self, max_threads: int, name: str) -> None:
         self._max_threads = max_threads
         self._name = name
-        # A simple one can be put to by a finalizer, in the middle of anything.
+        # A finalizer can put to a SimpleQueue, whatever it interrupts.
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._num_open = 0
-        """Calls that wait or run."""
+        """Calls that are waiting or running."""
         self._is_stopped = False
         end_before_exit(self)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether no call is begun any more."""
+        """Whether no more calls are started."""
         return self._is_stopped
 
     def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """The call's result to come, or its error, which is an Exception.
+        """A future of the call's result, or of its error, which is always an Exception.
 
-        Raises EngineDead after `stop`, EngineOverloaded where not one thread can be started.
+        Raises EngineDead after `stop`, and EngineOverloaded if not a single thread can be started.
         """
         future: Future[R] = Future()
         with self._lock:
@@ -64,19 +64,20 @@ class Workers:
                 raise
             call = partial(function, *args, **kwargs)
             self._calls.put(lambda: _settle(future, None if self._is_stopped else call))
-            if self.is_stopped:  # meanwhile: the threads may be gone, and a new one has nothing to end it
+            if self.is_stopped:  # just now: the threads may be gone, and nothing would end a new one
                 self._refuse_waiting()
                 self.stop()
         return future
 
     def stop(self) -> None:
-        """Begin no call any more; those that wait get EngineDead. Takes no lock, for finalizers."""
+        """Start no more calls; those that are waiting get EngineDead. Takes no lock, so finalizers may call
+        it."""
         self._is_stopped = True
         for _ in range(self._max_threads):
             self._calls.put(None)
 
     def join(self, timeout_s: float | None = None) -> None:
-        """After `stop`: wait for the calls that run."""
+        """After `stop`: wait for the calls that are running."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             threads = list(self._threads)
@@ -86,7 +87,7 @@ class Workers:
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """Settle what waits, once it was stopped."""
+        """Settle the calls that are waiting, after `stop`."""
         num_ends = 0
         with suppress(Empty):
             while True:
@@ -106,19 +107,19 @@ class Workers:
         except Exception as error:
             if not self._threads:
                 raise EngineOverloaded(f"no thread can be started to read it: {told(error)}") from error
-            return  # those that are there do it, one after the other
+            return  # the threads that exist will run it
         self._threads.append(thread)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
-            del call  # whatever it holds is not wanted while this waits
+            del call  # so that what it holds is not kept while this waits
             with self._lock:
                 self._num_open -= 1
 
 
 def _settle(future: Future[Any], call: Callable[[], Any] | None) -> None:
-    """Whatever the call does, the future is done and the thread goes on."""
+    """Run the call and settle its future. Whatever the call does, the thread goes on."""
     if not future.set_running_or_notify_cancel():
         return
     error: BaseException | None = EngineDead("the engine is closed")
@@ -128,7 +129,7 @@ def _settle(future: Future[Any], call: Callable[[], Any] | None) -> None:
             result, error = call(), None
         except BaseException as raised:  # noqa: BLE001 - it belongs to whoever waits for the result
             error = as_exception(raised)
-    with suppress(BaseException):  # of callbacks, which are told by then
+    with suppress(BaseException):  # from callbacks; the future is settled by then
         if error is None:
             future.set_result(result)
         else:

@@ -1,12 +1,12 @@
-"""Whether a recording holds speech at all: a cheap test that takes noise, hum and silence for what they are.
+"""Whether a recording holds speech at all: a cheap test that recognizes noise, hum and silence.
 
 Speech swells and fades in bands of frequency, by tens of decibels within fractions of a second; noise and hum
-do not. So where no four of 16 bands swell above their usual level for a tenth of a second, nobody speaks.
-What swells as speech does (music, a slamming door) is taken for speech: the test is to miss no speech.
+do not. So if no four of 16 bands swell above their usual level for a tenth of a second, nobody is speaking.
+Anything that swells as speech does (music, a slamming door) is taken for speech: the test must not miss any.
 
 Measured: noise (white, pink, brown; 1 s to 300 s) swells by at most 4.6 dB at 1 s and 7.2 dB at 300 s, hum
-and tones not at all; spoken questions of 1 to 8 s by at least 33 dB, under noise as loud as themselves (0 dB)
-11 dB.
+and tones not at all; spoken questions of 1 to 8 s by at least 33 dB, or 11 dB under noise as loud as
+themselves (0 dB).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ SWELL_HOPS = 10
 NUM_SWELLING = 4
 SWELL_DB = 6.0
 SWELL_DB_PER_DECADE = 0.9
-"""More for each tenfold length: the longer noise lasts, the higher its highest swell."""
+"""Added for each tenfold length: the longer noise lasts, the higher its highest swell."""
 SHORTEST_S = 0.3
-"""Of less, a single vowel may be all: only silence is told from it."""
+"""Anything shorter may be a single vowel, so only silence counts as no speech."""
 FAINTEST = 1e-4
-"""Half of what lies between the lowest and the highest sample (-80 dB); less is silence."""
+"""Half the span from the lowest to the highest sample (-80 dB); less is silence."""
 BLOCK_WINDOWS = 1024
 
 
 class SpeechActivity:
-    """Of sound that comes in pieces. Keeps 16 numbers for each hundredth of a second."""
+    """Detects speech in sound that comes in pieces. Keeps 16 numbers for each hundredth of a second."""
 
     def __init__(self, rate_hz: int) -> None:
         self._hop = max(1, round(HOP_S * rate_hz))
@@ -54,7 +54,7 @@ class SpeechActivity:
         self._low, self._high = np.inf, -np.inf
 
     def push(self, samples: AudioArray) -> None:
-        """Samples that follow: mono float32 (n,)."""
+        """Takes the next samples, mono float32 (n,)."""
         if not len(samples):
             return
         self._num_samples += len(samples)
@@ -69,7 +69,7 @@ class SpeechActivity:
         self._rest = held[num * self._hop :].copy()
 
     def has_speech(self) -> bool:
-        """Whether there was any in all that came."""
+        """Whether there was any speech in the sound so far."""
         if self._high - self._low < 2 * FAINTEST:
             return False
         seconds = self._num_samples / self._rate_hz
@@ -78,10 +78,10 @@ class SpeechActivity:
         return bool(self._swell_db() >= SWELL_DB + SWELL_DB_PER_DECADE * np.log10(max(1.0, seconds)))
 
     def _swell_db(self) -> float:
-        """By how much the bands that swell most exceed, for as long as a short syllable, what they exceed for
-        three quarters of the time."""
+        """How far the bands that swell most rise, for the length of a short syllable, above the level that
+        they exceed three quarters of the time."""
         powers = np.concatenate(self._powers).astype(np.float64)
-        powers += 1e-9 * powers.mean()  # -90 dB: below that, rounding is all there is
+        powers += 1e-9 * powers.mean()  # -90 dB: below that there is only rounding
         sums = np.cumsum(np.concatenate([np.zeros((1, powers.shape[1])), powers]), axis=0)
         levels = np.sort(
             10 * np.log10(np.maximum(sums[SMOOTHED_HOPS:] - sums[:-SMOOTHED_HOPS], 1e-30)), axis=0

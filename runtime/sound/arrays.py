@@ -1,4 +1,4 @@
-"""Arrays and tensors that callers hand in, checked before they reach a network."""
+"""Arrays and tensors from callers, checked before they reach a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AudioArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def as_array(name: str, value: Any) -> Array:
-    """Anything array-like, tensors of any device and of bfloat16 among them."""
+    """Anything array-like as an array, including tensors on any device and in bfloat16."""
     try:
         array: Array = _from_tensor(value) if isinstance(value, Tensor) else np.asarray(value)
     except Exception as error:  # an object's own conversion may raise anything
@@ -29,7 +29,7 @@ def as_array(name: str, value: Any) -> Array:
 
 def _from_tensor(tensor: Tensor) -> Array:
     tensor = tensor.detach().resolve_neg()
-    if tensor.dtype == torch.bfloat16:  # numpy has none
+    if tensor.dtype == torch.bfloat16:  # numpy has no bfloat16
         tensor = tensor.float()
     array: Array = tensor.cpu().numpy()
     return array

@@ -1,7 +1,7 @@
-"""Sizes in WAV, RF64, AIFF, W64, CAF and AU files as they are, where a header says something else.
+"""Corrects sizes in the headers of WAV, RF64, AIFF, W64, CAF and AU files.
 
-Who writes to a pipe, or is stopped, leaves 0, the largest number or an early state where the size of the
-sound should stand.
+A program that writes to a pipe, or is stopped, leaves 0, the largest number or an early value where the size
+of the sound should be.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ __all__ = ["with_true_sizes"]
 GUID_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 MAX_CHUNKS = 1024
 FEW_BYTES = 64
-"""Behind the sound, that may be anything: less than a hundredth of a second of most."""
+"""Bytes after the sound that may be anything: less than a hundredth of a second in most formats."""
 
 
 class _Layout(NamedTuple):
-    """Of a format that consists of chunks: id, size, body."""
+    """The layout of a format made of chunks: id, size, body."""
 
     first: int
     """Where the first chunk begins."""
     size_at: int
-    """Where the size of a chunk stands, and the bytes of its id."""
+    """Where a chunk's size is, counted from its start; also the number of bytes in its id."""
     size_bytes: int
     order: Literal["little", "big"]
     align: int
     sound: bytes
-    """The id of the chunk that holds it."""
+    """The id of the chunk that holds the sound."""
     lead: int = 0
-    """Bytes in front of the sound in its chunk."""
+    """Bytes before the sound in its chunk."""
     counts_head: bool = False
-    """Whether sizes count id and size."""
+    """Whether a size includes the id and the size itself."""
     total_at: int = 0
-    """Where the size of the file stands, 0 where nowhere."""
+    """Where the size of the file is; 0 if it is not stored."""
 
     @property
     def head_bytes(self) -> int:
@@ -61,14 +61,13 @@ class _Chunk(NamedTuple):
     begin: int
     body: int
     size: int
-    """Of the body, as it says."""
+    """The size of the body, according to the chunk."""
 
 
 def with_true_sizes(data: bytes) -> bytes:
-    """The file with sizes that say what is there; the same bytes where they do already.
+    """The file with correct sizes; the same bytes if they are correct already.
 
-    Raises InvalidRequest where the sound is said to end and something follows that is no chunk: it may be
-    sound.
+    Raises InvalidRequest if the sound is followed by something that is not a chunk: it may be more sound.
     """
     if data[:4] == b".snd":
         return _au(data)
@@ -84,11 +83,11 @@ def with_true_sizes(data: bytes) -> bytes:
     if layout.lead < size <= rest:
         end = found.body + size
         _check_behind(data, end, layout)
-        # What follows is not for the decoder, unless it may explain the sound (pakt and kuki of CAF, COMM of
-        # AIFF).
+        # What follows is kept from the decoder unless it may describe the sound (pakt and kuki of CAF, COMM
+        # of AIFF).
         return data[:end] if layout is not CAF and layout is not AIFF else data
     if rest <= layout.lead or (size <= layout.lead and _are_chunks(data, found.body + size, layout)):
-        return data  # there is no sound in it
+        return data  # it holds no sound
     mended = bytearray(data)
     if long_size is not None:
         _put(mended, long_size - 8, len(data) - 8, 8, "little")
@@ -116,7 +115,7 @@ def _au(data: bytes) -> bytes:
 
 
 def _find(data: bytes, layout: _Layout) -> _Chunk | None:
-    """The chunk of the sound."""
+    """The chunk that holds the sound."""
     position = layout.first
     for _ in range(MAX_CHUNKS):
         if (chunk := _chunk(data, position, layout)) is None:
@@ -124,7 +123,7 @@ def _find(data: bytes, layout: _Layout) -> _Chunk | None:
         if data[chunk.begin : chunk.begin + layout.size_at] == layout.sound:
             return chunk
         position = _behind(chunk, layout)
-    raise InvalidRequest(f"expected its sound behind fewer than {MAX_CHUNKS} chunks, found more")
+    raise InvalidRequest(f"expected its sound after fewer than {MAX_CHUNKS} chunks, found more")
 
 
 def _chunk(data: bytes, begin: int, layout: _Layout) -> _Chunk | None:
@@ -141,7 +140,7 @@ def _behind(chunk: _Chunk, layout: _Layout) -> int:
 
 
 def _are_chunks(data: bytes, position: int, layout: _Layout) -> bool:
-    """Whether chunks alone follow, at least one, up to the end; the beginning of another file is none."""
+    """Whether only chunks follow, at least one, up to the end. The beginning of another file is no chunk."""
     for num in range(MAX_CHUNKS):
         if position + layout.head_bytes > len(data):
             return num > 0
@@ -168,12 +167,12 @@ def _check_behind(data: bytes, end: int, layout: _Layout | None) -> None:
         if layout is not None and _are_chunks(data, behind, layout):
             return
     raise InvalidRequest(
-        f"its header counts the sound up to byte {end}, but it goes on to byte {len(data)} with no chunk"
+        f"its header ends the sound at byte {end}, but data that is not a chunk follows, to byte {len(data)}"
     )
 
 
 def _long_size_at(data: bytes) -> int:
-    """Where the size of the sound stands in a chunk `ds64`, which comes first."""
+    """Where the size of the sound is in the `ds64` chunk, which comes first."""
     return WAV.first + WAV.head_bytes + 8
 
 

@@ -1,8 +1,8 @@
-"""Sound files to mono float32, to their end: wav, flac, ogg, mp3 and the like by libsndfile, others by PyAV.
+"""Decodes whole sound files to mono float32: wav, flac, ogg, mp3 and the like by libsndfile, others by PyAV.
 
-What a header says about the length is neither believed nor used: parts of a file are counted and given
-headers that say what is there (`chunk_sizes`, `flac_frames`, `mpeg_frames`, `ogg_links`), since libsndfile
-stops where a header tells it to; then they are decoded block by block, and refused at the limit.
+What a header says about the length is not trusted: parts of a file are counted and given headers that say
+what is there (`chunk_sizes`, `flac_frames`, `mpeg_frames`, `ogg_links`), since libsndfile stops where a
+header tells it to. Then they are decoded block by block, and refused once they pass the limit.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["FORMATS", "check_duration", "decode"]
 FORMATS = "wav, flac, ogg or mp3; webm, mp4, m4a, aac, amr and others with antiphon[audio]"
 BLOCK_FRAMES = 2**16
 LEAD_BYTES = 2**16
-"""How far frames of mp3 are looked for: some players' files begin with zeros or what is left of a tag."""
+"""How far mp3 frames are searched for: some players' files begin with zeros or the rest of a tag."""
 MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-# What a file begins with, to the names of ffmpeg's demuxers: those of sound, and of films that have sound.
+# From what a file begins with to the name of ffmpeg's demuxer, for sound and for films with sound.
 ONLY_FFMPEG = {
     b"\x1a\x45\xdf\xa3": "matroska",
     b"#!AMR": "amr",
@@ -62,10 +62,10 @@ class Sound(NamedTuple):
 
 
 def decode(data: bytes, name: str, limits: InputLimits, before_s: float = 0.0) -> Sound:
-    """A file's samples, float32 (frames,), n > 0, channels averaged, and its rate.
+    """A file's samples, float32 (frames,), frames > 0, channels averaged, and its rate.
 
-    Recordings that were joined are heard one after the other, at the rate of the first. name: of the file,
-    for errors. Raises InvalidRequest for what cannot be decoded to its end, and beyond the limits.
+    Recordings that were joined come one after the other, at the rate of the first. name: the file's, for
+    errors. Raises InvalidRequest if the file cannot be decoded to its end, or exceeds the limits.
     """
     if not data:
         raise InvalidRequest(f"audio: {name}: expected {FORMATS}, got nothing")
@@ -97,12 +97,12 @@ def decode(data: bytes, name: str, limits: InputLimits, before_s: float = 0.0) -
 
 
 def check_duration(frames: int, rate_hz: int, limits: InputLimits, before_s: float = 0.0) -> None:
-    """Raises InvalidRequest for more audio, with the seconds before it, than the limits allow."""
+    """Raises InvalidRequest if this audio and the seconds before it are more than the limits allow."""
     _check_seconds(before_s, frames, rate_hz, limits)
 
 
 def _parts(data: bytes) -> tuple[str | None, list[Part]]:
-    """The name of ffmpeg's demuxer, None where ffmpeg is not to be asked, and what to decode one by one."""
+    """The name of ffmpeg's demuxer (None if ffmpeg must not be used), and the parts to decode one by one."""
     magic = data[:4]
     if magic == b"fLaC":
         return "flac", flac_parts(data)
@@ -126,7 +126,7 @@ def _parts(data: bytes) -> tuple[str | None, list[Part]]:
 
 
 def _decode_part(part: Part, demuxer: str | None, seconds: float, limits: InputLimits) -> Sound:
-    """seconds: of the parts before it. Channels are averaged block by block: they need not be kept."""
+    """seconds: length of the parts before it. Channels are averaged block by block, so they are not kept."""
     if demuxer in ONLY_FFMPEG.values() or demuxer in ("mov", "aac"):
         return _by_ffmpeg(part, demuxer, seconds, limits, None)
     import soundfile
@@ -163,7 +163,7 @@ def _by_libsndfile(part: Part, seconds: float, limits: InputLimits) -> Sound:
 
 
 class _File(BytesIO):
-    """Goes nowhere that it is not: what libsndfile computes of a header may lie anywhere, and
+    """Never seeks outside the file: positions that libsndfile computes from a header may lie anywhere, and
     python-soundfile writes what is raised in its callbacks to standard error."""
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -180,13 +180,13 @@ def _mean(block: AudioArray) -> AudioArray:
 def _by_ffmpeg(
     part: Part, demuxer: str | None, seconds: float, limits: InputLimits, reason: str | None
 ) -> Sound:
-    """reason: why libsndfile did not decode it, None where it does not know the format."""
+    """reason: why libsndfile did not decode it; None if it does not know the format."""
     if demuxer is None or not ffmpeg.is_there():
         if demuxer is None:
             raise InvalidRequest(f"audio: expected {FORMATS}: {reason}")
         why = f"this {demuxer} file" if reason is None else f"this {demuxer} file ({reason.rstrip('.')})"
         raise InvalidRequest(
-            f"audio: expected {FORMATS}: {why} is for PyAV to decode, which is not installed: "
+            f"audio: expected {FORMATS}: {why} needs PyAV to decode it, which is not installed: "
             "pip install 'antiphon[audio]'"
         )
     try:
@@ -205,7 +205,7 @@ def _by_ffmpeg(
 
 
 def _check_seconds(before_s: float, frames: int, rate_hz: int, limits: InputLimits, more: str = "") -> None:
-    """Raises InvalidRequest where so many frames after so many seconds are more than the limits allow."""
+    """Raises InvalidRequest if `frames` frames after `before_s` seconds are more than the limits allow."""
     allowed = limits.max_audio_s
     if frames <= (allowed - before_s) * rate_hz:
         return

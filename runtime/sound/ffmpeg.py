@@ -1,8 +1,8 @@
-"""Sound that libsndfile cannot decode, by ffmpeg, which PyAV brings (`pip install antiphon[audio]`).
+"""Decodes, by ffmpeg, sound that libsndfile cannot. PyAV brings ffmpeg (`pip install antiphon[audio]`).
 
-It reads what browsers and phones record, and is far too much code for bytes of a stranger to meet in this
-process: it runs in one of its own (`ffmpeg_process.py`), within bounds of time and memory, with one demuxer,
-no protocol and the decoders of sound.
+ffmpeg reads what browsers and phones record, and is far too much code to expose to a stranger's bytes in this
+process. So it runs in a process of its own (`ffmpeg_process.py`), within bounds of time and memory, with one
+demuxer, no protocols and only the decoders of sound.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["decode", "is_there"]
 
 PROGRAM = Path(__file__).with_name("ffmpeg_process.py")
 MAX_MEMORY_BYTES = 3 * 2**30
-"""Of address space, of which libraries take half a gigabyte."""
+"""Address space, of which libraries take half a gigabyte."""
 MAX_S = 60
-"""300 s of sound take one or two."""
+"""300 s of sound take one or two seconds."""
 
 
 def is_there() -> bool:
@@ -40,7 +40,7 @@ def is_there() -> bool:
 def decode(data: bytes, demuxer: str, max_audio_s: float) -> list[tuple[AudioArray, int]]:
     """Runs of samples, mono float32 (n,), and the rate of each, which may change within a file.
 
-    demuxer: ffmpeg's name of the container. Decoding ends behind max_audio_s. Raises InvalidRequest.
+    demuxer: ffmpeg's name of the container. Decoding ends soon after max_audio_s. Raises InvalidRequest.
     """
     settings = {
         "path": sys.path,
@@ -53,7 +53,7 @@ def decode(data: bytes, demuxer: str, max_audio_s: float) -> list[tuple[AudioArr
     }
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
-        # -I and -S: nothing but what stands in `path` is imported, and nothing is run before the program.
+        # -I and -S: nothing is imported but from `path`, and nothing is run before the program.
         process = subprocess.run(
             [sys.executable, "-I", "-S", str(PROGRAM), json.dumps(settings)],
             input=data,
@@ -70,7 +70,7 @@ def decode(data: bytes, demuxer: str, max_audio_s: float) -> list[tuple[AudioArr
 
 
 def _parsed(process: subprocess.CompletedProcess[bytes]) -> list[tuple[AudioArray, int]]:
-    """What the process wrote: lines of JSON, each with the samples that it announces behind it."""
+    """Parses what the process wrote: lines of JSON, each followed by the samples that it announces."""
     runs: list[tuple[list[AudioArray], int]] = []
     output = process.stdout
     position, is_whole = 0, False
@@ -90,5 +90,5 @@ def _parsed(process: subprocess.CompletedProcess[bytes]) -> list[tuple[AudioArra
     if not is_whole:
         lines = process.stderr.decode(errors="backslashreplace").strip().splitlines()
         reason = lines[-1][:200] if lines else f"exit status {process.returncode}"
-        raise InvalidRequest(f"its decoder broke down: {reason}")
+        raise InvalidRequest(f"its decoder crashed: {reason}")
     return [(np.concatenate(pieces), rate_hz) for pieces, rate_hz in runs]

@@ -1,6 +1,6 @@
-"""The program that `ffmpeg.py` runs: a file on standard input to samples on standard output.
+"""The program that `ffmpeg.py` runs: decodes a file on standard input to samples on standard output.
 
-It is a process of its own, imports nothing of ours, and bounds itself before it looks at the file.
+It is a process of its own, imports none of our code, and limits itself before it looks at the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DECODERS = (
     "pcm_mulaw,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le,pcm_s16be,pcm_s16le,pcm_s24be,pcm_s24le,pcm_s32be,"
     "pcm_s32le,pcm_s8,pcm_u8,qcelp,speex,libspeex,tta,vorbis,libvorbis,wavpack,wmav1,wmav2,wmapro,wmalossless"
 )
-"""Decoders of sound only: not even to probe a file does ffmpeg open one of pictures."""
+"""Decoders of sound only: ffmpeg opens no decoder of pictures, not even to probe a file."""
 OPTIONS = {
     "codec_whitelist": DECODERS,
     "protocol_whitelist": "none",
@@ -58,7 +58,7 @@ def say(line: dict[str, Any], content: bytes = b"") -> None:
 
 
 def decode(data: bytes, settings: dict[str, Any]) -> None:
-    """Writes the sound of the first stream that has some, until it is longer than it may be."""
+    """Writes the sound of the first audio stream, until it is longer than allowed."""
     import av
     from av.error import FFmpegError
     from av.logging import set_level
@@ -79,7 +79,7 @@ def _decode_stream(container: Any, stream: Any, settings: dict[str, Any]) -> Non
     from av.error import FFmpegError
 
     if stream.codec_context is None:
-        raise Refused("its sound is of a kind that no decoder is for")
+        raise Refused("its sound is of a kind that has no decoder here")
     seconds, failed_at = 0.0, None
     for packet in container.demux(stream):
         try:
@@ -87,10 +87,10 @@ def _decode_stream(container: Any, stream: Any, settings: dict[str, Any]) -> Non
         except EndOfFile:
             break
         except FFmpegError as error:
-            # The last one may be broken off; sound behind it shows that some is missing.
+            # The last packet may be cut off; sound after it shows that some is missing.
             failed_at = failed_at or f"{getattr(error, 'strerror', None) or error}"
             continue
-        is_flush = packet.size == 0  # brings what the decoder had kept, from before an error too
+        is_flush = packet.size == 0  # returns what the decoder had kept, even from before an error
         for frame in frames:
             if failed_at is not None and seconds > 0 and not is_flush:
                 raise Refused(f"it is damaged after {seconds:.2f} s: {failed_at}")
@@ -103,7 +103,7 @@ def _decode_stream(container: Any, stream: Any, settings: dict[str, Any]) -> Non
 
 
 def _write(frame: Any, settings: dict[str, Any]) -> float:
-    """Writes the mean of a frame's channels; its length in seconds."""
+    """Writes the mean of a frame's channels; returns its length in seconds."""
     import numpy as np
 
     rate_hz, channels = frame.sample_rate, frame.layout.nb_channels
@@ -129,7 +129,7 @@ def _kinds(container: Any) -> str:
 
 
 def _limit(which: int, value: int) -> None:
-    """Where the system allows less already, that stays."""
+    """Sets a limit; if the system allows less already, that stays."""
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, hard))

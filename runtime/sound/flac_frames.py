@@ -1,4 +1,4 @@
-"""FLAC whose length is counted from its frames (RFC 9639): a header that was written to a pipe does not know
+"""Counts the length of FLAC from its frames (RFC 9639): a header that was written to a pipe does not know
 it."""
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ TOTAL_AT = STREAMINFO_AT + 13
 MAX_HEADER_BYTES = 16
 MAX_FRAMES = 2**20
 MAX_DOUBTS = 2**16
-"""Places that look like the beginning of a frame and are none: bounds the search. By chance there are a
+"""Places that look like the beginning of a frame but are not: bounds the search. By chance there are about a
 thousand in 64 MB."""
 CRC8_POLYNOMIAL = 0x07
 
 
 class _Frame(NamedTuple):
     number: int
-    """Of the frame, or of its first sample."""
+    """The number of the frame, or of its first sample."""
     num_samples: int
 
 
 def flac_parts(data: bytes) -> list[Part]:
-    """The FLAC files that `data`, which begins with one, is joined from; each says its true length.
+    """The FLAC files that are joined in `data`, which begins with one; each states its true length.
 
-    Raises InvalidRequest where frames are missing in between.
+    Raises InvalidRequest if frames are missing in between.
     """
     parts: list[Part] = []
     begin = 0
@@ -50,7 +50,7 @@ def flac_parts(data: bytes) -> list[Part]:
 
 
 def _skip_metadata(data: bytes, begin: int) -> int | None:
-    """Where the frames of a file begin; None where it is none, or has no STREAMINFO."""
+    """Where the frames of a file begin; None if it is not a FLAC file, or has no STREAMINFO."""
     position = begin + len(MARKER)
     has_info = data[position : position + 4] in (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
     if data[begin:position] != MARKER or not has_info:
@@ -65,7 +65,7 @@ def _skip_metadata(data: bytes, begin: int) -> int | None:
 
 
 def _counted(data: bytes, begin: int, first_frame: int) -> tuple[Part, int]:
-    """The part that begins here, and where the next one does, -1 where none does."""
+    """The part that begins here, and where the next one begins, or -1 if there is no other."""
     info = data[begin + STREAMINFO_AT : begin + STREAMINFO_AT + STREAMINFO_BYTES]
     rate_hz = int.from_bytes(info[10:13], "big") >> 4
     positions: list[int] = []
@@ -87,13 +87,13 @@ def _counted(data: bytes, begin: int, first_frame: int) -> tuple[Part, int]:
     part = _saying(data[begin:end], num_samples, rate_hz)
     if len(positions) > 1:
         shorter = data[begin : positions[-1]]
-        # The last one may be broken off.
+        # The last frame may be cut off.
         part = replace(part, otherwise=_saying(shorter, num_samples - last_samples, rate_hz))
     return part, following
 
 
 def _saying(data: bytes, num_samples: int, rate_hz: int) -> Part:
-    """With this as its number of samples, which is left as it is where it is right."""
+    """The part with this number of samples in its header; unchanged if the header says so already."""
     total = num_samples.to_bytes(5, "big")
     info = bytes([data[TOTAL_AT] & 0xF0 | total[0] & 0x0F]) + total[1:]
     if data[TOTAL_AT : TOTAL_AT + 5] != info:
@@ -102,10 +102,10 @@ def _saying(data: bytes, num_samples: int, rate_hz: int) -> Part:
 
 
 def _frames(data: bytes, first: int) -> Iterator[tuple[int, _Frame | None]]:
-    """The frames and where they begin; the marker of another file, without a frame, ends them.
+    """The frames and where they begin. Where another file begins, its position comes last, with None.
 
-    A frame does not say how long it is, so headers are looked for. One is told by 14 bits of sync, a
-    checksum, and rate, channels and size of samples as in the first one.
+    A frame does not say how long it is, so headers are searched for. A header is recognized by 14 bits of
+    sync, a checksum, and the same rate, channels and size of samples as in the first one.
     """
     if _header(data, first) is None:
         return
@@ -134,7 +134,8 @@ def _frames(data: bytes, first: int) -> Iterator[tuple[int, _Frame | None]]:
 
 
 def _is_alike(head: tuple[int, int], first: tuple[int, int]) -> bool:
-    """Of the same rate and size of samples, and as many channels: two may be coded in four ways."""
+    """Whether two headers have the same rate, size of samples and number of channels; two channels may be
+    coded in four ways."""
     if head[0] != first[0] or head[1] & 0x0F != first[1] & 0x0F:
         return False
     channels, first_channels = head[1] >> 4, first[1] >> 4
@@ -165,7 +166,7 @@ def _header(data: bytes, position: int) -> _Frame | None:
 
 
 def _coded_number(head: bytes) -> tuple[int, int]:
-    """A number of up to 36 bits coded like a character of UTF-8, -1 where it is none, and where it ends."""
+    """A number of up to 36 bits, coded like a character in UTF-8, and where it ends; -1 if it is invalid."""
     first = head[4]
     if first < 0x80:
         return first, 5

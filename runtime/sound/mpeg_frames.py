@@ -1,7 +1,7 @@
-"""MPEG audio (mp3) whose length is counted from its frames, not guessed from its size and its first bitrate.
+"""Counts the length of MPEG audio (mp3) from its frames, instead of guessing it from size and first bitrate.
 
-libsndfile reads as many samples as the first frame's tag promises or, without one, as it guesses. So each
-part gets a tag that promises what is there.
+libsndfile reads the number of samples that the first frame's tag promises or, without a tag, a number that it
+guesses. So each part gets a tag that promises what is there.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ LAYER_III = 1
 MONO = 3
 MAX_FRAMES = 2**20
 MAX_DOUBTS = 2**18
-"""Bytes outside of frames that may look like the beginning of one: bounds the search."""
+"""Bytes outside frames that may look like the beginning of one: bounds the search."""
 MAX_DELAY = 2 * 4095
 """Samples that an encoder's tag may have left out."""
 TAGGED_DELAY = 529
-"""Samples of its own delay that libmpg123 leaves out where there is a tag."""
+"""Samples of its own delay that libmpg123 leaves out if there is a tag."""
 VBRI_AT = 36
 XING_BYTES = 120
-"""With all that may stand in it."""
+"""Size of such a tag with all its fields."""
 NUM_IN_DOUBT = 3
-"""Frames that must follow each other for what looks like one to be one."""
+"""Number of consecutive frames that it takes to believe that the first is one."""
 
 
 class _Header(NamedTuple):
@@ -50,7 +50,7 @@ class _Header(NamedTuple):
 
     @property
     def kind(self) -> tuple[int, int, int, bool]:
-        """What is the same in all frames of a recording."""
+        """What all frames of a recording have in common."""
         return self[:4]
 
     @property
@@ -72,7 +72,7 @@ class _Run:
 
     header: _Header
     spans: list[tuple[int, int]]
-    """Bytes with nothing else between their frames."""
+    """Ranges of bytes that hold only frames."""
     num: int = 0
 
     def add(self, begin: int, end: int) -> None:
@@ -88,10 +88,10 @@ def is_mpeg(data: bytes, position: int = 0) -> bool:
 
 
 def mpeg_parts(data: bytes) -> list[Part]:
-    """The recordings that these frames, with tags before, between and behind them, are joined from.
+    """The recordings that are joined in these frames, with tags before, between and after them.
 
     A part begins where the rate, the layer or mono changes, and at each tag of an encoder (Xing, Info, VBRI).
-    Raises InvalidRequest for what is too much to be looked through.
+    Raises InvalidRequest if there is too much to search.
     """
     runs: list[_Run] = []
     for total, (position, header) in enumerate(_frames(data), start=1):
@@ -112,7 +112,7 @@ def _frames(data: bytes) -> Iterator[tuple[int, _Header]]:
         header = _header(data, position)
         if header is not None and (header.kind == kind or _begins(data, position)):
             if position + header.size > len(data):
-                return  # broken off
+                return  # cut off
             kind = header.kind
             yield position, header
             position += header.size
@@ -128,7 +128,7 @@ def _frames(data: bytes) -> Iterator[tuple[int, _Header]]:
 
 
 def _begins(data: bytes, position: int) -> bool:
-    """Whether a few frames alike follow each other from here, or as many as there are."""
+    """Whether a few similar frames, or fewer up to the end or a tag, follow each other from here."""
     kind = None
     for _ in range(NUM_IN_DOUBT):
         header = _header(data, position)
@@ -159,7 +159,7 @@ def _header(data: bytes, position: int) -> _Header | None:
 
 
 def _tag_at(data: bytes, position: int, header: _Header) -> int:
-    """Where in a frame the number of frames stands in a tag; 0 where there is no tag."""
+    """Where a tag in this frame has the number of frames; 0 if there is no tag."""
     if header.layer != LAYER_III:
         return 0
     at = position + 4 + header.side_info_bytes
@@ -170,9 +170,9 @@ def _tag_at(data: bytes, position: int, header: _Header) -> int:
 
 
 def _promising(data: bytes, run: _Run) -> Part:
-    """The part with a tag that promises as many frames as it has, or more, which does no harm.
+    """The part with a tag that promises its number of frames, or more, which does no harm.
 
-    Where there is none, libsndfile's guess may be right. Where it is not, a tag is put in front.
+    If there is no tag, libsndfile's guess may be right. If it is not, a tag is put in front (`otherwise`).
     """
     header = run.header
     count_at = _tag_at(data, 0, header)
@@ -194,7 +194,7 @@ def _promising(data: bytes, run: _Run) -> Part:
 
 
 def _tag(data: bytes, header: _Header, count: bytes) -> bytes:
-    """A frame of silence like the first one that says how many follow."""
+    """A silent frame like the first one, with a tag that says how many follow."""
     head = bytearray(data[:4])
     head[1] |= 1  # no checksum
     while header.size < 4 + header.side_info_bytes + XING_BYTES:

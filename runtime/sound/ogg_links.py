@@ -1,4 +1,4 @@
-"""Ogg (RFC 3533) that is a chain: recordings joined one after the other, of which libsndfile reads the
+"""Splits chained Ogg (RFC 3533): recordings joined one after the other, of which libsndfile reads only the
 first."""
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ CAPTURE = b"OggS"
 HEADER_BYTES = 27
 FIRST_PAGE = 0x02
 MAX_PAGES = 2**16
-"""What looks like one is added up by libogg, up to 64 KB each time."""
+"""libogg adds up whatever looks like a page, up to 64 KB each time."""
 FLAC = b"\x7fFLAC"
 FLAC_LEAD_BYTES = 9
-"""In front of the marker that every FLAC file begins with."""
+"""Bytes before the marker that every FLAC file begins with."""
 
 
 @dataclass
 class _Link:
-    """Pages from those that begin its streams, one behind the other, to those of the next link."""
+    """The pages from those that begin its streams, one after the other, up to those of the next link."""
 
     begin: int
     num_streams: int = 0

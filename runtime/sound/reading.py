@@ -1,4 +1,4 @@
-"""Speech that comes in: files, bytes and arrays to mono float32 samples, within limits."""
+"""Reads incoming speech: files, bytes and arrays to mono float32 samples, within limits."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def read_audio(
     bytes, or (samples, rate_hz).
 
     Files are wav, flac, ogg (Vorbis, Opus, FLAC), mp3, aiff, au, caf and w64 and, where PyAV is installed
-    (`antiphon[audio]`), webm, mkv, mp4, m4a, mov, 3gp, aac, amr, wma and what else ffmpeg makes sound of; of
-    a film, the sound. They are decoded to their end, whatever their headers say about their length. Arrays
-    are described at `mono_samples`.
+    (`antiphon[audio]`), webm, mkv, mp4, m4a, mov, 3gp, aac, amr, wma and others that ffmpeg decodes; of a
+    film, the sound is read. They are decoded to their end, whatever their headers say about their length.
+    `mono_samples` describes arrays.
 
     Returns float32 (frames,), channels averaged, and the rate in Hz. Raises InvalidRequest for whatever is
-    missing, empty, damaged, of another kind, or beyond the limits, which count while it is decoded.
-    before_s: seconds of other recordings that the limit is for as well.
+    missing, empty, damaged, of another kind, or beyond the limits, which apply while it is decoded.
+    before_s: seconds of other recordings that count towards the limit.
     """
     limits = limits or InputLimits()
     if isinstance(source, tuple):
@@ -103,5 +103,5 @@ def _check_bytes(size: int, limits: InputLimits, *, is_all: bool = True) -> None
 
 
 def _shown(path: str) -> str:
-    """A path as it can be printed anywhere."""
+    """A path in a form that can be printed anywhere."""
     return path[:MAX_SHOWN].encode("utf-8", "backslashreplace").decode()

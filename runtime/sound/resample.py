@@ -1,6 +1,6 @@
 """Windowed-sinc resampling with a Hann window of six zero crossings and a roll-off of 0.99, which is
 torchaudio's default (after J. O. Smith, "Digital Audio Resampling"). Only taps inside the window are kept, so
-that rates without a common divisor cost no more than others."""
+rates without a common divisor cost no more than others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StreamingResampler", "resample"]
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
 BLOCK_SAMPLES = 2**12
-"""Samples made at a time: bounds the gathered windows, and keeps them in the processor's cache."""
+"""Output samples made at a time: bounds the gathered windows, and keeps them in the processor's cache."""
 
 
 def resample(samples: AudioArray, rate_hz: int, target_rate_hz: int) -> AudioArray:
@@ -30,7 +30,7 @@ def resample(samples: AudioArray, rate_hz: int, target_rate_hz: int) -> AudioArr
 
 
 class StreamingResampler:
-    """`resample` of audio that comes in pieces: what it gives, joined, equals that of the whole bit for bit.
+    """`resample` of audio that comes in pieces: its outputs, joined, equal that of the whole bit for bit.
 
     It lags by half a window, 6 zero crossings of the lower rate (0.4 ms at 16 kHz), and keeps one window.
     """
@@ -39,7 +39,7 @@ class StreamingResampler:
         divisor = gcd(rate_hz, target_rate_hz)
         self._old, self._new = rate_hz // divisor, target_rate_hz // divisor
         self._half, self._taps = _taps(self._old, self._new)
-        # Input samples [begin, num_in): those that windows to come need. Zeros stand before the first.
+        # Input samples [begin, num_in), which later windows need. Zeros precede the first sample.
         self._held = np.zeros(self._half, np.float32)
         self._begin = -self._half
         self._num_in = 0
@@ -47,7 +47,7 @@ class StreamingResampler:
         self._is_finished = False
 
     def push(self, samples: AudioArray) -> AudioArray:
-        """Takes float32 (n,), n >= 0, and gives the output samples whose windows are now complete."""
+        """Takes float32 (n,), n >= 0, and returns the output samples whose windows are now complete."""
         self._check_open()
         self._num_in += len(samples)
         if self._old == self._new:
@@ -57,7 +57,7 @@ class StreamingResampler:
         return self._emit(samples, max(complete, self._num_out))
 
     def finish(self) -> AudioArray:
-        """The output samples that are left, as if zeros followed. Nothing may be pushed after it."""
+        """The remaining output samples, as if zeros followed. Nothing may be pushed after this."""
         self._check_open()
         self._is_finished = True
         if self._old == self._new:
@@ -65,7 +65,7 @@ class StreamingResampler:
         return self._emit(np.zeros(self._half + 1, np.float32), -(-self._num_in * self._new // self._old))
 
     def _emit(self, samples: AudioArray, until: int) -> AudioArray:
-        """The next output samples up to `until`, for which the held samples and these suffice."""
+        """The next output samples up to `until`, for which the samples held and given here suffice."""
         held = np.concatenate([self._held, samples])
         out = np.empty(until - self._num_out, np.float32)
         if not len(out):
@@ -102,7 +102,7 @@ def _taps(old: int, new: int) -> tuple[int, AudioArray]:
     half = int(np.ceil(ZERO_CROSSINGS * old / bandwidth))
     phases = np.arange(new)
     index = (phases * old // new - half)[:, None] + np.arange(2 * half + 2)
-    # torchaudio rounds the phase to float32 on the way; all else is float64.
+    # torchaudio rounds the phase to float32; everything else is float64.
     offset = (phases.astype(np.float32) / np.float32(new)).astype(np.float64)
     x = np.clip(bandwidth * (index / old - offset[:, None]), -ZERO_CROSSINGS, ZERO_CROSSINGS)
     window = np.cos(np.pi * x / (2 * ZERO_CROSSINGS)) ** 2

@@ -1,4 +1,4 @@
-"""Arrays of samples that callers hand in, to mono float32 within [-1, 1]."""
+"""Converts callers' arrays of samples to mono float32 within [-1, 1]."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = [
 MAX_RATE_HZ = 192_000
 MAX_CHANNELS = 32
 MAX_NUMBERS = 2**28
-"""Of an array, all channels together: views may claim any size, and are copied."""
+"""In an array, all channels together: views may claim any size, and are copied."""
 HEADROOM = 8.0
-"""Floating point up to this (18 dB over full scale) is loud: mixing, resampling and lossy decoding
+"""Floating point up to this (18 dB over full scale) is merely loud: mixing, resampling and lossy decoding
 overshoot."""
 QUIETEST_INTEGERS = 256.0
-"""Floating point that is not whole, but at least as large somewhere (-42 dB of 16 bits), was made of
+"""Floating-point numbers that are not whole but peak at this or more (-42 dB of 16 bits) were made from
 integers."""
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class FullScale(NamedTuple):
-    """The numbers that stand for 1.0 above `zero`, and for silence."""
+    """`zero` stands for silence, and `zero` + `scale` for 1.0."""
 
     scale: float
     zero: float = 0.0
@@ -56,30 +56,30 @@ UNSIGNED = (INTEGERS["uint8"], INTEGERS["uint16"])
 def mono_samples(samples: Any) -> AudioArray:
     """An array or tensor of samples as mono float32 (frames,), channels averaged.
 
-    Its shape is (frames,), (frames, channels), or (channels, frames), as torchaudio gives it, where there are
+    Its shape is (frames,), (frames, channels), or (channels, frames), as torchaudio returns it, if there are
     more than 32 frames or one channel. Its numbers are
 
-    - floating point within [-1, 1]; what mixing and resampling put above that, up to 8, stays as it is;
-    - int8, int16, uint8 or uint16 over their full range, or int32: numbers that fit in 16 or 24 bits are of
-      so many (but multiples of 256 that do not fit in 16 are of 32 bits);
-    - such integers as floating point, as `astype` leaves them, averaged and resampled ones too: understood
-      like those in int32, or as unsigned where they lie around the middle of 8 or 16 bits.
+    - floating point within [-1, 1]; values beyond that, up to 8, which mixing and resampling cause, stay;
+    - int8, int16, uint8 or uint16 over their full range, or int32: numbers that fit in 16 or 24 bits are
+      taken to have that range (but multiples of 256 that do not fit in 16 bits are taken to have 32);
+    - such integers as floating point, as `astype` leaves them, including averaged and resampled ones: read
+      like those in int32, or as unsigned if they lie around the middle of 8 or 16 bits.
 
-    Raises InvalidRequest for any other shape or type, and for numbers that are none of this.
+    Raises InvalidRequest for any other shape, type or numbers.
     """
     return SampleReader().read(samples)
 
 
 class SampleReader:
-    """`mono_samples` of sound that comes in pieces: a quiet piece is of the range that a louder one before it
-    was found to be of."""
+    """`mono_samples` of sound that comes in pieces: a quiet piece is read in the range that was found for a
+    louder piece before it."""
 
     def __init__(self) -> None:
         self._found: dict[str, FullScale] = {}
 
     def read(self, samples: Any, *, or_none: bool = False, scales_floats: bool = True) -> AudioArray:
-        """or_none: a piece may be without samples. scales_floats: False leaves floating point, once checked,
-        as it is, for whoever reads it next."""
+        """or_none: a piece may be empty. scales_floats: False checks floating point but leaves it as it is,
+        for a later reader to scale."""
         _check_count(samples)
         array = _frames_first(as_array("audio", samples))
         _check_numbers(samples, array)
@@ -100,8 +100,8 @@ class SampleReader:
 
 
 def to_unit(mono: AudioArray) -> AudioArray:
-    """Samples of a file, float32 (n,), n > 0, finite, within [-1, 1]: a file in floating point may hold the
-    numbers of integers just as an array may, see `mono_samples`."""
+    """A file's samples, float32 (n,), n > 0, finite, scaled to [-1, 1]: a file in floating point may hold the
+    numbers of integers, just as an array may (see `mono_samples`)."""
     found = _full_scale(mono, float(mono.min()), float(mono.max()), UNIT)
     if found == UNIT:
         return mono
@@ -110,8 +110,8 @@ def to_unit(mono: AudioArray) -> AudioArray:
 
 
 def num_frames(samples: Any) -> int:
-    """Frames that an array or list of samples claims to have, without a look at them; 0 where it cannot
-    say."""
+    """The number of frames that an array or list of samples claims to have, without looking at them; 0 if it
+    cannot say."""
     shape = _shape(samples)
     if not shape:
         return 0
@@ -154,7 +154,7 @@ def _check_count(samples: Any) -> None:
 
 def _check_numbers(samples: Any, array: Array) -> None:
     if np.ma.is_masked(samples):
-        raise InvalidRequest("audio: expected an array of which all is there, got one that is masked in part")
+        raise InvalidRequest("audio: expected an array without masked samples, got one that has some")
     if array.dtype.kind != "f" and array.dtype.name not in INTEGERS:
         raise InvalidRequest(
             f"audio: expected samples in floating point, {', '.join(INTEGERS)}, got {array.dtype}"
@@ -174,7 +174,7 @@ def _frames_first(array: Array) -> Array:
 
 
 def _full_scale(array: Array, low: float, high: float, before: FullScale) -> FullScale:
-    """before: of the pieces before it, UNIT where nothing is known."""
+    """before: the scale of the pieces before it; UNIT if it is not known."""
     peak = max(-low, high)
     if array.dtype.kind != "f":
         whole = INTEGERS[array.dtype.name]
@@ -201,8 +201,8 @@ def _full_scale(array: Array, low: float, high: float, before: FullScale) -> Ful
 
 
 def _signed(array: Array, peak: float) -> FullScale:
-    """The narrowest range that holds the numbers. 16 and 24 bits that were put into the upper part of 32 are
-    multiples of 256."""
+    """The narrowest range that holds the numbers. Numbers of 16 or 24 bits that were shifted to the top of 32
+    are multiples of 256."""
     found = next(found for found in SIGNED if peak <= found.scale)
     is_widened = found.scale == INT24.scale and not np.fmod(array, 256).any()
     return INTEGERS["int32"] if is_widened else found

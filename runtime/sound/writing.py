@@ -1,4 +1,4 @@
-"""Speech that goes out: wav, flac and ogg files, through libsndfile."""
+"""Writes speech to wav, flac and ogg files, through libsndfile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from antiphon.sound.reading import check_rate
 __all__ = ["FORMATS", "encode_audio", "format_of", "write_audio"]
 
 FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "ogg": ("OGG", "VORBIS")}
-"""libsndfile's names of container and encoding."""
+"""libsndfile's names for container and encoding."""
 BLOCK_SAMPLES = 1 << 14
-"""Samples handed over at a time: the Vorbis encoder overflows its stack on long ones."""
+"""Samples written at a time: the Vorbis encoder overflows its stack on long blocks."""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format that a file's name ends with; wav for a pipe or a device whose name ends with none.
+    """The format that a file's name ends with; wav for a pipe or a device without such an ending.
 
     Raises InvalidRequest for any other.
     """
@@ -62,8 +62,8 @@ def encode_audio(samples: Any, rate_hz: int, audio_format: str = "wav") -> bytes
 def write_audio(path: str | os.PathLike[str], samples: Any, rate_hz: int) -> None:
     """Writes a file in the format that its name ends with, whole or not at all (`files.write_whole`).
 
-    Raises InvalidRequest for another ending and what `encode_audio` refuses, OSError, naming the path, where
-    it cannot be written.
+    Raises InvalidRequest for another ending and for what `encode_audio` refuses, and OSError, naming the
+    path, if it cannot be written.
     """
     write_whole(path, encode_audio(samples, rate_hz, format_of(path)))
 

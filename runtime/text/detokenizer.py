@@ -1,4 +1,4 @@
-"""Ids to text while they are generated, in pieces that add up to the whole."""
+"""Ids to text while they are being generated, in pieces that add up to the whole."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["IncrementalDetokenizer"]
 class IncrementalDetokenizer:
     """Turns the ids of one request into text as they come.
 
-    The pieces that `push` and `finish` return, joined, are exactly the decoding of all ids, special
-    tokens skipped, stripped of white space at both ends. `push` returns what is certain: no part of a
-    character, no white space that may turn out to be trailing, and nothing that may be the beginning
-    of a stop string. Each character is looked at once, so the cost of a token does not grow with the
-    length of the text.
+    The pieces that `push` and `finish` return, joined, are exactly the decoding of all ids, without
+    special tokens, stripped of white space at both ends. `push` returns only what is certain: no part
+    of a character, no white space that may turn out to be trailing, and nothing that may be the
+    beginning of a stop string. Each character is looked at once, so the cost of a token does not grow
+    with the length of the text.
 
-    `stop`: non-empty strings. The text ends before the first one that is completed, looked for in the
-    text before it is stripped (the longest, if several are completed by the same character).
+    `stop`: non-empty strings. The text ends before the first one to be completed (the longest, if the
+    same character completes several); they are looked for in the text before it is stripped.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -66,12 +66,12 @@ class IncrementalDetokenizer:
 
 
 class _StopMatcher:
-    """Passes on text up to the first stop string (Knuth, Morris and Pratt, one automaton for each)."""
+    """Passes on text up to the first stop string (Knuth-Morris-Pratt, one automaton for each)."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self.matched = False
         self._stop = [(text, _borders(text)) for text in stop]
-        self._lengths = [0] * len(self._stop)  # of each stop string, how much of it the text ends with
+        self._lengths = [0] * len(self._stop)  # how much of each stop string the text ends with
         self._held = ""  # the longest of these
 
     def push(self, text: str) -> str:
@@ -94,7 +94,7 @@ class _StopMatcher:
         return held
 
     def _step(self, index: int, char: str) -> bool:
-        """Advance one automaton by one character; whether its stop string is complete."""
+        """Advance one automaton by one character; returns whether its stop string is complete."""
         stop, borders = self._stop[index]
         length = self._lengths[index]
         while length and stop[length] != char:

@@ -16,25 +16,25 @@ from antiphon.text.tokenizer_file import TRIAL_TEXTS, read_tokenizer
 __all__ = ["Tokenizer"]
 
 _UNIT_TOKEN = re.compile(r"<Audio_\d+>")
-# A token can be heard if its text holds a word character or one of these thirteen marks: other
-# characters and white space are nothing to say.
+# A token can be spoken if its text holds a word character or one of these thirteen marks: other
+# characters and white space give speech nothing to say.
 _SPOKEN = re.compile(r"""[\w。，,'.、“”"！？!?]""")
 
 
 class Tokenizer:
     """A checkpoint's tokenizer.
 
-    Ids are the file's own. Decoding joins the bytes of the tokens and reads them as UTF-8, invalid
-    sequences becoming U+FFFD, without any clean-up of spaces: so text can be decoded piece by piece
-    (see `IncrementalDetokenizer`) and the pieces add up to the whole.
+    Ids are those of the file. Decoding joins the bytes of the tokens and reads them as UTF-8, invalid
+    sequences becoming U+FFFD, and does not clean up spaces. So text can be decoded piece by piece
+    (see `IncrementalDetokenizer`), and the pieces add up to the whole.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Take over `tokenizer`; `ValueError` if its decoder is not the byte-level one, or it fails."""
+        """Takes over `tokenizer`; `ValueError` if its decoder is not the byte-level one, or if it fails."""
         if not isinstance(tokenizer.decoder, tokenizers.decoders.ByteLevel):
             raise ValueError(f"decoder: expected ByteLevel, found {tokenizer.decoder}")
-        # What users write is text: "<|eot_id|>" in it must not end their turn. And all of it counts,
-        # whatever limits a training script has left in the file.
+        # What users write is text: "<|eot_id|>" in it must not end their turn. And all of it is
+        # encoded, whatever limits a training script has left in the file.
         tokenizer.encode_special_tokens = True
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -56,7 +56,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """Read `tokenizer.json` of a checkpoint folder; `CheckpointError` if it is missing or unusable.
 
-        content: the file's, where it has been read already.
+        content: that of the file, if it has been read already.
         """
         path = Path(folder) / "tokenizer.json"
         tokenizer = read_tokenizer(path) if content is None else content
@@ -71,14 +71,14 @@ class Tokenizer:
         return max(self._tokens.keys() - self._special_ids - self._unit_ids, default=-1)
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token by its name, such as "<|eot_id|>"; None if there is none."""
+        """The id of a token by its name, such as "<|eot_id|>"; None if there is no such token."""
         token_id: int | None = self._tokenizer.token_to_id(token)
         return token_id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text, nothing added. Special tokens written in it are text like any other.
+        """Ids of plain text, with nothing added. Special tokens written in it are text like any other.
 
-        `InvalidRequest` if the text names a unit (those are no text: they go into `Units`) or is not
+        `InvalidRequest` if the text names a unit (units are not text: they go into `Units`) or is not
         valid Unicode.
         """
         try:
@@ -100,7 +100,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids, as it is: not stripped, spaces untouched. Unknown ids are nothing."""
+        """The text of ids, as it is: not stripped, spaces untouched. Unknown ids are skipped."""
         return b"".join(self.token_bytes(i, skip_special_tokens) for i in ids).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int, skip_special_tokens: bool = True) -> bytes:
@@ -116,7 +116,7 @@ class Tokenizer:
         """Whether speech attends to this token: whether its own text holds something to say.
 
         That is a word character (Unicode, underscore included) or one of `。，,'.、“”"！？!?`. An end of
-        turn counts, by its name; a lone newline or `#` does not, nor does part of a character.
+        turn counts, because of its name; a lone newline or `#` does not, nor does part of a character.
         """
         carries = self._carries_speech.get(token_id)
         if carries is None:
@@ -125,7 +125,7 @@ class Tokenizer:
         return carries
 
     def _encode(self, text: str) -> list[int]:
-        """`ValueError` where the library fails, which panics on what it did not think of."""
+        """`ValueError` if the library fails; it panics on cases that it does not foresee."""
         try:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         except Exception as error:  # it raises nothing more specific
@@ -139,14 +139,14 @@ class Tokenizer:
     def _bytes_of(self, token: str) -> bytes:
         try:
             return bytes(self._byte_of_char[char] for char in token)
-        except KeyError:  # an added token, written as it is: its characters are not of the alphabet
+        except KeyError:  # an added token, stored as it is: its characters are not in the alphabet
             return token.encode()
 
 
 def _byte_level_alphabet() -> dict[str, int]:
     """The byte that each character of a byte-level token stands for (as in GPT-2).
 
-    Visible Latin-1 characters stand for their own byte; the other bytes are the characters from U+0100.
+    Visible Latin-1 characters stand for their own byte; the characters from U+0100 for the other bytes.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = sorted(set(range(256)).difference(visible))

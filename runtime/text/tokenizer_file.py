@@ -1,9 +1,9 @@
-"""Reads `tokenizer.json`. The library that runs it, written in Rust, trusts its file: wrong values panic, ask
-for any memory, or end the process. So the file is parsed and checked here, and what was checked is handed
-over.
+"""Reads `tokenizer.json`. The library that runs it, written in Rust, trusts its file: wrong values make it
+panic, allocate any amount of memory, or end the process. So the file is parsed and checked here, and only
+what was checked is handed over.
 
-What is taken is byte-level BPE with what may stand around it. Regular expressions that are not those of known
-models are first tried in a process of their own.
+Byte-level BPE is accepted, with normalizers and pre-tokenizers around it. Regular expressions that known
+models do not use are first tried in a process of their own.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["TRIAL_TEXTS", "read_tokenizer"]
 
 EXPECTED = "a tokenizer file that can be read"
 MAX_BYTES = 64 * 2**20
-"""Llama 3's has 9 MB."""
+"""Llama 3's file has 9 MB."""
 MAX_PARTS = 64
 """Normalizers or pre-tokenizers in a sequence."""
 MAX_ID = 2**24
 MAX_GROWTH = 64
-"""How many times longer normalizers may make a text."""
+"""By what factor normalizers may lengthen a text."""
 MAX_PATTERN_CHARS = 2000
 MAX_CONTENT_CHARS = 64
 
@@ -68,10 +68,10 @@ KNOWN_PATTERNS = frozenset(
         " ",
     }
 )
-"""Regular expressions that need no trial."""
+"""Regular expressions that need not be tried."""
 
 PLAIN_NORMALIZERS = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "StripAccents": 1, "Nmt": 1}
-"""By how much they may lengthen a text, in characters."""
+"""By what factor each may lengthen a text, in characters."""
 PRE_TOKENIZERS = frozenset(
     {"ByteLevel", "Split", "Sequence", "Digits", "Punctuation", "Whitespace", "WhitespaceSplit", "Metaspace"}
 )
@@ -80,7 +80,7 @@ PRE_TOKENIZERS = frozenset(
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a `tokenizer.json`, without truncation, padding and post-processor.
 
-    Raises CheckpointError where it is missing, corrupt, or of a kind that is not taken.
+    Raises CheckpointError if the file is missing, corrupt, or of a kind that is not supported.
     """
     content = read_file(path, EXPECTED, max_bytes=MAX_BYTES)
     values = TokenizerFile(path, parse_json(path, content))
@@ -92,7 +92,7 @@ def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 
 class TokenizerFile:
-    """What a tokenizer.json says, part by part."""
+    """The content of a tokenizer.json, checked part by part."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self._path = path
@@ -102,7 +102,7 @@ class TokenizerFile:
 
     @property
     def text(self) -> str:
-        """The file anew, without what plays no part here: prompts get no special tokens added."""
+        """The file's JSON, without what plays no part here: no special tokens are added to prompts."""
         model = {**self._values["model"], "type": self._values["model"].get("type", "BPE")}
         left_out = {"truncation": None, "padding": None, "post_processor": None}
         return json.dumps({**self._values, "model": model, **left_out})
@@ -139,14 +139,14 @@ class TokenizerFile:
             if type(token_id) is not int or not 0 <= token_id < MAX_ID:
                 raise self._error(f"model.vocab.{shortened(token)}", f"an id below {MAX_ID}", token_id)
         unknown = model.get("unk_token")
-        # In a WordLevel model a word that it lacks is an error without it.
+        # Without it, a WordLevel model fails on any word that it lacks.
         needed = unknown is not None or kind == "WordLevel"
         if needed and (not isinstance(unknown, str) or unknown not in vocab):
             raise self._error("model.unk_token", "a token of the vocabulary", unknown)
         if kind == "BPE":
             for name in ("continuing_subword_prefix", "end_of_word_suffix"):
                 if model.get(name) not in (None, ""):
-                    raise self._error(f"model.{name}", "null (byte-level BPE has none)", model[name])
+                    raise self._error(f"model.{name}", "null (byte-level BPE does not use it)", model[name])
             if model.get("dropout") not in (None, 0):
                 raise self._error(
                     "model.dropout", "null: each text has one sequence of ids", model["dropout"]
@@ -160,13 +160,13 @@ class TokenizerFile:
         for token in added or ():
             content = token.get("content") if isinstance(token, dict) else None
             if not isinstance(content, str):
-                raise self._error("added_tokens", "objects with a content", token)
+                raise self._error("added_tokens", "objects with a string as content", token)
             token_id = token.get("id")
             if type(token_id) is not int or not 0 <= token_id < MAX_ID:
                 raise self._error(f"added_tokens.{shortened(content)}", f"an id below {MAX_ID}", token_id)
 
     def _parts(self, name: str, list_name: str, value: Any) -> list[dict[str, Any]]:
-        """The normalizers or pre-tokenizers in their order, sequences taken apart."""
+        """The normalizers or pre-tokenizers, with sequences taken apart."""
         if value is None:
             return []
         parts: list[dict[str, Any]] = []
@@ -185,7 +185,7 @@ class TokenizerFile:
         return parts
 
     def _growth(self, part: Mapping[str, Any]) -> int:
-        """How many times longer a normalizer can make a text of at least one character."""
+        """By what factor a normalizer can lengthen a text of at least one character."""
         kind = part.get("type")
         if isinstance(kind, str) and kind in PLAIN_NORMALIZERS:
             return PLAIN_NORMALIZERS[kind]
@@ -207,7 +207,7 @@ class TokenizerFile:
         return value
 
     def _check_pattern(self, name: str, pattern: Any) -> bool:
-        """Whether it is a regular expression."""
+        """Check a pattern, and return whether it is a regular expression."""
         pattern = self._object(f"{name}.pattern", pattern)
         text = pattern.get("Regex", pattern.get("String"))
         if not isinstance(text, str) or not 0 < len(text) <= MAX_PATTERN_CHARS or len(pattern) != 1:
@@ -228,7 +228,7 @@ class TokenizerFile:
 
 
 def _try_apart(path: Path, text: str) -> None:
-    """Let another process read and use the tokenizer: how a regular expression behaves does not show."""
+    """Let another process read and use the tokenizer: a regular expression does not show how it behaves."""
     place = str(Path(tokenizers.__file__).parents[1])
     expected = "regular expressions that end within bounds"
     if not sys.executable:
@@ -246,7 +246,7 @@ def _try_apart(path: Path, text: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
-            f"{path}: expected {expected}, found some still busy after {TRIAL_S:g} s"
+            f"{path}: expected {expected}, found some still running after {TRIAL_S:g} s"
         ) from None
     except OSError as error:
         raise CheckpointError(

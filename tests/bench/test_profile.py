@@ -145,6 +145,6 @@ def test_a_question_of_ones_own(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path) -> None:
     both = antiphon("--config", "97m", "--model", str(tmp_path))
     assert both.exit_code == 2
-    assert "goes without --model" in both.output
+    assert "cannot be used with --model" in both.output
     alone = antiphon("--image", str(tmp_path / "cat.jpg"))
     assert "--image: expected --text or --audio with it" in str(alone.exception)

@@ -191,7 +191,7 @@ def test_at_a_terminal_it_stops_the_reply_then_the_line_then_the_talk(tmp_path: 
     terminal.wait_for(b"[stopped]")
     terminal.wait_for(b"> ")
     terminal.type(b"half a line" + ctrl_c)
-    terminal.wait_for(b"another Ctrl-C leaves")
+    terminal.wait_for(b"press Ctrl-C again to leave")
     terminal.wait_for(b"> ")
     time.sleep(0.3)
     terminal.type(ctrl_c)

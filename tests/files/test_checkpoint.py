@@ -145,12 +145,12 @@ def test_windows_line_ends_and_byte_order_marks_are_read(folder: Path) -> None:
 JSON_CASES = {
     "nested": ('{"a": ' + "[" * 100_000, "nested too deeply"),
     "huge integer": ('{"a": ' + "9" * 5000 + "}", "an integer of 5000 digits"),
-    "twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "a key stands twice: 'c'"),
+    "twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "a key appears twice: 'c'"),
     "not UTF-8": ('{"a": "\udcff"}', "can't decode byte 0xff"),
     "UTF-16": ("\udcff\udcfe{\0}\0", "can't decode"),
     "no JSON": ('{"a": tru}', "Expecting value"),
     "a list": ("[1]", "expected a JSON object, found list"),
-    "long key": ('{"' + "k" * 100_000 + '": 1, "' + "k" * 100_000 + '": 1}', "stands twice"),
+    "long key": ('{"' + "k" * 100_000 + '": 1, "' + "k" * 100_000 + '": 1}', "appears twice"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints that the golden cases were computed from: of the released formats, small, and random."""
+"""The checkpoints that the golden cases were computed from: small and random, in the released formats."""
 
 from __future__ import annotations
 

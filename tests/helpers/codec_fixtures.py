@@ -28,7 +28,7 @@ def folder() -> Path:
 
 @pytest.fixture
 def folder_copy(folder: Path, tmp_path: Path) -> Path:
-    """A codec folder to break."""
+    """A codec folder that a test may break."""
     return Path(shutil.copytree(folder, tmp_path / "codec"))
 
 
@@ -71,7 +71,7 @@ def manifest() -> Callable[[str], dict[str, list[int]]]:
 
 @pytest.fixture(scope="session")
 def odd_flow_params() -> FlowParams:
-    """Shapes that differ wherever they may: level widths, heads x head_dim and channels, depths."""
+    """Shapes that differ wherever they can: level widths, depths, and heads x head_dim from channels."""
     return FlowParams(
         vocab_size=50,
         input_size=48,
@@ -110,7 +110,7 @@ def odd_hift_params() -> HiftParams:
 
 @pytest.fixture(scope="session")
 def randomized() -> Callable[[nn.Module], Any]:
-    """Fills a module with random weights: norms' scales near 1, all else small."""
+    """Fills a module with random weights: scales of norms near 1, everything else small."""
 
     def fill(module: nn.Module) -> nn.Module:
         generator = torch.Generator().manual_seed(0)
@@ -125,7 +125,7 @@ def randomized() -> Callable[[nn.Module], Any]:
 
 @pytest.fixture(scope="session")
 def relative_error() -> Callable[[Any, Any], float]:
-    """Largest difference by the largest expected value."""
+    """The largest difference, divided by the largest expected value."""
 
     def measure(found: Any, expected: Any) -> float:
         found, expected = torch.as_tensor(found), torch.as_tensor(expected)

@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["Child", "Ended", "antiphon", "run_python"]
 
 TIMEOUT_S = 120
-"""Of what does not hang; machines may be slow."""
+"""Long enough for whatever does not hang, even on a slow machine."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Ended:
 
 
 def _as_a_shell_does() -> None:
-    """Ctrl-C is not ignored, as it is in the background of some shells."""
+    """Does not ignore Ctrl-C, as processes do in the background of some shells."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _environment() -> dict[str, str]:
-    """Threads that wait for each other cost more than they give, where other tests run beside this one."""
+    """With one thread: where other tests run at the same time, more threads mostly wait for each other."""
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def run_python(*arguments: str, stdin: bytes = b"", **options: Any) -> Ended:
-    """Runs Python to its end. options: of `subprocess.run`."""
+    """Runs Python to its end. `options` are those of `subprocess.run`."""
     usual: dict[str, Any] = {
         "input": stdin,
         "stdout": subprocess.PIPE,
@@ -85,7 +85,7 @@ class Child:
         self._process.send_signal(number)
 
     def end(self) -> Ended:
-        """Waits for its end."""
+        """Waits for the program to end."""
         try:
             out, err = self._process.communicate()
         finally:

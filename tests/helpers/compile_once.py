@@ -1,7 +1,7 @@
 """A C++ compiler that compiles the same sources once: `python compile_once.py CACHE g++ -O3 -c a.cpp -o a.o`.
 
-Several installations of the package compile equal copies of csrc/. What was compiled is used again where all
-of csrc/ and all options but paths are the same, so a copy that lacks a header is noticed.
+Several installations of the package compile equal copies of csrc/. An object is used again only if all of
+csrc/, and all options except paths, are the same, so a copy that lacks a header is noticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 
 def command(cache: Path) -> str:
-    """What the environment variable CXX is set to."""
+    """The value for the environment variable CXX."""
     return f"{sys.executable} {__file__} {cache} {os.environ.get('CXX', 'g++')}"
 
 

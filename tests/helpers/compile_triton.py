@@ -1,7 +1,7 @@
 """Compiles what the calls of `kernel_calls` would launch, for A100 and H100; no GPU is needed.
 
-Run as a script in a process of its own, since Triton decides on import whether it interprets:
-prints the kernels' names, and {"call dtype": {"kernel sm_80": bytes of the cubin or an error}}, as JSON.
+Run as a script in a process of its own, since Triton decides on import whether it interprets. Prints the
+kernels' names, and {"call dtype": {"kernel sm_80": bytes of the cubin or an error}}, as JSON.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import antiphon.kernels.triton
 from antiphon.kernels import checks, registry
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}
-"""What one program may take of a multiprocessor's shared memory, by compute capability."""
+"""How much of a multiprocessor's shared memory a program may take, by compute capability."""
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 def launched() -> list[str]:
-    """All kernels of the package; what they call among each other has no `_kernel` in its name."""
+    """All kernels of the package; functions that they only call do not end in `_kernel`."""
     names = []
     for module in pkgutil.iter_modules(antiphon.kernels.triton.__path__):
         loaded = importlib.import_module(f"antiphon.kernels.triton.{module.name}")
@@ -58,7 +58,7 @@ def compile_launch(
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         else:
             signature[parameter.name] = mangle_type(value)
-            # As a launch says of them, and of 1 above; without it loads are neither wide nor in a pipeline.
+            # A launch specialises on this too, and on 1 above; or loads are neither wide nor pipelined.
             if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
                 attrs[(i,)] = [["tt.divisibility", 16]]
     name = f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
@@ -89,7 +89,7 @@ def main() -> None:
             with (
                 mock.patch.object(JITFunction, "run", run),
                 mock.patch.object(registry, "triton_interpreted", return_value=True),
-                # as on a GPU, for which these are compiled: the calls bring shapes, and zeros for indices
+                # as on a GPU, for which these are compiled: the calls have shapes, but only zeros for indices
                 mock.patch.object(checks, "values_are_at_hand", return_value=False),
                 torch.inference_mode(),
             ):

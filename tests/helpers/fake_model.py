@@ -1,7 +1,7 @@
-"""A model that is a hash: what a request gives by the algorithm alone, with neither scheduler nor cache.
+"""A model that is a hash, and a request's answer by the algorithm alone, with neither scheduler nor cache.
 
-A position's "keys and values" are one number, a hash of everything that the real ones depend on, so a
-single wrong one changes every id that follows.
+A position's "keys and values" are one number, a hash of everything that the real ones depend on, so a single
+wrong one changes every id that follows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def mix(*parts: object) -> int:
 
 
 def pick_text(state: int) -> int:
-    """Mostly one of 40 words; sometimes an end, or the blank."""
+    """Mostly one of 40 words; sometimes a stop id, or the blank."""
     kind = mix("text", state) % 60
     return (EOT, EOT, END_OF_TEXT, BLANK)[kind] if kind < 4 else mix("word", state) % 40
 
@@ -115,11 +115,11 @@ def make_prompt(
 
 
 def ids(num_positions: int, first: int = 20) -> list[int]:
-    """What makes a text prompt of so many positions, opening and closing included."""
+    """The ids that make a text prompt of `num_positions`, including opening and closing."""
     return [first] * (num_positions - 5)
 
 
-# --- what a request gives, by the algorithm ---------------------------------------------------------
+# --- what a request gets, by the algorithm ----------------------------------------------------------
 
 
 @dataclass

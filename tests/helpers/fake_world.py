@@ -32,7 +32,7 @@ class Memory:
     def write(self, track: Track, owner: str, stack: str, position: int, state: int) -> None:
         block = track.block_table[position // track.block_size]
         held, states = self._blocks.get(block, (owner, {}))
-        if held != owner:  # the other track lays a block out otherwise: nothing of it is left
+        if held != owner:  # the other track lays out a block differently: its contents are lost
             states = {}
         states[stack, position % track.block_size] = state
         self._blocks[block] = (owner, states)
@@ -62,7 +62,7 @@ class Step:
 
 
 class WatchedScheduler(Scheduler):
-    """Keeps who waited for text, and how far the others had run ahead, when a text pass was planned."""
+    """Remembers who waited for text, and how far all had run ahead, when a text pass was planned."""
 
     def schedule_text(self) -> StackPlan:
         self.waited = {r.request_id for r in self.running if r.waits_for_text}
@@ -71,7 +71,7 @@ class WatchedScheduler(Scheduler):
 
 
 class World:
-    """Scheduler, memory and requests, and itself the runner; checks what must hold in every step."""
+    """Scheduler, memory and requests; also the runner. Checks what must hold in every step."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class World:
         return [*self.scheduler.running, *self.scheduler.waiting]
 
     def step(self) -> Step:
-        """The engine's own, on this world."""
+        """The engine's own step, on this world."""
         unfinished = self.unfinished
         self._done = Step()
         step(self.scheduler, self, before=self._check_plan, after=self._note)
@@ -148,8 +148,8 @@ class World:
         return steps
 
     def check_answer(self, request: RequestState) -> None:
-        """The finished request has what it would have got alone; at least its beginning, where it ran
-        out of blocks with the whole cache to itself."""
+        """The finished request has the answer that it would get alone, or the beginning of that answer if it
+        ran out of blocks with the whole cache to itself."""
         expected = alone(request.prompt, request.params, speaks=request.speaks, mind=self.mind)
         found = Answer(
             request.shown_text_ids,
@@ -167,7 +167,7 @@ class World:
                 assert some == whole[: len(some)], name
 
     def num_blocks_needed(self, request: RequestState) -> int:
-        """To go on from where it stands, with no text ahead."""
+        """The blocks it needs to go on from where it stands, with no text ahead."""
         text = request.num_text_prompt + len(request.shown_text_ids)
         if request.speaking is not None and request.speaking.silent:
             text = 0
@@ -258,6 +258,6 @@ class World:
             self._check_fused(plan)
 
     def _check_fused(self, plan: StackPlan) -> None:
-        """Beyond a request's own window there are so many spare ones."""
+        """There are `max_fused_tokens` spare windows beyond each request's own."""
         fused = [c.end - max(c.start, c.request.num_speech_prompt - 1) for c in plan.chunks]
         assert sum(n for n in fused if n > 1) <= self.scheduler.max_fused_tokens

@@ -1,7 +1,7 @@
 """Recording as a CUDA graph does it, on any device.
 
-Like there, what is recorded are operators on tensors: a repetition runs no Python, so what was decided while
-recording stays decided, other tensors are those of the recording, and a look at a value is an error.
+As there, operators on tensors are recorded: a replay runs no Python, so decisions made while recording stay
+as they were, all other tensors are those of the recording, and reading a value is an error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class FxCapture:
 
     def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]:
         self.num_recorded += 1
-        function()  # recorded after a first call, as there
+        function()  # recorded after a first call, as for a CUDA graph
         graph = make_fx(function)()
         result: Result = tree_map(torch.empty_like, graph())
 

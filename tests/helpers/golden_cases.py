@@ -41,7 +41,7 @@ class Case:
         return SamplingParams(max_units=limit) if self.speaks else SamplingParams(max_tokens=limit)
 
     def differences(self, done: Completion) -> list[str]:
-        """Names of the fields in which a completion is not the golden one."""
+        """Names of the fields in which a completion differs from the golden one."""
         expected: dict[str, Any] = {
             "unit_ids" if self.speaks else "text_ids": self.data["output_ids"],
             "text": self.data["text"],

@@ -1,7 +1,7 @@
-"""The fake world with requests whose users still speak.
+"""The fake world with requests whose users are still speaking.
 
-Its memory lets nobody write to a block that others read or may find, and its runner forgets what it
-heard as soon as it may.
+Its memory lets nobody write to a block that others read or may find, and its runner forgets what it heard as
+soon as it may.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class GrowingWorld(World):
         return self.add(self.make(open_prompt(ids, units, pictures), **params))
 
     def update_speech(self, request: RequestState, units: Sequence[int]) -> bool:
-        """False: so many never fit, and nothing has changed."""
+        """False if these units can never fit; then nothing has changed."""
         assert isinstance(request.prompt, GrowingPrompt)
         prompt = request.prompt.with_units(units)
         num_more = len(prompt.ids) + len(prompt.closing) - len(request.prompt.ids)
@@ -84,7 +84,7 @@ class GrowingWorld(World):
         self._update(request, request.prompt.committed())
 
     def settle(self) -> list[Step]:
-        """Step while there is work, of which every step does some; what is left is open, and waits for its
+        """Steps while there is work, and every step must do some; what is left is open and waits for its
         user."""
         steps = []
         while self.scheduler.has_work:

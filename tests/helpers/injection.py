@@ -1,4 +1,4 @@
-"""Faults where a test wants them: what is raised out of a call of a method, before or behind what it does."""
+"""Faults where a test wants them: an error raised out of a method call, before or after its work."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["Panic", "injected"]
 
 
 class Panic(BaseException):
-    """What a parser written in Rust raises: no Exception, and no interrupt either."""
+    """Like the panic of a parser written in Rust: neither an Exception nor an interrupt."""
 
 
 @contextmanager
 def injected(
     owner: object, method: str, error: BaseException, *, call: int | None = 1, behind: bool = False
 ) -> Iterator[list[int]]:
-    """Raise `error` out of the call of this number, from 1; None: out of each. behind: when its work is done.
-    Yields a list with an entry for each time that it was raised."""
+    """Raises `error` out of the call of this number, from 1, or out of every call if None. behind: after the
+    call has done its work. Yields a list with an entry for each time that `error` was raised."""
     calls, raised, real = [0], list[int](), getattr(owner, method)
 
     def faulty(*arguments: Any, **named: Any) -> Any:

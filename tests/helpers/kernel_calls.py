@@ -1,4 +1,4 @@
-"""One small call of each Triton kernel and of each of its variants, for compiling them without a GPU."""
+"""A small call of each variant of each Triton kernel, to compile them all without a GPU."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from antiphon.kernels import (
 __all__ = ["CALLS", "DTYPES"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Each call is made in each of them."""
+"""Each call is made in each of these."""
 
 CALLS: dict[str, Callable[[torch.dtype], object]] = {}
-"""By name of the op, and of the variant where there are several."""
+"""By the name of the op, and of the variant if there are several."""
 
 
 def call(function: Callable[[torch.dtype], object]) -> Callable[[torch.dtype], object]:
@@ -167,7 +167,7 @@ def paged_attention_decode(dtype: torch.dtype) -> object:
 
 @call
 def paged_attention_decode_split(dtype: torch.dtype) -> object:
-    """64 splits, the most there are."""
+    """64 splits, the most that there can be."""
     return attention(dtype, 1, 1, max_blocks=1024)
 
 
@@ -184,7 +184,7 @@ def paged_attention_mixed(dtype: torch.dtype) -> object:
 
 @call
 def paged_attention_wide(dtype: torch.dtype) -> object:
-    """The largest heads there may be, seven to a kv head."""
+    """The largest heads, seven per kv head."""
     return attention(dtype, 600, 3, heads=56, head_dim=256)
 
 

@@ -1,7 +1,7 @@
-"""Wrong arguments of every kernel, each in a child process, beside what the reference says to them.
+"""Wrong arguments for every kernel, tried in child processes and compared with the reference.
 
 A case changes one argument of a right call. Children report as they go, so a crash names its case and costs
-no other one.
+no other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Arguments = dict[str, Any]
 class Op:
     make: Callable[[], Arguments]
     call: Callable[..., object]
-    """Of the arguments and `backend`. What comes back is compared, and so are all arguments afterwards."""
+    """Takes the arguments and `backend`. Its result is compared, and so are all arguments afterwards."""
     used_up: frozenset[str] = frozenset()
     """Arguments that an op may leave in any state."""
 
@@ -94,7 +94,7 @@ def _linear(backend: str | None, weight: Any, x: Any, residual: Any) -> object:
 
 
 def _with_head(op: Callable[..., object]) -> Callable[..., object]:
-    """The head's weight is taken as it is where it is none."""
+    """Makes the head from its weight; if the weight is no tensor, it is itself passed as the head."""
 
     def call(backend: str | None, weight: Any, **rest: Any) -> object:
         head = kernels.linear(weight, backend=backend) if isinstance(weight, Tensor) else weight
@@ -254,7 +254,7 @@ OPS: dict[str, Op] = {
 
 
 def _spread(t: Tensor, dim: int) -> Tensor:
-    """The same numbers, with one between any two along a dimension."""
+    """The same numbers, with another number after each along a dimension."""
     shape = [2 * n if i == dim else n for i, n in enumerate(t.shape)]
     wide = torch.full(shape, 3, dtype=t.dtype)
     view: Tensor = wide.unflatten(dim, (-1, 2)).select(dim + 1, 0)
@@ -340,12 +340,10 @@ SCALARS: tuple[object, ...] = (
 
 
 LEFT_OUT = {
-    (
-        "paged_attention",
-        "value_cache",
-        "all -inf",
-    ),  # the reference multiplies what a query does not see by zero
-    ("decoder_layers", "key_cache", "freed"),  # has no layers to be given
+    # The reference multiplies what a query does not see by zero.
+    ("paged_attention", "value_cache", "all -inf"),
+    # There would be no layers to pass on.
+    ("decoder_layers", "key_cache", "freed"),
     ("decoder_layers", "value_cache", "freed"),
 }
 
@@ -365,7 +363,7 @@ def cases() -> list[Case]:
 
 
 def _shared(arguments: Arguments, name: str) -> Iterator[str]:
-    """The memory of each other argument."""
+    """Names the changes that share memory with another argument."""
     for other, value in arguments.items():
         if isinstance(value, Tensor) and other != name and value.dtype == arguments[name].dtype:
             yield f"shares with {other}"
@@ -395,8 +393,8 @@ def _changed(case: Case) -> Arguments:
 
 
 def _run(case: Case, backend: object) -> tuple[str, Any]:
-    """-> "refused", "raised" and what was; or "done" and what came out, with the arguments as they then
-    are"""
+    """-> "refused" or "raised", and the message; or "done", and the result with the arguments as they are
+    afterwards."""
     op, arguments = OPS[case.op], _changed(case)
     with torch.no_grad() if case.change != "with a gradient" else torch.enable_grad():
         try:
@@ -444,7 +442,7 @@ def _same(found: object, expected: object) -> bool:
 def judge(case: Case) -> str:
     try:
         _changed(case)
-    except (RuntimeError, IndexError, NotImplementedError):  # there is no such tensor
+    except (RuntimeError, IndexError, NotImplementedError):  # no such tensor can be made
         return "impossible"
     if case.change == "misspelt":
         return _run(case, ["torch"])[0]
@@ -470,8 +468,8 @@ def _work(todo: Sequence[Case], pipe: int) -> None:
 
 
 def outcomes(todo: Sequence[Case]) -> dict[Case, str]:
-    """Of each case: "refused", "same", "impossible", or what is wrong: "other", "raised ...", "signal
-    ..."."""
+    """For each case: "refused", "same" or "impossible"; or what is wrong: "other", "raised ...",
+    "signal ...", "exit ..."."""
     found: dict[Case, str] = {}
     left = list(todo)
     while left:
@@ -479,7 +477,7 @@ def outcomes(todo: Sequence[Case]) -> dict[Case, str]:
         child = os.fork()
         if child == 0:
             try:
-                faulthandler.disable()  # a signal is an outcome here, and told as one
+                faulthandler.disable()  # a signal is an outcome here, and reported as one
                 os.close(reading)
                 _work(left, writing)
             finally:
@@ -498,8 +496,8 @@ def outcomes(todo: Sequence[Case]) -> dict[Case, str]:
 
 
 def main() -> None:
-    """All cases; writes how each that is neither refused nor the same came out, and how many there are of
-    each kind."""
+    """Runs all cases; writes the verdict of each case that is wrong, and how many there are of each right
+    kind."""
     torch.set_num_threads(1)
     found = outcomes(cases())
     wrong = {str(case): verdict for case, verdict in found.items() if verdict not in RIGHT}

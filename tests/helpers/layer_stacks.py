@@ -87,7 +87,7 @@ class Stack:
 
 @dataclass
 class Session:
-    """Sequences of inputs, and a paged cache of their own that fills up run by run."""
+    """Sequences of inputs, and a paged cache for them that fills up run by run."""
 
     stack: Stack
     run_layers: DecoderLayers
@@ -122,11 +122,11 @@ class Session:
         return row % (WINDOW + 1)
 
     def run(self, spans: Sequence[Span], wanted: Tensor | None = None) -> Tensor:
-        """Positions [start, end) of each sequence -> (tokens, hidden), or of the wanted tokens alone"""
+        """Positions [start, end) of each sequence -> (tokens, hidden), or the wanted tokens' rows alone."""
         return self.prepared(spans, wanted)()
 
     def prepared(self, spans: Sequence[Span], wanted: Tensor | None = None) -> Callable[[], Tensor]:
-        """The run with its inputs made, which does nothing but call the layers."""
+        """A run whose inputs are ready, so that it does nothing but call the layers."""
         places = [(s, p) for s, (start, end) in enumerate(spans) for p in range(start, end)]
         widest = max(map(len, self.tables), default=0)
         slots = [

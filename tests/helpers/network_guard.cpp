@@ -1,5 +1,5 @@
-// Loaded before the C library (LD_PRELOAD), refuses what leaves the machine, whoever asks for it, and writes it down
-// in the file NETWORK_GUARD_LOG: a line for each name looked up and each address reached for.
+// Loaded before the C library (LD_PRELOAD), this refuses whatever would leave the machine, whoever asks for it, and
+// logs it in the file NETWORK_GUARD_LOG: a line for each name looked up and each address reached for.
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>

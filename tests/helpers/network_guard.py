@@ -1,4 +1,4 @@
-"""No test reaches beyond this machine: what Python asks the network for is refused, and remembered."""
+"""No test reaches beyond this machine: what Python asks of the network is refused, and remembered."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["build_preload", "forget_attempts", "watch"]
 LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
 """Audit events whose first argument is a host."""
 ADDRESSED = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getnameinfo"}
-"""Audit events whose last argument but for `getnameinfo`, which has one, is an address."""
+"""Audit events whose last argument is an address."""
 
 _attempts: list[str] = []
 
 
 def watch() -> None:
-    """From now on, until the process ends."""
+    """Refuses the network from now on, until the process ends."""
     sys.addaudithook(_audit)
 
 
 def forget_attempts() -> list[str]:
-    """What was asked for since the last call, such as "socket.connect 192.0.2.1"."""
+    """What has been asked for since the last call, such as "socket.connect 192.0.2.1"."""
     attempts = _attempts[:]
     _attempts.clear()
     return attempts
@@ -37,7 +37,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         host = arguments[0]
     elif event in ADDRESSED:
         address = arguments[-1]
-        # A path of the file system, or an address of another family without a host.
+        # Otherwise it is a path in the file system, or an address of another family, without a host.
         host = address[0] if isinstance(address, tuple) and address else None
     else:
         return
@@ -59,8 +59,8 @@ def _is_local(host: str) -> bool:
 
 
 def build_preload(folder: Path) -> Path:
-    """The same below Python, where libraries look up names without its knowing: for programs that are started
-    with LD_PRELOAD set to what this returns."""
+    """The same guard below Python, where libraries look up names without Python's knowing, for programs that
+    are started with LD_PRELOAD set to the file returned."""
     source, target = Path(__file__).with_suffix(".cpp"), folder / "network_guard.so"
     command = ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", str(source), "-o", str(target), "-ldl"]
     subprocess.run(command, check=True)

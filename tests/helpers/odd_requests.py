@@ -1,4 +1,4 @@
-"""What a client may give an engine that is long, odd or false, in each place of a request."""
+"""Long, odd or false values that a client may give an engine, in each place of a request."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Endless(Sequence[Any]):
 
 
 class Lying(Endless):
-    """Says that it is longer than anything, and has nothing."""
+    """Says that it is longer than anything, and is empty."""
 
     def __len__(self) -> int:
         return 2**80
@@ -79,7 +79,7 @@ def armed(params: SamplingParams) -> SamplingParams:
 
 
 def changed(params: SamplingParams, **values: Any) -> SamplingParams:
-    """Frozen, and changed all the same, behind the back of its checks."""
+    """Changes frozen parameters all the same, behind the back of their checks."""
     for name, value in values.items():
         object.__setattr__(params, name, value)
     return params
@@ -90,7 +90,7 @@ def a_request(**options: Any) -> Request:
 
 
 def odd_requests() -> dict[str, Callable[[], tuple[Any, Any]]]:
-    """Requests and parameters, made when they are needed."""
+    """Requests with their parameters, made when needed."""
 
     def one(request: Callable[[], Any], params: Callable[[], Any] = lambda: SHORT) -> Any:
         return lambda: (request(), params())

@@ -1,4 +1,4 @@
-"""Checkpoints of odd shapes, what is asked of them, and what the reference model answers."""
+"""Checkpoints of odd shapes, what they are asked, and what the reference model answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["SHAPES", "TEXT_LIMIT", "Ask", "World"]
 
 SYSTEM = "Be brief."
 LIMIT = 48
-"""Of what is answered with, units or text."""
+"""The limit on the units or the text of an answer."""
 TEXT_LIMIT = 800
-"""Of the text under speech: nothing reaches it in float32."""
+"""The limit on the text under speech: nothing reaches it in float32."""
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -157,7 +157,7 @@ def _written(part: Part) -> str:
 
 
 def asks(shape: CheckpointShape) -> list[Ask]:
-    """All four modes, with pictures where the checkpoint takes them, and conversations."""
+    """All four modes, with pictures if the checkpoint takes them, and conversations."""
     rng = random.Random(shape.seed)
 
     def units() -> Units:
@@ -209,7 +209,7 @@ class World:
         return Engine(self.folder, device="cpu", progress=False, **settings)
 
     def small_engine(self) -> Engine:
-        """Blocks for the longest request alone, and every other setting at random."""
+        """Blocks for just the longest request, and every other setting at random."""
         rng = random.Random(self.shape.seed)
         shape, block_size = self.shape, rng.randint(1, 9)
         speech_layers = shape.bottom_layers + shape.top_layers
@@ -230,7 +230,7 @@ class World:
         )
 
     def differences(self, done: list[Completion], asks: list[Ask] | None = None) -> dict[str, list[str]]:
-        """By name of the request, the fields in which a completion is not what the reference says."""
+        """By name of the request, the fields in which its completion differs from the reference."""
         asks = self.asks if asks is None else asks
         found = {}
         for ask, completion in zip(asks, done, strict=True):

@@ -15,7 +15,7 @@ __all__ = ["Paged", "moved", "whole"]
 
 
 def moved(batch: AttentionBatch, device: torch.device | str) -> AttentionBatch:
-    """Of a batch without prompt keys"""
+    """A batch without prompt keys, on another device."""
     places: dict[str, Any] = {f.name: getattr(batch, f.name) for f in fields(batch)}
     return AttentionBatch(**{name: x.to(device) for name, x in places.items() if x is not None})
 
@@ -50,12 +50,12 @@ class Paged:
         )
 
     def rounded(self, dtype: torch.dtype) -> Paged:
-        """The same in float32, of numbers that `dtype` has."""
+        """The same in float32, with all numbers rounded to `dtype`."""
         q, k, v = ([x.to(dtype).float() for x in xs] for xs in (self.q, self.k, self.v))
         return replace(self, q=q, k=k, v=v)
 
     def tables(self, block_size: int) -> list[list[int]]:
-        """Blocks of each sequence, in no order, with unused ones between."""
+        """The blocks of each sequence, in random order, with unused ones in between."""
         counts = [-(-length // block_size) for length in self.lengths]
         order = torch.randperm(2 * sum(counts) + 3, generator=torch.Generator().manual_seed(7)).tolist()
         return [[order.pop() for _ in range(count)] for count in counts]
@@ -88,7 +88,7 @@ class Paged:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values as views of one storage, NaN but for the first `written` of each sequence."""
+        """Keys and values as views of one storage, NaN except for the first `written` of each sequence."""
         num_blocks = 2 * sum(-(-length // block_size) for length in self.lengths) + 3
         shape = (num_blocks, 2, block_size, self.num_kv_heads, self.head_dim)
         storage = torch.full(shape, torch.nan)

@@ -1,5 +1,5 @@
-"""Recording that records nothing: each repetition calls the function again, and puts its result where the
-first one was, as a CUDA graph does. For functions whose operators cannot be traced."""
+"""Recording that records nothing: each replay calls the function again and puts its result where the first
+one was, as a CUDA graph does. For functions whose operators cannot be traced."""
 
 from __future__ import annotations
 

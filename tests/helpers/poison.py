@@ -1,4 +1,4 @@
-"""Values with code of their own: whatever is asked of them raises, and says in which thread it was."""
+"""Values with code of their own: whatever is asked of them raises, and the thread that asked is noted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _raise(self: Any, *arguments: Any, **options: Any) -> Any:
 
 
 class Unprintable:
-    """What an error may hold that says what is wrong."""
+    """What a client's error may hold in place of a message."""
 
     def __str__(self) -> str:
         raise ValueError("this cannot be printed")
@@ -32,7 +32,7 @@ class Unprintable:
 
 
 def poisoned(base: type, *leave: str) -> Any:
-    """A subclass of `base` whose special methods raise, but for those of these names."""
+    """A subclass of `base` whose special methods raise, except for those named."""
     methods = {f"__{name}__": _raise for name in METHODS if name not in leave}
     return type("Poisoned" + base.__name__.title(), (base,), methods)
 

@@ -1,8 +1,8 @@
 """Stream-Omni checkpoints of any shape with random weights, in the released file format.
 
-Random, but with the habits of a trained one: frames are heard as blanks, as repeats and as new labels;
-text ends, sometimes by a blank; speech ends. The first feature of every embedding is the same number and
-passes through the layers nearly unchanged, so a head's first column is a bias that makes an id likelier.
+They are random, but have the habits of trained ones: frames are heard as blanks, repeats and new labels; text
+ends, sometimes by a blank; speech ends. The first feature of every embedding is the same number and passes
+through the layers nearly unchanged, so a head's first column is a bias that can make an id likelier.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class CheckpointShape:
     """Ids before <Audio_0>."""
     units: int = 40
     text_rows: int | None = None
-    """Rows of the text tables; None: text_vocab. text_vocab + units: they include the units."""
+    """Rows of the text tables; None: text_vocab. With text_vocab + units, they include the units."""
     speech_rows: int | None = None
     """Rows of the speech tables; None: text_vocab + units."""
     vision: VisionShape | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    """Keys of config.json to add, or to leave out where the value is None."""
+    """Keys of config.json to add, or to leave out if the value is None."""
     stops: tuple[str, ...] = ("end_of_text", "eom_id", "eot_id")
     num_files: int = 1
     dtype: torch.dtype = torch.float32
@@ -70,7 +70,7 @@ class CheckpointShape:
 
 
 def write_checkpoint(folder: Path, shape: CheckpointShape) -> Path:
-    """Write all files of a checkpoint into a folder, which is made."""
+    """Makes a folder and writes all files of a checkpoint into it."""
     folder.mkdir(parents=True)
     tokenizer = make_tokenizer(shape)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -168,7 +168,7 @@ def make_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 class RandomTensors:
-    """The tensors of everything but the vision tower, by released name."""
+    """All tensors but those of the vision tower, by their released names."""
 
     def __init__(self, shape: CheckpointShape, tokenizer: Tokenizer, stops: list[int]) -> None:
         self.shape = shape
@@ -203,7 +203,7 @@ class RandomTensors:
                 self.add_layer(f"model.{name}.{i}.", fusion=name == "top_audio_layers")
         for name in ("norm", "audio_norm", "top_audio_norm"):
             self.add_norm(f"model.{name}")
-        # Likely enough to be seen in some fifty steps, all of them.
+        # Each is likely enough to be seen within some fifty steps.
         letters = dict.fromkeys(self.letters, 0.7)
         units = dict.fromkeys(range(self.first_unit, self.first_unit + shape.units), 2.6)
         self.add_head("lm_head", text_rows, letters | {self.eot: 1.3, self.blank: 1.0, self.stops[0]: 0.5})
@@ -233,7 +233,7 @@ class RandomTensors:
         self.add_matrix(f"{prefix}mlp.down_proj", shape.hidden, shape.intermediate)
 
     def add_attention(self, prefix: str, q_size: int, kv_size: int) -> None:
-        # sharp, so that it matters which position is looked at
+        # sharp, so that it matters which position is attended to
         self.add_matrix(prefix + "q_proj", q_size, self.shape.hidden, gain=1.5)
         self.add_matrix(prefix + "k_proj", kv_size, self.shape.hidden, gain=1.5)
         self.add_matrix(prefix + "v_proj", kv_size, self.shape.hidden)
@@ -249,7 +249,7 @@ class RandomTensors:
         self.tensors[f"{name}.weight"] = 1 + self.normal(self.shape.hidden, std=0.1)
 
     def add_head(self, name: str, rows: int, likelier: dict[int, float]) -> None:
-        """`likelier`: ids, and by how many standard deviations their logits are above the others."""
+        """`likelier`: ids, and how many standard deviations their logits lie above the others."""
         weight = self.normal(rows, self.shape.hidden, std=SPREAD / math.sqrt(self.shape.hidden))
         weight[:, 0] = 0.0
         for token, above in likelier.items():

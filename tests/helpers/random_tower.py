@@ -17,12 +17,12 @@ class VisionShape:
     hidden: int = 24
     intermediate: int = 50
     layers: int = 3
-    """As the config counts them: one more than the file holds."""
+    """As the config counts them: one more than the file holds, unless the tower is `apart`."""
     heads: int = 3
     image_size: int = 28
     patch: int = 14
     apart: bool = False
-    """In a folder of its own, whole: with the last layer, the pooling head and no prefix before its names."""
+    """In a folder of its own, and whole: with the last layer, the pooling head, and names without prefix."""
 
 
 def vision_config(vision: VisionShape) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def vision_config(vision: VisionShape) -> dict[str, Any]:
 
 
 def make_tower(vision: VisionShape, seed: int) -> dict[str, Tensor]:
-    """The tensors of a SigLIP vision model, by the names it has in a file of its own."""
+    """The tensors of a SigLIP vision model, by the names that they have in a file of its own."""
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
 

@@ -55,11 +55,11 @@ class Stack:
         self.num_positions = 0
 
     def run(self, x: Tensor, fusion_ids: Sequence[int] = ()) -> Tensor:
-        """x (positions, hidden), behind those run before. Only the last position receives fusion."""
+        """x (positions, hidden), which follow those run before. Only the last position receives fusion."""
         m = self.model
         positions = range(self.num_positions, self.num_positions + len(x))
         self.num_positions += len(x)
-        assert self.num_positions <= m.config["max_position_embeddings"], "it goes on without end"
+        assert self.num_positions <= m.config["max_position_embeddings"], "this does not end"
         for i, layer in enumerate(self.layers):
             y = m.norm(layer + "input_layernorm", x)
             q = m.rotated(m.heads(layer + "self_attn.q_proj", y), positions)
@@ -103,7 +103,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
 
 
 def frequencies(config: dict[str, Any], head_dim: int) -> Tensor:
-    """Radians per position (head_dim / 2), with the scaling of Llama 3.1 where the config has one."""
+    """Radians per position (head_dim / 2), with the scaling of Llama 3.1 if the config has one."""
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     theta = config.get("rope_theta") or scaling["rope_theta"]
     found = []

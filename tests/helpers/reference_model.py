@@ -1,7 +1,7 @@
 """What a Stream-Omni checkpoint computes (arXiv 2506.13642): one request, one position at a time.
 
 Plain PyTorch in float64 over the tensors of the file by their released names. No batches, no blocks, no
-scheduling and no line of the code it is compared with; keys and values are kept, dense, for speed.
+scheduling, and not a line of the code it is compared with; keys and values are kept, dense, for speed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Answer:
 
     input_ids: list[int] = field(default_factory=list)
     output_ids: list[int] = field(default_factory=list)
-    """Units where it speaks, else text; the stop id included."""
+    """Units if it speaks, otherwise text; including the stop id."""
     llm_ids: list[int] = field(default_factory=list)
     fusion_ids: list[int] = field(default_factory=list)
     visible_text: list[int] = field(default_factory=list)
@@ -107,7 +107,7 @@ class ReferenceModel(Layers):
 
 
 class Conversation:
-    """One request on its way; what it finds goes into `answer`."""
+    """One request being served; the results go into `answer`."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Conversation:
         model, answer = self.model, self.answer
         ids = [i for i in answer.input_ids if i >= 0]
         spoken = any(i in model.units for i in ids)
-        # Where the input is text, speech starts from a prompt of its own.
+        # If the input is text, speech starts from a prompt of its own.
         hidden = self.hear(ids if spoken else model.ids(layout(system, [("user", " ")])))
         if spoken:
             logits = model.linear("audio_to_text_proj", hidden)
@@ -147,7 +147,7 @@ class Conversation:
         answer.output_ids = answer.llm_ids
 
     def hear(self, ids: list[int]) -> Tensor:
-        """Bottom layers over ids, behind those heard before: H (positions, hidden)."""
+        """The bottom layers over ids, which follow those heard before: H (positions, hidden)."""
         x = self.model.weights["model.audio_embed_tokens.weight"][ids]
         return self.model.norm("model.audio_norm", self.bottom.run(x))
 
@@ -170,7 +170,7 @@ class Conversation:
         return torch.cat(parts)
 
     def decode_text(self) -> int:
-        """One more text token."""
+        """Generates one more text token."""
         model = self.model
         x = self.llm.run(self.next_input)
         logits = model.linear("lm_head", model.norm("model.norm", x[-1]))

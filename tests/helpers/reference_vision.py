@@ -1,7 +1,7 @@
 """What a Stream-Omni checkpoint makes of pictures, one at a time and in float64.
 
-The tiling and merging of LLaVA-OneVision (arXiv 2408.03326) and the SigLIP tower, written down without
-regard to speed and without a line of the code it is compared with.
+The tiling and merging of LLaVA-OneVision (arXiv 2408.03326) and the SigLIP tower, written without regard to
+speed and without a line of the code it is compared with.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ReferenceVision:
         self.side = self.size // self.tower["patch_size"]
 
     def features(self, picture: PilImage.Image) -> Tensor:
-        """What stands in the LLM's input for a picture: (positions, hidden)."""
+        """What stands for a picture in the LLM's input: (positions, hidden)."""
         picture = picture.convert("RGB")
         if self.config["image_aspect_ratio"] == "pad":
             side = max(picture.size)
@@ -95,7 +95,7 @@ class ReferenceVision:
         return best
 
     def merged(self, grid: Tensor, picture: Size) -> Tensor:
-        """(rows, columns, hidden) of all parts -> (positions, hidden), the padding taken off."""
+        """(rows, columns, hidden) of all parts -> (positions, hidden), without the padding."""
         rows, columns, _ = grid.shape
         width, height = picture
         if width / height > columns / rows:

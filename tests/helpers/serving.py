@@ -1,4 +1,4 @@
-"""Engines behind asyncio, whose threads go step by step where a test says so."""
+"""Engines behind asyncio, whose threads go step by step if a test says so."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` that fails where it would hang."""
+    """`asyncio.run`, which fails instead of hanging."""
     return asyncio.run(asyncio.wait_for(main, timeout=300))
 
 
 def load(**settings: Any) -> Engine:
-    """The packaged model without its codec, and with a cache that is quickly made."""
+    """The small random model without a codec, and with a cache that is quickly made."""
     return Engine(RANDOM_MODEL, device="cpu", kv_cache_bytes=32 << 20, progress=False, **settings)
 
 
@@ -45,7 +45,7 @@ def assert_nothing_held(engine: Engine) -> None:
 
 
 class Gate:
-    """Lets calls of a method through only as told, and so makes the order of things certain."""
+    """Lets calls of a method through only when told to, and so makes the order of events certain."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
         self._permits = threading.Semaphore(0)
@@ -65,7 +65,7 @@ class Gate:
         self._permits.release(count)
 
     async def allow_until(self, awaited: asyncio.Future[T]) -> T:
-        """Allow one call after the other, until something has come of them."""
+        """Allows one call after the other, until `awaited` is done."""
         while not awaited.done():
             if self._is_holding():
                 self.allow(1)
@@ -73,7 +73,7 @@ class Gate:
         return awaited.result()
 
     async def reached(self) -> None:
-        """Wait until a call is held."""
+        """Waits until a call is held."""
         while not self._is_holding():
             await asyncio.sleep(0)
 
@@ -86,7 +86,7 @@ class Gate:
 
 @asynccontextmanager
 async def serving(engine: Engine, *gates: Gate) -> AsyncIterator[AsyncEngine]:
-    """Opens the gates in the end, so that a test that fails does not hang."""
+    """An engine behind asyncio. Opens the gates at the end, so that a test that fails does not hang."""
     async with AsyncEngine.from_engine(engine) as served:
         try:
             yield served
@@ -100,7 +100,7 @@ async def collect(stream: AsyncIterator[Event]) -> list[Event]:
 
 
 def check_events(events: list[Event]) -> Completion:
-    """One request's, in order, adding up to the completion, which is returned."""
+    """The events are one request's, in order, and add up to its completion, which is returned."""
     assert isinstance(events[-1], Finished)
     done = events[-1].completion
     assert {event.request_id for event in events} == {done.request_id}

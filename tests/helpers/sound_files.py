@@ -1,4 +1,4 @@
-"""Sound files of many kinds, made by libsndfile and ffmpeg, and ffmpeg as the judge of how long they are."""
+"""Sound files of many kinds, made by libsndfile and ffmpeg, with ffmpeg as the judge of their lengths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JUDGE_RATE_HZ = 16000
 
 
 def speechlike(num_frames: int, channels: int = 1, seed: int = 0) -> np.ndarray[Any, Any]:
-    """float32 (frames, channels), frames alone for one: noise that swells, which packs as badly as speech."""
+    """float32 (frames, channels), or (frames,) for one channel: swelling noise, as hard to pack as speech."""
     noise = np.random.default_rng(seed).normal(0, 0.1, (num_frames, channels))
     swell = 0.6 + 0.4 * np.sin(np.arange(num_frames) / 1500)
     samples: np.ndarray[Any, Any] = (noise * swell[:, None]).astype(np.float32)
@@ -44,7 +44,7 @@ def by_ffmpeg(
     *,
     to_pipe: bool = False,
 ) -> bytes:
-    """What ffmpeg writes with these arguments, to a file or to a pipe, where it cannot go back and mend a
+    """What ffmpeg writes with these arguments, to a file, or to a pipe, where it cannot go back to correct a
     header."""
     samples = speechlike(num_frames, channels, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def by_ffmpeg(
 
 
 def judged_seconds(data: bytes) -> float:
-    """How much sound Debian's ffmpeg decodes of a file; 0.0 where it finds none."""
+    """How many seconds of sound Debian's ffmpeg decodes from a file; 0.0 if it finds no sound."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

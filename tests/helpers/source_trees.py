@@ -1,4 +1,4 @@
-"""Copies of what is in this repository, with links and without."""
+"""Copies of this repository's sources, with links and without."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["FOLDERS", "ROOT", "copy_sources", "packaged", "sources"]
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = {"runtime": "", "kernels": "kernels", "export": "export", "bench": "bench", "csrc": "csrc"}
-"""Where the package has what lies in a folder."""
+"""Where the package has the contents of each folder."""
 NOT_SHIPPED = {"__pycache__", "results", "tests"}
-"""Figures and the tests of C++ stay in the repository."""
+"""Benchmark records and the C++ tests stay in the repository."""
 NOT_SOURCES = {"__pycache__", "build", "dist"}
 
 
@@ -27,7 +27,7 @@ def packaged() -> set[Path]:
 
 
 def sources() -> list[Path]:
-    """Files and links of the working tree, relative to ROOT, committed or not; built ones are left out."""
+    """Files and links of the working tree, relative to ROOT, committed or not, without built ones."""
     if (ROOT / ".git").exists():
         listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         done = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -41,7 +41,7 @@ def sources() -> list[Path]:
 
 
 def copy_sources(target: Path, *, links: bool = True) -> Path:
-    """Copies all sources but the recipes and the recordings of the tests, which are large.
+    """Copies all sources but the recipes and the tests' golden data, which are large.
 
     links=False: a link becomes a file that holds its path, as git, zip and pip write it.
     """

@@ -1,4 +1,4 @@
-"""A small `campplus.onnx`, whose embedding can be had in one line of numpy."""
+"""A small `campplus.onnx`, whose embedding takes two lines of numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def projection(dim: int) -> Array:
 
 
 def embedding_of(features: Array, dim: int = 192) -> Array:
-    """(frames, 80) to (dim,). Of the squares, since the mean of each band is taken off."""
+    """(frames, 80) to (dim,). From squares, since the mean of each band has been subtracted."""
     mean: Array = (features.astype(np.float64) ** 2).mean(axis=0)
     return mean @ projection(dim)
 

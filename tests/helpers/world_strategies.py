@@ -1,4 +1,4 @@
-"""What properties of the scheduler are tried with."""
+"""Strategies for the property tests of the scheduler."""
 
 from __future__ import annotations
 

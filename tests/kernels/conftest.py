@@ -46,7 +46,7 @@ def _use_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
 
 
 def _use_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops that call other ops find no other backend either."""
+    """Leaves no other backend, also to ops that are called by ops."""
     known = registry._IMPLEMENTATIONS
     monkeypatch.setattr(registry, "_IMPLEMENTATIONS", {op: {"torch": known[op]["torch"]} for op in known})
 
@@ -61,7 +61,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
-    """Calls a function once for each instruction set. New memory is poisoned: what is not written shows."""
+    """Calls a function once for each instruction set. New memory is poisoned: unwritten numbers show."""
     new_empty = Tensor.new_empty
 
     def poisoned(like: Tensor, *size: object, **options: object) -> Tensor:
@@ -81,7 +81,7 @@ def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`backend` of test_<op>.py: each one of the op that runs here, the C++ one for each instruction set."""
+    """`backend` in test_<op>.py: each backend of the op that runs here, cpp once for each instruction set."""
     if "backend" in metafunc.fixturenames and not _is_parametrized(metafunc, "backend"):
         op = metafunc.definition.path.stem.removeprefix("test_")
         names = registry.backends(op)
@@ -95,7 +95,7 @@ def _is_parametrized(metafunc: pytest.Metafunc, name: str) -> bool:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A backend's name; what belongs to it is set for the length of the test."""
+    """A backend's name. For the length of the test, cpp has its instruction set, and torch runs alone."""
     name, _, isa = request.param.partition("-")
     if name == "torch":
         _use_torch_alone(monkeypatch)
@@ -106,14 +106,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def device(backend: str) -> torch.device:
-    """Where the tensors of a test belong: on the GPU for its backends, where there is one."""
+    """Where a test's tensors belong: on the GPU for its backends, if there is one; otherwise on the CPU."""
     on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
     return torch.device("cuda" if on_gpu else "cpu")
 
 
 @pytest.fixture
 def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Tensor]], Tensor]:
-    """Calls a function while no other backend than `torch` is there."""
+    """Calls a function while there is no backend but `torch`."""
 
     def call(function: Callable[[], Tensor]) -> Tensor:
         with monkeypatch.context() as patch:
@@ -125,7 +125,7 @@ def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Tenso
 
 @pytest.fixture
 def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors that are made without a value hold what spoils any result that looks at them."""
+    """Uninitialised tensors hold values that spoil any result computed from them."""
 
     def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def made(*args: Any, **kwargs: Any) -> Tensor:
@@ -150,7 +150,7 @@ def randn() -> Callable[..., Tensor]:
 
 @pytest.fixture(scope="session")
 def assert_within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
-    """The largest error against `exact` is at most twice that of PyTorch in float32, and a few roundings."""
+    """The largest error against `exact` is at most twice that of PyTorch in float32 plus a few roundings."""
 
     def check(found: Tensor, in_pytorch: Tensor, exact: Tensor) -> None:
         assert found.shape == exact.shape
@@ -168,7 +168,7 @@ def assert_within_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
 
 @pytest.fixture(scope="session")
 def assert_within_half_budget() -> Callable[[Tensor, Tensor, Tensor], None]:
-    """As above in 16 bits: the largest error is at most twice that of PyTorch, and one rounding."""
+    """The same in 16 bits: the largest error is at most twice that of PyTorch plus one rounding."""
 
     def check(found: Tensor, in_pytorch: Tensor, exact: Tensor) -> None:
         assert found.shape == exact.shape

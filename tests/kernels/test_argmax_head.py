@@ -171,9 +171,9 @@ def test_wrong_arguments_are_named(backend: str, head_of: HeadOf, randn: Draw) -
     with pytest.raises(ValueError, match=r"hidden: expected \(rows, 8\), got \(2, 7\)"):
         argmax_head(randn(2, 7), head, backend=backend)
     for top_k in (0, 13, True):
-        with pytest.raises(ValueError, match=f"top_k: expected 1 to 12, as many as compete, got {top_k}"):
+        with pytest.raises(ValueError, match=f"top_k: expected 1 to the 12 that compete, got {top_k}"):
             argmax_head(randn(2, 8), head, top_k=top_k, backend=backend)
-    with pytest.raises(ValueError, match="top_k: expected 1 to 2, as many as compete, got 3"):
+    with pytest.raises(ValueError, match="top_k: expected 1 to the 2 that compete, got 3"):
         argmax_head(randn(2, 8), head, top_k=3, subset=torch.tensor([1, 2]), backend=backend)
     with pytest.raises(ValueError, match=r"subset: expected int64 .* got torch.int32 \(1,\)"):
         argmax_head(randn(2, 8), head, subset=torch.tensor([1], dtype=torch.int32), backend=backend)

@@ -97,7 +97,7 @@ def test_bytes_read(backend: str, randn: Draw) -> None:
 
 
 def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
-    with pytest.raises(ValueError, match=r"weight: expected \(out, in\), none of them 0, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"weight: expected \(out, in\), neither of them 0, got \(3,\)"):
         linear(randn(3), backend=backend)
     with pytest.raises(ValueError, match="weight: expected"):
         linear(randn(3, 0), backend=backend)

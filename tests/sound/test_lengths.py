@@ -107,7 +107,7 @@ def test_sound_behind_what_is_counted_is_not_dropped(kind: str) -> None:
     """A header that was written early, and sound that was appended, or another file."""
     data = by_libsndfile(kind, "PCM_16", RATE_HZ, 1, 32000)
     for wrong in (sized(kind, 10000), data + NOISE, data + data):
-        with pytest.raises(InvalidRequest, match=r"counts the sound up to byte \d+, but it goes on to byte"):
+        with pytest.raises(InvalidRequest, match=r"ends the sound at byte \d+, but data that is"):
             read_audio(wrong)
 
 
@@ -201,7 +201,7 @@ def test_what_is_too_long_is_refused_where_it_is(make: Callable[[], bytes]) -> N
 @pytest.mark.parametrize("num", [257, 2000])
 def test_joined_without_end_is_refused(num: int) -> None:
     one = by_libsndfile("OGG", "OPUS", RATE_HZ, 1, 1)
-    with pytest.raises(InvalidRequest, match="at most 256 recordings joined to one"):
+    with pytest.raises(InvalidRequest, match="at most 256 recordings joined in one file"):
         read_audio(one * num)
 
 

@@ -151,7 +151,7 @@ def test_arrays_of_any_memory() -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        (masked(SOUND, SOUND > 0.2), "masked in part"),
+        (masked(SOUND, SOUND > 0.2), "without masked samples"),
         (SOUND.astype(object), "got object"),
         (np.array(["1"]), "got <U1"),
         ("sound", "of shape"),

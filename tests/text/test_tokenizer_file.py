@@ -90,7 +90,7 @@ for _ in range(200):
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "expected a tokenizer file"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 5}}, "model.merges: expected a list"),
         ({"added_tokens": 5}, "added_tokens: expected a list"),
-        ({"added_tokens": [{"id": 5}]}, "added_tokens: expected objects with a content"),
+        ({"added_tokens": [{"id": 5}]}, "added_tokens: expected objects with a string as content"),
         ({"added_tokens": [{"id": -5, "content": "a"}]}, "added_tokens.a: expected an id"),
     ],
 )
@@ -141,7 +141,7 @@ def test_the_trial_refuses_what_takes_too_long(
     monkeypatch.setattr(tokenizer_file, "TRIAL", "import time; time.sleep(60)")
     monkeypatch.setattr(tokenizer_file, "TRIAL_S", 0.2)
     folder = write(tmp_path, values | {"pre_tokenizer": split({"Regex": "[a-c]"})})
-    with pytest.raises(CheckpointError, match=r"found some still busy after 0\.2 s"):
+    with pytest.raises(CheckpointError, match=r"found some still running after 0\.2 s"):
         read_tokenizer(folder / "tokenizer.json")
 
 

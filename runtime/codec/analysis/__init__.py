@@ -1,1 +1,1 @@
-"""From speech to units and voices."""
+"""Speech to units and voices."""

@@ -19,7 +19,7 @@ HOP = 160
 N_FFT = 512
 PREEMPHASIS = 0.97
 WINDOW_POWER = 0.85
-"""Of a symmetric Hann window, which makes Kaldi's "povey" window."""
+"""A symmetric Hann window to this power is Kaldi's "povey" window."""
 MIN_POWER = float(np.finfo(np.float32).eps)
 
 LOWEST_HZ = 20.0
@@ -32,8 +32,8 @@ MEL_CORNER_HZ = 700.0
 def fbank(samples: AudioArray) -> AudioArray:
     """float32 (n,) at 16 kHz, n >= 400, to float32 (1 + (n - 400) // 160, 80).
 
-    Only whole frames count. Each band's mean over the clip is taken off, so that loudness and microphone
-    matter little to who is speaking.
+    Only whole frames count. Each band's mean over the clip is subtracted, so that loudness and microphone
+    matter little in telling who is speaking.
     """
     assert len(samples) >= FRAME, "callers bound the clip from below"
     windows = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), FRAME)[::HOP]

@@ -1,4 +1,4 @@
-"""Speech that is still coming in to the units heard so far, for a model to read before the speech ends."""
+"""Speech that is still coming in to the units so far, for a model to read before the speech ends."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class ListenSchedule:
     """When a listener runs its network over the open piece again, and how much of the result it passes on."""
 
     interval_s: float = 0.4
-    """Seconds of new audio that are needed; > 0."""
+    """Seconds of new audio that it waits for; > 0."""
     growth: float = 0.1
-    """New audio that is needed, as a fraction of what the network last saw of the piece; >= 0. It bounds the
-    cost: with the defaults the network sees about ten times as much audio as comes in."""
+    """New audio that it waits for, as a fraction of what the network last saw of the piece; >= 0. It bounds
+    the cost: with the defaults, the network sees about ten times as much audio as comes in."""
     holdback_units: int = 1
     """How many of the newest units of the open piece are held back until more audio or its end comes; >= 0.
-    One by default: the audio so far may fill that unit only in part, and its features see the audio reflected
+    One by default: the audio so far may fill that unit only partly, and its features see the audio reflected
     at its end, so it is the one that changes most."""
 
     def __post_init__(self) -> None:
@@ -46,12 +46,12 @@ class ListenSchedule:
 
 
 class Listener(OfOneProcess):
-    """Maps audio to units while it comes in; at the end they are those of `Codec.tokenize`.
+    """Maps audio to units while it comes in; at the end, they equal those of `Codec.tokenize`.
 
     The network may look at its whole piece of 30 s, and the floor of the log-mel follows the loudest value in
     it. So every unit of the open piece may change until the piece is full, and the open piece goes through
     the network again whenever enough new audio has come: the schedule's interval or its growth, whichever is
-    more. Units of full pieces stay as they are.
+    more. Units of full pieces do not change.
 
     All state is kept here, so any number of listeners may share a tokenizer. A listener holds the samples of
     the open piece at 16 kHz (2 MB at most) and the units. Not thread-safe.
@@ -64,7 +64,7 @@ class Listener(OfOneProcess):
         schedule: ListenSchedule,
         max_audio_s: float = InputLimits.max_audio_s,
     ) -> None:
-        """rate_hz: of the samples to come. max_audio_s: longer audio is refused. Raises InvalidRequest."""
+        """rate_hz: the rate of the audio. max_audio_s: longer audio is refused. Raises InvalidRequest."""
         _check_number("max_audio_s", max_audio_s)
         self.rate_hz = check_rate(rate_hz)
         self.schedule = schedule
@@ -83,11 +83,11 @@ class Listener(OfOneProcess):
 
     @awaited_at_exit
     def push(self, samples: Any) -> list[int] | None:
-        """Takes the samples that follow, in any form `Codec.tokenize` takes, or an empty array of samples.
+        """Takes the next samples, in any form that `Codec.tokenize` takes, or an empty array.
 
         Returns all units so far, from the beginning of the audio, or None if the network was not run. Raises
-        InvalidRequest for samples it cannot take, for more than `max_audio_s` in all (both leave it as it
-        was) and after the end.
+        InvalidRequest for samples that it cannot take, for more than `max_audio_s` in all (both leave it
+        unchanged), and after the end.
         """
         self._check_open()
         check_duration(self._num_samples + num_frames(samples), self.rate_hz, self._limits)
@@ -95,7 +95,7 @@ class Listener(OfOneProcess):
         if not len(mono):
             return None
         check_duration(self._num_samples + len(mono), self.rate_hz, self._limits)
-        # If the network fails, its samples are missing from here on.
+        # If the network fails, these samples are missing, so the listener stays closed.
         self._is_open = False
         self._num_samples += len(mono)
         was_read = self._take(self._resampler.push(mono))
@@ -107,7 +107,7 @@ class Listener(OfOneProcess):
 
     @awaited_at_exit
     def finish(self) -> list[int]:
-        """All units. Raises InvalidRequest if nothing was ever pushed, and after the end."""
+        """Returns all units. Raises InvalidRequest if nothing was ever pushed, and after the end."""
         self._check_open()
         if not self._num_samples:
             raise InvalidRequest("audio: expected at least one sample, got none")
@@ -135,7 +135,7 @@ class Listener(OfOneProcess):
         return was_read
 
     def _due(self) -> float:
-        """Samples at 16 kHz that must be new before the network is run again."""
+        """Number of new samples at 16 kHz before the network is run again."""
         return max(self.schedule.interval_s * INPUT_RATE_HZ, self.schedule.growth * self._num_read)
 
     def _read(self) -> None:

@@ -17,7 +17,7 @@ N_FFT = 400
 HOP = 160
 FRAME_RATE_HZ = INPUT_RATE_HZ // HOP
 MIN_SAMPLES = N_FFT // 2 + 1
-"""Reflection at the ends needs as many; less is padded with zeros."""
+"""Reflection at the ends needs this number; shorter audio is padded with zeros."""
 MIN_POWER = 1e-10
 DYNAMIC_RANGE = 8.0
 """In powers of ten below the loudest of the clip."""

@@ -22,21 +22,21 @@ from antiphon.process.ownership import check_process
 __all__ = ["OnnxNetwork"]
 
 MAX_MEMORY_BYTES = 4 * 2**30
-"""Of all networks: weights and what they compute. The released ones take half of it."""
+"""For all networks: weights and results. The released ones take half of it."""
 MAX_RUN_S = 120.0
-"""A piece of 30 s of sound takes the released network some seconds."""
+"""A piece of 30 s of sound takes the released network several seconds."""
 
 
 class OnnxNetwork:
-    """Inputs go in by position, since released files name them differently; the first output comes back.
+    """Takes inputs by position, since released files name them differently; returns the first output.
 
     Several threads may run it at a time.
     """
 
     def __init__(self, path: Path, num_threads: int | None = None) -> None:
-        """num_threads: None for as many as may compute. Raises CheckpointError where the file is not a
-        network, or one that may run without end (see `check_graph`)."""
-        switch_telemetry_off()  # again: an environment may have been changed since
+        """num_threads: None for all that may compute. Raises CheckpointError if the file is not a network, or
+        is one that may run forever (see `check_graph`)."""
+        switch_telemetry_off()  # again: the environment may have changed since
         import onnxruntime
 
         foldable = check_graph(path)
@@ -45,7 +45,7 @@ class OnnxNetwork:
         options.log_severity_level = 4  # its errors come as exceptions
         # Threads that spin while they wait would take the cores from the model.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if _bound_memory() == os.getpid():  # the lock of a parent's memory may be held in its child for ever
+        if _bound_memory() == os.getpid():  # in a child, the lock of the parent's memory may be held forever
             options.add_session_config_entry("session.use_env_allocators", "1")
         with refusing_failures(path, EXPECTED):
             self._session = onnxruntime.InferenceSession(
@@ -60,7 +60,7 @@ class OnnxNetwork:
             self.input_types: list[str] = [item.type for item in inputs]
             """As onnxruntime spells them: tensor(float), ..."""
             self.input_shapes: list[list[int | str | None]] = [item.shape for item in inputs]
-            """A size that may vary is a name or None."""
+            """A size that may vary is given as a name or None."""
             names = [item.name for item in outputs]
         if not names:
             raise CheckpointError(f"{path}: expected {EXPECTED}, found one without outputs")
@@ -70,11 +70,11 @@ class OnnxNetwork:
         self.path = path
 
     def run(self, *inputs: np.ndarray[Any, Any], max_s: float = MAX_RUN_S) -> np.ndarray[Any, Any]:
-        """The first output, for as many inputs as the network has.
+        """The first output. inputs: all that the network has.
 
-        max_s: it is stopped then. Raises CheckpointError where it cannot take their shapes, takes more time
-        or memory than a network needs, or has no tensor to give; EngineDead in a forked child, where its
-        threads are not.
+        max_s: when it is stopped. Raises CheckpointError if it cannot take these shapes, takes more time or
+        memory than a network needs, or returns no tensor; EngineDead in a forked child, which has none of its
+        threads.
         """
         check_process("codec", self._pid)
         import onnxruntime
@@ -93,10 +93,10 @@ class OnnxNetwork:
         timer.start()
         try:
             output = self._session.run([self._output], feeds, options)[0]
-        except Exception as error:  # onnxruntime's errors have no common base below it
+        except Exception as error:  # onnxruntime's errors have no more specific base
             if late.is_set():
                 raise CheckpointError(
-                    f"{self.path}: expected a network that takes less than {max_s:g} s, found no end"
+                    f"{self.path}: expected a network that takes less than {max_s:g} s; it was still running"
                 ) from error
             shapes = ", ".join(str(item.shape) for item in inputs)
             raise CheckpointError(
@@ -111,12 +111,12 @@ class OnnxNetwork:
 
 @cache
 def _bound_memory() -> int:
-    """Let the networks of this process take their memory from one place with a limit. Returns its id."""
+    """Make the networks of this process allocate from one arena with a limit. Returns the process's id."""
     import onnxruntime
 
     info = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    with suppress(Exception):  # the process has registered one of its own
+    with suppress(Exception):  # the program has registered an allocator of its own
         onnxruntime.create_and_register_allocator(info, onnxruntime.OrtArenaCfg(MAX_MEMORY_BYTES, -1, -1, -1))
     return os.getpid()

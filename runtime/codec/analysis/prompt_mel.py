@@ -1,4 +1,4 @@
-"""HiFi-GAN's log-mel spectrum (arXiv 2010.05646), the flow's own kind of mel, of speech that comes in: how a
+"""HiFi-GAN's log-mel spectrum (arXiv 2010.05646), the flow's own kind of mel, of a clip of speech: how a
 prompt sounded."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ __all__ = ["prompt_mel"]
 
 N_FFT = 1024
 PADDING = (N_FFT - HOP) // 2
-"""Reflected at both ends, so that frame t is about samples 256 t to 256 (t + 1)."""
+"""Samples reflected at both ends, so that frame t is centred on samples 256 t to 256 (t + 1)."""
 MAGNITUDE_FLOOR = 1e-9
-"""Added to the power, where training needed a gradient at zero."""
+"""Added to the power, since training needed a gradient at zero."""
 MIN_MAGNITUDE = 1e-5
 
 

@@ -1,4 +1,4 @@
-"""Speech to who is speaking: `campplus.onnx` of a CosyVoice folder (CAM++, arXiv 2303.00332)."""
+"""Speech to a speaker embedding: `campplus.onnx` of a CosyVoice folder (CAM++, arXiv 2303.00332)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SpeakerEncoder:
     """Maps 16 kHz samples to a speaker embedding. The network takes fbanks, (1, frames, 80)."""
 
     def __init__(self, path: Path, embedding_dim: int, num_threads: int | None = None) -> None:
-        """embedding_dim: size of the embedding that the flow expects. num_threads: None for as many as
-        PyTorch uses. Raises CheckpointError where the file is not such a network."""
+        """embedding_dim: size of the embedding that the flow expects. num_threads: None for the number that
+        PyTorch uses. Raises CheckpointError if the file is not such a network."""
         self._network = OnnxNetwork(path, num_threads)
         types, shapes = self._network.input_types, self._network.input_shapes
         if types != ["tensor(float)"]:
             raise CheckpointError(f"{path}: expected float features as the one input, found {shown(types)}")
-        # A size that may vary has no number, and a shape may be left out altogether.
+        # A size that may vary is not a number, and a shape may be missing altogether.
         if shapes[0] and isinstance(shapes[0][-1], int) and shapes[0][-1] != NUM_BANDS:
             raise CheckpointError(
                 f"{path}: expected features of shape (1, frames, {NUM_BANDS}), found {shown(shapes[0])}"

@@ -16,9 +16,9 @@ from antiphon.sound.arrays import AudioArray
 __all__ = ["PIECE_SAMPLES", "SpeechTokenizer"]
 
 PIECE_SAMPLES = 30 * INPUT_RATE_HZ
-"""The network was trained on up to 30 s; longer audio goes in pieces, its units one after the other."""
+"""The network was trained on up to 30 s; longer audio is read in pieces, and their units are joined."""
 MAX_MORE_UNITS = 16
-"""Than frames: networks may count a beginning and an end."""
+"""How many more units than frames are accepted: networks may count a beginning and an end."""
 
 
 class SpeechTokenizer:
@@ -28,9 +28,9 @@ class SpeechTokenizer:
     """
 
     def __init__(self, path: Path, num_units: int, num_threads: int | None = None) -> None:
-        """num_units: size of the unit vocabulary. num_threads: None for as many as PyTorch uses.
+        """num_units: size of the unit vocabulary. num_threads: None for the number that PyTorch uses.
 
-        Raises CheckpointError where the file is not such a network.
+        Raises CheckpointError if the file is not such a network.
         """
         self._network = OnnxNetwork(path, num_threads)
         self.path = path
@@ -49,11 +49,11 @@ class SpeechTokenizer:
         return units
 
     def _tokenize_piece(self, samples: AudioArray) -> list[int]:
-        # A copy, since torch warns of arrays that a caller made read-only.
+        # A copy, since torch warns about arrays that a caller made read-only.
         features = log_mel(torch.tensor(samples))[None].numpy()
         frames = features.shape[2]
         ids = self._network.run(features, np.array([frames], np.int32)).ravel()
-        if ids.size > frames + MAX_MORE_UNITS:  # at 25 a second there is one for four frames
+        if ids.size > frames + MAX_MORE_UNITS:  # at 25 units a second there is one for four frames
             raise CheckpointError(
                 f"{self.path}: expected fewer units than frames ({frames}), found {ids.size}"
             )

@@ -39,9 +39,9 @@ ISTFT_N_FFT = 16
 ISTFT_HOP = 4
 NORM_GROUPS = 8
 NUM_LEVEL_BLOCKS = 4
-"""Of the U-Net's two levels, down and up."""
+"""Stages of the U-Net's two levels, down and up."""
 
-# Bounds, well above every released model, on what is built before a file says that it is none of these.
+# Bounds, well above every released model, on what is built before the weights show that they do not fit.
 MAX_WIDTH = 2**16
 MAX_HEADS = 1024
 MAX_LAYERS = 64
@@ -67,7 +67,7 @@ class EstimatorParams:
     in_channels: int
     out_channels: int
     channels: tuple[int, int]
-    """Of the upper and the lower level."""
+    """Those of the upper and of the lower level."""
     attention_head_dim: int
     num_heads: int
     n_blocks: int
@@ -91,8 +91,8 @@ class FlowParams:
     estimator: EstimatorParams
 
     def mel_frames(self, num_units: int) -> int:
-        """Mel frames of so many units. In floats and in this order, as the checkpoint was trained: the exact
-        quotient differs at some lengths (4480 units the first)."""
+        """Mel frames of `num_units` units. In floats and in this order, as the checkpoint was trained: the
+        exact quotient differs at some lengths (4480 units is the first)."""
         return int(num_units / self.input_frame_rate * SAMPLE_RATE_HZ / HOP)
 
 
@@ -102,7 +102,7 @@ class HiftParams:
 
     base_channels: int
     nb_harmonics: int
-    """Overtones; the source has one wave more, the fundamental."""
+    """Overtones; the source has one more wave, the fundamental."""
     nsf_alpha: float
     """Amplitude of the source's sines."""
     nsf_sigma: float
@@ -140,7 +140,7 @@ def read_hyperparams(path: Path) -> CodecParams:
 def _flow(node: Section) -> FlowParams:
     node.expect("output_size", MEL_BANDS)
     node.expect("output_type", "mel", required=False)
-    # The recipe of the 50 Hz model differs in this line alone.
+    # The recipe of the 50 Hz model differs only in this line.
     hint = "; Stream-Omni speaks with CosyVoice-300M-25Hz, not with the models of 50 units a second"
     node.expect("input_frame_rate", UNIT_RATE_HZ, hint=hint)
     node.skip("only_mask_loss")
@@ -179,7 +179,7 @@ def _encoder(node: Section) -> EncoderParams:
     node.expect("macaron_style", False)
     node.expect("activation_type", "swish", required=False)
     node.expect("key_bias", True, required=False)
-    # Full context, whatever a key about chunks would say.
+    # Full context only, so any other value of these keys is refused.
     node.expect("static_chunk_size", 0, required=False)
     node.expect("use_dynamic_chunk", False, required=False)
     node.skip("dropout_rate", "positional_dropout_rate", "attention_dropout_rate", "gradient_checkpointing")
@@ -202,7 +202,7 @@ def _encoder(node: Section) -> EncoderParams:
 def _decoder(node: Section) -> tuple[float, EstimatorParams]:
     node.expect("n_spks", 1, required=False)
     node.expect("spk_emb_dim", MEL_BANDS)
-    # x, mu and speaker, as a base class counts them; the estimator's own number is the one in use.
+    # x, mu and speaker, as a base class counts them; the estimator's own number is used.
     node.skip("in_channels")
     config = node.section("cfm_params", "omegaconf.DictConfig").mapping("content")
     config.expect("solver", "euler")

@@ -1,7 +1,7 @@
-"""Looks through an ONNX file for what would run without end, or read other files, before it is loaded.
+"""Searches an ONNX file, before it is loaded, for anything that would run forever or read other files.
 
-An ONNX file is a protobuf message; of its format only the fields are read that lead to operators and tensors.
-The package `onnx` is not needed.
+An ONNX file is a protobuf message; only the fields that lead to operators and tensors are read. The package
+`onnx` is not needed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["EXPECTED", "check_graph"]
 
 EXPECTED = "an ONNX network"
 MAX_FILE_BYTES = 2 * 2**30
-"""Of a protobuf message. The released speech tokenizer has 520 MB."""
+"""The limit of a protobuf message. The released speech tokenizer has 520 MB."""
 MAX_FIELDS = 2_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 8
 MAX_DIMENSIONS = 16
 MAX_FOLDED = 2**26
-"""Numbers that onnxruntime may compute from constants while it loads, when nothing can stop it."""
+"""Numbers that onnxruntime may compute from constants during loading, when nothing can stop it."""
 
 ENDLESS = ("Loop", "Scan", "SequenceMap")
-"""Operators that repeat a graph as often as a number says."""
+"""Operators that repeat a graph a number of times."""
 
 # fmt: off
-# Operators that keep the shape of their first input, or at most its size, or give what inputs broadcast to.
+# Operators that keep the shape of their first input, do not exceed its size, or broadcast their inputs.
 SAME_SHAPE = frozenset({
     "Abs", "Cast", "Ceil", "Clip", "Cos", "Erf", "Exp", "Floor", "Identity", "Log", "Neg", "Not",
     "Reciprocal", "Relu", "Round", "Sigmoid", "Sin", "Sqrt", "Tanh",
@@ -46,7 +46,7 @@ BROADCAST = frozenset({
 # fmt: on
 UNBOUNDED = 2**62
 
-# Fields by number: of a model, graph, node, attribute and tensor.
+# Numbers of the fields of a model, graph, node, attribute and tensor.
 MODEL_GRAPH, MODEL_FUNCTIONS = 7, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
 NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 2, 4, 5
@@ -55,10 +55,10 @@ TENSOR_DIMS, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_PLACE = 1, 8, 13, 14
 
 
 def check_graph(path: Path) -> bool:
-    """Whether little is to be computed from constants alone, so that it may be done while the file is loaded.
+    """Whether so little is computed from constants alone that it may be done during loading.
 
-    Raises CheckpointError for what is no ONNX file and for a network with loops, functions of its own, sparse
-    tensors or tensors in other files: no released one has them.
+    Raises CheckpointError for anything but an ONNX file, and for a network with loops, functions of its own,
+    sparse tensors or tensors in other files: no released one has them.
     """
     size = check_file(path, EXPECTED, max_bytes=MAX_FILE_BYTES)
     with (
@@ -76,9 +76,9 @@ class Constant:
     """A tensor that depends on no input of the network."""
 
     size: int
-    """Numbers in it, at most."""
+    """At most this many numbers are in it."""
     shape: tuple[int, ...] | None = None
-    """None where that is not known."""
+    """None if it is not known."""
 
 
 class _Scan:
@@ -86,9 +86,9 @@ class _Scan:
         self._data = data
         self._num_fields = self._num_nodes = 0
         self._constants = {b"": Constant(1, ())}
-        """By name. An input that is left out has none."""
+        """By name. An input that is left out has an empty name."""
         self.num_folded = 0
-        """Numbers that are computed from constants alone, at most."""
+        """Upper bound on the numbers that are computed from constants alone."""
 
     def model(self, begin: int, end: int) -> None:
         graphs = 0
@@ -142,7 +142,7 @@ class _Scan:
             self._constants[name] = constant
 
     def _attribute(self, begin: int, end: int, depth: int) -> Constant | None:
-        """The tensor that it holds, if it does."""
+        """The tensor that an attribute holds, if any."""
         tensor = None
         for number, start, stop in self._fields(begin, end):
             if number in ATTRIBUTE_TENSORS:
@@ -154,7 +154,7 @@ class _Scan:
         return tensor
 
     def _tensor(self, begin: int, end: int) -> tuple[bytes, Constant]:
-        """Its name, and what is known of it."""
+        """A tensor's name, and what is known of it."""
         name = b""
         shape: list[int] = []
         for number, start, stop in self._fields(begin, end):
@@ -162,7 +162,7 @@ class _Scan:
                 raise ValueError("expected all tensors in this file, found one in another")
             if number == TENSOR_NAME:
                 name = self._data[start:stop]
-            elif number == TENSOR_DIMS:  # one a field, or all in one
+            elif number == TENSOR_DIMS:  # one per field, or all in one
                 place = start
                 while place < stop:
                     extent, place = self._varint(place, stop)
@@ -188,9 +188,9 @@ class _Scan:
             elif kind in (1, 5):
                 place += 8 if kind == 1 else 4
             else:
-                raise ValueError("a field of no known kind")
+                raise ValueError("a field of unknown kind")
             if place > end:
-                raise ValueError("a field that ends behind its message (truncated)")
+                raise ValueError("a field that ends after its message (truncated)")
             yield key >> 3, start, place
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
@@ -207,7 +207,7 @@ class _Scan:
 
 
 def _folded(operator: str, inputs: list[Constant]) -> Constant:
-    """What an operator can make of constants."""
+    """The largest result that an operator can compute from constants."""
     shapes = [constant.shape for constant in inputs if constant.shape is not None]
     if inputs and operator in SAME_SHAPE:
         return inputs[0]

@@ -1,7 +1,7 @@
-"""Reads the pickles in torch's files as data: a small machine that knows plain values, tensors and no calls.
+"""Reads the pickles in torch's files as data: a small machine that knows plain values and tensors, no calls.
 
 `torch.load(weights_only=True)` executes nothing either, but builds what a file asks for before anyone can
-look: a tensor of any size over one number, keys whose hash takes for ever, sparse and fake tensors.
+check it: a tensor of any size over one number, keys whose hash takes forever, sparse and fake tensors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Storage:
 
 
 PersistentLoad = Callable[[Storage], "Tensor | None"]
-"""The numbers of a storage, (num_elements,); None to leave the tensors over it out."""
+"""Returns the numbers of a storage, (num_elements,), or None to leave out the tensors over it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Global:
-    """A name of a module. It is never looked up."""
+    """A name in a module. It is never looked up."""
 
     module: str
     name: str
@@ -74,9 +74,9 @@ class Global:
 
 
 def read_pickle_stream(stream: IO[bytes], load: PersistentLoad) -> Any:
-    """The value of the pickle that `stream` stands at, which is left behind it.
+    """The value of the pickle at the stream's position, which afterwards is its end.
 
-    Raises ValueError for what is no pickle of plain values and dense tensors.
+    Raises ValueError for anything but a pickle of plain values and dense tensors.
     """
     return _Machine(load).run(stream)
 
@@ -137,11 +137,11 @@ class _Machine:
         elif name == "REDUCE":
             arguments, function = self._pop(), self._pop()
             stack.append(self._known(function, arguments))
-        elif name == "BUILD":  # notes that torch leaves at the dict of a module
+        elif name == "BUILD":  # metadata that torch attaches to the dict of a module
             self._pop()
             self._top(dict)
         elif name not in ("PROTO", "FRAME"):
-            raise ValueError(f"an object that is no plain value ({name})")
+            raise ValueError(f"an object that is not a plain value ({name})")
 
     def _pop(self) -> Any:
         value = self._stack.pop()
@@ -151,7 +151,7 @@ class _Machine:
 
     def _top(self, kind: type) -> Any:
         if not isinstance(self._stack[-1], kind):
-            raise ValueError("an object that is no plain value")
+            raise ValueError("an object that is not a plain value")
         return self._stack[-1]
 
     def _marked(self) -> list[Any]:
@@ -165,14 +165,14 @@ class _Machine:
         if len(items) % 2:
             raise ValueError("a damaged pickle")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int)):  # the hash of nested tuples may take for ever
+            if not isinstance(key, (str, int)):  # the hash of nested tuples may take forever
                 raise ValueError(f"a key of type {type(key).__name__}")
             values[key] = value
 
     def _storage(self, named: Any) -> tuple[Storage, Tensor | None]:
-        """("storage", type, key, place, number of elements), in old files a view of another at the end."""
+        """("storage", type, key, place, number of elements); old files may add a view of another storage."""
         if not isinstance(named, tuple) or len(named) not in (5, 6) or named[0] != "storage":
-            raise ValueError("something else than a storage")
+            raise ValueError("something other than a storage")
         _, kind, key, _, num_elements = named[:5]
         known = isinstance(kind, Global) and kind.module in ("torch", "torch.cuda")
         if not known or kind.name not in STORAGE_DTYPES:
@@ -188,8 +188,8 @@ class _Machine:
         return first
 
     def _known(self, function: Any, arguments: Any) -> Any:
-        """What a call stands for, where that is plain data; nothing is called."""
-        name = str(function) if isinstance(function, Global) else "something that is no name"
+        """What a call stands for, if that is plain data; nothing is called."""
+        name = str(function) if isinstance(function, Global) else "something that is not a name"
         if not isinstance(arguments, tuple):
             raise ValueError("a damaged pickle")
         match name, arguments:

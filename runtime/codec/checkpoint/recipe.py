@@ -23,7 +23,7 @@ MAX_NAMES_SHOWN = 5
 
 
 class Section:
-    """One `!new:` mapping of a recipe, read key by key; what nobody asked for is refused at the end."""
+    """One `!new:` mapping of a recipe, read key by key; keys that were not read are refused at the end."""
 
     def __init__(self, path: Path, name: str, values: dict[Any, Any], top: dict[Any, Any]) -> None:
         self.path = path
@@ -33,14 +33,14 @@ class Section:
         self._used: set[str] = set()
 
     def section(self, key: str, class_name: str) -> Section:
-        """The mapping below `key`, which must be tagged `!new:class_name`."""
+        """The mapping under `key`, which must be tagged `!new:class_name`."""
         value = self._take(key)
         if not isinstance(value, Tagged) or value.tag != f"new:{class_name}":
             raise self._error(key, f"!new:{class_name}", value)
         return self._below(key, value.value)
 
     def mapping(self, key: str) -> Section:
-        """The plain mapping below `key`."""
+        """The plain mapping under `key`."""
         return self._below(key, self._take(key))
 
     def integer(self, key: str, high: int = MAX_SIZE) -> int:
@@ -53,7 +53,7 @@ class Section:
         return value
 
     def number(self, key: str) -> float:
-        """A finite number >= 0. YAML 1.1 reads "1e-06" as text, so text that spells a number is one."""
+        """A finite number >= 0. YAML 1.1 reads "1e-06" as text, so text that spells a number is accepted."""
         value = self._take(key)
         try:
             number = float("nan") if isinstance(value, (bool, list, dict)) else float(value)
@@ -75,9 +75,9 @@ class Section:
         return tuple(value)
 
     def expect(self, key: str, expected: Any, *, required: bool = True, hint: str = "") -> None:
-        """Refuses any value but `expected`: others would need a computation that is not written here.
+        """Refuses any value but `expected`: others would need a computation that is not implemented.
 
-        hint: what the error goes on to say.
+        hint: what to add to the error.
         """
         if key not in self._values and not required:
             return
@@ -87,11 +87,11 @@ class Section:
             raise CheckpointError(f"{error}{hint}")
 
     def skip(self, *keys: str) -> None:
-        """Keys that only training reads."""
+        """Accepts keys that only training reads."""
         self._used.update(keys)
 
     def finish(self) -> None:
-        """Refuses keys that nobody asked for: they may change the computation."""
+        """Refuses keys that were not read: they may change the computation."""
         extra = [key for key in self._values if key not in self._used]
         if extra:
             names = ", ".join(sorted(shown(str(key)) for key in extra[:MAX_NAMES_SHOWN]))
@@ -123,15 +123,15 @@ class Section:
 
 
 def read_recipe(path: Path) -> Section:
-    """The top level of the recipe at `path`. Raises CheckpointError where it is not plain tagged YAML."""
+    """The top level of the recipe at `path`. Raises CheckpointError if it is not plain tagged YAML."""
     content = read_file(path, "a YAML recipe in UTF-8", max_bytes=MAX_RECIPE_BYTES)
     try:
         values = read_nodes(content.decode("utf-8-sig"))
     except RecursionError:
         raise CheckpointError(
-            f"{path}: expected a YAML recipe in UTF-8, found what is nested too deeply"
+            f"{path}: expected a YAML recipe in UTF-8, found values nested too deeply"
         ) from None
-    # ValueError: not UTF-8, or no plain data. What else PyYAML raises differs with the place of the damage.
+    # ValueError: not UTF-8, or not plain data. What else PyYAML raises depends on where the damage is.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: expected a YAML recipe in UTF-8: {one_line(error)}") from error
     if not isinstance(values, dict):

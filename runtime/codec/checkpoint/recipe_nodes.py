@@ -1,8 +1,7 @@
-"""A YAML text as plain data, in time and memory that its length bounds.
+"""A YAML text as plain data, in time and memory bounded by its length.
 
-PyYAML's own loaders copy merged mappings anew for each mention, take the square of a number's digits to read
-it, and hash whatever stands as a key. So only its graph of nodes is used, in which an alias is the node
-itself.
+PyYAML's own loaders copy merged mappings again for each mention, take time quadratic in a number's digits to
+read it, and hash any kind of key. So only its graph of nodes is used, in which an alias is the node itself.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ __all__ = ["Tagged", "read_nodes"]
 
 CORE = "tag:yaml.org,2002:"
 MAX_NUMBER_CHARS = 64
-"""A longer number stays text."""
+"""Longer numbers stay text."""
 MAX_MERGED = 100_000
-"""Entries that `<<` copies, all in all."""
+"""Entries that `<<` copies in all."""
 INTEGER = re.compile(r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)")
 FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*)?\.?[0-9_]*(?:[eE][-+]?[0-9]+)?")
 TRUE, FALSE = ("yes", "true", "on"), ("no", "false", "off")
@@ -40,7 +39,7 @@ def read_nodes(text: str) -> Any:
     """The document of `text`: None, bool, int, float, str, list, dict and `Tagged`.
 
     Aliases of a node share one value. What YAML 1.1 takes for a date or for base 60 stays text.
-    Raises ValueError or yaml.YAMLError for what is no such document, RecursionError where it is too deep.
+    Raises ValueError or yaml.YAMLError for any other document, RecursionError if it is nested too deeply.
     """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     return None if node is None else _Reader().value(node)
@@ -57,7 +56,7 @@ class _Reader:
         if key in self._values:
             return self._values[key]
         if key in self._open:
-            raise ValueError(f"an alias of what it stands in, {_place(node)}")
+            raise ValueError(f"an alias inside the value that it refers to, {_place(node)}")
         self._open.add(key)
         value = self._new_value(node)
         self._open.remove(key)
@@ -87,12 +86,12 @@ class _Reader:
         merged: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise ValueError(f"a key that is no plain value, {_place(key_node)}")
+                raise ValueError(f"a key that is not a plain value, {_place(key_node)}")
             value = self.value(value_node)
             if key_node.tag == f"{CORE}merge":
                 for other in value if isinstance(value, list) else [value]:
                     if not isinstance(other, dict):
-                        raise ValueError(f"<< with what is no mapping, {_place(value_node)}")
+                        raise ValueError(f"<< with a value that is not a mapping, {_place(value_node)}")
                     self._num_merged += len(other)
                     if self._num_merged > MAX_MERGED:
                         raise ValueError(
@@ -103,7 +102,7 @@ class _Reader:
                 continue
             key = self.value(key_node)
             if isinstance(key, Tagged) or key in own:
-                raise ValueError(f"a key that stands twice or is no plain value, {_place(key_node)}")
+                raise ValueError(f"a key that appears twice or is not a plain value, {_place(key_node)}")
             own[key] = value
         return {**merged, **own}
 

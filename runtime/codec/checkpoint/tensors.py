@@ -1,4 +1,4 @@
-"""The tensors of `flow.pt` and `hift.pt`: data only, every name and shape checked."""
+"""The tensors of `flow.pt` and `hift.pt`: only data, with every name and shape checked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["fill_module", "match_tensors", "read_tensors"]
 
 HIFT_PREFIX = "generator."
 DISCRIMINATOR = "discriminator."
-"""Of the hift's training."""
+"""Prefix of tensors that only the training of HiFT uses."""
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "generator", "params")
 PARALLEL_MARKS = ("module.", "_orig_mod.")
 # Two spellings of a weight-normalised weight: torch.nn.utils.weight_norm and its parametrization.
@@ -31,10 +31,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """A flat file of tensors as float32, with `prefix` taken off the names that carry it.
+    """The tensors of a flat file as float32, with `prefix` removed from the names that have it.
 
-    As a trainer leaves it, too: under a name of its own (`WRAPPERS`), with the marks of parallel and compiled
-    modules before each name, numbers such as an epoch beside the tensors, and a discriminator.
+    Also reads files as a trainer leaves them: with the tensors under a name of their own (`WRAPPERS`), the
+    marks of parallel and compiled modules before each name, numbers such as an epoch, and a discriminator.
     """
     content = read_torch_file(path)
     if not isinstance(content, dict):
@@ -61,7 +61,7 @@ def read_tensors(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _unwrapped(content: dict[Any, Any]) -> dict[Any, Any]:
-    """The tensors of what a trainer saved, by their names in the module."""
+    """What a trainer saved, by the tensors' names in the module."""
     for wrapper in WRAPPERS:
         inner = content.get(wrapper)
         if isinstance(inner, dict) and not any(isinstance(value, Tensor) for value in content.values()):
@@ -78,7 +78,7 @@ def _unwrapped(content: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _is_note(name: str, value: Any) -> bool:
-    """What trainers write beside tensors, such as the number of an epoch. A tensor's name has a dot."""
+    """Whether it is metadata that trainers add, such as the number of an epoch. A tensor's name has a dot."""
     plain = value is None or isinstance(value, (bool, int, float, str))
     counter = isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point()
     return "." not in name and (plain or counter)
@@ -87,10 +87,10 @@ def _is_note(name: str, value: Any) -> bool:
 def match_tensors(
     expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
 ) -> dict[str, Tensor]:
-    """Exactly the `expected` names and shapes out of `tensors`, weight normalisation folded.
+    """Exactly the `expected` names and shapes from `tensors`, with weight normalisation folded.
 
-    A convolution's weight may be stored as magnitude g and direction v; then w = g v / |v|, the norm over
-    all but the first dimension (of a transposed convolution that is the input channel).
+    A convolution's weight may be stored as magnitude g and direction v; then w = g v / |v|, with the norm
+    over all but the first dimension (in a transposed convolution, that is the input channel).
     """
     rest = dict(tensors)
     found: dict[str, Tensor] = {}
@@ -118,7 +118,7 @@ def match_tensors(
 
 
 def fill_module(module: ModuleT, tensors: Mapping[str, Tensor], path: Path, device: torch.device) -> ModuleT:
-    """Puts the tensors of file `path` into `module`, built on the meta device, and readies it to run."""
+    """Puts the tensors of file `path` into `module`, built on the meta device, and makes it ready to run."""
     weights = match_tensors(module.state_dict(), tensors, path)
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():

@@ -1,4 +1,4 @@
-"""Reads what `torch.save` writes, in both of its formats, within the bounds that a file's own size sets."""
+"""Reads what `torch.save` writes, in both of its formats, within bounds set by the file's own size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_FILE_BYTES = 8 * 2**30
 MAX_PICKLE_BYTES = 4 * 2**20
 MAX_DIRECTORY_BYTES = 16 * 2**20
 
-# The older format: five pickles, then each storage as its length and its numbers.
+# The older format: five pickles, then for each storage its length and its numbers.
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 
@@ -36,7 +36,7 @@ LOCAL_BYTES = 30
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a file of `torch.save`: plain values, lists, tuples, dicts and dense tensors on the CPU.
+    """The content of a `torch.save` file: plain values, lists, tuples, dicts and dense tensors on the CPU.
 
     Nothing is executed, and memory stays below the file's size. Raises CheckpointError.
     """
@@ -48,13 +48,13 @@ def read_torch_file(path: Path) -> Any:
 
 
 class _Budget:
-    """Bytes of storages that may still be read: each byte of the file once."""
+    """How many bytes of storages may still be read: each byte of the file counts once."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     def numbers(self, file: IO[bytes], offset: int, storage: Storage) -> Tensor:
-        """The numbers that lie at `offset`."""
+        """The numbers at `offset`."""
         size = storage.num_elements * storage.dtype.itemsize
         self._left -= size
         if storage.num_elements < 0 or self._left < 0:
@@ -69,7 +69,7 @@ class _Budget:
 
 
 class _Archive:
-    """The newer format: a zip file, its entries not compressed."""
+    """The newer format: a zip file of uncompressed entries."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
@@ -110,7 +110,7 @@ class _Archive:
             raise ValueError(f"found no entry {name[:40]!r}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise ValueError("found compressed entries, which torch does not write")
-        # The entry's own header repeats its name, and has padding of another length than the directory's.
+        # The entry's own header repeats its name, and its padding differs in length from the directory's.
         self._file.seek(entry.header_offset)
         header = self._file.read(LOCAL_BYTES)
         name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
@@ -118,7 +118,7 @@ class _Archive:
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
-    """The directory at the end of a zip file is read as a whole: so it must not be as large as it likes."""
+    """Bound the directory at the end of a zip file, which is read as a whole."""
     begin = max(0, size - END_BYTES - MAX_COMMENT_BYTES - LOCATOR_BYTES)
     file.seek(begin)
     tail = file.read()
@@ -151,10 +151,10 @@ def _read_old(file: IO[bytes], size: int) -> Any:
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("found numbers with the highest byte first")
     begin = stream.tell()
-    read_pickle_stream(stream, note)  # only to learn of the storages, which come behind it
+    read_pickle_stream(stream, note)  # only to learn the storages, which come after it
     keys = read_pickle_stream(stream, note)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise ValueError("found no list of storages")
+        raise ValueError("found something other than a list of storages")
     offsets, offset = {}, stream.tell()
     for key in keys:
         if key not in storages or key in offsets:

@@ -1,1 +1,1 @@
-"""From units to mel: the flow."""
+"""Units to mel: the flow."""

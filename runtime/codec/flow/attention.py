@@ -16,7 +16,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, num_heads: int, mask: Tensor | None) -> Tensor:
     """Softmax attention over all valid frames, scale 1 / sqrt(head_dim).
 
-    q, k, v: (batch, frames, num_heads * head_dim), each head a contiguous slice; the result likewise.
+    q, k, v and the result: (batch, frames, num_heads * head_dim), each head a contiguous slice.
     mask: (batch, 1, frames), see `frame_mask`.
     """
     q, k, v = (split_heads(part, num_heads) for part in (q, k, v))

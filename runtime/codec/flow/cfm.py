@@ -22,10 +22,10 @@ NUM_STEPS = 10
 
 
 def schedule(num_steps: int = NUM_STEPS) -> tuple[Tensor, list[float]]:
-    """Times (num_steps,) at which the velocity is taken, and the steps' lengths.
+    """Times (num_steps,) at which the velocity is evaluated, and the lengths of the steps.
 
-    The grid is 1 - cos(pi/2 k / num_steps). Time is added up step by step in float32 and each step aims at
-    the next point of the grid, so that rounding does not build up: the mel depends on it to 1e-6.
+    The grid is 1 - cos(pi/2 k / num_steps). Time is added up step by step in float32, and each step aims at
+    the next point of the grid, so that rounding does not build up; it affects the mel by 1e-6.
     """
     grid = 1 - torch.cos(torch.linspace(0, 1, num_steps + 1, dtype=torch.float32) * 0.5 * math.pi)
     t, step = grid[0], grid[1] - grid[0]
@@ -44,7 +44,7 @@ class FlowMatching:
     """Integrates the estimator's velocity over the fixed schedule.
 
     Guidance runs as one batch: the conditioned rows, then the same rows with mu, speaker and prompt zero.
-    The state and its steps are float32, whatever the estimator's products are taken in.
+    The state and its steps are float32, whatever the precision of the estimator's products.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class FlowMatching:
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
     ) -> None:
-        """dtype: of the estimator's products. capture: records the estimator at a few sizes; None: it runs
-        kernel by kernel."""
+        """dtype: that of the estimator's products. capture: records the estimator at a few sizes; None: it
+        runs kernel by kernel."""
         packs = dtype != torch.float32 or has_onednn(device, dtype)
         self.estimator: Estimator = PackedUNet(estimator, dtype) if packs else estimator
         if capture is not None:
@@ -71,7 +71,7 @@ class FlowMatching:
     ) -> Tensor:
         """z, mu, prompt: (batch, 80, frames); speaker: (batch, 80); mask: (batch, 1, frames) or None.
 
-        Returns mel (batch, 80, frames); what stands on padding is meaningless.
+        Returns mel (batch, 80, frames); its values on padding are meaningless.
         """
         batch, _, frames = z.shape
         inputs = z.new_zeros(2 * batch, 4 * MEL_BANDS, frames)

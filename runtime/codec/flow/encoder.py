@@ -16,7 +16,7 @@ from antiphon.codec.stopping import stop_point
 __all__ = ["Encoder"]
 
 QUERY_BLOCK = 512
-"""Queries that attend at a time: bounds the memory of the position term, which is (queries, keys)."""
+"""Queries that attend at a time. Bounds the memory of the position term, which is (queries, keys)."""
 
 
 class RelativeAttention(nn.Module):

@@ -1,4 +1,4 @@
-"""Units to mel: speaker, encoder and length regulator make the condition, flow matching makes the mel
+"""Units to mel: speaker, encoder and length regulator make the condition, and flow matching makes the mel
 (CosyVoice, arXiv 2407.05407, section 2.3)."""
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class FlowModel(nn.Module):
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
-        # nn.Embedding draws its weight in place, which on the meta device imports torch's compiler: more time
-        # than all other loading, and a folder that stays among the temporary files.
+        # nn.Embedding draws its weight in place, which on the meta device imports torch's compiler: that
+        # takes longer than all other loading, and leaves a folder among the temporary files.
         weight = torch.randn(params.vocab_size, params.input_size)
         self.input_embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         self.spk_embed_affine_layer = nn.Linear(params.spk_embed_dim, MEL_BANDS)
@@ -44,17 +44,17 @@ class FlowModel(nn.Module):
 
 @dataclass(frozen=True)
 class UnitSpan:
-    """Units of a stream: frames lie where their absolute number puts them, whatever is computed with them."""
+    """Units of a stream: their numbers alone decide where frames lie, whatever else is computed with them."""
 
     first: int
-    """Number of the first unit of the context, or of the chunk where there is none"""
+    """Number of the first unit of the context, or of the chunk if there is no context."""
     num_context: int
-    """How many units at the end of the prompt are the stream's own"""
+    """How many units at the end of the prompt are the stream's own."""
 
 
 @dataclass(frozen=True, eq=False)
 class FlowInput:
-    """One utterance. n units become M = mel_frames(n) frames behind the P frames of the prompt."""
+    """One utterance. n units become M = mel_frames(n) frames after the P frames of the prompt."""
 
     units: Tensor
     """(n,) int64, n > 0"""
@@ -67,7 +67,7 @@ class FlowInput:
     prompt_mel: Tensor | None = None
     """(80, P)"""
     span: UnitSpan | None = None
-    """Where this stands in a stream; None: an utterance of its own"""
+    """Its place in a stream; None: an utterance of its own"""
 
     @property
     def prompt_frames(self) -> int:
@@ -87,7 +87,7 @@ class Condition:
     lengths: list[int]
     """Valid frames P + M of each row"""
     mask: Tensor | None
-    """(batch, 1, T); None where no row is padded"""
+    """(batch, 1, T); None if no row is padded"""
 
 
 class Flow:
@@ -101,7 +101,7 @@ class Flow:
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
     ) -> None:
-        """dtype: of the estimator's products; all else is float32. capture: see `FlowMatching`."""
+        """dtype: that of the estimator's products; all else is float32. capture: see `FlowMatching`."""
         self.model = model
         self.params = params
         estimator = model.decoder["estimator"]
@@ -150,7 +150,7 @@ class Flow:
         if row.span is not None:
             own = interpolate_span(hidden[-n - row.span.num_context :], row.span.first, self.params)
             frames = row.prompt_frames - self.params.mel_frames(row.span.first + row.span.num_context)
-            frames += self.params.mel_frames(row.span.first)  # of the voice's prompt
+            frames += self.params.mel_frames(row.span.first)  # those of the voice's prompt
             before = hidden[: -n - row.span.num_context]
             return torch.cat([interpolate(before, frames), own], dim=1) if frames else own
         own = interpolate_units(hidden[-n:], self.params)

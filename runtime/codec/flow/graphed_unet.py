@@ -1,9 +1,8 @@
 """The velocity estimator at a few fixed sizes, each recorded once.
 
-A decode launches about 10,000 small kernels in the estimator (ten steps of a thousand): at one utterance
-a GPU waits for the processor that launches them. Recorded, they are launched at once; but a recording has
-one size, so batches are padded to the next one of a ladder, with masks that keep the padding out of the
-result.
+A decode launches about 10,000 small kernels in the estimator (ten steps of a thousand): with one utterance, a
+GPU waits for the processor that launches them. Recorded, they are launched at once. But a recording has one
+size, so batches are padded to the next of a few sizes, with masks that keep the padding out of the result.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from antiphon.device.cuda_graph import Capture
 __all__ = ["Estimator", "GraphedEstimator", "bucket_frames", "bucket_rows"]
 
 MAX_GRAPHS = 32
-"""Sizes kept, the last used ones. A stream's chunks have four lengths, their batches half a dozen sizes."""
+"""Recordings kept, the last used. A stream's chunks have four lengths, their batches half a dozen sizes."""
 MAX_ELEMENTS = 1 << 14
-"""Rows times frames of the largest recording. Beyond, kernels last long enough to be launched one by one."""
+"""Rows times frames of the largest recording. Beyond this, kernels last long enough to launch one by one."""
 
 
 class Estimator(Protocol):
@@ -34,8 +33,8 @@ class Estimator(Protocol):
 
 
 def bucket_frames(frames: int) -> int:
-    """The next multiple of 16, of 32 from 257 on, of 64 from 513 on, and so on: an eighth more at most beyond
-    128 frames, and always even, as the estimator halves them."""
+    """The next multiple of 16, of 32 from 257 on, of 64 from 513 on, and so on: at most an eighth more beyond
+    128 frames, and always even, since the estimator halves them."""
     step = 16
     while frames > 16 * step:
         step *= 2
@@ -49,7 +48,7 @@ def bucket_rows(rows: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Where one size reads its inputs, and what repeats it."""
+    """Where a recording of one size reads its inputs, and what replays it."""
 
     x: Tensor
     """(rows, channels, frames)"""
@@ -60,7 +59,7 @@ class Recording:
 
 
 class GraphedEstimator:
-    """Any estimator, called the same way. A row comes out as it does without: all it adds is padding."""
+    """Wraps any estimator, and is called the same way. It only adds padding, which does not change rows."""
 
     def __init__(self, estimator: Estimator, capture: Capture, *, max_graphs: int = MAX_GRAPHS) -> None:
         self.estimator = estimator
@@ -82,10 +81,10 @@ class GraphedEstimator:
             self._recordings.popitem(last=False)
         recording.x[:rows, :, :frames] = x
         recording.x[:rows, :, frames:] = 0.0
-        # What earlier batches left in rows that nobody has now is valid input, as good as any.
+        # What earlier batches left in unused rows is valid input, as good as any.
         recording.mask[:rows, :, :frames] = 1.0 if mask is None else mask
         recording.mask[:rows, :, frames:] = 0.0
-        recording.mask[rows:] = 1.0  # no row is without a valid frame, whose mean would be 0 / 0
+        recording.mask[rows:] = 1.0  # a row without a valid frame would have a mean of 0 / 0
         recording.time_bias.copy_(time_bias)
         return recording.replay()[:rows, :, :frames]
 
@@ -93,5 +92,5 @@ class GraphedEstimator:
         rows, frames = size
         own, bias = x.new_zeros(rows, x.shape[1], frames), torch.zeros_like(time_bias)
         mask = x.new_ones(rows, 1, frames)
-        with stoppable(lambda: False):  # a recording that ends in the middle would leave the device recording
+        with stoppable(lambda: False):  # stopping in the middle would leave the device recording
             return Recording(own, bias, mask, self._capture(lambda: self.estimator(own, bias, mask)))

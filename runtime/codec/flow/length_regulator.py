@@ -1,4 +1,4 @@
-"""From units to mel frames: linear interpolation, then convolutions (CosyVoice's `InterpolateRegulator`)."""
+"""Units to mel frames: linear interpolation, then convolutions (CosyVoice's `InterpolateRegulator`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDGE_UNITS = 20
 def interpolate_units(hidden: Tensor, params: FlowParams) -> Tensor:
     """Stretches units (n, channels) to their mel frames: (channels, params.mel_frames(n)).
 
-    Beyond 40 units, head and tail of 20 are stretched by themselves to a fixed number of frames.
+    Beyond 40 units, the first and the last 20 are each stretched separately, to a fixed number of frames.
     """
     n, frames = hidden.shape[0], params.mel_frames(hidden.shape[0])
     if n <= 2 * EDGE_UNITS:
@@ -35,8 +35,9 @@ def interpolate_units(hidden: Tensor, params: FlowParams) -> Tensor:
 def interpolate_span(hidden: Tensor, first: int, params: FlowParams) -> Tensor:
     """Units `first` .. `first + n - 1` of a stream (n, channels) to their frames (channels, frames).
 
-    Frame f samples position (f + 0.5) u - 0.5 of all units, u the units of a frame: chunks agree on where a
-    frame lies. A whole utterance has its frames within one of there (`interpolate_units`).
+    Frame f samples position (f + 0.5) u - 0.5 among all units, where u is the number of units per frame: so
+    chunks agree on where a frame lies. In a whole utterance, frames lie within one of there
+    (`interpolate_units`).
     """
     n = hidden.shape[0]
     begin, end = params.mel_frames(first), params.mel_frames(first + n)

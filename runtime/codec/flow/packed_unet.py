@@ -1,7 +1,7 @@
-"""The velocity estimator of `unet.py` as it runs on a CPU: the same function, of packed weights.
+"""The velocity estimator of `unet.py` as it runs on a CPU: the same function, with packed weights.
 
-Everything lies as (batch, frames, channels). Products are taken in `dtype`; in bfloat16 only they are, with
-what goes into them and comes out: the residual stream, norms, softmax and activations stay float32.
+Everything is laid out as (batch, frames, channels). Only products are computed in `dtype`, with their inputs
+and outputs: in bfloat16, the residual stream, norms, softmax and activations stay float32.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["PackedUNet", "mish"]
 
 
 class PackedUNet:
-    """`UNet.forward`, to float32's rounding where `dtype` is float32.
+    """`UNet.forward`, to float32's rounding if `dtype` is float32.
 
-    In bfloat16 a velocity is off by 7e-3 of its largest value (random weights of the released size), in line
-    with the products' own precision of 2^-8; integrated and weighed by the guidance, see `Codec`.
+    In bfloat16, a velocity is off by 7e-3 of its largest value (random weights of the released size), in line
+    with the products' own precision of 2^-8; for the result of integration and guidance, see `Codec`.
     """
 
     def __init__(self, unet: UNet, dtype: torch.dtype, *, onednn: bool | None = None) -> None:
-        """onednn: None for where it can be used (`packed.has_onednn`). Weights are copied."""
+        """onednn: None to use it if possible (`packed.has_onednn`). Weights are copied."""
         self.dtype = dtype
         self.down, self.mid, self.up = (
             [PackedStage(stage, dtype, onednn) for stage in stages if isinstance(stage, Stage)]
@@ -56,7 +56,7 @@ class PackedUNet:
             x = stage(x, next(biases), half).to(self.dtype)
         for stage, at in zip(self.up, (half, whole), strict=True):
             skip = skips.pop().to(self.dtype)
-            # An odd number of frames comes back from the lower level with one too many.
+            # If the number of frames is odd, the lower level returns one too many.
             joined = torch.cat([x[:, : skip.shape[1]], skip], dim=2)
             x = stage.leave(stage(joined, next(biases), at), at)
         x = self.final_block(x, whole).to(self.dtype)
@@ -71,7 +71,7 @@ class PackedBlock:
         assert isinstance(conv, nn.Conv1d) and isinstance(norm, nn.GroupNorm), "a block is built of these"
         self.conv = PackedConv(conv, dtype, onednn=onednn)
         self.norm = norm
-        # On a GPU one kernel is norm, Mish and mask; on a CPU PyTorch's norm and our Mish are faster.
+        # On a GPU one kernel does norm, Mish and mask; on a CPU PyTorch's norm and our Mish are faster.
         self.is_fused = registry.choose("masked_group_norm", norm.weight.device, torch.float32) == "triton"
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -82,7 +82,7 @@ class PackedBlock:
             return masked_group_norm(h.mT, weight, bias, self.norm.num_groups, self.norm.eps, valid).mT
         if mask is None:
             norm = self.norm
-            # Four dimensions, for which PyTorch has a norm of channels that lie side by side.
+            # Four dimensions, for which PyTorch has a norm of channels that are side by side in memory.
             h = F.group_norm(h.mT[:, :, None], norm.num_groups, norm.weight, norm.bias, norm.eps)[:, :, 0].mT
         else:
             h = group_norm(h.mT, self.norm, mask.mT).mT
@@ -104,7 +104,7 @@ class PackedResNet:
 
 
 class PackedTransformer:
-    """On the float32 residual stream, in place."""
+    """Changes the float32 residual stream in place."""
 
     def __init__(self, transformer: Transformer, dtype: torch.dtype, onednn: bool | None) -> None:
         attention, feed_forward = transformer.attn1, transformer.ff
@@ -131,7 +131,7 @@ class PackedTransformer:
 
 
 class PackedStage:
-    """One level: `dtype` to float32, and what leads on from it, float32 to `dtype`."""
+    """One level, `dtype` to float32; `leave` leads to the next, float32 to `dtype`."""
 
     def __init__(self, stage: Stage, dtype: torch.dtype, onednn: bool | None) -> None:
         resnet, transformers, *leave = stage.children()
@@ -165,8 +165,8 @@ class PackedStage:
 
 
 def mish(x: Tensor) -> Tensor:
-    """x tanh(softplus(x)) = x n / (n + 2) with n = e^x (e^x + 2): PyTorch's own takes two scalar functions a
-    number. Beyond 20 the quotient is 1 in float32."""
+    """x tanh(softplus(x)) = x n / (n + 2) with n = e^x (e^x + 2): PyTorch's own takes two scalar functions
+    per number. Beyond 20 the quotient is 1 in float32."""
     power = x.clamp(max=20).exp_()
     n = torch.addcmul(2 * power, power, power)
     return (n + 2).reciprocal_().mul_(n).mul_(x)

@@ -1,7 +1,7 @@
-"""Units to mel in chunks: what is final never changes, and each frame sees the noise that the whole sees.
+"""Units to mel in chunks: final mel never changes, and each frame gets the noise that it has in the whole.
 
-A chunk continues what was said by the flow's own means, a prompt: the last units and their mel stand before
-it (CosyVoice, arXiv 2407.05407, 2.3). The frames of its look-ahead fade into the next chunk's, which computes
+A chunk continues what was said by the flow's own means, a prompt: the last units and their mel come before it
+(CosyVoice, arXiv 2407.05407, 2.3). The frames of its look-ahead fade into the next chunk's, which computes
 them again with more to look at.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["FlowStream"]
 
 
 class FlowStream:
-    """One utterance's way from units to mel. `chunk` may be asked for again until `take` has its mel."""
+    """One utterance's way from units to mel. `chunk` may be called again until `take` has its mel."""
 
     def __init__(self, params: FlowParams, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
         self.params = params
@@ -31,13 +31,13 @@ class FlowStream:
         self.seed = seed
         self.schedule = schedule
         self.num_units = 0
-        """Units that came."""
+        """Units that have come."""
         self.num_done = 0
         """Units whose mel is final."""
         self.is_complete = False
-        """No more units come."""
+        """Whether the last unit has come."""
         self._units: list[int] = []
-        """From unit `_first` on: the context of the next chunk and what is not done."""
+        """Units from `_first` on: the context of the next chunk, and those that are not done."""
         self._first = 0
         self._chunk_index = 0
         self._context_mel: Tensor | None = None
@@ -45,7 +45,7 @@ class FlowStream:
         self._fade: Tensor | None = None
         """(80, frames): the last chunk's look-ahead"""
         self._taken = 0
-        """Units of the chunk that is being made, 0 for none."""
+        """Units in the chunk that is being made; 0 if none is."""
 
     def add(self, units: list[int], *, complete: bool) -> None:
         assert not self.is_complete or not units, "no units follow the last ones"
@@ -55,7 +55,7 @@ class FlowStream:
 
     @property
     def is_done(self) -> bool:
-        """All mel there will be has been made."""
+        """Whether the last of the mel has been made."""
         return self.is_complete and self.num_done == self.num_units
 
     def ready_units(self) -> int:
@@ -67,9 +67,9 @@ class FlowStream:
         return left if self.is_complete else 0
 
     def chunk(self, device: torch.device) -> FlowInput:
-        """The input of the next chunk; `ready_units` is not 0."""
+        """The input of the next chunk; `ready_units` must not be 0."""
         length = self.ready_units()
-        assert length, "a chunk is asked for when one is ready"
+        assert length, "a chunk is asked for only when one is ready"
         self._taken = length
         end = min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
         units = torch.tensor(self._units[: end - self._first], device=device)
@@ -91,7 +91,7 @@ class FlowStream:
         )
 
     def take(self, mel: Tensor) -> Tensor:
-        """The chunk's mel, look-ahead included, as the flow gave it; returns (80, frames) that are final."""
+        """Takes the chunk's mel from the flow, including the look-ahead; returns the final (80, frames)."""
         frames = self.params.mel_frames
         done, after = self.num_done, self.num_done + self._taken
         if self._fade is not None:
@@ -105,24 +105,24 @@ class FlowStream:
         return final
 
     def state(self) -> dict[str, Any]:
-        """For `restore`. Tensors are replaced, never written to, so it takes no copy of them."""
+        """The state, for `restore`. Tensors are replaced, never written to, so they need not be copied."""
         return {**self.__dict__, "_units": list(self._units)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Be again as when `state` gave this."""
+        """Return to the state that `state` gave."""
         self.__dict__.update(state)
 
     def _keep_context(self, final: Tensor) -> None:
         frames = self.params.mel_frames
         first = max(self._first, self.num_done - self.schedule.context_units)
         known = final if self._context_mel is None else torch.cat([self._context_mel, final], dim=1)
-        # A copy: a view would keep all that came before.
+        # A copy: a view would keep everything before it alive.
         self._context_mel = known[:, frames(first) - frames(self._first) :].clone()
         del self._units[: first - self._first]
         self._first = first
 
     def _noise(self, own_prompt: int, end: int) -> np.ndarray:
-        """(80, frames) of the voice's prompt, which lies before frame 0, and of the units' own frames."""
+        """(80, frames) for the voice's prompt, which lies before frame 0, and for the units' own frames."""
         first, last = self.params.mel_frames(self._first), self.params.mel_frames(end)
         rows = normal_rows(self.seed, MEL, first, last - first, MEL_BANDS)
         if own_prompt:
@@ -131,7 +131,7 @@ class FlowStream:
 
 
 def cross_fade(old: Tensor, new: Tensor) -> Tensor:
-    """`new` (channels, frames) whose first frames come gradually out of `old`; the weights add up to 1."""
+    """`new` (channels, frames), its first frames blended gradually from `old`; the weights add up to 1."""
     length = min(old.shape[1], new.shape[1])
     weight = torch.arange(1, length + 1, dtype=new.dtype, device=new.device) / (length + 1)
     faded = torch.lerp(old[:, :length], new[:, :length], weight)

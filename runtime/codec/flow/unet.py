@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Two blocks, the time's bias between them, and a 1x1 convolution around them."""
+    """Two blocks with the time's bias between them, and a 1x1 convolution around them."""
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = FEED_FORWARD_FACTOR * channels
-        # Place 1 is the dropout of training; it keeps the name `net.2`.
+        # Place 1 is dropout in training; the Identity keeps the name `net.2` for the last layer.
         self.net = nn.Sequential(GeluProjection(channels, hidden), nn.Identity(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class Resample(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """One level: `0` the ResNet, `1` the transformers, `2` what leads on (nothing in the middle)."""
+    """One level: `0` is the ResNet, `1` the transformers, `2` leads to the next level (not in the middle)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, params: EstimatorParams, leave: nn.Module | None = None
@@ -154,7 +154,7 @@ class Stage(nn.ModuleList):
         return x.transpose(1, 2)
 
     def leave(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """To the next level; apart from `forward`, since the skip is taken in between."""
+        """To the next level; separate from `forward`, since the skip is taken in between."""
         out: Tensor = self[2](masked(x, mask))
         return out
 
@@ -163,7 +163,7 @@ class UNet(nn.Module):
     """Velocity at (x, t): input (batch, in_channels, frames), output (batch, out_channels, frames).
 
     Channels of the input, in order: x, mu, the speaker on every frame, the mel condition. Time enters
-    as `time_bias(t)`, which depends on nothing else and is computed once for the ten fixed times.
+    as `time_bias(t)`, which depends only on t and is computed once for the ten fixed times.
     """
 
     def __init__(self, params: EstimatorParams) -> None:
@@ -216,7 +216,7 @@ class UNet(nn.Module):
             x = stage(x, next(biases), half_mask)
         for stage, at in zip(up, (half_mask, mask), strict=True):
             skip = skips.pop()
-            # An odd number of frames comes back from the lower level with one too many.
+            # If the number of frames is odd, the lower level returns one too many.
             x = stage(torch.cat([x[:, :, : skip.shape[2]], skip], dim=1), next(biases), at)
             x = stage.leave(x, at)
         x = self.final_block(x, mask)

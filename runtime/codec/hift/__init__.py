@@ -1,1 +1,1 @@
-"""From mel to samples: HiFT."""
+"""Mel to samples: HiFT."""

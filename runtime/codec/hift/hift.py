@@ -2,7 +2,7 @@
 checkpoint's, weight normalisation folded.
 
 All of it is local: a sample depends on the mel within 13 frames. In a ragged batch the padding is zeroed
-before every convolution, which is what a row alone has there.
+before every convolution, since zeros are what a row by itself would have there.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Hift(nn.Module):
             nn.ConvTranspose1d(2 * c, c, kernel, stride=rate, padding=(kernel - rate) // 2)
             for c, kernel, rate in zip(channels, UPSAMPLE_KERNELS, UPSAMPLE_RATES, strict=True)
         )
-        # The source's spectrum has a frame every 4 samples, as the last level has; the other has fewer.
+        # The source's spectrum has a frame every 4 samples, like the last level; the first level has fewer.
         self.source_downs = nn.ModuleList(
             [
                 nn.Conv1d(2 * NUM_BINS, channels[0], 16, stride=8, padding=4),
@@ -124,14 +124,14 @@ class Hift(nn.Module):
         self._trunk: Trunk | None = None
 
     def use(self, trunk: Trunk) -> None:
-        """From now on `trunk` is computed by this one, made of the same weights."""
+        """From now on, compute `trunk` by this one, made from the same weights."""
         self._trunk = trunk
 
     def f0(self, mels: Sequence[Tensor]) -> list[Tensor]:
         """Pitch of each mel (80, frames_i): (frames_i,) in Hz."""
         frames = [mel.shape[1] for mel in mels]
-        # In the predictor's precision, which is float64 in a codec: the source adds pitch up over the whole
-        # utterance, and a rounding of float32 would grow to some thousandths of the waveform.
+        # In the predictor's precision, which is float64 in a codec: the source adds up the pitch over the
+        # whole utterance, and float32's rounding would grow to some thousandths of the waveform.
         mel = pad_rows(mels).to(self.f0_predictor.classifier.weight.dtype)
         f0 = self.f0_predictor(mel, frame_mask(frames, mel.device))
         return [row[:length] for row, length in zip(f0, frames, strict=True)]
@@ -144,7 +144,7 @@ class Hift(nn.Module):
     def forward(self, mels: Sequence[Tensor], sources: Sequence[Tensor]) -> list[Tensor]:
         """Waveforms (256 * frames_i,) from mels (80, frames_i) and sources (256 * frames_i,)."""
         frames = [mel.shape[1] for mel in mels]
-        # Reflection at the ends is each row's own affair, here and in the inverse.
+        # Each row is reflected at its own ends, here and in the inverse.
         spectra = pad_rows([source_spectrum(source) for source in sources])
         spectra = self.trunk(pad_rows(mels), spectra, frames)
         return [
@@ -154,7 +154,7 @@ class Hift(nn.Module):
 
     def trunk(self, mel: Tensor, source: Tensor, frames: Sequence[int]) -> Tensor:
         """Mel (batch, 80, T) and the source's spectra (batch, 18, 64T + 1) to log-magnitude and phase
-        (batch, 18, 64T + 1); `frames` of each row are valid."""
+        (batch, 18, 64T + 1). frames: how many are valid in each row."""
         compute = self.plain_trunk if self._trunk is None else self._trunk
         return compute(mel, source, frames)
 

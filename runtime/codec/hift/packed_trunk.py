@@ -1,7 +1,7 @@
-"""HiFT's trunk as it runs on a CPU: the same function as `Hift.plain_trunk`, of packed weights.
+"""HiFT's trunk as it runs on a CPU: the same function as `Hift.plain_trunk`, with packed weights.
 
-Everything lies as (batch, frames, channels). Convolutions compute in `dtype`; in bfloat16 only they do: the
-residual streams and Snake, whose sine needs the phase, stay float32.
+Everything is laid out as (batch, frames, channels). Only convolutions compute in `dtype`: in bfloat16 the
+residual streams stay float32, and so does Snake, whose sine needs a precise phase.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["PackedTrunk"]
 
 
 class PackedTrunk:
-    """`Hift.trunk`, to float32's rounding where `dtype` is float32.
+    """`Hift.trunk`, to float32's rounding if `dtype` is float32.
 
-    In bfloat16 log-magnitudes and phases are off by 5e-3 of the largest (random weights of the released
+    In bfloat16, log-magnitudes and phases are off by 5e-3 of the largest (random weights of the released
     size); the error follows the spectrum, 34 dB below it in the golden codec.
     """
 
     def __init__(self, hift: Hift, dtype: torch.dtype, *, onednn: bool | None = None) -> None:
-        """onednn: None for where it can be used (`packed.has_onednn`). Weights are copied."""
+        """onednn: None to use it if possible (`packed.has_onednn`). Weights are copied."""
 
         def convs(parts: nn.ModuleList) -> list[PackedConv]:
             return [

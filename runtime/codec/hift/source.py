@@ -17,7 +17,7 @@ __all__ = ["Draws", "draw", "harmonics"]
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """What is random in a source."""
+    """The random numbers of a source."""
 
     phase: Tensor
     """(waves,) float32 in [-pi, pi), 0 for the fundamental; one draw for the whole utterance"""
@@ -41,7 +41,7 @@ def harmonics(
     start: Tensor | None = None,
     phase_dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """The waves that the source is mixed from, and where their phases arrive.
+    """The waves that the source is mixed from, and the phases that they end at.
 
     y_h = alpha sin(2 pi (cumsum(h f0 / rate) mod 1) + phase_h) voiced + a N(0, 1), with a = sigma where the
     frame is voiced (f0 above the threshold) and alpha / 3 elsewhere.
@@ -49,8 +49,8 @@ def harmonics(
     f0: (frames,) Hz. start: (waves,) cycles to begin at, as returned for the frames before; None: zero.
     Returns (256 * frames, waves) float32 and (waves,) cycles in [0, 1).
 
-    Phases add up in `phase_dtype`. float64 carries on from chunk to chunk without a trace; float32 is the
-    reference's rounding, which after some seconds differs from it by a thousandth of the amplitude.
+    Phases add up in `phase_dtype`. float64 continues from chunk to chunk without a trace; float32 rounds as
+    the reference does, and after some seconds differs from float64 by a thousandth of the amplitude.
     """
     order = torch.arange(1, params.num_waves + 1, dtype=phase_dtype, device=f0.device)
     frequency = f0.repeat_interleave(HOP)

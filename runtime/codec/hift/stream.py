@@ -1,8 +1,8 @@
-"""Mel to waveform in chunks that equal the whole: HiFT is local, and what is not is carried.
+"""Mel to waveform in chunks that equal the whole: HiFT is local, and what is not local is carried over.
 
 A sample depends on the mel and the source within 14 frames, the pitch of a frame on the mel within 5. So
-sound follows the mel at a distance of 19 frames (0.22 s), and only the source's phase, a sum over all that
-was said, goes from chunk to chunk, in float64.
+sound lags the mel by 19 frames (0.22 s), and only the source's phase, a sum over everything that was said, is
+passed from chunk to chunk, in float64.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HIFT_CONTEXT = 14
 
 @dataclass(frozen=True)
 class Span:
-    """Frames start .. end - 1 of the utterance, computed from what lies in low .. high - 1."""
+    """Frames start .. end - 1 of the utterance, computed from frames low .. high - 1."""
 
     start: int
     end: int
@@ -40,7 +40,7 @@ class Span:
 
 
 class HiftStream:
-    """One utterance's way from mel to samples. Keeps no more than the context of what is to come."""
+    """One utterance's way from mel to samples. Keeps only the context that later samples need."""
 
     def __init__(self, hift: Hift, seed: int) -> None:
         device = hift.conv_pre.weight.device
@@ -49,14 +49,14 @@ class HiftStream:
         self.num_emitted = 0
         """Frames whose samples are out."""
         self.is_complete = False
-        """All mel there will be has come."""
+        """Whether the last of the mel has come."""
         self._mel = torch.zeros(MEL_BANDS, 0, device=device)
         self._source = torch.zeros(0, device=device)
         # Where these begin, in frames.
         self._mel_start = 0
         self._source_start = 0
         self._cycles: Tensor | None = None
-        """(waves,) where the source's phases have arrived"""
+        """(waves,) the phases that the source has reached"""
 
     def add(self, mel: Tensor) -> None:
         """mel (80, frames), final."""
@@ -72,11 +72,11 @@ class HiftStream:
         return self._source_start + self._source.shape[0] // HOP
 
     def f0_span(self) -> Span:
-        """What a source can be made for."""
+        """The frames that a source can be made for now."""
         return self._span(self.num_voiced, self.num_frames, F0_CONTEXT)
 
     def sample_span(self) -> Span:
-        """What can be heard."""
+        """The frames whose samples can be made now."""
         return self._span(self.num_emitted, self.num_voiced, HIFT_CONTEXT)
 
     def mel(self, span: Span) -> Tensor:
@@ -86,14 +86,14 @@ class HiftStream:
         return self._source[(span.low - self._source_start) * HOP : (span.high - self._source_start) * HOP]
 
     def excite(self, f0: Tensor) -> None:
-        """Go on with the source over frames of this pitch (Hz)."""
+        """Continue the source over frames of this pitch (Hz)."""
         params = self.hift.params
         draws = draw(params, self.seed, self.num_voiced, f0.shape[0], f0.device)
         waves, self._cycles = harmonics(f0, draws, params, self._cycles)
         self._source = torch.cat([self._source, self.hift.mix(waves)])
 
     def emitted(self, span: Span) -> None:
-        """The samples of `span` are out; forget what nothing will depend on."""
+        """The samples of `span` are out; forget what nothing later depends on."""
         self.num_emitted = span.end
         source_start = max(self._source_start, self.num_emitted - HIFT_CONTEXT)
         mel_start = max(self._mel_start, min(source_start, self.num_voiced - F0_CONTEXT))
@@ -102,11 +102,11 @@ class HiftStream:
         self._source_start, self._mel_start = source_start, mel_start
 
     def state(self) -> dict[str, Any]:
-        """For `restore`. Tensors are replaced, never written to, so it takes no copy of them."""
+        """The state, for `restore`. Tensors are replaced, never written to, so they need not be copied."""
         return dict(self.__dict__)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Be again as when `state` gave this."""
+        """Return to the state that `state` gave."""
         self.__dict__.update(state)
 
     def _span(self, start: int, known: int, context: int) -> Span:
@@ -115,7 +115,7 @@ class HiftStream:
 
 
 def vocode_streams(hift: Hift, streams: list[HiftStream]) -> list[Tensor]:
-    """What each stream can say now, (samples,), perhaps none; all as one batch."""
+    """The samples (n,), n >= 0, that each stream can make now; all as one batch."""
     voiced = [(stream, span) for stream in streams if (span := stream.f0_span()).start < span.end]
     if voiced:
         pitches = hift.f0([stream.mel(span) for stream, span in voiced])

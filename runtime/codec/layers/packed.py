@@ -1,10 +1,10 @@
-"""Linear layers and convolutions on (batch, frames, channels), their weights laid out once for oneDNN.
+"""Linear layers and convolutions on (batch, frames, channels), with weights laid out once for oneDNN.
 
-PyTorch hands a weight to oneDNN as it lies, which reorders it in every call; next to a hundred frames that
-costs as much as the product. Here the weight is reordered when it is loaded, and stays so. Frames come before
-channels, so that a convolution needs no transposition and a linear layer after it none either.
+PyTorch passes a weight to oneDNN in its plain layout, so oneDNN reorders it in every call; with a hundred
+frames, that costs as much as the product. Here the weight is reordered once, when it is loaded. Frames come
+before channels, so that neither a convolution nor a linear layer after it needs a transposition.
 
-Where oneDNN is not built in, or cannot compute in this precision, the same is computed by plain PyTorch.
+If oneDNN is not built in, or cannot compute in this precision, plain PyTorch computes the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 __all__ = ["PackedConv", "PackedLinear", "has_onednn"]
 
 HINT_ROWS = 128
-"""Rows that the layout of a weight is chosen for; it serves any number."""
+"""Number of rows that the layout of a weight is chosen for; it works for any number."""
 OPS = (
     "_linear_pointwise",
     "_reorder_linear_weight",
@@ -28,7 +28,7 @@ OPS = (
 
 
 def has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether weights of this kind can be packed for oneDNN, by operators of `torch.compile`'s backend."""
+    """Whether weights of this kind can be packed for oneDNN, using operators of `torch.compile`'s backend."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not all(hasattr(torch.ops.mkldnn, name) for name in OPS):
@@ -39,7 +39,7 @@ def has_onednn(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class PackedLinear:
-    """x W^T + b, then the exact GELU if `gelu`. Takes and gives `dtype`."""
+    """x W^T + b, then the exact GELU if `gelu`. Input and output are in `dtype`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class PackedLinear:
         gelu: bool = False,
         onednn: bool | None = None,
     ) -> None:
-        """weight: (out, in); bias: (out,). onednn: None for where it can be used."""
+        """weight: (out, in); bias: (out,). onednn: None to use it if possible."""
         self.onednn = has_onednn(weight.device, dtype) if onednn is None else onednn
         self.gelu = gelu
         self.bias = None if bias is None else bias.to(dtype)
@@ -79,12 +79,12 @@ class PackedLinear:
 
 
 class PackedConv:
-    """A convolution over frames, transposed or not. Takes and gives `dtype`."""
+    """A convolution over frames, transposed or not. Input and output are in `dtype`."""
 
     def __init__(
         self, conv: nn.Conv1d | nn.ConvTranspose1d, dtype: torch.dtype, *, onednn: bool | None = None
     ) -> None:
-        """onednn: None for where it can be used."""
+        """onednn: None to use it if possible."""
         self.transposed = isinstance(conv, nn.ConvTranspose1d)
         (stride,), (dilation,) = conv.stride, conv.dilation
         (padding,) = (int(part) for part in conv.padding)
@@ -107,7 +107,7 @@ class PackedConv:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(batch, frames, in) to (batch, frames', out)"""
-        # Height 1 and channels last, which is how the frames lie.
+        # Height 1 and channels last, which is how the frames are laid out.
         image = x.mT[:, :, None]
         if self.onednn:
             image = self._by_onednn(image)

@@ -1,7 +1,7 @@
-"""Ragged batches: padding masks, and operations that see valid frames only.
+"""Ragged batches: padding masks, and operations that see only valid frames.
 
-A ragged batch is padded to its longest row. Every operation that mixes frames leaves the padding out, so that
-a row comes out as it would alone. Without padding the mask is None and costs nothing.
+A ragged batch is padded to its longest row. Every operation that mixes frames leaves out the padding, so each
+row comes out as it would alone. Without padding, the mask is None and costs nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def masked(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def pad_rows(rows: Sequence[Tensor]) -> Tensor:
-    """Joins tensors (channels, frames_i) into (batch, channels, longest), zeros after the shorter ones."""
+    """Joins tensors (channels, frames_i) into (batch, channels, longest), with zeros after shorter ones."""
     longest = max(row.shape[-1] for row in rows)
     if all(row.shape[-1] == longest for row in rows):
         return torch.stack(list(rows))

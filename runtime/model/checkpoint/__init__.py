@@ -1,1 +1,1 @@
-"""A Stream-Omni checkpoint: its settings, and its tensors loaded."""
+"""Loads a Stream-Omni checkpoint: its settings and its tensors."""

@@ -1,7 +1,7 @@
 """From the folder of a checkpoint to a `ModelConfig`: config.json, generation_config.json, tokenizer.json.
 
-A checkpoint is the one of Stream-Omni (arXiv 2506.13642): a Hugging Face Llama configuration with the extra
-keys of LLaVA-OneVision for pictures and Stream-Omni's own for speech.
+A checkpoint has the form of Stream-Omni's (arXiv 2506.13642): a Hugging Face Llama configuration with the
+extra keys of LLaVA-OneVision for pictures and Stream-Omni's own for speech.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ LoadFormat: TypeAlias = Literal["auto", "dummy"]
 """Where weights come from: "auto" from safetensors files, "dummy" from a random generator."""
 
 MAX_COUNT = 1024
-"""Bound on numbers of layers and heads and on the size of a head."""
+"""Bound on the numbers of layers and heads, and on the size of a head."""
 MIN_POSITIONS = 16
-"""A model that is made for less takes no prompt."""
+"""A model made for fewer positions has no room for a prompt."""
 MAX_WINDOW = 64
 """Text tokens that a unit attends to: their keys and values are kept for every request."""
 MAX_LAG = 4096
@@ -48,7 +48,8 @@ def read_checkpoint(folder: Path, *, load_format: LoadFormat = "auto") -> tuple[
     """Read what a checkpoint computes, and its tokenizer.json, which names the ids.
 
     The sizes of the vocabularies are those of the tables in the weight files, whose text vocabulary may
-    already include the units; with load_format "dummy", which needs no weight files, those of config.json.
+    already include the units; with load_format "dummy", which needs no weight files, they are those of
+    config.json.
 
     Args:
         folder: the checkpoint.
@@ -56,7 +57,7 @@ def read_checkpoint(folder: Path, *, load_format: LoadFormat = "auto") -> tuple[
 
     Raises:
         CheckpointError: a file is missing or corrupt, a key is missing, of a wrong type or out of range,
-            sets what is not implemented, or is unknown and on; names file, key, expected and found.
+            asks for something not implemented, or is unknown and not off. Names file, key, expected, found.
     """
     check_folder(folder)
     settings = Settings(folder / "config.json", read_json(folder / "config.json"))
@@ -72,7 +73,7 @@ def read_checkpoint(folder: Path, *, load_format: LoadFormat = "auto") -> tuple[
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `CheckpointError` unless the folder is one."""
+    """Raise `CheckpointError` unless this is a folder."""
     if not is_folder(folder):
         found = "a file" if is_there(folder) else "nothing there"
         raise CheckpointError(f"{folder}: expected the folder of a checkpoint, found {found}")
@@ -82,7 +83,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _take_config(settings: Settings, folder: Path) -> ModelConfig:
-    """All of config.json that counts; the ids are not in yet."""
+    """Everything in config.json that matters; the ids are filled in later."""
     if settings.text("model_type") != "stream_omni_llama":
         raise settings.error("model_type", "'stream_omni_llama'")
     _check_fixed(settings)
@@ -96,12 +97,12 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
         raise settings.error("hidden_size", f"a multiple of num_attention_heads ({num_heads})")
     head_dim = settings.integer("head_dim", hidden_size // num_heads, high=MAX_COUNT)
     if head_dim % 2:
-        raise settings.error("head_dim", f"an even number, not {head_dim}: rotary embedding turns pairs")
+        raise settings.error("head_dim", f"an even number, not {head_dim}: rotary embedding rotates pairs")
     vocab_size = settings.integer("vocab_size", high=2**24)
     text_vocab_size = settings.integer("text_vocab_size", vocab_size, high=2**24)
     if text_vocab_size > vocab_size:
         raise settings.error("text_vocab_size", f"at most vocab_size ({vocab_size})")
-    # Hugging Face writes 1e30 where a tokenizer knows no limit
+    # Hugging Face writes 1e30 if a tokenizer has no limit
     max_positions = settings.integer("max_position_embeddings", low=MIN_POSITIONS, high=10**30)
     max_tokens = settings.integer("tokenizer_model_max_length", max_positions, low=MIN_POSITIONS, high=10**31)
     speech_prompt = settings.take("speech_prompt") or "soft"
@@ -123,7 +124,7 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
         text_vocab_size=text_vocab_size,
         vocab_size=vocab_size,
         audio_vocab_size=settings.integer("audio_vocab_size"),
-        # the paper's numbers, which the released model takes where its config has none
+        # the paper's numbers, which the released model uses if its config has none
         num_bottom_audio_layers=settings.integer("num_bottom_audio_layers", 3, high=MAX_COUNT),
         num_top_audio_layers=settings.integer("num_top_audio_layers", 5, high=MAX_COUNT),
         vision=None,
@@ -135,7 +136,7 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
 
 
 def _check_fixed(settings: Settings) -> None:
-    """Switches of the Llama and LLaVA code that are implemented in one position only."""
+    """Switches of the Llama and LLaVA code for which only one setting is implemented."""
     settings.fixed("hidden_act", "silu")
     settings.fixed("pretraining_tp", 1)
     settings.fixed("partial_rotary_factor", 1.0, 1)
@@ -171,7 +172,7 @@ def _take_rope(settings: Settings) -> tuple[float, RopeScaling | None]:
 
 def _take_rope_scaling(nested: Settings) -> RopeScaling | None:
     key = "type" if nested.take("rope_type") is None else "rope_type"
-    nested.take("type")  # the older name, which may stand beside the newer
+    nested.take("type")  # the older name, which may be present besides the newer one
     kind = nested.text(key, "default")
     if kind == "default":
         nested.refuse_unknown(())
@@ -257,9 +258,9 @@ def _check_ids(config: ModelConfig, folder: Path) -> None:
 def _with_table_rows(config: ModelConfig, folder: Path) -> ModelConfig:
     """Take the sizes of the vocabularies from the weight files.
 
-    The text tables have text_vocab_size rows, or vocab_size rows where the text vocabulary already
-    includes the units; the speech tables have vocab_size rows, or in that case audio_vocab_size more.
-    A table that is missing or is no table is left for the loader to report.
+    The text tables have text_vocab_size rows, or vocab_size rows if the text vocabulary already
+    includes the units; the speech tables have vocab_size rows, or in that case possibly
+    audio_vocab_size more. A tensor that is missing or not a table is left for the loader to report.
     """
     files = read_headers(folder)
 

@@ -1,11 +1,11 @@
-"""Keys of a checkpoint's JSON files that change nothing in what is computed here, whatever their values."""
+"""Keys of a checkpoint's JSON files whose values do not affect what is computed here."""
 
 from __future__ import annotations
 
 __all__ = ["HARMLESS_CONFIG_KEYS", "HARMLESS_VISION_KEYS"]
 
 # fmt: off
-# What Hugging Face notes about a model's file and origin, and settings of its Python objects.
+# What Hugging Face records about a model's file and origin, and settings of its Python objects.
 BOOKKEEPING = frozenset({
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
     "_flash_attn_2_enabled", "_from_model_config", "_name_or_path", "architectures", "attn_implementation",
@@ -16,7 +16,7 @@ BOOKKEEPING = frozenset({
     "use_bfloat16", "use_cache",
 })
 
-# Of training only.
+# Used only in training.
 TRAINING = frozenset({
     "attention_dropout", "delay_load", "freeze_backbone", "freeze_mm_mlp_adapter",
     "freeze_mm_vision_resampler", "initializer_factor", "initializer_range", "max_sequence_length",
@@ -26,7 +26,7 @@ TRAINING = frozenset({
 })
 
 # Defaults of Hugging Face's generate(): a request has sampling parameters of its own. The stop ids among
-# them are read where they count.
+# them are read elsewhere.
 GENERATION = frozenset({
     "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id", "diversity_penalty",
     "do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
@@ -37,15 +37,15 @@ GENERATION = frozenset({
     "typical_p", "unk_token_id",
 })
 
-# Of LLaVA's video input and of ways to cut pictures that are refused elsewhere, and of sliding-window
-# attention, which is refused where it is on.
+# For LLaVA's video input, for ways to cut pictures that are refused elsewhere, and for sliding-window
+# attention, which is refused if it is on.
 UNREACHED = frozenset({
     "add_faster_video", "add_time_instruction", "faster_token_stride", "force_sample",
     "image_crop_resolution", "image_split_resolution", "max_window_layers", "mm_pooling_position",
     "mm_spatial_pool_mode", "mm_spatial_pool_out_channels", "mm_spatial_pool_stride", "s2_scales",
 })
 
-# What SigLIP does behind the encoder layer whose output is used.
+# What SigLIP does after the encoder layer whose output is used.
 VISION_HEAD = frozenset({"projection_dim", "vision_use_head"})
 # fmt: on
 

@@ -1,4 +1,4 @@
-"""From safetensors files, or from a random generator, to `OmniWeights`."""
+"""Loads `OmniWeights` from safetensors files, or draws them from a random generator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from antiphon.plain import one_line, shown
 __all__ = ["Progress", "load_weights", "resolve_dtype"]
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes loaded so far and the bytes there are, as they will be stored."""
+"""Called with the bytes loaded so far and the bytes in all, both as they will be stored."""
 
 FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -52,8 +52,8 @@ def resolve_dtype(
 ) -> torch.dtype:
     """The dtype that weights are stored and computed in.
 
-    "auto" is float32 on the CPU, where 16 bits are slower or inexact, and elsewhere what most of the file's
-    bytes are in (for dummy weights: what config.json says, else bfloat16).
+    "auto" is float32 on the CPU, where 16 bits are slower or inexact, and elsewhere the dtype of most of the
+    file's numbers (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
         ConfigError: not one of "auto", "float32", "bfloat16", "float16", or torch's own names for them.
@@ -106,8 +106,8 @@ def load_weights(
 
     Raises:
         CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
-            NaN or infinity in the final dtype; a file is missing, truncated or corrupt; this machine has not
-            the memory. Names file, tensor, expected and found.
+            NaN or infinity in the final dtype; a file is missing, truncated or corrupt; or this machine has
+            too little memory. Names file, tensor, expected and found.
         ConfigError: an unknown `load_format`.
     """
     if load_format == "dummy":
@@ -135,8 +135,8 @@ def load_weights(
 
 
 def _allocate(path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
-    """Storage on the device. More than all of this machine's memory is refused before any of it is taken:
-    the system would grant it, and end the process when it is used."""
+    """Storage on the device. More than all of this machine's memory is refused before any is allocated: the
+    system would grant it, and end the process once it is used."""
     size = num_bytes(empty_weights(config, device="meta", dtype=dtype), config)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type != "cpu":
@@ -154,7 +154,7 @@ def _allocate(path: Path, config: ModelConfig, device: torch.device | str, dtype
 
 
 def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
-    """Smallest and largest are NaN where there is one; to find them costs less than the copy did."""
+    """Check by the smallest and the largest number, which are NaN if any is; cheaper than the copy was."""
     bounds = torch.stack(torch.aminmax(tensor)).tolist() if tensor.numel() else []
     if not all(map(math.isfinite, bounds)):
         raise CheckpointError(
@@ -166,12 +166,12 @@ def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
 
 
 def _with_vision_tower(files: TensorFiles, folder: Path, config: ModelConfig) -> TensorFiles:
-    """Where the file holds no vision tower, add the one in the folder that `mm_vision_tower` names."""
+    """If the file holds no vision tower, add the one in the folder that `mm_vision_tower` names."""
     tower = vision_folder(folder)
     inside = any(name.startswith(VISION_PREFIX) for name in files.entries)
     if config.vision is None or inside or tower is None:
         return files
-    # A whole SigLIP has a text model too; what counts is under the name of its vision model.
+    # A whole SigLIP also has a text model; only its vision model is used.
     found = {
         VISION_PREFIX + name: entry
         for name, entry in read_headers(tower).entries.items()
@@ -197,7 +197,7 @@ def _check_names(files: TensorFiles, expected: dict[str, Tensor], folder: Path, 
         found = [f"{shortened(name)} {shown(files.entries[name].shape)}" for name in extra[:MAX_LISTED]]
         raise CheckpointError(
             f"{entry.file}: expected {len(expected)} tensors of known names, "
-            f"found also {_listed(found, len(extra))}"
+            f"also found {_listed(found, len(extra))}"
         )
 
 
@@ -217,7 +217,7 @@ def _check_entries(files: TensorFiles, expected: dict[str, Tensor]) -> None:
 
 
 def _listed(names: list[str], count: int) -> str:
-    """The first of `count` names."""
+    """These names, the first of `count`, and how many more there are."""
     rest = count - len(names)
     return ", ".join(names) + (f" and {rest} more" if rest > 0 else "")
 
@@ -243,7 +243,7 @@ def _fill_randomly(weights: OmniWeights, config: ModelConfig, device: torch.devi
 
 @contextmanager
 def _reporting(progress: bool | Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the bytes that were loaded since the last call."""
+    """A function to call with the number of bytes loaded since the last call."""
     done = 0
     if progress is True:
         with _bar(total) as report:

@@ -13,12 +13,12 @@ from antiphon.files.checkpoint import shortened, shown
 __all__ = ["Settings"]
 
 MAX_TEXT_CHARS = 4096
-"""Of a string among the settings."""
+"""Longest string among the settings."""
 
 
 class Settings:
-    """The keys of one JSON object. Each is taken with the type and range it must have; what is left
-    over in the end is refused, because an unknown key may change what the model computes.
+    """The keys of one JSON object. Each is taken with the type and range it must have; any that are left
+    over at the end are refused, because an unknown key may change what the model computes.
 
     Every method raises `CheckpointError` naming file, key, expected and found. A key whose value is
     null counts as absent. `prefix` names the place of a nested object ("rope_scaling.").
@@ -31,7 +31,7 @@ class Settings:
         self._taken: set[str] = set()
 
     def take(self, name: str) -> Any:
-        """The value as it stands, or None."""
+        """The value as it is in the file, or None."""
         self._taken.add(name)
         return self._values.get(name)
 
@@ -40,9 +40,9 @@ class Settings:
         return CheckpointError(f"{self.path}: {self.prefix}{name}: expected {expected}, found {found}")
 
     def integer(self, name: str, default: int | None = None, *, low: int = 1, high: int = 2**20) -> int:
-        """An integer from `low` to `high`; without a default the key must be there.
+        """An integer from `low` to `high`; without a default the key must be present.
 
-        Sizes are bounded so that nonsense is refused by name here and not by a failing allocation.
+        Sizes are bounded so that nonsense is refused here, by name, and not by a failing allocation.
         """
         value = self.take(name)
         if value is None and default is not None:
@@ -52,7 +52,7 @@ class Settings:
         return value
 
     def positive(self, name: str, default: float | None = None, *, high: float = sys.float_info.max) -> float:
-        """A number above 0 and at most `high`; without a default the key must be there."""
+        """A number above 0 and at most `high`; without a default the key must be present."""
         value = self.take(name)
         if value is None and default is not None:
             return default
@@ -63,7 +63,7 @@ class Settings:
         return float(value)
 
     def text(self, name: str, default: str | None = None) -> str:
-        """A string of 1 to 4096 characters; without a default the key must be there."""
+        """A string of 1 to 4096 characters; without a default the key must be present."""
         value = self.take(name)
         if value is None and default is not None:
             return default
@@ -81,15 +81,15 @@ class Settings:
         return Settings(self.path, value, f"{self.prefix}{name}.")
 
     def fixed(self, name: str, *allowed: object) -> None:
-        """The key is absent or has one of these values: the only ones that are implemented."""
+        """Refuse the key unless it is absent or has one of these values, the only ones implemented."""
         value = self.take(name)
-        # compared with their types, since 1 == True and 0 == False
+        # types are compared too, since 1 == True and 0 == False
         if value is not None and not any(type(value) is type(a) and value == a for a in allowed):
             expected = " or ".join(repr(a) for a in allowed) or "null"
             raise self.error(name, f"{expected} (nothing else is implemented)")
 
     def refuse_unknown(self, harmless: Collection[str]) -> None:
-        """Every key must have been taken, be among those known to change nothing, or be off."""
+        """Refuse any key that has not been taken, is not known to change nothing, and is not off."""
         for name, value in self._values.items():
             off = value is None or value is False or value in ("", [], {})
             if name not in self._taken and name not in harmless and not off:

@@ -1,4 +1,4 @@
-"""Which safetensors file of a folder holds which tensor, of what shape and type. Reads headers only."""
+"""Which safetensors file of a folder holds which tensor, with its shape and type. Reads only headers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OTHERS = ("model-*.safetensors", "*.safetensors", "pytorch_model*.bin*", "*.inco
 
 MAX_FILE_BYTES = 2**40
 MAX_HEADER_BYTES = 16 * 2**20
-"""The released model, of 815 tensors, has 100 KB."""
+"""The released model, with 815 tensors, has 100 KB."""
 MAX_INDEX_BYTES = 16 * 2**20
 MAX_DIMENSIONS = 16
 MAX_NAME_CHARS = 255
@@ -44,7 +44,7 @@ class TensorEntry:
 
     file: Path
     name: str
-    """As the file has it; `TensorFiles` may list the tensor under a longer name."""
+    """The name in the file; `TensorFiles` may list the tensor under a longer one."""
     shape: tuple[int, ...]
     dtype: str
     """As safetensors spells it: "F32", "F16", "BF16", ..."""
@@ -73,7 +73,7 @@ def read_headers(folder: Path) -> TensorFiles:
     """The tensors of `model.safetensors`, or else of the shards that `model.safetensors.index.json` lists.
 
     Raises:
-        CheckpointError: there is neither; a file is missing, truncated or corrupt; index and shards
+        CheckpointError: neither exists; a file is missing, truncated or corrupt; index and shards
             disagree.
     """
     if is_there(folder / SINGLE):
@@ -125,7 +125,7 @@ def _read_shards(index: Path) -> TensorFiles:
 
 
 def _read_header(file: Path) -> dict[str, TensorEntry]:
-    """What the header says, before the library maps the file: its size is read first, its contents once."""
+    """What the header says, read before the library maps the file: its size first, its contents once."""
     size = check_file(file, EXPECTED, max_bytes=MAX_FILE_BYTES)
     with refusing_failures(file, EXPECTED), file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
@@ -157,7 +157,7 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """A safetensors file, mapped into memory; what is wrong with it is a `CheckpointError`."""
+    """A safetensors file, mapped into memory; anything wrong with it becomes a `CheckpointError`."""
     from safetensors import SafetensorError, safe_open
 
     with refusing_failures(file, EXPECTED):

@@ -1,6 +1,6 @@
-"""The tensors of a checkpoint by name: how they are called in the file, and where each one is stored.
+"""The tensors of a checkpoint by name: what each is called in the file, and where it is stored.
 
-One table serves the expected shapes, the loader and the random weights: a name stands beside the slice of
+One table serves the expected shapes, the loader and the random weights: each name comes with the slice of
 the (partly fused) storage that holds its tensor, so names, shapes and places cannot drift apart.
 """
 
@@ -25,13 +25,13 @@ from antiphon.model.weights import (
 __all__ = ["empty_weights", "has_newline", "is_unused", "named_tensors", "num_bytes", "tensor_shapes"]
 
 VISION_PREFIX = "model.vision_tower.vision_tower."
-"""Before the names of a Hugging Face SigLIP vision model."""
+"""Prefix of the names of a Hugging Face SigLIP vision model."""
 
 TEXT_TABLES = ("model.embed_tokens.weight", "lm_head.weight", "audio_to_text_proj.weight")
 SPEECH_TABLES = ("model.audio_embed_tokens.weight", "audio_lm_head.weight", "text_to_audio_proj.weight")
 
-# Tensors that a file may hold although nothing reads them: a row separator where rows are not separated, the
-# rotary buffers that old exporters save, the part of SigLIP behind the features that are used, and the
+# Tensors that a file may hold although nothing reads them: a row separator if rows are not separated, the
+# rotary buffers that old exporters save, the part of SigLIP after the features that are used, and the
 # separator of LLaVA's fast video frames.
 UNUSED = re.compile(
     r"model\.image_newline|model\.faster_token|(.*\.)?rotary_emb\.inv_freq"
@@ -42,7 +42,7 @@ UNUSED = re.compile(
 def is_unused(name: str, config: ModelConfig) -> bool:
     """Whether the file may hold this tensor without it being read."""
     if config.vision is not None:
-        # the encoder layer whose output is not used, where the whole tower was saved
+        # the encoder layer whose output is not used, if the whole tower was saved
         last = f"{VISION_PREFIX}vision_model.encoder.layers.{config.vision.num_kept_layers}."
         if name.startswith(last):
             return True
@@ -57,7 +57,7 @@ def has_newline(config: ModelConfig) -> bool:
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that the released exporter writes for this configuration.
 
-    Includes the two of SigLIP's `post_layernorm`, which nothing reads and a file may leave out.
+    Includes the two of SigLIP's `post_layernorm`, which nothing reads and a file may omit.
     """
     weights = empty_weights(config, device="meta", dtype=torch.float32)
     shapes = {name: tuple(place.shape) for name, place in named_tensors(weights, config)}
@@ -76,7 +76,7 @@ def num_bytes(weights: OmniWeights, config: ModelConfig) -> int:
 
 
 def empty_weights(config: ModelConfig, *, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
-    """Storage for a checkpoint, its contents not set."""
+    """Storage for a checkpoint, with undefined contents."""
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, device=device, dtype=dtype)
@@ -155,7 +155,7 @@ def _empty_vision(config: VisionConfig, *, device: torch.device | str, dtype: to
 
 
 def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the file that is read, with its place: a view of the storage, contiguous."""
+    """Every tensor of the file that is read, with its place: a contiguous view of the storage."""
     yield "model.embed_tokens.weight", weights.embed_tokens
     for i, layer in enumerate(weights.layers):
         yield from _named_layer(f"model.layers.{i}.", layer, config)

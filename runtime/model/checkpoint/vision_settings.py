@@ -21,20 +21,20 @@ __all__ = ["missing_tower", "take_vision", "vision_folder"]
 
 
 MAX_TILES = 256
-"""Of a grid; the released model has up to 36."""
+"""Tiles in a grid; the released model has up to 36."""
 MAX_GRIDS = 1024
 MAX_GRID_PIXELS = 2**26
 MAX_SIDE = 128
-"""Features per side of a tile: each attends to all of its tile."""
+"""Features per side of a tile: each feature attends to its whole tile."""
 PINPOINTS = re.compile(r"\((\d+)x(\d+)\)")
 
 
 def vision_folder(folder: Path) -> Path | None:
     """The folder of the vision tower inside the checkpoint, if there is one.
 
-    `mm_vision_tower` may be its name in the checkpoint. Where the tower was trained elsewhere, it may be an
-    absolute path or a name of the Hugging Face hub: then the folder is looked for by the whole name and by
-    its last part, inside the checkpoint only.
+    `mm_vision_tower` may be its name in the checkpoint. If the tower was trained elsewhere, it may be an
+    absolute path or a name on the Hugging Face hub: then the folder is looked for by the whole name and by
+    its last part, only inside the checkpoint.
 
     Raises:
         CheckpointError: the name is a relative path that leaves the checkpoint.
@@ -48,7 +48,7 @@ def vision_folder(folder: Path) -> Path | None:
         return None
     try:
         relative = Path(name).relative_to(folder.absolute()) if Path(name).is_absolute() else Path(*parts)
-    except ValueError:  # of another machine, or elsewhere on this one
+    except ValueError:  # a path on another machine, or elsewhere on this one
         relative = Path(*parts)
     for place in (folder / relative, folder / parts[-1]):
         if place != folder and is_folder(place):
@@ -65,7 +65,7 @@ def missing_tower(folder: Path) -> str:
 
 
 def take_vision(settings: Settings, folder: Path, config: ModelConfig) -> ModelConfig:
-    """`config` with what the checkpoint says about pictures; unchanged where it has no `mm_vision_tower`."""
+    """`config` with what the checkpoint says about pictures; unchanged if it has no `mm_vision_tower`."""
     names = ("mm_hidden_size", "image_aspect_ratio", "image_grid_pinpoints", "mm_patch_merge_type")
     if settings.take("mm_vision_tower") is None:
         for name in names:
@@ -115,7 +115,7 @@ def _take_pinpoints(settings: Settings, image_size: int) -> str | tuple[tuple[in
         value = settings.text(name)
         grids = [(int(i), int(j)) for i, j in PINPOINTS.findall(value)]
         if grids:
-            # only the two ends are read: all grids from the first to the last
+            # only the two ends are read: they stand for all grids from the first to the last
             if min(grids[0]) < 1 or grids[-1][0] < grids[0][0] or grids[-1][1] < grids[0][1]:
                 raise settings.error(name, expected)
             if not fits(*grids[-1]):
@@ -141,7 +141,7 @@ def _take_pinpoints(settings: Settings, image_size: int) -> str | tuple[tuple[in
 
 
 def _read_vision(folder: Path | None) -> VisionConfig:
-    """config.json of the vision tower's folder; so400m-patch14-384 for whatever it does not say."""
+    """config.json of the vision tower's folder, with so400m-patch14-384 as default for missing keys."""
     default = VisionConfig()
     if folder is None or not is_there(folder / "config.json"):
         return default

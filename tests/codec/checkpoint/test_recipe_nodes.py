@@ -135,7 +135,7 @@ RECIPES: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: text.replace("nsf_alpha: 0.1", "nsf_alpha: 1" + "0" * 400),
         "nsf_alpha: expected",
     ),
-    "unhashable key": (lambda text: "? !foo [1]\n: 1\n" + text, "a key that is no plain value"),
+    "unhashable key": (lambda text: "? !foo [1]\n: 1\n" + text, "a key that is not a plain value"),
     "too long": (lambda text: "# " + "x" * 2**17 + "\n" + text, "expected at most 131072 bytes"),
     "a long unknown key": (lambda text: text + "    ? " + "k" * 60_000 + "\n    : 1\n", "unknown key"),
 }

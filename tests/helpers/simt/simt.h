@@ -1,5 +1,5 @@
 // CUDA's execution model on threads of the CPU, for testing kernels without a GPU: every CUDA thread is a thread,
-// all blocks of a grid run at the same time, and what waits for others really waits.
+// all blocks of a grid run at the same time, and a thread that waits for others really waits.
 #pragma once
 
 #include <atomic>
@@ -89,7 +89,7 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
 inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long value) {
-  std::this_thread::yield();  // who spins for another thread lets it run
+  std::this_thread::yield();  // a thread that spins for another lets it run
   return std::atomic_ref<unsigned long long>(*p).fetch_add(value);
 }
 inline unsigned long long atomicExch(unsigned long long* p, unsigned long long value) {

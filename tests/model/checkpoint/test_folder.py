@@ -512,7 +512,7 @@ def test_folders_that_are_not_there(tmp_path: Path) -> None:
 def test_files_that_are_missing_or_corrupt(folder: Path, name: str) -> None:
     for content in (b"{", b"\xff\xfe\x00", b"[]", b""):
         (folder / name).write_bytes(content)
-        with pytest.raises(CheckpointError, match=rf"{name}: (expected|is not valid JSON)"):
+        with pytest.raises(CheckpointError, match=rf"{name}: (expected|not valid JSON)"):
             read_config(folder)
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=rf"{name}: no such file"):
@@ -521,5 +521,5 @@ def test_files_that_are_missing_or_corrupt(folder: Path, name: str) -> None:
 
 def test_a_corrupt_generation_config_is_not_passed_over(folder: Path) -> None:
     (folder / "generation_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"generation_config\.json: is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: not valid JSON"):
         read_config(folder)

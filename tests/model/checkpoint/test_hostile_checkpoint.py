@@ -245,7 +245,7 @@ def test_headers_of_safetensors(folder: Path, header: Any, data: bytes, length: 
 def test_a_name_that_stands_twice_is_refused(folder: Path) -> None:
     one = b'"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     write_header(folder / "model.safetensors", b"{" + one + b"," + one + b"}", bytes(4))
-    assert "a key stands twice: 'model.norm.weight'" in refusal(folder)
+    assert "a key appears twice: 'model.norm.weight'" in refusal(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.float64, torch.complex64])
