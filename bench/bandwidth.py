@@ -17,7 +17,7 @@ REPEATS = 9
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Bytes per second that kernels can be measured against: of a CPU's reads, of a GPU's copies."""
+    """Bytes per second to measure kernels against: reads on a CPU, copies on a GPU."""
     return read_bandwidth() if device.type == "cpu" else copy_bandwidth(device)
 
 
@@ -31,7 +31,7 @@ def read_bandwidth() -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written ones together, median of repeats over 1 GiB."""
+    """Bytes per second, reads and writes together: the median of repeats over 1 GiB."""
     source = torch.ones(SIZE_BYTES["cuda"] // 4, device=device)
     target = torch.empty_like(source)
     return _bytes_per_s(lambda: target.copy_(source), 2 * SIZE_BYTES["cuda"], device)

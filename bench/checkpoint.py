@@ -30,8 +30,8 @@ SPECIAL = (
 def write_checkpoint(name: str, folder: Path) -> Path:
     """The configuration `bench/configs/NAME` as a folder that loads with `load_format="dummy"`.
 
-    The tokenizer is bytes, filler words up to the size of the vocabulary, the special tokens in the
-    last 512 ids of the text, and the units.
+    The tokenizer has the bytes, filler words up to the size of the vocabulary, the special tokens as the last
+    512 text ids, and the units.
     """
     source = CONFIGS / name
     config = json.loads((source / "config.json").read_text())

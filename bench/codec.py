@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -23,21 +21,30 @@ from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.matrix_rate import matrix_rate, synchronize
 from antiphon.bench.options import (
+    Device,
+    Dtype,
+    EnforceEager,
+    JsonFile,
+    Repeats,
+    Threads,
     check_output,
     device_name,
     dtype_name,
     read_counts,
     read_device,
     read_dtype,
+    record_of,
+    use_threads,
     write_record,
 )
 from antiphon.bench.plain_codec import PlainCodec
+from antiphon.bench.spans import replaced
 from antiphon.codec import Codec
 
-__all__ = ["CodecRun", "bench_codec", "main"]
+__all__ = ["CodecRun", "bench_codec", "run"]
 
 FIRST_UNITS = 15
-"""After so many the default schedule of a stream can speak."""
+"""After this number of units a stream of the default schedule can speak."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class CodecRun:
     compute_s_per_s: float
     """Seconds of compute per second of audio, all utterances together"""
     plain_ratio: float
-    """plain's compute_s_per_s by this one: how many times faster, repeat by repeat"""
+    """plain's compute_s_per_s divided by this one: how many times faster, repeat by repeat"""
     flow_share: float | None
     f0_share: float | None
     hift_share: float | None
@@ -60,9 +67,10 @@ class CodecRun:
     first_audio_s: float | None
     """Until the first samples of a stream, once its first 15 units are there"""
     flop_per_s: float | None
-    """What a whole decode needs, by the time taken; None for streams, which compute some of it twice"""
+    """The operations of a whole decode divided by the time taken; None for streams, which compute some of
+    them twice"""
     matrix_share: float | None
-    """flop_per_s by what a large matrix product reaches in the same precision, repeat by repeat"""
+    """flop_per_s divided by that of a large matrix product in the same precision, repeat by repeat"""
 
 
 @dataclass
@@ -74,18 +82,13 @@ class _Clock:
 
     @contextmanager
     def watching(self, codec: Codec) -> Iterator[None]:
-        parts: list[tuple[Any, str, str]] = [
-            (codec.decoder.flow, "generate", "flow"),
-            (codec.decoder.hift, "f0", "f0"),
-            (codec.decoder.hift, "forward", "hift"),
-        ]
-        for owner, name, part in parts:
-            owner.__dict__[name] = self._timed(getattr(owner, name), part)
-        try:
+        flow, hift = codec.decoder.flow, codec.decoder.hift
+        with (
+            replaced(flow.generate, self._timed(flow.generate, "flow")),
+            replaced(hift.f0, self._timed(hift.f0, "f0")),
+            replaced(hift.forward, self._timed(hift.forward, "hift")),
+        ):
             yield
-        finally:
-            for owner, name, _ in parts:
-                del owner.__dict__[name]
 
     def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -149,7 +152,7 @@ def _bench_length(
     for way, size in rows[1:]:
         _DECODERS[way](codec, utterances[:size])  # warms up
     rates, plain_rates = [], []
-    # One of each in turn: what else the machine does then falls on all alike.
+    # One of each in turn, so that whatever else the machine does slows all of them alike.
     for _ in range(repeats):
         rates.append(matrix_rate(codec.dtype, codec.device))
         in_float32 = codec.dtype == torch.float32
@@ -202,8 +205,8 @@ def _decode_whole(codec: Codec, utterances: list[list[int]]) -> None:
 
 
 def _decode_streamed(codec: Codec, utterances: list[list[int]]) -> float | None:
-    """Units come one by one, to all streams in turn. Returns how long the samples took of the first stream
-    that had any, once the units for them were there; None where they came with the last unit."""
+    """Give units one by one, to all streams in turn. Returns how long the first samples of any stream took,
+    once their units were there; None if they came with the last unit."""
     streams = [codec.stream(seed=seed) for seed in range(len(utterances))]
     first_s = None
     for k, column in enumerate(zip(*utterances, strict=True)):
@@ -228,35 +231,26 @@ def _numbers(text: str, option: str) -> list[float]:
     except ValueError:
         numbers = [0.0]
     if not all(0 < number < float("inf") for number in numbers):
-        raise typer.BadParameter(f"expected positive numbers by commas, got {text!r}", param_hint=option)
+        raise typer.BadParameter(
+            f"expected positive numbers separated by commas, got {text!r}", param_hint=option
+        )
     return numbers
 
 
-app = typer.Typer(add_completion=False)
-
-
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench codec")
-
-
-@app.command()
 def run(
-    config: str = typer.Option("codec_300m", help="A folder of bench/configs."),
-    seconds: str = typer.Option("1,3,10", help="Lengths of the utterances, by commas."),
-    batch: str = typer.Option("1,8", help="Utterances at a time, by commas."),
-    dtype: str = typer.Option("float32", help="float32, bfloat16, float16, or auto (bfloat16 on a GPU)."),
-    device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
-    eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
-    repeats: int = typer.Option(5, min=1, help="Runs of each row; the median counts."),
-    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
-    ] = None,
+    config: Annotated[str, typer.Option(help="The codec's size, a folder of bench/configs.")] = "codec_300m",
+    seconds: Annotated[str, typer.Option(help="Lengths of the utterances, separated by commas.")] = "1,3,10",
+    batch: Annotated[str, typer.Option(help="Utterances at a time, separated by commas.")] = "1,8",
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    eager: EnforceEager = False,
+    repeats: Repeats = 5,
+    threads: Threads = 0,
+    json_out: JsonFile = None,
 ) -> None:
-    """Seconds of compute per second of speech, of random weights; what it costs beside a plain codec."""
+    """Seconds of compute per second of speech, with random weights, beside those of a plain codec."""
     check_output(json_out, "--json")
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     place = read_device(device)
     kind = read_dtype(dtype, place)
     runs, error = bench_codec(
@@ -272,22 +266,20 @@ def run(
     title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
     if json_out is not None:
-        record = {
-            "title": title,
-            "date": date.today().isoformat(),
-            "command": f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
-            f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}",
-            "error": asdict(error),
-            "runs": [asdict(run) for run in runs],
-        }
-        write_record(json_out, record)
+        command = (
+            f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
+            f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}"
+        )
+        rows = [asdict(run) for run in runs]
+        write_record(json_out, record_of(title, command, error=asdict(error), runs=rows))
 
 
 def _table(title: str, runs: list[CodecRun], error: CodecError) -> Table:
     caption = (
         "compute: seconds per second of audio; faster: than plain, which is float32; first: audio after "
-        f"{FIRST_UNITS} units; peak: of a large matrix product. Against plain: log-mel {error.mel_max:.1e} "
-        f"at most, {error.mel_mean:.1e} on average; waveform {error.wav_snr_db:.0f} dB over its error"
+        f"{FIRST_UNITS} units; peak: share of a large matrix product. Against plain: log-mel "
+        f"{error.mel_max:.1e} at most, {error.mel_mean:.1e} on average; waveform {error.wav_snr_db:.0f} dB "
+        "over its error"
     )
     table = Table(title=title, caption=caption, padding=(0, 0))
     names = ("audio", "way", "compute", "faster", "flow", "f0", "HiFT", "first", "GFLOP/s", "peak")

@@ -11,8 +11,8 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -24,6 +24,13 @@ from rich.table import Table
 from antiphon.bench.bandwidth import memory_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.options import (
+    Config,
+    Device,
+    Dtype,
+    EnforceEager,
+    JsonFile,
+    Repeats,
+    Threads,
     check_output,
     device_name,
     dtype_name,
@@ -31,14 +38,15 @@ from antiphon.bench.options import (
     read_counts,
     read_device,
     read_dtype,
+    record_of,
+    use_threads,
     write_record,
 )
 from antiphon.engine.engine import Engine
-from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
 from antiphon.types import Request, SamplingParams, Units
 
-__all__ = ["EngineRun", "add_paced_request", "bench_engine", "main"]
+__all__ = ["EngineRun", "add_paced_request", "bench_engine", "run"]
 
 
 @dataclass(frozen=True)
@@ -63,19 +71,27 @@ class EngineRun:
 class _Measured(NamedTuple):
     total_s: float
     decode_s: float
-    """From the first unit of the last request to get one."""
+    """From when all requests have their first unit."""
     text_tokens: int
 
 
-class PacedSpeaking(SpeakingState):
-    """Asks for a fusion entry whenever `rate` times the units read so far reaches the next whole number."""
+def paced_speaking(rate: float) -> type[SpeakingState]:
+    """Speech that says any text, never ends, and asks for a fusion entry whenever `rate` times the number of
+    units read so far reaches the next whole number."""
 
-    rate = 0.6
+    class PacedSpeaking(SpeakingState):
+        def __init__(
+            self, *, blank: int, eot: int, lag: int, carries_speech: Callable[[int], bool], text_input: bool
+        ) -> None:
+            super().__init__(
+                blank=blank, eot=-1, lag=lag, carries_speech=lambda token: True, text_input=False
+            )
 
-    def read_back(self, label: int) -> None:
-        self.unit_labels.append(label)
-        owed = int(self.rate * len(self.unit_labels)) - int(self.rate * (len(self.unit_labels) - 1))
-        self._target = len(self.fusion_ids) + owed
+        def entries_wanted(self, label: int) -> int:
+            num_units = len(self.unit_labels)
+            return len(self.fusion_ids) + int(rate * num_units) - int(rate * (num_units - 1))
+
+    return PacedSpeaking
 
 
 def bench_engine(
@@ -135,7 +151,9 @@ def bench_engine(
 def _run(
     engine: Engine, size: int, prompt_units: int, units: int, rate: float, rng: random.Random
 ) -> _Measured:
-    states = [add_paced_request(engine, prompt_units, units, rate, rng) for _ in range(size)]
+    for _ in range(size):
+        add_paced_request(engine, prompt_units, units, rate, rng)
+    states = list(engine.scheduler.waiting)
     start = time.perf_counter()
     first_units = None
     while engine.has_unfinished():
@@ -148,55 +166,35 @@ def _run(
     return _Measured(end - start, end - first_units, text_tokens)
 
 
-def add_paced_request(
-    engine: Engine, prompt_units: int, units: int, rate: float, rng: random.Random
-) -> RequestState:
-    """A spoken prompt of random units, answered by as many units as `units` with `rate` text tokens each."""
+def add_paced_request(engine: Engine, prompt_units: int, units: int, rate: float, rng: random.Random) -> None:
+    """A spoken prompt of random units, answered by `units` units that ask for `rate` text tokens each."""
     config = engine.model_config
     prompt = Units([rng.randrange(config.audio_vocab_size) for _ in range(prompt_units)])
     params = SamplingParams(max_units=units, ignore_eos=True)
-    engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
-    state = engine.scheduler.waiting[-1]
-    state.speaking = PacedSpeaking(
-        blank=config.blank_token_id,
-        eot=-1,
-        lag=config.fusion_lag,
-        carries_speech=lambda token: True,
-        text_input=False,
-    )
-    state.speaking.rate = rate
-    return state
+    scheduler = engine.scheduler
+    before, scheduler.speaking = scheduler.speaking, paced_speaking(rate)
+    try:
+        engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
+    finally:
+        scheduler.speaking = before
 
 
-app = typer.Typer(add_completion=False)
-
-
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench engine")
-
-
-@app.command()
 def run(
-    config: str = typer.Option(
-        "auto", help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."
-    ),
-    batch: str = typer.Option("1,4,16", help="Requests at a time, by commas."),
-    prompt_units: int = typer.Option(100, min=1, help="Units of the spoken prompt."),
-    units: int = typer.Option(128, min=1, help="Units generated per request."),
-    rate: float = typer.Option(0.6, min=0.0, help="Text tokens that a unit asks for."),
-    repeats: int = typer.Option(5, min=1, help="Runs of each size; the median counts."),
-    device: str = typer.Option("auto", help="auto (a GPU if there is one), cpu or cuda."),
-    dtype: str = typer.Option("auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a name."),
-    eager: bool = typer.Option(False, "--enforce-eager", help="On a GPU: without CUDA graphs."),
-    threads: int = typer.Option(0, min=0, help="CPU threads; 0 leaves torch's choice."),
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
-    ] = None,
+    config: Config = "auto",
+    batch: Annotated[str, typer.Option(help="Requests at a time, separated by commas.")] = "1,4,16",
+    prompt_units: Annotated[int, typer.Option(min=1, help="Units of the spoken prompt.")] = 100,
+    units: Annotated[int, typer.Option(min=1, help="Units generated per request.")] = 128,
+    rate: Annotated[float, typer.Option(min=0.0, help="Text tokens that a unit asks for.")] = 0.6,
+    repeats: Repeats = 5,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    eager: EnforceEager = False,
+    threads: Threads = 0,
+    json_out: JsonFile = None,
 ) -> None:
-    """Units per second of random weights, alone and together, and the share of the bandwidth floor."""
+    """Units per second with random weights, alone and together, and their share of the bandwidth floor."""
     check_output(json_out, "--json")
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     place = read_device(device)
     kind, config = read_dtype(dtype, place), read_config(config, place)
     runs = bench_engine(
@@ -211,21 +209,23 @@ def run(
         enforce_eager=eager,
     )
     title = f"{config}, {dtype_name(kind)}, {device_name(place)}, torch {torch.__version__}"
+    Console().print(_table(title, runs))
+    if json_out is not None:
+        command = (
+            f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
+            f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
+            f"--dtype {dtype_name(kind)}{' --enforce-eager' if eager else ''}"
+        )
+        write_record(json_out, record_of(title, command, runs=[asdict(run) for run in runs]))
+
+
+def _table(title: str, runs: list[EngineRun]) -> Table:
     table = Table(
         title=title,
         caption="decode: after the first unit; floor: each weight read once at the bandwidth beside it",
     )
-    for column in (
-        "requests",
-        "units/s",
-        "decode",
-        "text/s",
-        "text/unit",
-        "GB/s",
-        "floor",
-        "share",
-    ):
-        table.add_column(column, justify="right")
+    for name in ("requests", "units/s", "decode", "text/s", "text/unit", "GB/s", "floor", "share"):
+        table.add_column(name, justify="right")
     for run in runs:
         table.add_row(
             str(run.num_requests),
@@ -237,12 +237,4 @@ def run(
             f"{run.floor_units_per_s:.0f}",
             f"{run.share_of_floor:.0%}",
         )
-    Console().print(table)
-    if json_out is not None:
-        command = (
-            f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
-            f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
-            f"--dtype {dtype_name(kind)}{' --enforce-eager' if eager else ''}"
-        )
-        record = {"title": title, "date": date.today().isoformat(), "command": command}
-        write_record(json_out, record | {"runs": [asdict(run) for run in runs]})
+    return table

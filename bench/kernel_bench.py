@@ -15,39 +15,40 @@ from rich.progress import Progress
 from antiphon.bench.kernel_report import Conditions, check_plot, plot_roofline, table, write_csv, write_json
 from antiphon.bench.kernel_runs import KernelRun, bench_op, measure_peaks
 from antiphon.bench.kernels.case import Setting
-from antiphon.bench.options import check_output, device_name, dtype_name, read_config, read_device, read_dtype
+from antiphon.bench.options import (
+    Config,
+    Device,
+    Dtype,
+    JsonFile,
+    Threads,
+    check_output,
+    device_name,
+    dtype_name,
+    read_config,
+    read_device,
+    read_dtype,
+    use_threads,
+)
 from antiphon.bench.sizes import read_sizes
 from antiphon.kernels import ops
 from antiphon.process.footprint import use_passing_caches
 
-__all__ = ["main"]
-
-app = typer.Typer(add_completion=False)
+__all__ = ["run"]
 
 
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench kernels")
-
-
-@app.command()
 def run(
-    op: Annotated[str, typer.Option(help="Only these ops, by commas.")] = "",
-    config: Annotated[
-        str,
-        typer.Option(help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."),
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU) or a name.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    op: Annotated[str, typer.Option(help="Only these ops, separated by commas.")] = "",
+    config: Config = "auto",
+    dtype: Dtype = "auto",
+    device: Device = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each way; the median counts.")] = 15,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only the first shape of each op, three turns.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Also torch.compile of the reference.")] = False,
-    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")] = 0,
+    threads: Threads = 0,
     csv_out: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write CSV.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write JSON.")] = None,
+    json_out: JsonFile = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw a roofline plot, .png, .svg or .pdf.")
     ] = None,
@@ -55,7 +56,7 @@ def run(
     """Time of each op and backend, share of what the device can do, and ratio to plain PyTorch.
 
     Bytes and operations are counted from the shapes: each input read and each output written once. They are
-    held against the bandwidth and the matrix rate measured at the beginning.
+    compared with the bandwidth and the matrix rate, which are measured first.
     """
     names = _ops(op)
     place = read_device(device)
@@ -64,8 +65,7 @@ def run(
     if compiled or plot:
         use_passing_caches()
     _check_outputs(csv_out, json_out, plot)
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     torch.manual_seed(0)
     peaks = measure_peaks(setting)
     runs: list[KernelRun] = []
@@ -94,7 +94,7 @@ def run(
 
 
 def _check_outputs(csv_out: Path | None, json_out: Path | None, plot: Path | None) -> None:
-    """Before the minutes that it takes to have something to write."""
+    """Check now what would fail after minutes of measuring."""
     for hint, path in (("--csv", csv_out), ("--json", json_out), ("--plot", plot)):
         check_output(path, hint)
     if plot is not None:

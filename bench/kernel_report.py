@@ -1,4 +1,4 @@
-"""What `antiphon bench kernels` found, as a table, CSV, JSON, and a roofline plot."""
+"""The results of `antiphon bench kernels` as a table, CSV, JSON, and a roofline plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARKERS = "osD^v<>PX*hpd"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What rows of different days need to be compared."""
+    """What a reader needs in order to compare rows of different days."""
 
     device: str
     threads: int
@@ -36,7 +36,7 @@ def table(runs: Sequence[KernelRun], peaks: Peaks, title: str) -> Table:
     rates = f"{peaks.bytes_per_s / 1e9:.1f} GB/s and {peaks.ops_per_s / 1e9:.0f} GFLOP/s"
     found = Table(
         title=title,
-        caption=f"floor: bytes and operations at the measured {rates}; above 100 % caches helped; "
+        caption=f"floor: bytes and operations at the measured {rates}; above 100 %: caches helped; "
         "x torch: times as fast as plain PyTorch, in the same turns",
         padding=(0, 1, 0, 0),
         box=None,
@@ -64,7 +64,7 @@ def table(runs: Sequence[KernelRun], peaks: Peaks, title: str) -> Table:
 
 
 def _rate(run: KernelRun) -> str:
-    """Of what bounds it."""
+    """Bytes or operations a second, whichever bounds it."""
     value, unit = (run.bytes_per_s, "GB/s") if run.bound == "memory" else (run.ops_per_s, "GFLOP/s")
     return f"{value / 1e9:.0f} {unit}" if value >= 100e9 else f"{value / 1e9:.1f} {unit}"
 
@@ -92,7 +92,8 @@ def write_csv(runs: Sequence[KernelRun], peaks: Peaks, conditions: Conditions, p
 
 
 def check_plot(path: Path) -> None:
-    """Raises ImportError, naming the extra, without matplotlib, ValueError where it writes no such file."""
+    """Raises ImportError, naming the extra, without matplotlib, and ValueError for a file that it cannot
+    write."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as missing:
@@ -104,8 +105,8 @@ def check_plot(path: Path) -> None:
 
 
 def plot_roofline(runs: Sequence[KernelRun], peaks: Peaks, title: str, path: Path) -> None:
-    """Of each shape the backend that runs by itself: operations per second over operations per byte (Williams
-    et al. 2009, "Roofline"), and bytes per second over bytes."""
+    """For each shape, the backend that runs unless another is named: operations per second over operations
+    per byte (Williams et al. 2009, "Roofline"), and bytes per second over bytes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 6), layout="constrained")
@@ -130,7 +131,7 @@ def plot_roofline(runs: Sequence[KernelRun], peaks: Peaks, title: str, path: Pat
 
 
 def _best(runs: Sequence[KernelRun]) -> list[KernelRun]:
-    """Of each shape the backend that is tried first."""
+    """For each shape, the backend that is tried first."""
     found: dict[tuple[str, str], KernelRun] = {}
     for run in runs:
         found.setdefault((run.op, run.shape), run)

@@ -1,4 +1,4 @@
-"""Runs the benchmarks of `bench.kernels`: an op's backends, and what else computes the same, in turns."""
+"""Runs the benchmarks of `bench.kernels`: an op's backends, and other ways to compute the same, in turns."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from antiphon.kernels import registry
 __all__ = ["KernelRun", "Peaks", "bench_op", "measure_peaks"]
 
 MAX_COPIES = 16
-"""Inputs that rotate; of small ones the caches hold all, as they do of activations in serving."""
+"""The most copies of the inputs that rotate. The caches hold all copies of small inputs, as they hold
+activations in serving."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What this device reached when it was asked for nothing else, the rooflines."""
+    """What this device reaches when it does nothing else: the rooflines."""
 
     bytes_per_s: float
     ops_per_s: float
@@ -54,9 +55,9 @@ class KernelRun:
     floor_s: float
     """The least time that the bytes and the operations take at the peaks"""
     bound: str
-    """Which of them: memory or matrix"""
+    """Which of the two takes longer: memory or matrix"""
     share_of_floor: float
-    """floor_s / median_s; above 1 where a cache held what the count takes from memory"""
+    """floor_s / median_s; above 1 where a cache held what the count reads from memory"""
     times_torch: float
     """How many times faster than the backend torch, median over the turns"""
 

@@ -34,6 +34,6 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for what a GPU has been given to do."""
+    """Wait until a GPU has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

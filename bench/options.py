@@ -1,11 +1,13 @@
-"""What the options of several benchmarks say, and the errors of those that say nothing."""
+"""Options that several benchmarks share, how they are read, and the record that a benchmark writes."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -18,6 +20,13 @@ from antiphon.errors import ConfigError
 from antiphon.files.writing import check_writable, write_whole
 
 __all__ = [
+    "Config",
+    "Device",
+    "Dtype",
+    "EnforceEager",
+    "JsonFile",
+    "Repeats",
+    "Threads",
     "check_output",
     "device_name",
     "dtype_name",
@@ -25,8 +34,22 @@ __all__ = [
     "read_counts",
     "read_device",
     "read_dtype",
+    "record_of",
+    "use_threads",
     "write_record",
 ]
+
+Config = Annotated[
+    str, typer.Option(help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b.")
+]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU) or a name.")]
+EnforceEager = Annotated[bool, typer.Option("--enforce-eager", help="On a GPU: without CUDA graphs.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Runs of each row; the median counts.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's choice.")]
 
 
 def read_device(name: str) -> torch.device:
@@ -56,23 +79,37 @@ def read_config(name: str, device: torch.device) -> str:
     return name
 
 
-def read_counts(numbers: str, hint: str) -> list[int]:
-    """Positive numbers by commas."""
+def read_counts(numbers: str, hint: str, least: int = 1) -> list[int]:
+    """Numbers separated by commas. least: 1, or 0"""
     parts = [number.strip() for number in numbers.split(",")]
-    counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else 0 for part in parts]
-    if min(counts) < 1:
-        raise typer.BadParameter(f"expected positive numbers by commas, got {numbers!r}", param_hint=hint)
+    counts = [int(part) if re.fullmatch(r"[0-9]{1,6}", part) else -1 for part in parts]
+    if min(counts) < least:
+        kind = "positive" if least else "whole"
+        raise typer.BadParameter(
+            f"expected {kind} numbers separated by commas, got {numbers!r}", param_hint=hint
+        )
     return counts
 
 
+def use_threads(threads: int) -> None:
+    """0 leaves torch's choice."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def check_output(path: Path | None, hint: str) -> None:
-    """Before the minutes that it takes to have something to write."""
+    """Check now what would fail after minutes of measuring."""
     if path is None:
         return
     try:
         check_writable(path)
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}", param_hint=hint) from error
+
+
+def record_of(title: str, command: str, **found: object) -> dict[str, object]:
+    """What was found, with what a reader needs to find it again."""
+    return {"title": title, "date": date.today().isoformat(), "command": command, **found}
 
 
 def write_record(path: Path, record: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""The codec as the released code runs it: what a benchmark's figures stand beside.
+"""The codec as the released code runs it: what a benchmark compares its figures with.
 
 Guidance is two calls of the estimator, the time is embedded anew at every step, weights are as they were
 stored, and everything is float32.

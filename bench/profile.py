@@ -26,7 +26,10 @@ from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear
 from antiphon.model import runner as runner_module
+from antiphon.model.batch import attention_batch
 from antiphon.model.graphed_layers import GraphedLayers
+from antiphon.model.sampler import pick_from_head
+from antiphon.model.vision import image_features
 from antiphon.model.windows import FusionWindows
 from antiphon.outputs.request_output import OutputState
 from antiphon.sched.plan import StackPlan
@@ -34,16 +37,6 @@ from antiphon.types import Finished, Request, SamplingParams, Units
 
 __all__ = ["Profile", "profile", "profiled_engine", "profiling", "table"]
 
-SCHEDULING = (
-    "admit",
-    "schedule_bottom",
-    "schedule_text",
-    "schedule_top",
-    "complete_bottom",
-    "complete_text",
-    "complete_top",
-    "finish",
-)
 TEXT_RATE = 0.6
 """Text tokens that a unit of random weights asks for, see `bench.engine`."""
 
@@ -57,7 +50,7 @@ class Profile:
     num_text_tokens: int
     audio_s: float
     spans: list[tuple[tuple[str, ...], Span]]
-    """By the way from the outermost span inwards, depth first"""
+    """By their path from the outermost span inwards, depth first"""
 
     def as_json(self) -> dict[str, Any]:
         """Of plain values, spans as a list of objects."""
@@ -77,8 +70,8 @@ def profiled_engine(
 ) -> Iterator[Engine]:
     """An engine of a folder, of random weights (`config`: a folder of bench/configs), or the embedded one.
 
-    fused: with a stack of layers as one call where there is one; else op by op, which can be looked into and
-    takes a little longer.
+    fused: run a stack of layers as one call where there is such a call; otherwise op by op, which shows more
+    and takes a little longer.
     """
     with ExitStack() as stack:
         if not fused:
@@ -93,43 +86,51 @@ def profiled_engine(
 def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
     """For the length of the context the engine's parts and all ops are spans. Nothing stays behind."""
     runner, scheduler, codec = engine.runner, engine.scheduler, engine.codec
-    places: list[tuple[Any, str, str | Callable[..., str]]] = [
-        (engine, "step", "step"),
-        *((scheduler, name, "schedule") for name in SCHEDULING),
-        (runner, "run_bottom", _pass("bottom layers")),
-        (runner, "run_text", _pass("LLM")),
-        (runner, "run_top", _pass("top layers")),
-        (runner_module, "attention_batch", "batch"),
-        (runner_module, "pick_from_head", "pick"),
-        (runner_module, "image_features", "vision tower"),
-        (FusionWindows, "prepare", "fusion window"),
-        (OutputState, "poll", "output"),
-        (TorchDecoderLayers, "__call__", "layers"),
-        (GraphedLayers, "__call__", "layers"),
-        (CppLinear, "__call__", "linear"),
-        (TorchLinear, "__call__", "linear"),
+    methods: list[tuple[Callable[..., Any], str | Callable[..., str]]] = [
+        (engine.step, "step"),
+        (scheduler.admit, "schedule"),
+        (scheduler.schedule_bottom, "schedule"),
+        (scheduler.schedule_text, "schedule"),
+        (scheduler.schedule_top, "schedule"),
+        (scheduler.complete_bottom, "schedule"),
+        (scheduler.complete_text, "schedule"),
+        (scheduler.complete_top, "schedule"),
+        (scheduler.finish, "schedule"),
+        (runner.run_bottom, _pass("bottom layers")),
+        (runner.run_text, _pass("LLM")),
+        (runner.run_top, _pass("top layers")),
     ]
     if engine.speech_worker is not None:
-        places += [
-            (engine.speech_worker, "poll", "wait for speech"),
-            (engine.speech_worker, "make", "speech"),
-        ]
+        methods += [(engine.speech_worker.poll, "wait for speech"), (engine.speech_worker.make, "speech")]
     if codec is not None:
-        places += [
-            (codec.decoder.flow, "condition", "flow's encoder"),
-            (codec.decoder.flow.matching, "integrate", "flow matching"),
-            (codec.decoder.hift, "f0", "pitch"),
-            (codec.decoder.hift, "forward", "HiFT"),
+        methods += [
+            (codec.decoder.flow.condition, "flow's encoder"),
+            (codec.decoder.flow.matching.integrate, "flow matching"),
+            (codec.decoder.hift.f0, "pitch"),
+            (codec.decoder.hift.forward, "HiFT"),
         ]
+    functions: list[tuple[object, Callable[..., Any], str]] = [
+        (runner_module, attention_batch, "batch"),
+        (runner_module, pick_from_head, "pick"),
+        (runner_module, image_features, "vision tower"),
+        (FusionWindows, FusionWindows.prepare, "fusion window"),
+        (OutputState, OutputState.poll, "output"),
+        (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),
+        (GraphedLayers, GraphedLayers.__call__, "layers"),
+        (CppLinear, CppLinear.__call__, "linear"),
+        (TorchLinear, TorchLinear.__call__, "linear"),
+    ]
     with ExitStack() as stack:
-        for owner, name, label in places:
-            stack.enter_context(replaced(owner, name, spans.timed(getattr(owner, name), label)))
+        for method, label in methods:
+            stack.enter_context(replaced(method, spans.timed(method, label)))
+        for owner, function, label in functions:
+            stack.enter_context(replaced(function, spans.timed(function, label), owner=owner))
         stack.enter_context(registry.instrumented(lambda op, function: spans.timed(function, op)))
         yield
 
 
 def _pass(stack: str) -> Callable[[StackPlan], str]:
-    """A stack's pass is a span by what it does: one position of each request, or prompts among them."""
+    """Names a pass of this stack by what it does: one position of each request, or prompts among them."""
 
     def name(plan: StackPlan) -> str:
         return f"{stack}, {'decode' if all(len(chunk) == 1 for chunk in plan.chunks) else 'prompts'}"
@@ -150,7 +151,7 @@ def profile(
     """One run after one that warms up.
 
     requests: None for spoken prompts of random units, answered by max_units units each. name: of the model,
-    for the title. trace: where a Chrome trace goes, of the engine's thread.
+    for the title. trace: the file for a Chrome trace of the engine's thread.
     """
     _serve(engine, requests, num_requests, prompt_units, max_units)
     spans = Spans(engine.device)
@@ -169,7 +170,7 @@ def profile(
 
 
 def _write_trace(profiler: torch.profiler.profile, path: Path) -> None:
-    """Raises OSError where it cannot be written, which the profiler does not always say."""
+    """Raises OSError if it cannot be written, which the profiler does not always report."""
     with written_whole(path) as part:
         profiler.export_chrome_trace(str(part))
         content = part.read_bytes()
@@ -209,8 +210,8 @@ def _serve(
 def table(found: Profile) -> Table:
     caption = (
         f"{found.num_requests} requests, {found.num_units} units, {found.num_text_tokens} text tokens, "
-        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the speech thread "
-        "beside the engine's; own: without what stands below"
+        f"{found.audio_s:.1f} s of speech in {found.wall_s:.2f} s. share: of that time, the speech "
+        "thread's beside the engine's; own: without the spans below it"
     )
     rows = Table(title=found.title, caption=caption, padding=(0, 1))
     rows.add_column("part")
@@ -218,7 +219,7 @@ def table(found: Profile) -> Table:
         rows.add_column(name, justify="right")
     for path, span in found.spans:
         if span.total_s < found.wall_s / 2000:
-            continue  # what nobody would look for
+            continue  # too little to look for
         rows.add_row(
             "  " * (len(path) - 1) + path[-1],
             str(span.calls),

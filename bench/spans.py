@@ -1,4 +1,4 @@
-"""Where time goes: spans of code by name, nested as they are entered, in every thread for itself."""
+"""Where time goes: spans of code by name, nested as they are entered, separately in each thread."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class Span:
     calls: int = 0
     total_s: float = 0.0
     inside_s: float = 0.0
-    """Of it, in spans inside."""
+    """The part of it that was spent in spans inside."""
 
     @property
     def own_s(self) -> float:
@@ -68,7 +69,7 @@ class Spans:
                     self.by_path.setdefault(outer, Span()).inside_s += spent_s
 
     def timed(self, function: Callable[..., Any], name: str | Callable[..., str]) -> Callable[..., Any]:
-        """The function, each call a span. name: also a function of the call's arguments."""
+        """The function, with each call as a span. name: may be a function of the call's arguments."""
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +79,7 @@ class Spans:
         return call
 
     def tree(self) -> list[tuple[Path, Span]]:
-        """Depth first; those beside each other the longest first."""
+        """Depth first; of siblings, the longest first."""
 
         def order(path: Path) -> list[tuple[float, str]]:
             heads = (path[: depth + 1] for depth in range(len(path)))
@@ -88,15 +89,25 @@ class Spans:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """An attribute of an object, a class or a module, for the length of the context."""
-    own = vars(owner)
+def replaced(
+    function: Callable[..., Any], other: Callable[..., Any], *, owner: object = None
+) -> Iterator[None]:
+    """For the length of the context `other` is called in place of `function`.
+
+    function: a bound method, which only its own object loses, or what `owner`, a class or a module, has under
+    the function's name.
+    """
+    name = function.__name__
+    place = function.__self__ if owner is None and isinstance(function, MethodType) else owner
+    if getattr(place, name, None) != function:
+        raise ValueError(f"{name}: {place!r:.80} has no such function by that name")
+    own = vars(place)
     had, before = name in own, own.get(name)
-    setattr(owner, name, value)
+    setattr(place, name, other)
     try:
         yield
     finally:
         if had:
-            setattr(owner, name, before)
+            setattr(place, name, before)
         else:
-            delattr(owner, name)
+            delattr(place, name)

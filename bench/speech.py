@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +22,11 @@ from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.engine import add_paced_request
 from antiphon.bench.matrix_rate import synchronize
 from antiphon.bench.options import (
+    Config,
+    Device,
+    EnforceEager,
+    JsonFile,
+    Repeats,
     check_output,
     device_name,
     dtype_name,
@@ -30,6 +34,7 @@ from antiphon.bench.options import (
     read_counts,
     read_device,
     read_dtype,
+    record_of,
     write_record,
 )
 from antiphon.bench.spans import replaced
@@ -37,7 +42,7 @@ from antiphon.engine.engine import Engine
 from antiphon.sched.plan import StackPlan
 from antiphon.types import AudioDelta, Finished, RequestMetrics
 
-__all__ = ["SpeechRun", "bench_speech", "main"]
+__all__ = ["SpeechRun", "bench_speech", "run"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,13 @@ class SpeechRun:
 
     num_requests: int
     recognition_s: float
-    """Of the prompts of all: bottom layers, CTC labels and soft embeddings"""
+    """Of all prompts: bottom layers, CTC labels and soft embeddings"""
     first_audio_s: float
     """Median over the requests"""
     last_first_audio_s: float
     """Of the request that waited longest"""
     audio_s_per_s: float
-    """Speech of all together, over the time from the first step to the last"""
+    """Speech of all requests, over the time from the first step to the last"""
     units_per_s: float
     num_underruns: int
     """Requests whose playback would have run dry"""
@@ -61,8 +66,8 @@ class SpeechRun:
 def bench_speech(
     engine: Engine, batch_sizes: list[int], *, prompt_units: int, units: int, rate: float, repeats: int
 ) -> list[SpeechRun]:
-    """Medians, of random prompts and random weights, which are made to speak: they ask for text at the given
-    rate, and what they pick is taken for a unit, whatever it is."""
+    """Medians, with random prompts and random weights. The weights are made to speak: they ask for text at
+    the given rate, and whatever they pick counts as a unit."""
     rng = random.Random(0)
     run_top, first_id = engine.runner.run_top, engine.model_config.first_unit_id
 
@@ -76,7 +81,7 @@ def bench_speech(
 
     runs = []
     for size in batch_sizes:
-        with replaced(engine.runner, "run_top", run_top_for_units):
+        with replaced(run_top, run_top_for_units):
             serve(size)  # warms up
             found = [serve(size) for _ in range(repeats)]
         medians = {
@@ -127,39 +132,26 @@ def _timed_reading(engine: Engine) -> Iterator[list[float]]:
         seconds.append(time.perf_counter() - start)
         return result
 
-    with replaced(engine.runner, "run_bottom", timed):
+    with replaced(run_bottom, timed):
         yield seconds
 
 
-app = typer.Typer(add_completion=False)
-
-
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench speech")
-
-
-@app.command()
 def run(
-    config: Annotated[
-        str,
-        typer.Option(help="The model's size, a folder of bench/configs; auto: 97m, on a GPU 8b."),
-    ] = "auto",
-    batch: Annotated[str, typer.Option(help="Requests at a time, by commas.")] = "1,8,32,64",
+    config: Config = "auto",
+    batch: Annotated[str, typer.Option(help="Requests at a time, separated by commas.")] = "1,8,32,64",
     prompt_units: Annotated[int, typer.Option(min=1, help="Units of a question: 175 are 7 seconds.")] = 175,
     units: Annotated[int, typer.Option(min=1, help="Units of an answer; 25 are a second.")] = 125,
     rate: Annotated[float, typer.Option(min=0.0, help="Text tokens that a unit asks for.")] = 0.18,
     dtype: Annotated[
-        str, typer.Option(help="Of model and codec; auto: float32 on a CPU, bfloat16 on a GPU.")
+        str, typer.Option(help="Of the model and the codec; auto: float32 on a CPU, bfloat16 on a GPU.")
     ] = "auto",
-    codec_dtype: Annotated[str, typer.Option(help="Of the codec, where it is another.")] = "",
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
-    eager: Annotated[bool, typer.Option("--enforce-eager", help="On a GPU: without CUDA graphs.")] = False,
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each size; medians count.")] = 3,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
-    ] = None,
+    codec_dtype: Annotated[str, typer.Option(help="Of the codec alone; --dtype if not given.")] = "",
+    device: Device = "auto",
+    eager: EnforceEager = False,
+    repeats: Repeats = 3,
+    json_out: JsonFile = None,
 ) -> None:
-    """Time to the first sound, and speech per second, of random weights and a codec of the released size."""
+    """Time to the first sound, and speech per second, with random weights and a codec of released size."""
     check_output(json_out, "--json")
     place = read_device(device)
     sizes = read_counts(batch, "--batch")
@@ -189,8 +181,7 @@ def run(
             f"--units {units} --rate {rate} --dtype {names[0]} --codec-dtype {names[1]} "
             f"--device {place.type} --repeats {repeats}{' --enforce-eager' if eager else ''}"
         )
-        record = {"title": title, "date": date.today().isoformat(), "command": command}
-        write_record(json_out, record | {"runs": [asdict(run) for run in runs]})
+        write_record(json_out, record_of(title, command, runs=[asdict(run) for run in runs]))
 
 
 def _table(title: str, runs: list[SpeechRun], prompt_units: int, units: int) -> Table:

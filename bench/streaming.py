@@ -1,14 +1,13 @@
 """`antiphon bench streaming`: how far streamed speech is from the whole, and whether its seams show.
 
-A chunk sees less than the whole utterance does, so its mel differs; what that means to the ear a trained
-codec has to tell. Where chunks meet, nothing should be heard: the bend of the waveform (its second
-difference) and the step of the mel from frame to frame are compared with those elsewhere.
+A chunk sees less than the whole utterance does, so its mel differs; only a trained codec can tell what that
+means to the ear. Where chunks meet, nothing should be heard: the bend of the waveform (its second difference)
+and the step of the mel from frame to frame are compared with those elsewhere.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from antiphon.assets.embedded import EMBEDDED_CODEC
-from antiphon.bench.options import check_output, write_record
+from antiphon.bench.options import JsonFile, check_output, device_name, read_counts, record_of, write_record
 from antiphon.codec import Codec
 from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.config import StreamSchedule
 
-__all__ = ["StreamFigures", "main", "measure"]
+__all__ = ["StreamFigures", "measure", "run"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,13 +39,14 @@ class StreamFigures:
     log_mel_distance: float
     """Mean |streamed - whole| of the log-mel."""
     other_noise_distance: float
-    """The same between two wholes of other noise: the scale of the above."""
+    """The same between two whole decodes with different noise: the scale of the above."""
     mel_step_at_seams: float
-    """Mean |difference| of neighbouring frames where chunks meet, by that of all frames of the whole."""
+    """Mean |difference| of neighbouring frames where chunks meet, divided by that of all frames of the
+    whole."""
     bend_at_seams: float
-    """Largest |second difference| of samples within 2 of a seam, by the largest elsewhere."""
+    """Largest |second difference| of samples within 2 of a seam, divided by the largest elsewhere."""
     samples_off: int
-    """Samples more or less than 256 for each frame of the whole."""
+    """By how many samples the stream misses 256 for each frame of the whole."""
 
 
 def measure(codec: Codec, utterances: list[list[int]], schedule: StreamSchedule) -> StreamFigures:
@@ -100,69 +100,50 @@ def _streamed_speech(codec: Codec, units: list[int], schedule: StreamSchedule) -
     return np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])[:-1].tolist()
 
 
-app = typer.Typer(add_completion=False)
-
-
-def main(arguments: list[str]) -> None:
-    app(arguments, prog_name="antiphon bench streaming")
-
-
-@app.command()
 def run(
-    codec: str = typer.Option(str(EMBEDDED_CODEC), help="A CosyVoice folder."),
-    units: int = typer.Option(250, min=2, help="Units of an utterance; 25 are a second."),
-    utterances: int = typer.Option(3, min=1, help="How many, of random units."),
-    context: str = typer.Option("0,12,25,50", help="Units of context, by commas."),
-    lookahead: str = typer.Option("0,3,6", help="Units of look-ahead, by commas."),
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
-    ] = None,
+    codec: Annotated[str, typer.Option(help="A CosyVoice folder.")] = str(EMBEDDED_CODEC),
+    units: Annotated[int, typer.Option(min=2, help="Units of an utterance; 25 are a second.")] = 250,
+    utterances: Annotated[int, typer.Option(min=1, help="Number of utterances, of random units.")] = 3,
+    context: Annotated[str, typer.Option(help="Units of context, separated by commas.")] = "0,12,25,50",
+    lookahead: Annotated[str, typer.Option(help="Units of look-ahead, separated by commas.")] = "0,3,6",
+    json_out: JsonFile = None,
 ) -> None:
     """Distance of streamed speech from the whole, and the seams between its chunks."""
     check_output(json_out, "--json")
     loaded = Codec.from_pretrained(codec)
     rng = random.Random(0)
     spoken = [[rng.randrange(loaded.num_units_vocab) for _ in range(units)] for _ in range(utterances)]
-    table = Table(caption="mel step and bend: where chunks meet, by those elsewhere")
-    for column in (
-        "context",
-        "look-ahead",
-        "seams",
-        "log-mel",
-        "other noise",
-        "mel step",
-        "bend",
-        "samples off",
-    ):
-        table.add_column(column, justify="right")
-    rows = []
-    for context_units in _numbers("--context", context):
-        for lookahead_units in _numbers("--lookahead", lookahead):
-            schedule = StreamSchedule(context_units=context_units, lookahead_units=lookahead_units)
-            row = measure(loaded, spoken, schedule)
-            rows.append(row)
-            table.add_row(
-                str(row.context_units),
-                str(row.lookahead_units),
-                str(row.num_seams),
-                f"{row.log_mel_distance:.3f}",
-                f"{row.other_noise_distance:.3f}",
-                f"{row.mel_step_at_seams:.2f}",
-                f"{row.bend_at_seams:.2f}",
-                str(row.samples_off),
-            )
-    Console().print(table)
+    schedules = [
+        StreamSchedule(context_units=context_units, lookahead_units=lookahead_units)
+        for context_units in read_counts(context, "--context", 0)
+        for lookahead_units in read_counts(lookahead, "--lookahead", 0)
+    ]
+    rows = [measure(loaded, spoken, schedule) for schedule in schedules]
+    Console().print(_table(rows))
     if json_out is not None:
-        record = {
-            "command": "antiphon bench streaming",
-            "codec": Path(codec).name,
-            "rows": [asdict(r) for r in rows],
-        }
-        write_record(json_out, record)
+        title = f"{Path(codec).name}, {device_name(loaded.device)}, torch {torch.__version__}"
+        command = (
+            f"antiphon bench streaming --units {units} --utterances {utterances} "
+            f"--context {context} --lookahead {lookahead}"
+        )
+        figures = [asdict(row) for row in rows]
+        write_record(json_out, record_of(title, command, codec=Path(codec).name, rows=figures))
 
 
-def _numbers(name: str, given: str) -> list[int]:
-    parts = [part.strip() for part in given.split(",")]
-    if not all(re.fullmatch(r"[0-9]{1,6}", part) for part in parts):
-        raise typer.BadParameter(f"expected whole numbers by commas, got {given!r}", param_hint=name)
-    return [int(part) for part in parts]
+def _table(rows: list[StreamFigures]) -> Table:
+    table = Table(caption="mel step and bend: where chunks meet, relative to elsewhere")
+    names = ("context", "look-ahead", "seams", "log-mel", "other noise", "mel step", "bend", "samples off")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.context_units),
+            str(row.lookahead_units),
+            str(row.num_seams),
+            f"{row.log_mel_distance:.3f}",
+            f"{row.other_noise_distance:.3f}",
+            f"{row.mel_step_at_seams:.2f}",
+            f"{row.bend_at_seams:.2f}",
+            str(row.samples_off),
+        )
+    return table

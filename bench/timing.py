@@ -1,8 +1,8 @@
 """One way to time calls for all benchmarks of kernels: ways take turns, inputs come from memory.
 
-On a shared machine the speed drifts by more than the difference that is looked for, so all ways to compute
-a thing are timed in turns, and their ratio is taken turn by turn. On a GPU calls are replayed as a CUDA
-graph, as the engine runs them; what waits for the device cannot be recorded and is timed by the clock.
+On a shared machine the speed drifts by more than the differences of interest, so all ways to compute a thing
+are timed in turns, and their ratio is taken turn by turn. On a GPU calls are replayed as a CUDA graph, as the
+engine runs them; calls that wait for the device cannot be recorded and are timed by the clock.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ Call = Callable[[], object]
 COLD_BYTES = 256 << 20
 """Inputs that rotate add up to this much, several times the caches of most machines."""
 TURN_S = {"cpu": 5e-3, "cuda": 1e-3}
-"""A turn of a way repeats its call until so much time has passed."""
+"""About how long a turn repeats its call."""
 MAX_CALLS = 4096
 SETTLE_S = 20e-3
-"""On a CPU a turn begins with so much that does not count. The threads of whoever had the turn before still
-wait for work, on cores that this one needs: those of GNU's OpenMP spin 300,000 times, 16 ms where a pause
-takes 140 cycles. To sleep meanwhile would be no better: a processor that has slept is slow for a while."""
+"""How long the calls at the beginning of a turn do not count on a CPU. The threads that served the turn
+before still wait for work, on cores that this one needs: those of GNU's OpenMP spin 300,000 times, 16 ms
+where a pause takes 140 cycles. Sleeping meanwhile would be no better: a processor that has slept is slow for
+a while."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Timing:
 def time_in_turns(
     ways: Mapping[str, Sequence[Call]], device: torch.device, *, repeats: int, recordable: bool = True
 ) -> dict[str, Timing]:
-    """ways: by name the same call on inputs of its own each, which rotate from call to call
+    """ways: by name, the same call bound to several inputs, which rotate from call to call
 
     recordable: the calls do not wait for the device, so that on a GPU they can be a CUDA graph
     """
@@ -78,7 +79,7 @@ def time_in_turns(
 
 
 def _turn(calls: Sequence[Call], device: torch.device, recordable: bool) -> Callable[[], float]:
-    """A function that repeats the calls for about TURN_S and says how long one took."""
+    """A function that repeats the calls for about TURN_S and returns how long one took."""
     for call in calls:  # compiles what is compiled on first use, and touches all memory
         call()
     synchronize(device)

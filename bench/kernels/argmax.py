@@ -1,4 +1,4 @@
-"""The likeliest id of logits that are there."""
+"""The likeliest id of given logits."""
 
 from __future__ import annotations
 

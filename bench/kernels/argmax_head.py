@@ -1,4 +1,4 @@
-"""Heads reduced to their likeliest ids: CTC labels and units of a step, and candidates to sample of."""
+"""Heads reduced to their likeliest ids: CTC labels and units of a step, and candidates to sample from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a benchmark of an op says of one shape."""
+"""What a benchmark of an op says about one shape."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Case:
     shape: str
     """As a reader would write it, like "16 x 4096" """
     num_bytes: int
-    """That must be read and written at least, each once"""
+    """Those that must be read or written at least, each once"""
     num_ops: int
     """Multiplications and additions of matrix products; 0 where there are none to speak of"""
     inputs: Callable[[str], tuple[Any, ...]]

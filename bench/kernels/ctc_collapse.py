@@ -87,7 +87,7 @@ def numpy_by_row(labels: Tensor, cu_seqlens: Tensor, blank: int) -> object:
 
 
 def vectorised(labels: Tensor, cu_seqlens: Tensor, blank: int) -> object:
-    """The whole batch vectorised, without any check of what came; rows must not be empty."""
+    """The whole batch vectorised, without any checks; rows must not be empty."""
     before = F.pad(labels[:-1], (1, 0))
     before[cu_seqlens[:-1]] = NO_LABEL
     kept = (labels != before) & (labels != blank)

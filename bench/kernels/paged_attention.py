@@ -37,7 +37,8 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def _dense(setting: Setting, seqs: int, new: int, context: int) -> Any:
-    """PyTorch's own attention where no cache is paged: what paging costs, and on a GPU FlashAttention."""
+    """PyTorch's own attention over a cache that is not paged, to show what paging costs. On a GPU it is
+    FlashAttention."""
     sizes = setting.sizes
     k, v = (setting.randn(seqs, sizes.num_kv_heads, context, sizes.head_dim) for _ in range(2))
     seen = torch.ones(new, context, dtype=torch.bool, device=setting.device).tril(context - new)

@@ -1,4 +1,4 @@
-"""The vocoder's activation, at the rates behind its two upsamplings."""
+"""The vocoder's activation, at the rates after its two upsamplings."""
 
 from __future__ import annotations
 

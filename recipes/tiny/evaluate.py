@@ -20,15 +20,13 @@ from antiphon_tiny.examination import NUM_SPOKEN, examine, show
 
 
 def main(
-    model: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder; the packaged one without it.")
-    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint folder. Default: the packaged one.")] = None,
     codec: Annotated[Path | None, typer.Option(help="Its codec folder.")] = None,
-    work: Annotated[Path, typer.Option(help="Where the stages have worked.")] = Path("build/tiny"),
-    num: Annotated[int, typer.Option(min=1, help="How many questions of each kind.")] = NUM_SPOKEN,
+    work: Annotated[Path, typer.Option(help="The folder in which the stages worked.")] = Path("build/tiny"),
+    num: Annotated[int, typer.Option(min=1, help="Number of questions of each kind.")] = NUM_SPOKEN,
     write: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
-    """Ask, listen, and compare with what is to be reached."""
+    """Ask, listen, and compare with the bars to be met."""
     figures = examine(model, codec, work, num=num)
     Console().print(show(figures))
     if write is not None:

@@ -46,7 +46,7 @@ def run(
     stages = all_stages()
     for name in names:
         if name not in stages:
-            raise typer.BadParameter(f"expected one of {', '.join(stages)}, found {name!r}")
+            raise typer.BadParameter(f"expected one of {', '.join(stages)}, got {name!r}")
     for name in names:
         _run(stages[name], Run(work, seed, threads, steps))
 
@@ -65,10 +65,14 @@ def keep_parts(names: list[str], work: Work = DEFAULT_WORK, only_losses: OnlyLos
 
 @app.command("restore")
 def restore_parts(work: Work = DEFAULT_WORK) -> None:
-    """Put what is kept where the stages look for it, in place of running the stages that trained it."""
+    """Put what is kept where the stages look for it, instead of training it."""
     from antiphon_tiny.kept import restore
 
-    print("restored: " + (", ".join(restore(Run(work))) or "nothing, all of it is there"))
+    try:
+        restored = restore(Run(work))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print("restored: " + (", ".join(restored) or "nothing: all of it is there already"))
 
 
 @app.command("all")
@@ -90,8 +94,8 @@ def _run(stage: Stage, arguments: Run) -> None:
 
 
 def _keep_memory() -> None:
-    """Has glibc, where it allocates, keep the memory of large tensors: a training asks for the same again and
-    again, and new pages took an eighth of its time."""
+    """Make glibc, where it is the allocator, keep the memory of large tensors: a training asks for the same
+    again and again, and new pages took an eighth of its time."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return

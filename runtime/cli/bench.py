@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+
 import typer
 
 from antiphon.cli import signals
 
 __all__ = ["app"]
+
+BENCHMARKS = {
+    "engine": ("engine", "Units/s and text tokens/s of the engine, and their share of the bandwidth floor."),
+    "codec": ("codec", "Seconds of compute per second of speech, whole and streamed, beside a plain codec."),
+    "streaming": (
+        "streaming",
+        "Distance of streamed speech from the whole, and the seams between its chunks.",
+    ),
+    "kernels": (
+        "kernel_bench",
+        "Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch.",
+    ),
+    "speech": (
+        "speech",
+        "Spoken questions and answers from end to end: time to the first sound, and speech per second.",
+    ),
+}
+"""By the command's name: the module of `antiphon.bench` that has it as `run`, and what it measures."""
 
 app = typer.Typer(name="bench", help="Measure throughput and latency.", no_args_is_help=True)
 
@@ -16,52 +36,21 @@ def _group() -> None:
     pass
 
 
-# The benchmark reads its own options, including --help; this command only finds it.
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def engine(context: typer.Context) -> None:
-    """Units/s and text tokens/s of the engine, and their share of the bandwidth floor."""
-    with signals.at_once():
-        from antiphon.bench.engine import main
-    main(context.args)
+def _add(name: str, module: str, about: str) -> None:
+    """A command that imports the benchmark when it runs, and leaves it all options, --help included."""
+
+    @app.command(
+        name,
+        help=about,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    )
+    def pass_on(context: typer.Context) -> None:
+        with signals.at_once():
+            run = importlib.import_module(f"antiphon.bench.{module}").run
+        benchmark = typer.Typer(add_completion=False)
+        benchmark.command()(run)
+        benchmark(context.args, prog_name=f"antiphon bench {name}")
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def codec(context: typer.Context) -> None:
-    """Seconds of compute per second of speech, whole and streamed, compared with a plain codec."""
-    with signals.at_once():
-        from antiphon.bench.codec import main
-    main(context.args)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def streaming(context: typer.Context) -> None:
-    """Distance of streamed speech from the whole, and the seams between its chunks."""
-    with signals.at_once():
-        from antiphon.bench.streaming import main
-    main(context.args)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def kernels(context: typer.Context) -> None:
-    """Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch."""
-    with signals.at_once():
-        from antiphon.bench.kernel_bench import main
-    main(context.args)
-
-
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-)
-def speech(context: typer.Context) -> None:
-    """Spoken questions and answers, end to end: time to the first sound, and speech per second."""
-    with signals.at_once():
-        from antiphon.bench.speech import main
-    main(context.args)
+for _name, (_module, _about) in BENCHMARKS.items():
+    _add(_name, _module, _about)

@@ -129,6 +129,7 @@ class Intake:
             cache=self._cache,
             carries_speech=self._tokenizer.carries_speech,
             seed=seed,
+            speaking=self._scheduler.speaking,
         )
 
     def _is_in_use(self, request_id: str, untold: Sequence[Event]) -> bool:

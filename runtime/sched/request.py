@@ -59,6 +59,7 @@ class RequestState:
         cache: CacheConfig,
         carries_speech: Callable[[int], bool],
         seed: int = 0,
+        speaking: type[SpeakingState] = SpeakingState,
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
@@ -99,7 +100,7 @@ class RequestState:
             seed_bytes = b"bottom+top" if speaks else b"bottom"
             self.speech = Track(cache.speech_block_size, seed_bytes, self.speech_ids, shareable)
         if speaks:
-            self.speaking = SpeakingState(
+            self.speaking = speaking(
                 blank=config.blank_token_id,
                 eot=config.eot_token_id,
                 lag=config.fusion_lag,

@@ -24,6 +24,7 @@ from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState
+from antiphon.sched.speaking import SpeakingState
 from antiphon.sched.speech_update import update_speech
 from antiphon.sched.track import Track
 from antiphon.sched.trial import Trial
@@ -62,6 +63,8 @@ class Scheduler:
         """In order of admission: the first is served first, the last is preempted first."""
         self.trials: deque[Trial] = deque()
         """After a pass that failed: its requests, of which the first is served, and nobody else."""
+        self.speaking: type[SpeakingState] = SpeakingState
+        """How the speech of requests that are yet to come follows their text; a benchmark sets its own."""
         self._rows = list(range(max_num_seqs))[::-1]
 
     # --- coming and going ---------------------------------------------------------------------

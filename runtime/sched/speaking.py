@@ -40,7 +40,7 @@ class SpeakingState:
     def again(self, text_ids: list[int], *, text_ended: bool) -> SpeakingState:
         """The state that the labels so far and this text give, made anew: after a fault this one may have
         seen a half of something."""
-        state = SpeakingState(
+        state = type(self)(
             blank=self._blank,
             eot=self._eot,
             lag=self._lag,
@@ -71,18 +71,22 @@ class SpeakingState:
         return self.ended or closed
 
     def read_back(self, label: int) -> None:
-        """A unit was read back as this label: a new one asks for one more fusion entry.
+        """A unit was read back as this label."""
+        assert not self.waits, "a unit is read back after it was spoken"
+        self.unit_labels.append(label)
+        self._target = self.entries_wanted(label)
+
+    def entries_wanted(self, label: int) -> int:
+        """How many fusion entries the next unit step waits for after this label: a new one asks for one more.
 
         A label is new when it is neither blank nor the last one that was not blank: one that is
         repeated across a blank is not (other than in CTC collapse).
         """
-        assert not self.waits, "a unit is read back after it was spoken"
-        self.unit_labels.append(label)
         is_new = label not in (self._blank, self._last_label)
         if label != self._blank:
             self._last_label = label
         entries = len(self.fusion_ids)
-        self._target = max(entries + 1, self._lag) if is_new and not self.silent else entries
+        return max(entries + 1, self._lag) if is_new and not self.silent else entries
 
     def consume(self, text_ids: list[int], *, text_ended: bool) -> None:
         """Take from the text what the next unit step waits for, as far as it is there."""

@@ -57,9 +57,9 @@ def test_bench(small_config: str, tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seconds", "1,x"], "expected positive numbers by commas"),
-        (["--seconds", "0"], "expected positive numbers by commas"),
-        (["--batch", "1.5"], "expected positive numbers by commas"),
+        (["--seconds", "1,x"], "expected positive numbers separated by commas"),
+        (["--seconds", "0"], "expected positive numbers separated by commas"),
+        (["--batch", "1.5"], "expected positive numbers separated by commas"),
         (["--dtype", "int8"], "expected auto, float32, bfloat16, float16"),
         (["--device", "tpu"], "expected auto, cpu or cuda"),
     ],

@@ -13,16 +13,16 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from antiphon.bench.kernel_bench import app
 from antiphon.bench.kernel_report import format_s, table
 from antiphon.bench.kernel_runs import KernelRun, Peaks
 from antiphon.bench.timing import Timing, time_in_turns
+from antiphon.cli.app import app
 
 CPU = torch.device("cpu")
 
 
 def run(arguments: list[str]) -> tuple[int, str]:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["bench", "kernels", *arguments], env={"COLUMNS": "200"})
     return result.exit_code, result.output
 
 

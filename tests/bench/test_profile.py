@@ -79,15 +79,26 @@ def test_threads_have_spans_of_their_own() -> None:
 
 def test_replaced_restores_what_was_there_and_what_was_not() -> None:
     class Owner:
-        there = 1
+        def number(self) -> int:
+            return 1
 
-    owner = Owner()
-    with replaced(Owner, "there", 2), replaced(owner, "there", 3):
-        assert (owner.there, Owner.there) == (3, 2)
-    with pytest.raises(ZeroDivisionError), replaced(owner, "there", 4):
+    owner, other, own = Owner(), Owner(), Owner.number
+    with replaced(owner.number, lambda: 3), replaced(own, lambda self: 2, owner=Owner):
+        assert (owner.number(), other.number()) == (3, 2)
+    with pytest.raises(ZeroDivisionError), replaced(owner.number, lambda: 4):
         raise ZeroDivisionError
     assert vars(owner) == {}
-    assert Owner.there == 1
+    assert Owner.number is own
+
+
+def test_what_is_not_there_is_not_replaced() -> None:
+    def forgotten() -> None:
+        pass
+
+    with pytest.raises(ValueError, match="has no such function"), replaced(forgotten, print):
+        pass
+    with pytest.raises(ValueError, match="has no such function"), replaced(forgotten, print, owner=registry):
+        pass
 
 
 def test_nothing_stays_behind() -> None:

@@ -7,9 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from antiphon import Engine
-from antiphon.bench import engine as engine_bench
-from antiphon.bench import speech as speech_bench
+from antiphon.bench.engine import paced_speaking
 from antiphon.bench.speech import bench_speech
+from antiphon.cli.app import app
 
 
 @pytest.mark.slow
@@ -25,18 +25,29 @@ def test_all_that_is_picked_is_spoken() -> None:
     assert 0 < run.recognition_s < run.first_audio_s <= run.last_first_audio_s < seconds
 
 
+def test_units_ask_for_text_at_the_given_rate_after_a_fault_too() -> None:
+    text = [5] * 10
+    state = paced_speaking(0.5)(blank=0, eot=5, lag=2, carries_speech=lambda _: False, text_input=True)
+    state.consume(text, text_ended=False)
+    for label in (0, 7, 7, 0):
+        state.read_back(label)
+        state.consume(text, text_ended=False)
+    assert state.visible == [2, 2, 3, 3, 4]
+    assert state.again(text, text_ended=False).visible == state.visible
+
+
 @pytest.mark.parametrize(
-    ("app", "arguments", "message"),
+    ("name", "arguments", "message"),
     [
-        (speech_bench.app, ["--config", "x"], "expected one of auto, 8b, 97m, got 'x'"),
-        (speech_bench.app, ["--batch", "1,0"], "expected positive numbers by commas, got '1,0'"),
-        (speech_bench.app, ["--codec-dtype", "int8"], "--codec-dtype: expected auto, float32"),
-        (engine_bench.app, ["--batch", "x"], "expected positive numbers by commas, got 'x'"),
-        (engine_bench.app, ["--dtype", "double"], "--dtype: expected auto, float32"),
+        ("speech", ["--config", "x"], "expected one of auto, 8b, 97m, got 'x'"),
+        ("speech", ["--batch", "1,0"], "expected positive numbers separated by commas, got '1,0'"),
+        ("speech", ["--codec-dtype", "int8"], "--codec-dtype: expected auto, float32"),
+        ("engine", ["--batch", "x"], "expected positive numbers separated by commas, got 'x'"),
+        ("engine", ["--dtype", "double"], "--dtype: expected auto, float32"),
     ],
 )
-def test_wrong_options_are_named(app: object, arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})  # type: ignore[arg-type]
+def test_wrong_options_are_named(name: str, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["bench", name, *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from antiphon import Engine
 from antiphon_tiny import kept, stages, training
@@ -26,8 +26,8 @@ class Model(nn.Module):
         self.reader = nn.Linear(2, 1)
         self.omni["other"].requires_grad_(False)
 
-    def losses(self, step: int, rng: random.Random) -> dict[str, Tensor]:
-        return {"loss": self.reader(self.omni["trained"](torch.ones(3))).square().sum()}
+    def losses(self, step: int, rng: random.Random) -> training.Losses:
+        return training.Losses({"loss": self.reader(self.omni["trained"](torch.ones(3))).square().sum()})
 
 
 def trained(folder: Path, num_steps: int = 4) -> tuple[Any, Model]:
@@ -84,7 +84,7 @@ def test_a_restored_training_is_finished(tmp_path: Path) -> None:
     kept.restore(other, tmp_path / "kept")
     again, same = trained(other.folder("language"))
 
-    def never(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def never(step: int, rng: random.Random) -> training.Losses:
         raise AssertionError
 
     again.run(never)
@@ -99,6 +99,48 @@ def test_trainings_that_are_there_are_left_alone(tmp_path: Path) -> None:
     before = (run.work / "language" / "state.pt").read_bytes()
     assert kept.restore(run, tmp_path / "kept") == []
     assert (run.work / "language" / "state.pt").read_bytes() == before
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that a package would have of the model that `trained` trains."""
+    path = tmp_path / "model.safetensors"
+    monkeypatch.setitem(kept.PACKAGED, "language", path)
+    return path
+
+
+@pytest.mark.slow
+def test_what_the_package_holds_is_read_from_there(tmp_path: Path, package: Path) -> None:
+    run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    exported = {name: tensor.half() for name, tensor in model.omni["trained"].state_dict().items()}
+    save_file({f"trained.{name}": tensor for name, tensor in exported.items()}, package)
+    kept.keep(run, "language", tmp_path / "kept")
+    left = load_file(tmp_path / "kept" / "language" / "weights.safetensors")
+    assert left.keys() == {"reader.weight", "reader.bias"}
+    assert kept.restore(other, tmp_path / "kept") == ["language"]
+    state = torch.load(other.work / "language" / "state.pt", weights_only=True)["module"]
+    assert state.keys() == left.keys() | {"omni.trained.weight", "omni.trained.bias"}
+    assert torch.equal(state["omni.trained.weight"], exported["weight"].float())
+
+
+@pytest.mark.slow
+def test_a_package_that_is_another_is_refused(tmp_path: Path, package: Path) -> None:
+    run = stages.Run(tmp_path / "work")
+    loop, model = trained(run.folder("language"))
+    loop.run(model.losses)
+    exported = {f"trained.{name}": t.half() for name, t in model.omni["trained"].state_dict().items()}
+    save_file(exported, package)
+    kept.keep(run, "language", tmp_path / "kept")
+    save_file({name: tensor + 1 for name, tensor in exported.items()}, package)
+    with pytest.raises(ValueError, match="is not the file that it was kept beside"):
+        kept.restore(stages.Run(tmp_path / "other"), tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", kept.PACKAGED)
+def test_nothing_that_the_package_holds_is_kept_twice(name: str) -> None:
+    assert (kept.KEPT / name / "weights.safetensors").stat().st_size < 10_000
 
 
 def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:

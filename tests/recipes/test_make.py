@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from antiphon_tiny.stages import Stage, all_stages
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "tiny"
 STAGES = {"skeleton", "tower", "language", "units", "flow", "vocoder", "codec"}
@@ -36,6 +39,15 @@ def test_documents_name_stages_that_are_there() -> None:
         sets_of_voices = {"heart", "disguised", "slt", "rms", "awb", "kal", "kal16", "slt_hts", "kal_diphone"}
         missing = named - there - sets_of_voices - {"espeak", "test_ked", "test_joe"}
         assert not missing, document
+
+
+@pytest.mark.parametrize("stage", all_stages().values(), ids=lambda stage: stage.name)
+def test_every_stage_has_its_function(stage: Stage) -> None:
+    """Read, not imported: many need packages that are there only where the model is made."""
+    module, name = stage.function.split(":")
+    source = (RECIPE / "antiphon_tiny" / module.replace(".", "/")).with_suffix(".py").read_text()
+    [found] = [f for f in ast.parse(source).body if isinstance(f, ast.FunctionDef) and f.name == name]
+    assert [ast.unparse(argument.annotation or ast.Constant(None)) for argument in found.args.args] == ["Run"]
 
 
 @pytest.mark.slow

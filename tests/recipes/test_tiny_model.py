@@ -120,10 +120,9 @@ def test_replies_are_spoken(work: Path, engine: Engine) -> None:
     layout = model.layout
     units = [random.Random(2).randrange(1000) for _ in range(30)]
     done = reply_to(engine, units)
-    closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
     # An untrained head picks ids of text as well: those are read back like units.
     said = spoken.Utterance("", [i - model.config.first_unit_id for i in done.unit_ids], done.fusion_ids)
-    row = spoken.SpokenRow([spoken.Utterance("", units, []), closing, said])
+    row = spoken.SpokenRow([spoken.Utterance("", units, []), layout.closing, said])
     batch = spoken.track_batch([row], len(model.prefix), model.config.first_unit_id)
     with torch.no_grad():
         prefix, hidden = model.hear(batch)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from antiphon.codec.analysis.logmel import log_mel, slaney_filters
-from antiphon.codec.analysis.prompt_mel import prompt_mel
+from antiphon.codec.analysis.prompt_mel import PADDING, prompt_mel
 from antiphon.codec.checkpoint.hyperparams import read_hyperparams
 from antiphon.codec.flow.flow import Flow, FlowInput, UnitSpan
 from antiphon.codec.flow.unet import ResNet, UNet
@@ -112,7 +112,7 @@ def test_log_mel_is_the_runtimes(length: int) -> None:
 
 def test_mel_of_a_batch_is_the_runtimes() -> None:
     samples = noise(256 * 40)
-    padded = np.pad(samples, vocoder_batches.PADDING, mode="reflect")
+    padded = np.pad(samples, PADDING, mode="reflect")
     ours = vocoder_batches.log_mel(torch.from_numpy(padded)[None])[0].numpy()
     np.testing.assert_allclose(ours, prompt_mel(samples), atol=1e-3)
 

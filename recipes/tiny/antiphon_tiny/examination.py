@@ -18,7 +18,7 @@ __all__ = ["NUM_SPOKEN", "Figure", "examine", "show"]
 
 NUM_SPOKEN = 200
 NUM_PICTURES = 4
-"""Of how many pictures a spoken question is asked."""
+"""The number of pictures that a spoken question is asked about."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Figure:
 
 
 def examine(model: Path | None, codec: Path | None, work: Path, *, num: int = NUM_SPOKEN) -> list[Figure]:
-    """num: how many are asked and spoken of each kind."""
+    """num: the number of questions and of replies, of each kind."""
     from antiphon import Engine
     from antiphon_tiny.omni.evaluation import evaluate_typed
     from antiphon_tiny.omni.spoken_evaluation import ask, first_sound, reply, spoken_questions

@@ -1,18 +1,12 @@
-"""What a stage of the recipe is, and where all stages are found."""
+"""The stages of the recipe, and what each of them is given."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
-__all__ = ["STAGE_MODULES", "Run", "Stage", "all_stages", "stage"]
-
-STAGE_MODULES = ("antiphon_tiny.speech.stages", "antiphon_tiny.omni.stages")
-"""Modules that register stages when they are imported, in the order in which `make.py all` runs them."""
-
-_STAGES: dict[str, Stage] = {}
+__all__ = ["Run", "Stage", "all_stages"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +18,7 @@ class Run:
     seed: int = 0
     num_threads: int = 1
     num_steps: int | None = None
-    """Of a training; None: as many as the stage is meant to have."""
+    """Of a training; None: the stage's own number."""
 
     def folder(self, name: str) -> Path:
         """A folder below `work`, made if it is not there."""
@@ -37,24 +31,63 @@ class Run:
 class Stage:
     name: str
     about: str
-    run: Callable[[Run], None]
-    """Goes on where it was interrupted; does nothing if it is done."""
+    function: str
+    """MODULE:NAME below `antiphon_tiny`, of a function that takes a `Run`. It goes on where it was
+    interrupted, and does nothing if all is done."""
+
+    def run(self, arguments: Run) -> None:
+        """The module is imported only now: most need packages that other stages do without."""
+        resolve_name(f"antiphon_tiny.{self.function}")(arguments)
 
 
-def stage(name: str, about: str) -> Callable[[Callable[[Run], None]], Callable[[Run], None]]:
-    """Register a function as a stage."""
-
-    def register(run: Callable[[Run], None]) -> Callable[[Run], None]:
-        if name in _STAGES:
-            raise ValueError(f"stage {name!r}: registered twice")
-        _STAGES[name] = Stage(name, about, run)
-        return run
-
-    return register
+_STAGES = {
+    "speech-data": ("speak all sentences with all voices", "speech.build_data:build_all"),
+    "units": ("train the unit encoder", "speech.train_units:train"),
+    "ears": ("train what hears the same units in all voices, on Whisper's states", "speech.train_ears:train"),
+    "encode": ("what the speaking voice says, as units", "speech.encode:encode_spoken"),
+    "encode-heard": ("all voices in rooms and noise as units, by the ears", "speech.encode:encode_heard"),
+    "pitch": ("train the vocoder's pitch predictor", "speech.train_vocoder:train_pitch"),
+    "flow": ("train the flow from units to mel", "speech.train_flow:train"),
+    "vocoder": ("train the vocoder on true mels", "speech.train_vocoder:train"),
+    "vocoder-tuned": ("train the vocoder on the flow's mels", "speech.train_vocoder:tune"),
+    "codec": ("write the codec folder", "speech.codec_folder:export"),
+    "evaluate-speech": (
+        "what is understood of speech that went through units, and how it sounds",
+        "speech.evaluate:evaluate",
+    ),
+    "skeleton": ("tokenizer and settings of the checkpoint folder", "omni.stages:skeleton"),
+    "tower": ("the vision tower learns to read shapes off pictures", "omni.tower_training:train_tower"),
+    "projector": (
+        "the projector learns to say what the tower sees in the LLM's words",
+        "omni.projector_training:train_projector",
+    ),
+    "language": (
+        "tower, projector and LLM learn to answer typed questions",
+        "omni.language_training:train_language",
+    ),
+    "export-typed": (
+        "the checkpoint folder of a model that sees and reads: its speech layers are untrained",
+        "omni.stages:export_typed",
+    ),
+    "evaluate-typed": ("held-out typed questions, asked through the runtime", "omni.stages:evaluate_typed"),
+    "hearing": ("the bottom layers learn to read units by CTC", "omni.hearing_training:train_hearing"),
+    "listening": ("the LLM learns to answer spoken questions", "omni.listening_training:train_listening"),
+    "speaking": ("the top layers learn to say a text in units", "omni.speaking_training:train_speaking"),
+    "together": ("all parts learn together", "omni.together_training:train_together"),
+    "export": ("the checkpoint folder", "omni.stages:export_all"),
+    "evaluate": (
+        "held-out questions, typed and spoken, asked through the runtime; replies as heard",
+        "omni.stages:evaluate_all",
+    ),
+    "media": (
+        "the demo's picture and question, and the ten questions of the test suite",
+        "omni.stages:media",
+    ),
+    "pictures": ("the packaged model's demo as README shows it", "omni.stages:pictures"),
+}
+"""By name, in the order in which `make.py all` runs them: what each is about, and its function."""
 
 
 def all_stages() -> dict[str, Stage]:
     """By name, in the order in which they are run."""
-    for module in STAGE_MODULES:
-        importlib.import_module(module)
-    return dict(_STAGES)
+    return {name: Stage(name, about, function) for name, (about, function) in _STAGES.items()}

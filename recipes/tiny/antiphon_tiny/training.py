@@ -7,19 +7,37 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Schedule", "Training", "fast_products", "save_atomically"]
+__all__ = ["Losses", "Schedule", "Training", "fast_products", "save_atomically"]
 
 
 def fast_products() -> torch.autocast:
     """Matrix products in bfloat16 where the processor has it; elsewhere that would be four times slower."""
     has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Of one batch, by name. The value of a name that ends in "%" is per cent, as in what an evaluation
+    returns; it is drawn in a picture of its own."""
+
+    summed: dict[str, Tensor]
+    """What is minimised is their sum."""
+    shown: dict[str, Tensor] = field(default_factory=dict)
+    """What is only logged."""
+
+    def __or__(self, other: Losses) -> Losses:
+        return Losses(self.summed | other.summed, self.shown | other.shown)
+
+    @property
+    def all(self) -> dict[str, Tensor]:
+        return self.summed | self.shown
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,10 @@ class Training:
     """One training in a folder of its own.
 
     Files: `state.pt` (weights, optimizer, step, losses), `losses.json` and `losses.png`. What a step sees is
-    drawn from a generator that its number seeds, so an interrupted training goes on as if nothing had been.
+    drawn from a generator that its number seeds, so an interrupted training goes on as if nothing had
+    happened.
 
-    slow: parts of parameters' names, and by which factor those learn more slowly.
+    slow: parts of parameters' names, and the factor of the learning rate where they occur.
     """
 
     def __init__(
@@ -91,12 +110,11 @@ class Training:
 
     def run(
         self,
-        losses: Callable[[int, random.Random], dict[str, Tensor]],
+        losses: Callable[[int, random.Random], Losses],
         evaluate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Train to the schedule's end. `losses` gives those of one batch, by name: their sum is minimised,
-        without those whose names end in "%" or begin with "(", which are only shown. `evaluate` is called
-        whenever the state is saved."""
+        """Train to the schedule's end. `losses` gives those of one batch; `evaluate` is called whenever the
+        state is saved."""
         since: dict[str, list[float]] = {}
         begun = time.perf_counter()
         self.module.train()
@@ -105,8 +123,7 @@ class Training:
             for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
                 group["lr"] = factor * self.schedule.rate(self.step)
             parts = losses(self.step, random.Random(f"{self.seed} {self.step}"))
-            counted = [value for name, value in parts.items() if not name.endswith("%") and name[0] != "("]
-            loss = torch.stack(counted).sum()
+            loss = torch.stack(list(parts.summed.values())).sum()
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"{self.folder.name}: the loss is {loss.item()} at step {self.step}")
             self.optimizer.zero_grad(set_to_none=True)
@@ -114,7 +131,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
             self.optimizer.step()
             self.step += 1
-            for name, value in parts.items():
+            for name, value in parts.all.items():
                 since.setdefault(name, []).append(float(value.detach()))
             if self.step % self.log_every == 0:
                 self.seconds, begun = self.seconds + time.perf_counter() - begun, time.perf_counter()
@@ -179,7 +196,7 @@ class Training:
             axes = right if name.endswith("%") else left
             axes.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, linewidth=1)
         left.set_yscale("log")
-        for axes, label in ((left, "loss"), (right, "of what was held out, in %")):
+        for axes, label in ((left, "loss"), (right, "held out, in %")):
             axes.set_xlabel("step")
             axes.set_ylabel(label)
             if axes.get_legend_handles_labels()[0]:

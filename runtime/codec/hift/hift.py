@@ -30,7 +30,7 @@ from antiphon.codec.layers.padding import frame_mask, masked, pad_rows
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
-__all__ = ["Hift", "ResBlock", "Snake", "Trunk", "source_spectrum"]
+__all__ = ["Hift", "ResBlock", "Snake", "Trunk", "source_spectrum", "spectrum_samples"]
 
 NUM_BINS = ISTFT_N_FFT // 2 + 1
 F0_CONVS = 5
@@ -182,15 +182,8 @@ class Hift(nn.Module):
 
     def waveform(self, spectrum: Tensor) -> Tensor:
         """(18, 64T + 1) log-magnitude and sine of phase to (256T,) samples."""
-        magnitude = spectrum[:NUM_BINS].exp().clamp(max=MAX_MAGNITUDE)
-        phase = spectrum[NUM_BINS:].sin()
-        samples = torch.istft(
-            torch.complex(magnitude * phase.cos(), magnitude * phase.sin()),
-            ISTFT_N_FFT,
-            ISTFT_HOP,
-            window=torch.hann_window(ISTFT_N_FFT, device=spectrum.device),
-        )
-        return samples.clamp(-self.params.audio_limit, self.params.audio_limit)
+        limit = self.params.audio_limit
+        return spectrum_samples(spectrum).clamp(-limit, limit)
 
 
 def source_spectrum(source: Tensor) -> Tensor:
@@ -204,3 +197,15 @@ def source_spectrum(source: Tensor) -> Tensor:
         return_complex=True,
     )
     return torch.cat([spectrum.real, spectrum.imag])
+
+
+def spectrum_samples(spectrum: Tensor) -> Tensor:
+    """(..., 18, 64T + 1) log-magnitude and sine of phase to (..., 256T) samples of any level."""
+    magnitude = spectrum[..., :NUM_BINS, :].exp().clamp(max=MAX_MAGNITUDE)
+    phase = spectrum[..., NUM_BINS:, :].sin()
+    return torch.istft(
+        torch.complex(magnitude * phase.cos(), magnitude * phase.sin()),
+        ISTFT_N_FFT,
+        ISTFT_HOP,
+        window=torch.hann_window(ISTFT_N_FFT, device=spectrum.device),
+    )

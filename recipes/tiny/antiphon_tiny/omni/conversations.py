@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
-from antiphon.inputs.chat import DEFAULT_SYSTEM
+from antiphon.inputs.chat import DEFAULT_SYSTEM, ChatLayout, Turn
 from antiphon.text.tokenizer import Tokenizer
 from antiphon_tiny.omni.pictures import patch_of
 from antiphon_tiny.world.exchange import Sample
@@ -30,9 +30,9 @@ class Branch:
     targets: list[int]
     """The id that follows, where the assistant says it; else -100."""
     last: list[int]
-    """Those of the targets' places that belong to the last answer."""
+    """The targets' places that belong to the last answer."""
     patches: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Of the targets' places: the patches that the answer is read off, where it is."""
+    """By the targets' places: the patches that the answer is read off, if there are any."""
 
 
 @dataclass
@@ -51,41 +51,40 @@ class Batch:
     prefix: Tensor
     """int64 (prefix)"""
     ids: Tensor
-    """int64 (rows, length); 0 where a picture is and behind the end"""
+    """int64 (rows, length); 0 at pictures and after the end"""
     targets: Tensor
     positions: Tensor
     mask: Tensor
     """bool (rows, length, prefix + length)"""
     pictures: Tensor
-    """int64 (pictures): the rows that have one, in front"""
+    """int64 (pictures): the rows that have one"""
     branches: Tensor
     """int64 (rows, length): the number of the conversation in its row; -1 elsewhere"""
     looks: Tensor
-    """float32 (pictures, length, patches): where to look for what follows, as shares; 0 where nowhere"""
+    """float32 (pictures, length, patches): where to look for what follows, as shares of the attention; all 0
+    if there is nothing to look at"""
 
 
 class Layout:
-    """Turns conversations into ids in the chat layout of `antiphon.inputs.chat`."""
+    """Turns conversations into ids in the runtime's chat layout."""
 
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig, num_patches: int) -> None:
         self.encode = tokenizer.encode
         self.num_patches = num_patches
-        self.bos, self.eot = config.bos_token_id, config.eot_token_id
-        start, end = (_id_of(tokenizer, f"<|{name}_header_id|>") for name in ("start", "end"))
-        self.header = {role: [start, *self.encode(role), end] for role in ("system", "user", "assistant")}
-        self.break_ids = self.encode("\n\n")
+        self.eot = config.eot_token_id
+        self._chat = ChatLayout(tokenizer, config)
+        self.closing = self._chat.closing_ids()
+        """What follows the content of a question, up to the content of its answer."""
+        self.opening = self.prefix(None)[1:]
+        """What precedes the content of a question."""
 
     def prefix(self, system: str | None = DEFAULT_SYSTEM) -> list[int]:
-        """What a prompt begins with, as far as the content of its first question."""
-        opening = (
-            []
-            if system is None
-            else [*self.header["system"], *self.break_ids, *self.encode(system), self.eot]
-        )
-        return [self.bos, *opening, *self.header["user"], *self.break_ids]
+        """The beginning of a prompt, up to the content of its first question."""
+        opening = [] if system is None else [Turn("system", (system,))]
+        return self._chat.prompt_ids([*opening, Turn("user", ("",))])[: -len(self.closing)]
 
     def branch(self, sample: Sample, rng: random.Random | None = None) -> Branch:
-        """rng: for questions as they may be typed."""
+        """rng: to vary the questions as people type them."""
         ids: list[int] = []
         targets: list[int] = []
         last: list[int] = []
@@ -95,8 +94,8 @@ class Layout:
             if i == 0:
                 asked = self.encode("\n" + question) if sample.scene else self.encode(question)
             else:
-                asked = [*self.header["user"], *self.break_ids, *self.encode(question)]
-            asked += [self.eot, *self.header["assistant"], *self.break_ids]
+                asked = [*self.opening, *self.encode(question)]
+            asked += self.closing
             said = [*self.encode(turn.answer), self.eot]
             ids += [*asked, *said]
             last = list(range(len(targets) + len(asked) - 1, len(targets) + len(asked) - 1 + len(said)))
@@ -140,9 +139,3 @@ class Layout:
         )
         positions += len(prefix)
         return Batch(torch.tensor(prefix), ids, targets, positions, mask, pictures, branches, looks)
-
-
-def _id_of(tokenizer: Tokenizer, token: str) -> int:
-    token_id = tokenizer.token_id(token)
-    assert token_id is not None, f"the recipe's tokenizer has {token}"
-    return token_id

@@ -23,8 +23,8 @@ PICTURE_SIZE = 320
 def evaluate_typed(
     engine: Engine, report: Path, *, num_samples: int = 500, seed: int = 100
 ) -> dict[str, float]:
-    """Typed questions about "pictures", and as many of other "talk": right answers in per cent. Writes what
-    was asked, expected and said, mistakes first."""
+    """Right answers to typed questions, in per cent: `num_samples` about "pictures", and the same number of
+    other "talk". Writes what was asked, expected and said to `report`, mistakes first."""
     shares = {}
     rows = []
     for name, pictures in (("pictures", 1.0), ("talk", 0.0)):

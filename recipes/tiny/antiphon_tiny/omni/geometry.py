@@ -32,7 +32,7 @@ class Geometry:
 
     @property
     def side(self) -> int:
-        """Patches a side: a picture takes side * side positions."""
+        """Patches along a side: a picture takes side * side positions."""
         return self.image_size // self.patch
 
 

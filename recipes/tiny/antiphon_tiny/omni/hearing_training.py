@@ -31,7 +31,7 @@ from antiphon_tiny.omni.spoken import (
     track_batch,
 )
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.words import words_of
 
 __all__ = ["Hearing", "collapse", "train_hearing", "word_errors"]
@@ -45,7 +45,7 @@ HELD, HELD_AT_FIRST = 2, 8
 """Units at the beginning of an utterance in which nothing is read yet. Otherwise CTC soon puts the first word
 into the first unit, where nothing has been said, and stays there: it guesses that word ever after."""
 HELD_STEPS = 2200
-"""So long it is `HELD_AT_FIRST` units."""
+"""The number of steps with `HELD_AT_FIRST` units."""
 TESTS = ("test_heart", "test_slt", "test_rms", "test_ked", "test_joe")
 
 
@@ -61,7 +61,7 @@ class Hearing(nn.Module):
         self.layout = Layout(self.tokenizer, self.config, GEOMETRY.side**2)
         self.prefix = torch.tensor(self.layout.prefix())
         train_only(self.omni, ("hearing",))
-        # Units that lie near each other sound alike: so they begin.
+        # Units that lie near each other sound alike, so their embeddings begin alike.
         near = F.normalize(torch.randn(4, GEOMETRY.hidden), dim=1) * 0.5 * GEOMETRY.hidden**0.5 / 2
         with torch.no_grad():
             table = self.omni.model.audio_embed_tokens.weight
@@ -69,9 +69,9 @@ class Hearing(nn.Module):
             table[units] = 0.3 * table[units] + unit_coordinates() @ near
 
     def draw(self, utterances: Utterances, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
-        """Replies behind what was said to the model, or, half as often, behind the prompt of a typed one."""
+        """Replies behind what was said to the model, or, less often, behind the prompt of a typed
+        question."""
         layout = self.layout
-        closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
         rows = []
         for _ in range(POOL * num_rows):
             row = SpokenRow()
@@ -85,16 +85,16 @@ class Hearing(nn.Module):
                         layout.encode("\n")
                     )  # what follows a picture, which is not in this track
                 row.pieces.append(rng.choice(utterances.heard))
-            row.pieces += [closing, rng.choice(utterances.own)]
+            row.pieces += [layout.closing, rng.choice(utterances.own)]
             rows.append(row)
         return of_like_length(rng, rows, len)
 
     def hear(self, batch: TrackBatch) -> tuple[Tensor, Tensor]:
-        """H of the prefix (1, prefix, hidden) and of the rows"""
+        """The states of the prefix (1, prefix, hidden) and of the rows"""
         rows = self.omni.rows(batch.positions, batch.mask, len(self.prefix))
         return self.omni.hear(self.prefix, batch.ids, rows)
 
-    def losses(self, rows: list[SpokenRow], held: int = HELD) -> dict[str, Tensor]:
+    def losses(self, rows: list[SpokenRow], held: int = HELD) -> Losses:
         """held: units of each utterance in which nothing is to be read"""
         batch = track_batch(rows, len(self.prefix), self.config.first_unit_id)
         with fast_products():
@@ -102,10 +102,10 @@ class Hearing(nn.Module):
         named = torch.cat([prefix[0], hidden[batch.is_text]])
         names = torch.cat([self.prefix, batch.ids[batch.is_text]])
         naming = F.cross_entropy(self.omni.audio_to_text_proj(named), names)
-        return {"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming}
+        return Losses({"reading": self.reading(hidden, batch.spans, held), "naming": NAMING * naming})
 
     def reading(self, hidden: Tensor, spans: Sequence[tuple[int, int, Utterance]], held: int) -> Tensor:
-        """CTC behind the first `held` units, which are to be blank, in nats per label."""
+        """CTC after the first `held` units, which should be blank, in nats per label."""
         holds = [min(held, len(said.units) - frames_needed(said)) for _, _, said in spans]
         lengths = torch.tensor(
             [len(said.units) - hold for (_, _, said), hold in zip(spans, holds, strict=True)]
@@ -145,7 +145,7 @@ def collapse(labels: Sequence[int], blank: int) -> list[int]:
 
 
 def word_errors(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Word error rate in per cent: words that differ, are missing or are too many, of those said."""
+    """Word error rate in per cent: words that are wrong, missing or added, per word said."""
     wrong = total = 0
     for text, other in zip(said, heard, strict=True):
         reference, found = words_of(text), words_of(other)
@@ -179,7 +179,7 @@ def train_hearing(run: Run) -> None:
             for name, part in tests.items()
         }
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         held = HELD_AT_FIRST if step < HELD_STEPS else HELD
         return model.losses(model.draw(utterances, rng), held)
 

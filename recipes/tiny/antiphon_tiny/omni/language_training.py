@@ -21,7 +21,7 @@ from antiphon_tiny.omni.parts import train_only
 from antiphon_tiny.omni.pictures import PictureReader
 from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.looking import FIRST_LOOKS, LOOKS
 from antiphon_tiny.world.samples import MAX_TURNS, draw_sample, draw_samples, draw_scene_of, sample_about
@@ -31,7 +31,8 @@ __all__ = ["SYSTEMS", "Answering", "train_language"]
 
 NUM_STEPS = 5400
 FIRST_STEPS = 600
-"""So long pictures are plain, and questions about one shape: the model learns to find it."""
+"""For this number of steps pictures are plain, and questions are about one shape: the model learns to find
+it."""
 PEAK = 1.5e-3
 ROWS = 16
 ROW_LENGTH = 192
@@ -39,27 +40,27 @@ PICTURE_ROWS = 11
 READING = 0.2
 """Weight of the heads that read shapes off the tower."""
 LOOKING = 0.2
-"""Weight of looking at the shapes that an answer is read off, at first; from `LOOKED` on it is none."""
+"""Weight of looking at the shapes that an answer is read off, at first; it falls to zero at `LOOKED`."""
 LOOKED = 0.7
-"""As a part of all steps."""
+"""A share of all steps."""
 LOOKING_LAYER = 2
-"""Whose first head is shown where to look: the layers before it can read the question, those behind it
-what is found."""
+"""The layer whose first head is shown where to look: the layers before it can read the question, those after
+it what was found."""
 NUM_TESTED = 400
 SLOW = {"vision_tower": 0.1}
-"""The tower can see already: at the others' pace it forgets half of it at first."""
+"""The tower can see already: at the others' pace it would first forget half of that."""
 SYSTEMS = ("You are a helpful assistant.", "You are able to understand the visual content.", None)
-"""What stands in place of the usual system message in one step of five."""
+"""What replaces the usual system message in one step of five."""
 
 
 class Answering(nn.Module):
-    """What is trained, with what turns samples into its batches."""
+    """The modules that are trained, and what turns samples into their batches."""
 
     def __init__(self, run: Run, *, rows: int = ROWS, picture_rows: int = PICTURE_ROWS) -> None:
         super().__init__()
         self.first_steps = 0
         self.looking_steps = 0
-        """How many steps are shown where to look."""
+        """The number of steps that are shown where to look."""
         self.num_rows, self.num_picture_rows = rows, picture_rows
         folder = run.folder("skeleton")
         config = self.config = read_config(folder, load_format="dummy")
@@ -81,7 +82,8 @@ class Answering(nn.Module):
         _load(self.reader, path, "reader.")
 
     def draw(self, rng: random.Random, *, first: bool = False) -> tuple[list[Row], list[Scene]]:
-        """Rows of training, those with a picture first. first: with first lessons about the pictures."""
+        """Rows to train on, those with a picture in front. first: only with first lessons about the
+        pictures."""
         rows: list[Row] = []
         scenes: list[Scene] = []
         looks, max_turns = (FIRST_LOOKS, 1) if first else (LOOKS, MAX_TURNS)
@@ -123,7 +125,7 @@ class Answering(nn.Module):
         wanted = batch.targets >= 0
         return self.omni.lm_head(x[wanted]), batch.targets[wanted], features
 
-    def losses(self, step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(self, step: int, rng: random.Random) -> Losses:
         drawn, scenes = self.draw(rng, first=step < self.first_steps)
         system = {"system": rng.choice(SYSTEMS)} if rng.random() < 0.2 else {}
         batch = self.layout.batch(drawn, **system)
@@ -136,18 +138,18 @@ class Answering(nn.Module):
             row_of_each = (batch.targets >= 0).nonzero()[:, 0]
             of_picture = row_of_each < self.num_picture_rows
             each = F.cross_entropy(logits, targets, reduction="none")
-        parts = {"answers": F.cross_entropy(logits, targets)}
-        parts["(of pictures)"] = each[of_picture].mean()
-        parts["(of talk)"] = each[~of_picture].mean()
+        parts = Losses(
+            {"answers": F.cross_entropy(logits, targets)},
+            {"answers about pictures": each[of_picture].mean(), "other answers": each[~of_picture].mean()},
+        )
         if watched:
             start = len(batch.prefix)
             seen = watched[LOOKING_LAYER][: len(batch.looks), :, start : start + batch.looks.shape[2]]
             apart = -(batch.looks * seen.clamp(min=-100)).sum() / batch.looks.sum().clamp(min=1)
-            parts["looking"] = LOOKING * (1 - step / self.looking_steps) * apart
-            parts["(looking"] = apart.detach()
+            looking = LOOKING * (1 - step / self.looking_steps) * apart
+            parts |= Losses({"looking": looking}, {"looking, unweighted": apart.detach()})
         read = self.reader.loss(features, self.pictures.labels(scenes))
-        parts["shapes"] = READING * (8 * read.pop("there") + sum(read.values()))
-        return parts
+        return parts | Losses({"shapes": READING * (8 * read.pop("there") + sum(read.values()))})
 
     def num_right(self, samples: Sequence[Sample], chunk: int = 40) -> dict[str, tuple[int, int]]:
         """By topic: how often the last answer is right to the last id, and how often it was asked."""
@@ -171,7 +173,7 @@ class Answering(nn.Module):
 
 
 def _load(module: nn.Module, path: Path, start: str) -> None:
-    """Those weights of a stage's state whose names begin so."""
+    """Load the weights of a stage's state whose names begin with `start`."""
     state = torch.load(path, map_location="cpu", weights_only=True)["module"]
     module.load_state_dict({k.removeprefix(start): v for k, v in state.items() if k.startswith(start)})
 

@@ -31,7 +31,7 @@ from antiphon_tiny.omni.spoken import (
     track_batch,
 )
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.samples import draw_sample, draw_samples
 
@@ -67,10 +67,10 @@ class Listening(Answering):
         self.prefix = torch.tensor(self.layout.prefix())
         self.first_unit = self.config.first_unit_id
 
-    def spoken_losses(self, spoken: Sequence[SpokenSample], rng: random.Random) -> dict[str, Tensor]:
+    def spoken_losses(self, spoken: Sequence[SpokenSample], rng: random.Random) -> Losses:
         with fast_products():
             logits, targets, _ = self.spoken_logits(spoken, rng)
-        return {"spoken": F.cross_entropy(logits.float(), targets)}
+        return Losses({"spoken": F.cross_entropy(logits.float(), targets)})
 
     def spoken_logits(
         self, spoken: Sequence[SpokenSample], rng: random.Random | None
@@ -109,23 +109,21 @@ class Listening(Answering):
         """The prompt in the speech track, the last answer, and what is to be said at each of the prompt's
         positions (the answers of earlier turns)."""
         layout, sample = self.layout, one.sample
-        closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
         row, marks = SpokenRow([layout.encode("\n")] if sample.scene else []), [IGNORED] * bool(sample.scene)
         for i, (turn, said) in enumerate(zip(sample.turns, one.questions, strict=True)):
-            row.pieces += [said, closing]
-            marks += [IGNORED] * (len(said.units) + len(closing))
+            row.pieces += [said, layout.closing]
+            marks += [IGNORED] * (len(said.units) + len(layout.closing))
             answer = [*layout.encode(turn.answer), layout.eot]
             if i == len(sample.turns) - 1:
                 return row, answer, marks
-            opening = [*layout.header["user"], *layout.break_ids]
-            row.pieces.append([*answer, *opening])
+            row.pieces.append([*answer, *layout.opening])
             # what follows a position is said there
             marks[-1:] = [*answer, IGNORED]
-            marks += [IGNORED] * len(opening)
+            marks += [IGNORED] * len(layout.opening)
         raise AssertionError("a conversation has at least one turn")
 
     def num_heard(self, spoken: Sequence[SpokenSample]) -> int:
-        """Of how many the last answer is right to the last id."""
+        """The number of conversations whose last answer is right to the last id."""
         right = 0
         for start in range(0, len(spoken), SPOKEN_ROWS):
             part = spoken[start : start + SPOKEN_ROWS]
@@ -138,7 +136,7 @@ class Listening(Answering):
 def spoken_sample(
     rng: random.Random, by_text: dict[str, list[Utterance]], draw: Callable[[], Sample]
 ) -> SpokenSample | None:
-    """A conversation of which all questions have been spoken."""
+    """A conversation all of whose questions have been spoken, if one is found."""
     for _ in range(NUM_TRIES):
         sample = draw()
         if all(turn.question in by_text for turn in sample.turns):
@@ -147,7 +145,7 @@ def spoken_sample(
 
 
 def draw_spoken_samples(rng: random.Random, utterances: Utterances, count: int) -> list[SpokenSample]:
-    """Conversations of training, of like length."""
+    """Conversations to train on, of similar length."""
     drawn: list[SpokenSample] = []
     while len(drawn) < POOL * count:
         one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
@@ -169,9 +167,9 @@ def train_listening(run: Run) -> None:
     training = Training(model, run.folder("listening"), schedule, seed=run.seed, save_every=500)
     typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
-        return {**model.losses(step, rng), **model.spoken_losses(spoken, rng)}
+        return model.losses(step, rng) | model.spoken_losses(spoken, rng)
 
     def evaluate() -> dict[str, float]:
         counts = model.num_right(typed_tests)

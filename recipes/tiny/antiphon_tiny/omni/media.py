@@ -23,7 +23,7 @@ SUITE = PROJECT / "tests" / "golden" / "spoken_questions"
 QUESTION = "What is in the picture?"
 VOICE_RATE_HZ = 24_000
 VOICES = {"test_heart": 8, "test_slt": 2}
-"""How many of the suite's questions are asked in which voice: both may be given away."""
+"""The number of the suite's questions in each voice; sound of both may be redistributed."""
 NUM_DRAWN = 120
 
 
@@ -41,14 +41,15 @@ def write_demo(folder: Path = DEMO, seed: int = 5) -> None:
 
 
 def _shows_three(scene: Scene) -> bool:
-    """Three kinds in three colours, most of them big, in a picture that is wider than high."""
+    """Three kinds in three colours, all big, in a picture that is wider than high."""
     kinds, colours = {shape.kind for shape in scene.shapes}, {shape.colour for shape in scene.shapes}
     big = sum(shape.size == "big" for shape in scene.shapes)
     return len(scene.shapes) == len(kinds) == len(colours) == 3 and big == 3 and scene.width > scene.height
 
 
 def draw_questions(work: Path, seed: int = 0) -> list[SpokenQuestion]:
-    """Of each voice as many about pictures as others, each on another topic as long as there are more."""
+    """For each voice, half of the questions are about pictures; a topic comes again only when there are no
+    others left."""
     chosen: list[SpokenQuestion] = []
     for voice, count in VOICES.items():
         candidates = spoken_questions(work, voice, limit=NUM_DRAWN, seed=seed)

@@ -89,7 +89,7 @@ class Omni(nn.Module):
         return model.audio_norm(prefix), model.audio_norm(x)
 
     def soft_embedding(self, hidden: Tensor) -> Tensor:
-        """What the LLM reads of a spoken prompt: the text embeddings, weighed by how likely each label is"""
+        """What the LLM reads of a spoken prompt: the text embeddings, weighted by how likely each label is"""
         likely = self.audio_to_text_proj(hidden).float().softmax(-1)
         out: Tensor = (likely @ self.model.embed_tokens.weight).float()
         return out

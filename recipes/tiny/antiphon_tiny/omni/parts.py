@@ -20,7 +20,7 @@ PARTS = {
         "model.top_audio_layers.", "model.top_audio_norm.", "text_to_audio_proj.", "audio_lm_head.",
     ),
 }  # fmt: skip
-"""Part to the beginnings of its tensors' names."""
+"""For each part, how the names of its tensors begin."""
 MODEL = "omni."
 """Before the model's names in the state of a training that holds more than the model."""
 
@@ -37,7 +37,7 @@ def train_only(omni: nn.Module, parts: Iterable[str]) -> None:
 
 
 def parts_in(state: Path) -> set[str]:
-    """The parts that a training's `state.pt` has: all of them, or of one that was kept those it trained."""
+    """The parts in a training's `state.pt`: all of them, or, if it was restored, those that it trained."""
     found = torch.load(state, map_location="cpu", weights_only=True)["module"]
     return {part_of(name.removeprefix(MODEL)) for name in found if name.startswith(MODEL)}
 

@@ -55,7 +55,7 @@ class PictureReader:
     def labels(self, scenes: Sequence[Scene]) -> Tensor:
         """int64 (scenes, side * side, 6): there, kind, colour, size, row and column of the shape whose centre
         lies in the patch; -100 for all but the first where there is none. Where a centre lies too near to a
-        neighbour of its patch, either may have it."""
+        neighbouring patch, either may have it."""
         side = self.geometry.side
         labels = torch.full((len(scenes), side**2, 6), -100)
         labels[..., 0] = 0

@@ -11,12 +11,11 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor
 
 from antiphon_tiny.omni.language_training import Answering
 from antiphon_tiny.omni.parts import train_only
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training
+from antiphon_tiny.training import Losses, Schedule, Training
 from antiphon_tiny.world.samples import draw_scene_of
 from antiphon_tiny.world.words import COLOURS, KINDS, SIZES
 
@@ -26,7 +25,8 @@ NUM_STEPS = 600
 PEAK = 3e-3
 BATCH = 48
 WORDS = (KINDS, COLOURS, SIZES, ("top", "middle", "bottom"), ("left", "middle", "right"))
-"""Of a patch's labels, in their order behind the first, which says whether a shape is there."""
+"""The words for a patch's labels, in the labels' order after the first, which says whether a shape is
+there."""
 NOTHING = "<|reserved_special_token_1|>"
 
 
@@ -45,7 +45,7 @@ def train_projector(run: Run) -> None:
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=50)
     training = Training(model, run.folder("projector"), schedule, seed=run.seed, weight_decay=0.0)
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         scenes = [draw_scene_of(rng, "train") for _ in range(BATCH)]
         labels = model.pictures.labels(scenes)
         _, seen = model.omni.see(model.pictures.tiles(scenes, rng))
@@ -54,6 +54,6 @@ def train_projector(run: Run) -> None:
         named = sum((group[labels[there][:, i + 1]] for i, group in enumerate(words)), zero)
         apart = (seen[there] - named).square().mean() / named.square().mean()
         away = (seen[labels[..., 0] == 0] - nothing).square().mean() / nothing.square().mean()
-        return {"shapes": apart, "nothing": away}
+        return Losses({"shapes": apart, "nothing": away})
 
     training.run(losses)

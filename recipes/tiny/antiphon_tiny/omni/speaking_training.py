@@ -25,7 +25,7 @@ from antiphon_tiny.omni.spoken import (
 )
 from antiphon_tiny.omni.windows import perturbed, visible_counts
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 
 __all__ = ["Speaking", "train_speaking"]
 
@@ -48,14 +48,13 @@ class Speaking(Hearing):
     ) -> list[SpokenRow]:
         """Replies, two in three behind the prompt of a typed question, others behind a spoken one."""
         layout = self.layout
-        closing = [layout.eot, *layout.header["assistant"], *layout.break_ids]
         rows = []
         for said in utterances:
             asked = layout.encode(" ") if rng.random() < 2 / 3 else rng.choice(heard)
-            rows.append(SpokenRow([asked, closing, said]))
+            rows.append(SpokenRow([asked, layout.closing, said]))
         return rows
 
-    def speak_losses(self, rows: list[SpokenRow], rng: random.Random) -> dict[str, Tensor]:
+    def speak_losses(self, rows: list[SpokenRow], rng: random.Random) -> Losses:
         """rng: for windows that are not quite right"""
         batch = track_batch(rows, len(self.prefix), self.config.first_unit_id)
         with torch.set_grad_enabled(self.learns_to_hear and torch.is_grad_enabled()):
@@ -65,10 +64,8 @@ class Speaking(Hearing):
         with fast_products():
             logits, targets = self.unit_logits(batch, prefix, hidden, labels, rng)
         logits = logits.float()
-        return {
-            "units": F.cross_entropy(logits, targets),
-            "right %": 100 * (logits.argmax(-1) == targets).float().mean(),
-        }
+        right = 100 * (logits.argmax(-1) == targets).float().mean()
+        return Losses({"units": F.cross_entropy(logits, targets)}, {"right %": right})
 
     def unit_logits(
         self, batch: TrackBatch, prefix: Tensor, hidden: Tensor, labels: Tensor, rng: random.Random | None
@@ -107,7 +104,8 @@ class Speaking(Hearing):
         cos, sin = omni.rotary[:, : entries.shape[1]]
         places = (cos[None, None], sin[None, None])
         fused = seen.any(-1, keepdim=True)
-        # Softmax over nothing is not a number: positions without fusion look at the first entry, in vain.
+        # Softmax over nothing is not a number: positions without fusion look at all entries, and what they
+        # get is dropped.
         seen = (seen | ~fused)[:, None]
         x = F.dropout(hidden, DROPOUT, self.training)
         for layer in omni.model.top_audio_layers:
@@ -145,7 +143,7 @@ def train_speaking(run: Run) -> None:
         model, run.folder("speaking"), schedule, seed=run.seed, save_every=500, weight_decay=0.1
     )
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         said = [rng.choice(utterances.own) for _ in range(POOL * ROWS)]
         drawn = model.draw_spoken(said, utterances.heard, rng)
         return model.speak_losses(of_like_length(rng, drawn, len), rng)
@@ -156,7 +154,7 @@ def train_speaking(run: Run) -> None:
         for start in range(0, len(tested), ROWS):
             part = tested[start : start + ROWS]
             rows = model.draw_spoken(part, utterances.heard, rng)
-            for name, value in model.speak_losses(rows, rng).items():
+            for name, value in model.speak_losses(rows, rng).all.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(part) / len(tested)
         return {f"held-out {name}": value for name, value in sums.items()}
 

@@ -59,7 +59,7 @@ class Utterances:
 
 
 def read_utterances(work: Path, name: str, layout: Layout) -> list[Utterance]:
-    """One set of those that the stage "encode" wrote, without what CTC has too few frames for."""
+    """One of the sets that the stage "encode" wrote, without utterances that have too few frames for CTC."""
     from antiphon_tiny.speech.encode import read_units
 
     rows = read_units(work, name)
@@ -84,8 +84,8 @@ class SpokenRow:
 
 
 def of_like_length(rng: random.Random, rows: Sequence[T], length: Callable[[T], int]) -> list[T]:
-    """One of the `POOL` parts of these rows that hold the shortest, the next longer and so on: little of such
-    a batch is padding, and no row comes more often than another."""
+    """One of `POOL` equal parts of these rows, sorted by length, drawn at random: little of such a batch is
+    padding, and no row comes more often than another."""
     count = len(rows) // POOL
     start = rng.randrange(POOL) * count
     return sorted(rows, key=length)[start : start + count]
@@ -127,16 +127,7 @@ def track_batch(rows: Sequence[SpokenRow], prefix_length: int, first_unit: int) 
 
 
 def history(layout: Layout, rng: random.Random) -> list[int]:
-    """An earlier question and its answer, typed, as far as the content of the next question."""
+    """An earlier question and its answer, typed, up to the content of the next question."""
     turn = draw_sample(rng, "train", pictures=0.3, max_turns=1).turns[0]
-    header = layout.header
-    return [
-        *layout.encode(turn.question),
-        layout.eot,
-        *header["assistant"],
-        *layout.break_ids,
-        *layout.encode(turn.answer),
-        layout.eot,
-        *header["user"],
-        *layout.break_ids,
-    ]
+    asked, said = layout.encode(turn.question), layout.encode(turn.answer)
+    return [*asked, *layout.closing, *said, layout.eot, *layout.opening]

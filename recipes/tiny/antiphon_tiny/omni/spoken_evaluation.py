@@ -53,9 +53,9 @@ class Spoken:
     """Of one voice's questions; shares in per cent."""
 
     num_asked: int
-    """Questions, by their words."""
+    """Different questions."""
     num_about_pictures: int
-    """Those about pictures, each as often as it was asked about another one."""
+    """Questions about pictures, each counted once for every picture that it was asked about."""
     transcript_word_error: float
     right_about_pictures: float
     right_otherwise: float
@@ -76,8 +76,8 @@ class Replies:
 def spoken_questions(
     work: Path, voice: str, *, limit: int, seed: int = 0, num_pictures: int = 1
 ) -> list[SpokenQuestion]:
-    """Held-out questions in a test voice: each once, or, where it is about a picture, with as many pictures
-    that training has not seen."""
+    """Held-out questions in a test voice: each once or, if it is about a picture, with up to `num_pictures`
+    pictures that training has not seen."""
     sounds = {u.info["text"]: u for u in read_sets(work / "speech", [voice])}
     rng = random.Random(f"{voice} {seed}")
     found: dict[str, dict[str | None, SpokenQuestion]] = defaultdict(dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from antiphon_tiny.omni.hearing_training import word_errors
 from antiphon_tiny.omni.listening_training import Listening, draw_spoken_samples, spoken_tests
@@ -13,7 +13,7 @@ from antiphon_tiny.omni.parts import MODEL, PARTS, load_parts, train_only
 from antiphon_tiny.omni.speaking_training import Speaking
 from antiphon_tiny.omni.spoken import POOL, Utterances, of_like_length, read_utterances
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training
+from antiphon_tiny.training import Losses, Schedule, Training
 from antiphon_tiny.world.samples import draw_samples
 
 __all__ = ["train_together"]
@@ -26,11 +26,12 @@ HEARD_ROWS = 8
 SAID_ROWS = 16
 NUM_TESTED = 100
 SLOW = {MODEL + start: 0.15 for part in ("seeing", "thinking") for start in PARTS[part]}
-"""What sees and thinks has learned it all: at the others' pace it would lose some of its right answers."""
+"""The parts that see and think have learned their tasks: at the others' pace they would lose some of their
+right answers."""
 
 
 class Together(nn.Module):
-    """One model, and what turns utterances into each of its tasks."""
+    """One model, and what makes the batches of its tasks."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class Together(nn.Module):
         speaking.omni = listening.omni
         listening.learns_to_hear = speaking.learns_to_hear = True
         self.omni, self.reader = listening.omni, listening.reader
-        # No modules of this one: the weights are in its state once.
+        # A tuple, so that these are not submodules: the weights are in the state once.
         self.tasks = (listening, speaking)
         train_only(self.omni, PARTS)
 
@@ -65,16 +66,16 @@ def train_together(run: Run) -> None:
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=100)
     training = Training(model, run.folder("together"), schedule, seed=run.seed, slow=SLOW, save_every=300)
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         spoken = draw_spoken_samples(rng, utterances, SPOKEN_ROWS)
         said = [rng.choice(utterances.own) for _ in range(POOL * SAID_ROWS)]
         rows = speaking.draw_spoken(said, utterances.heard, rng)
-        return {
-            **listening.losses(step, rng),
-            **listening.spoken_losses(spoken, rng),
-            **speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS)),
-            **speaking.speak_losses(of_like_length(rng, rows, len), rng),
-        }
+        return (
+            listening.losses(step, rng)
+            | listening.spoken_losses(spoken, rng)
+            | speaking.losses(speaking.draw(utterances, rng, HEARD_ROWS))
+            | speaking.speak_losses(of_like_length(rng, rows, len), rng)
+        )
 
     def evaluate() -> dict[str, float]:
         counts = listening.num_right(typed_tests)

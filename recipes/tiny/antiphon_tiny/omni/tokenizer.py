@@ -80,7 +80,7 @@ def write_tokenizer(folder: Path, num_units: int) -> Tokenizer:
 
 
 def _tokens() -> set[str]:
-    """All tokens of more than a byte."""
+    """All tokens that are longer than a byte."""
     drawn = draw_sentences(NUM_SENTENCES, "train", 0) + draw_sentences(NUM_SENTENCES // 10, "held_out", 0)
     asked = [sentence.text for sentence in drawn if sentence.role == "user"]
     asked += [form for forms, _ in (*FACTS, *TALK) for form in forms]

@@ -129,7 +129,7 @@ class Reader(nn.Module):
         return parts
 
     def num_read(self, features: Tensor, labels: Tensor) -> tuple[int, int]:
-        """Pictures that are read without a mistake, and pictures."""
+        """The number of pictures that are read without a mistake, and of all pictures."""
         logits = self(features)
         right = torch.stack(
             [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from antiphon.model.checkpoint.folder import read_config
 from antiphon_tiny.omni.geometry import GEOMETRY
 from antiphon_tiny.omni.pictures import PictureReader
 from antiphon_tiny.omni.tower import Reader, Tower
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.samples import draw_scene_of
 
 __all__ = ["train_tower"]
@@ -38,13 +38,13 @@ def train_tower(run: Run) -> None:
     rng = random.Random(f"held-out pictures {run.seed}")
     tested = [draw_scene_of(rng, "held_out") for _ in range(NUM_TESTED)]
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         scenes = [draw_scene_of(rng, "train") for _ in range(BATCH)]
         with fast_products():
             features = model.tower(pictures.tiles(scenes, rng))
         parts = model.reader.loss(features.float(), pictures.labels(scenes))
         parts["there"] = 8 * parts["there"]  # few patches have a shape
-        return parts
+        return Losses(parts)
 
     def evaluate() -> dict[str, float]:
         right = 0

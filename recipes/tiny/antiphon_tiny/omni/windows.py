@@ -1,8 +1,8 @@
-"""Which text a unit may look at while it is spoken, as the runtime decides it, and not quite so.
+"""Which text a unit may look at while it is spoken, as the runtime decides it, and with errors.
 
 A reply's text comes into view one entry at a time, whenever the units spoken so far have spelled a new label.
-Read back from its own speech that goes wrong now and then: a word is missed, or heard twice. So in training
-the windows run ahead and fall behind.
+Reading its own speech back goes wrong now and then: a word is missed, or heard twice. So in training the
+windows run ahead and fall behind.
 """
 
 from __future__ import annotations

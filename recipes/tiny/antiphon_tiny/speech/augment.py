@@ -12,15 +12,19 @@ import scipy.fft
 import scipy.signal
 import torch
 
+from antiphon.codec.analysis.logmel import (
+    DYNAMIC_RANGE,
+    HOP,
+    INPUT_RATE_HZ,
+    MIN_POWER,
+    MIN_SAMPLES,
+    N_FFT,
+    NUM_BANDS,
+)
+
 __all__ = ["Clip", "log_mel", "moved_in_time", "through_a_room"]
 
-RATE_HZ = 16000
-HOP = 160
-N_FFT = 400
-NUM_BANDS = 128
 WINDOW = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
-RANGE = 8.0
-"""Powers of ten below the loudest value at which the log-mel is cut off."""
 
 
 @dataclass
@@ -34,9 +38,9 @@ class Clip:
 def moved_in_time(
     clip: Clip, plain: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[Clip, np.ndarray | None]:
-    """Silence of any length around it, and half the time played faster or slower, higher or lower; `plain`,
-    which has the same sounds at the same moments, along with it."""
-    before, after = (int(RATE_HZ * rng.uniform(0, 0.35)) for _ in range(2))
+    """The clip with silence of any length around it, and half of the time played faster and higher or slower
+    and lower; `plain`, which has the same sounds at the same moments, is changed with it."""
+    before, after = (int(INPUT_RATE_HZ * rng.uniform(0, 0.35)) for _ in range(2))
     rate = float(np.exp(rng.uniform(-0.15, 0.15))) if rng.random() < 0.5 else 1.0
 
     def moved(samples: np.ndarray) -> np.ndarray:
@@ -45,7 +49,7 @@ def moved_in_time(
             samples = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
         return np.pad(samples, (before, after))
 
-    ends = None if clip.ends_s is None else clip.ends_s / rate + before / RATE_HZ
+    ends = None if clip.ends_s is None else clip.ends_s / rate + before / INPUT_RATE_HZ
     return Clip(moved(clip.samples), ends), None if plain is None else moved(plain)
 
 
@@ -75,9 +79,9 @@ def through_a_room(samples: np.ndarray, others: list[np.ndarray], rng: np.random
 def _room(rng: np.random.Generator) -> np.ndarray:
     """An impulse response: the direct sound, some first echoes, and a tail of noise that dies away."""
     seconds = rng.uniform(0.1, 0.7)
-    time = np.arange(int(RATE_HZ * seconds)) / RATE_HZ
+    time = np.arange(int(INPUT_RATE_HZ * seconds)) / INPUT_RATE_HZ
     tail = rng.normal(0, 1, len(time)) * np.exp(-6.9 * time / seconds)
-    tail[: int(RATE_HZ * rng.uniform(0.001, 0.01))] = 0
+    tail[: int(INPUT_RATE_HZ * rng.uniform(0.001, 0.01))] = 0
     tail *= 10 ** (-rng.uniform(0, 18) / 20) / np.sqrt(np.square(tail).sum() + 1e-9)
     response = tail
     response[0] = 1
@@ -92,13 +96,13 @@ def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     assert size is not None  # its stub says that it may be
     white: np.ndarray = rng.normal(0, 1, (size,))
     spectrum = np.asarray(scipy.fft.rfft(white.astype(np.float32)))
-    hz = np.linspace(0, RATE_HZ / 2, len(spectrum)) + 60
+    hz = np.linspace(0, INPUT_RATE_HZ / 2, len(spectrum)) + 60
     knots = np.exp(np.interp(np.log(hz), np.linspace(np.log(60), np.log(8060), 5), rng.normal(0, 0.8, 5)))
     gain = knots * (hz / 1000) ** -rng.uniform(-0.3, 1.3)
     noise = np.asarray(scipy.fft.irfft(spectrum * gain.astype(np.float32), n=size))[:length]
     noise = noise / (noise.std() + 1e-9)
     if rng.random() < 0.15:
-        time = np.arange(length) / RATE_HZ
+        time = np.arange(length) / INPUT_RATE_HZ
         noise = noise + sum(
             rng.uniform(0, 0.7) * np.sin(2 * np.pi * k * rng.choice((50, 60)) * time) for k in (1, 2, 3)
         )
@@ -109,8 +113,8 @@ def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
 def log_mel(samples: np.ndarray, filters: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """float32 (128, frames), as the runtime's `log_mel`. rng: with another vocal tract, another microphone
     and gaps, drawn at random. filters: (128, 201)."""
-    if len(samples) <= N_FFT // 2:
-        samples = np.pad(samples, (0, N_FFT // 2 + 1 - len(samples)))
+    if len(samples) < MIN_SAMPLES:
+        samples = np.pad(samples, (0, MIN_SAMPLES - len(samples)))
     padded = np.pad(samples, N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP][: len(samples) // HOP]
     spectrum = np.asarray(scipy.fft.rfft(frames * WINDOW, axis=1))
@@ -119,10 +123,10 @@ def log_mel(samples: np.ndarray, filters: np.ndarray, rng: np.random.Generator |
         power = _warped(power, float(np.exp(rng.uniform(-0.2, 0.2))))
     # Not numpy's product: its threads would fight for the cores that training is not using.
     bands = (torch.from_numpy(filters) @ torch.from_numpy(np.ascontiguousarray(power))).numpy()
-    log = np.log10(np.maximum(bands, 1e-10))
+    log = np.log10(np.maximum(bands, MIN_POWER))
     if rng is not None:
         log = _through_a_microphone(log, rng)
-    features = (np.maximum(log, log.max() - RANGE) + 4) / 4
+    features = (np.maximum(log, log.max() - DYNAMIC_RANGE) + 4) / 4
     return features if rng is None else _with_gaps(features, rng)
 
 

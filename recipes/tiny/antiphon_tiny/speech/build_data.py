@@ -1,6 +1,6 @@
 """The first stage: everything that is heard or said in training, spoken and written to disk.
 
-Every shard is made from its own seed, so that a run that was cut goes on where it stopped.
+Every shard is made from its own seed, so that an interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from antiphon.codec.checkpoint.hyperparams import HOP, SAMPLE_RATE_HZ
 from antiphon_tiny.speech import synthesizers
 from antiphon_tiny.speech.processes import process_per_core
 from antiphon_tiny.speech.sentences import draw
 from antiphon_tiny.speech.shards import has_shard, to_int16, write_shard
 from antiphon_tiny.speech.speaking_voice import FRAME_RATE_HZ, Anatomy, Voicebox, disguise, resampled
 from antiphon_tiny.speech.synthesizers import RATE_HZ, Speech
+from antiphon_tiny.stages import Run
 
-__all__ = ["SETS", "build", "trimmed"]
+__all__ = ["SETS", "build_all", "trimmed"]
 
 SHARD = 250
 LEAD_S = 0.1
 """Silence that is left before speech, and after it: what synthesizers add differs, and delays a reply."""
 TAIL_S = 0.25
-SPOKEN_RATE_HZ = 22050
 ACCENTS = ("en-us", "en-us", "en-us", "en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-029")
 
 
@@ -41,18 +42,19 @@ class SpeechSet:
     held_out: bool = False
 
 
-def build(folder: Path, names: tuple[str, ...], seed: int, log: Callable[[str], None]) -> None:
-    """Writes what is missing of these sets, a process for each core."""
+def build_all(arguments: Run) -> None:
+    """Writes what is missing of all sets, with a process for each core."""
+    folder, seed = arguments.folder("speech"), arguments.seed
     missing = [
         (name, index)
-        for name in names
+        for name in SETS
         for index in range(-(-SETS[name].count // SHARD))
         if not has_shard(folder, name, index)
     ]
     with process_per_core() as pool:
         begun = [pool.submit(_write, folder, name, index, seed) for name, index in missing]
         for number, one in enumerate(as_completed(begun), 1):
-            log(f"{one.result()}; {number} of {len(begun)} shards")
+            print(f"{one.result()}; {number} of {len(begun)} shards", flush=True)
 
 
 def _write(folder: Path, name: str, index: int, seed: int) -> str:
@@ -72,7 +74,7 @@ def _texts(name: str, seed: int) -> list[str]:
 
 
 def trimmed(speech: Speech) -> tuple[Speech, int, int]:
-    """Without what is silent at either end beyond `LEAD_S` and `TAIL_S`, and where it was cut."""
+    """Without the silence at either end beyond `LEAD_S` and `TAIL_S`, and where it was cut."""
     samples, loud = speech.samples, np.abs(speech.samples)
     window = RATE_HZ // 100
     level = np.sqrt(np.convolve(loud**2, np.ones(window) / window, "same"))
@@ -108,9 +110,9 @@ def _speaking_voice(texts: list[str], rng: np.random.Generator) -> list[Any]:
         own = _voicebox().think(text, 1.0)
         sound = own.say(rng)
         speech, first, last = trimmed(Speech(resampled(sound, RATE_HZ), own.phones, own.ends_s))
-        begin, end = (int(cut / RATE_HZ * SPOKEN_RATE_HZ) for cut in (first, last))
-        spoken = resampled(sound, SPOKEN_RATE_HZ)[begin:end]
-        pitch = _pitch_of(own, begin / SPOKEN_RATE_HZ, len(spoken) // 256)
+        begin, end = (int(cut / RATE_HZ * SAMPLE_RATE_HZ) for cut in (first, last))
+        spoken = resampled(sound, SAMPLE_RATE_HZ)[begin:end]
+        pitch = _pitch_of(own, begin / SAMPLE_RATE_HZ, len(spoken) // HOP)
         info, tracks = _entry(text, "hibari", speech)
         # Without the change of level that `_entry` may make.
         entries.append((info, {**tracks, "spoken": to_int16(spoken), "f0": pitch.astype(np.float16)}))
@@ -119,7 +121,7 @@ def _speaking_voice(texts: list[str], rng: np.random.Generator) -> list[Any]:
 
 def _pitch_of(own: Anatomy, begin_s: float, frames: int) -> np.ndarray:
     """Hz at the middle of each mel frame of 256 samples, 0 where there is no voice."""
-    places = (begin_s + (np.arange(frames) + 0.5) * 256 / SPOKEN_RATE_HZ) * FRAME_RATE_HZ - 0.5
+    places = (begin_s + (np.arange(frames) + 0.5) * HOP / SAMPLE_RATE_HZ) * FRAME_RATE_HZ - 0.5
     left = np.clip(places.astype(int), 0, len(own.f0_hz) - 2)
     low, high = own.f0_hz[left], own.f0_hz[left + 1]
     weight = np.clip(places - left, 0, 1)
@@ -174,7 +176,7 @@ def _espeak(texts: list[str], rng: np.random.Generator) -> list[Any]:
     for text in texts:
         voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
         speech = synthesizers.espeak(text, voice, int(rng.integers(120, 210)), int(rng.integers(10, 90)))
-        # It does not say what it said; the words are those of hibari's dictionary.
+        # It does not tell its sounds: they are looked up in hibari's dictionary.
         speech.phones = _voicebox().phones(text)
         entries.append(_entry(text, f"espeak {voice}", trimmed(speech)[0]))
     return entries

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from antiphon.codec.analysis.logmel import log_mel, slaney_filters
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ, N_FFT, NUM_BANDS, log_mel, slaney_filters
 from antiphon_tiny.speech import augment
 from antiphon_tiny.speech.ears import Ears
 from antiphon_tiny.speech.processes import process_per_core
@@ -91,7 +91,7 @@ def _rows(work: Path, clips: Clips, start: int, seed: int) -> list[dict[str, Any
     """Of `PIECE` utterances from `start` on: what was said, and its units."""
     # What is said are the unit encoder's units, what is heard are those that the tokenizer file finds.
     encoder: UnitEncoder | Ears = _ears(work) if clips.is_heard else _unit_encoder(work)
-    filters = slaney_filters(16000, 400, 128)
+    filters = slaney_filters(INPUT_RATE_HZ, N_FFT, NUM_BANDS)
     utterances = read_sets(work / "speech", [clips.name])
     rows = []
     for i in range(start, min(start + PIECE, len(utterances))):

@@ -1,4 +1,4 @@
-"""How well speech survives its way through units: what Whisper understands of it, and how DNSMOS likes it.
+"""How well speech survives its way through units: what Whisper understands of it, and how DNSMOS rates it.
 
 Each column goes one step further: the synthesizer's own sound, its mel through the vocoder, its units through
 the flow and the vocoder, and the same as a stream.
@@ -13,7 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import soxr
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.prompt_mel import prompt_mel
+from antiphon.codec.checkpoint.hyperparams import SAMPLE_RATE_HZ
 from antiphon.codec.codec import Codec
 from antiphon_tiny.speech.codec_folder import load_codec
 from antiphon_tiny.speech.judge import dnsmos, hear, word_errors
@@ -43,8 +45,8 @@ def evaluate(arguments: Run) -> None:
             begun = time.perf_counter()
             samples = make(utterance)
             seconds += time.perf_counter() - begun
-            length += len(samples) / 22050
-            heard = soxr.resample(samples, 22050, 16000).astype(np.float32)
+            length += len(samples) / SAMPLE_RATE_HZ
+            heard = soxr.resample(samples, SAMPLE_RATE_HZ, INPUT_RATE_HZ).astype(np.float32)
             wrong, said = word_errors(utterance.info["text"], hear(heard))
             errors, words = errors + wrong, words + said
             scores.append(dnsmos(heard))
@@ -58,12 +60,12 @@ def evaluate(arguments: Run) -> None:
     report["phones"] = {
         name: 100 * phone_errors(module, read_sets(arguments.work / "speech", [name])[:100]) for name in TESTS
     }
-    print("sounds read wrongly off units, %", report["phones"], flush=True)
+    print("sounds misread from units, %", report["phones"], flush=True)
     (arguments.folder("reports") / "speech.json").write_text(json.dumps(report, indent=1))
 
 
 def _units(codec: Codec, utterance: Utterance) -> list[int]:
-    return codec.tokenize(utterance.samples(), 16000)
+    return codec.tokenize(utterance.samples(), INPUT_RATE_HZ)
 
 
 def _streamed(codec: Codec, units: list[int]) -> np.ndarray:

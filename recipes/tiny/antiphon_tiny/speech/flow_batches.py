@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antiphon.codec.analysis.prompt_mel import PADDING
 from antiphon.codec.flow.length_regulator import interpolate_span
 from antiphon.codec.layers.padding import frame_mask, pad_rows
 from antiphon_tiny.speech.codec_params import FLOW
 from antiphon_tiny.speech.shards import Utterance
-from antiphon_tiny.speech.vocoder_batches import PADDING, log_mel
+from antiphon_tiny.speech.vocoder_batches import log_mel
 
 __all__ = ["FlowBatch", "FlowBatches", "Piece", "mel_of", "stretched"]
 
@@ -23,7 +24,7 @@ PIECE_UNITS = {15: 0.2, 27: 0.2, 45: 0.3, 78: 0.3}
 """Longest piece of a batch, and how often; those of the streaming schedule, and whole utterances."""
 BATCH_FRAMES = 3600
 POOL = 4
-"""Batches that are drawn at once, to make each of pieces of like length."""
+"""Batches that are drawn at once, so that each can have pieces of similar length."""
 MAX_CONTEXT = 25
 
 
@@ -69,7 +70,7 @@ class FlowBatches:
         while frames < POOL * BATCH_FRAMES:
             pieces.append(self._piece(rng.randrange(len(self._units)), longest, rng))
             frames += pieces[-1].mel.shape[1]
-        # Pieces of like length, so that little is padding; each part is as likely as the others.
+        # Pieces of similar length, so that little is padding; each part is as likely as the others.
         pieces.sort(key=lambda piece: piece.mel.shape[1])
         begin = rng.randrange(POOL) * BATCH_FRAMES
         ends = accumulate(piece.mel.shape[1] for piece in pieces)
@@ -77,7 +78,7 @@ class FlowBatches:
         return collate(part)
 
     def whole(self, indices: Sequence[int]) -> FlowBatch:
-        """Whole utterances of which nothing is known but their units."""
+        """Whole utterances, of which only the units are known."""
         return collate(
             [Piece(self._units[i], 0, 0, torch.from_numpy(self._mel(i).astype(np.float32))) for i in indices]
         )
@@ -101,7 +102,7 @@ class FlowBatches:
 
 
 def mel_of(utterance: Utterance, num_units: int) -> np.ndarray:
-    """float16 (80, frames) of as many frames as the units have."""
+    """float16 (80, frames), with the number of frames that the units have."""
     padded = np.pad(utterance.samples("spoken"), PADDING, mode="reflect")
     mel = log_mel(torch.from_numpy(padded)[None])[0].numpy()
     frames = FLOW.mel_frames(num_units)

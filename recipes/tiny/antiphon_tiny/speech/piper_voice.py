@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import soxr
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
+
 __all__ = ["speak"]
 
-RATE_HZ = 16000
+RATE_HZ = INPUT_RATE_HZ
 
 
 @cache

@@ -92,8 +92,8 @@ def of_the_world(rng: random.Random) -> tuple[str, bool]:
 
 
 def draw(count: int, seed: str, *, world_share: float, held_out: bool) -> list[str]:
-    """`count` sentences, `world_share` of them of the world. held_out: only such as training never sees, or
-    only the others."""
+    """`count` sentences, `world_share` of them of the world. held_out: whether only those that training never
+    sees, or only the others."""
     rng = random.Random(f"sentences {seed} {held_out}")
     seen: set[str] = set()
     texts: list[str] = []

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
+
 __all__ = ["Utterance", "has_shard", "read_sets", "to_int16", "write_shard"]
 
 
@@ -29,7 +31,7 @@ class Utterance:
 
     @property
     def seconds(self) -> float:
-        return len(self.tracks["heard"]) / 16000
+        return len(self.tracks["heard"]) / INPUT_RATE_HZ
 
     def samples(self, track: str = "heard") -> np.ndarray:
         """float32 in -1 to 1."""

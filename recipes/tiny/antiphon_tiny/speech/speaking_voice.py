@@ -24,8 +24,8 @@ RATE_HZ = dsp.SR
 TICKS_PER_SECOND = 40
 """Durations are counted in these."""
 LAG_S = 0.07
-"""By as much its durations lag behind the sound: found by shifting them until vowels lie on what is loud and
-hisses on what is high."""
+"""By how much its durations lag behind the sound: found by shifting them until vowels lay on loud stretches
+and hisses on high ones."""
 DURATIONS = "/Clip_output_0"
 """The tensor of the network that holds them, which is not an output by itself."""
 FADE_S = 0.01
@@ -65,7 +65,7 @@ class Voicebox:
         )
 
     def symbols(self, text: str) -> str:
-        """All sentences of a text in one breath, in hibari's alphabet; those that are not in it are gone."""
+        """All sentences of a text in one breath, in hibari's alphabet; symbols that it lacks are dropped."""
         known = self._hibari.vocab
         return "".join(symbol for symbol in " ".join(self._hibari.phonemize(text)) if symbol in known)
 

@@ -1,6 +1,6 @@
 """Other voices to hear: flite, festival and espeak-ng of Debian, each called as a program.
 
-All give 16 kHz samples and, but for espeak-ng, when each sound ends.
+All give 16 kHz samples and, except for espeak-ng, the time when each sound ends.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import soundfile
 import soxr
 
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon_tiny.speech.phones import from_festival
 
 __all__ = ["RATE_HZ", "Speech", "espeak", "espeak_variants", "festival", "flite"]
 
-RATE_HZ = 16000
+RATE_HZ = INPUT_RATE_HZ
 
 
 @dataclass

@@ -1,12 +1,12 @@
-"""Trains what turns Whisper's states into units: the unit encoder's reader is to read the right sounds off
-them, and where the speaking voice speaks they are the unit encoder's own. Whisper stays as it is."""
+"""Trains what turns Whisper's states into units: the unit encoder's reader should read the right sounds off
+them, and where the speaking voice speaks they should be the unit encoder's own. Whisper stays as it is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from antiphon_tiny.speech.ears import Ears
 from antiphon_tiny.speech.shards import read_sets
@@ -15,7 +15,7 @@ from antiphon_tiny.speech.unit_batches import SHARES, UnitBatch, UnitBatches
 from antiphon_tiny.speech.unit_encoder import quantize
 from antiphon_tiny.speech.whisper import read_model
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 
 __all__ = ["load_ears", "train"]
 
@@ -32,7 +32,7 @@ class EarTraining(nn.Module):
         self.ears = Ears()
         self.ears.whisper.load(read_model())
         self.ears.whisper.requires_grad_(False)
-        # No modules of this one: they are not trained, and not in its state.
+        # A tuple, so that these are not submodules: they are not trained, and not in the state.
         self.known = (units.encoder.requires_grad_(False).eval(), units.reader.requires_grad_(False).eval())
 
     @property
@@ -65,7 +65,7 @@ def train(arguments: Run) -> None:
     training.run(lambda step, rng: _losses(module, batches.draw(rng)), evaluate)
 
 
-def _losses(module: EarTraining, batch: UnitBatch) -> dict[str, Tensor]:
+def _losses(module: EarTraining, batch: UnitBatch) -> Losses:
     encoder, reader = module.known
     with torch.no_grad(), fast_products():
         states = module.ears.whisper(batch.features, batch.lengths)
@@ -77,12 +77,10 @@ def _losses(module: EarTraining, batch: UnitBatch) -> dict[str, Tensor]:
     spoken, moment = telling_losses(ctc, moments, batch)
     valid = (torch.arange(points.shape[1])[None] < -(-batch.lengths[:, None] // 4))[batch.pairs]
     distance = ((points[batch.pairs] - known).abs().mean(-1) * valid).sum() / valid.sum().clamp(min=1)
-    return {
-        "ctc": spoken,
-        "moment": MOMENT_WEIGHT * moment,
-        "same": SAME_WEIGHT * distance,
-        "(distance": distance.detach(),
-    }
+    return Losses(
+        {"ctc": spoken, "moment": MOMENT_WEIGHT * moment, "same": SAME_WEIGHT * distance},
+        {"distance": distance.detach()},
+    )
 
 
 def load_ears(work: Path) -> Ears:

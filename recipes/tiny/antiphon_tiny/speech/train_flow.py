@@ -1,4 +1,4 @@
-"""Trains the flow: units to the condition, which is to be the mel already, and flow matching from noise to
+"""Trains the flow: units to the condition, which should already be the mel, and flow matching from noise to
 mel around it (CosyVoice, arXiv 2407.05407, section 2.3)."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.flow.unet import Block, ResNet, UNet
 from antiphon.codec.layers.padding import frame_mask, masked, pad_rows
@@ -22,20 +23,21 @@ from antiphon_tiny.speech.flow_batches import FlowBatch, FlowBatches, stretched
 from antiphon_tiny.speech.shards import Utterance, read_sets
 from antiphon_tiny.speech.unit_encoder import unit_coordinates
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 
 __all__ = ["condition", "new_flow", "speaker_embedding", "train"]
 
 NUM_STEPS = 3000
 PEAK_RATE = 1.2e-3
 FREE_SHARE = 0.2
-"""Of rows without any condition, for guidance."""
+"""The share of rows without any condition, for guidance."""
 MEL_SCALE = 2.4
 """Standard deviation of a log-mel: the loss is taken in these."""
 
 
 class TrainedBlock(Block):
-    """With the norm's plain reference, whose tensors autocast brings to one dtype; a kernel asks for that."""
+    """With the norm's plain reference, whose tensors autocast brings to one dtype; a kernel would refuse
+    them."""
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         conv, norm = self.block
@@ -113,12 +115,12 @@ def train(arguments: Run) -> None:
     batches = FlowBatches(*_spoken(arguments.work, "heart"))
     tests = FlowBatches(*_spoken(arguments.work, "test_heart", 24))
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         return _losses(model, batches.draw(rng))
 
     def evaluate() -> dict[str, float]:
         torch.manual_seed(0)
-        rows = [_losses(model, tests.whole([i])) for i in range(24)]
+        rows = [_losses(model, tests.whole([i])).all for i in range(24)]
         return {f"test {name}": float(np.mean([float(row[name]) for row in rows])) for name in rows[0]}
 
     training.run(losses, evaluate)
@@ -129,7 +131,7 @@ def _spoken(work: Path, name: str, count: int | None = None) -> tuple[list[Utter
     return utterances, [row["units"] for row in read_units(work, name)[: len(utterances)]]
 
 
-def _losses(model: FlowModel, batch: FlowBatch) -> dict[str, Tensor]:
+def _losses(model: FlowModel, batch: FlowBatch) -> Losses:
     with fast_products():
         mu, speaker = condition(model, batch)
         mu, speaker = mu.float(), speaker.float()
@@ -148,7 +150,7 @@ def _losses(model: FlowModel, batch: FlowBatch) -> dict[str, Tensor]:
         )
         velocity = estimator(inputs, estimator.time_bias(time).mT, batch.mask).float()
     wanted = batch.wanted
-    count = wanted.sum() * 80
-    direct = ((mu - batch.mel).abs() * batch.mask).sum() / (batch.mask.sum() * 80)
+    count = wanted.sum() * MEL_BANDS
+    direct = ((mu - batch.mel).abs() * batch.mask).sum() / (batch.mask.sum() * MEL_BANDS)
     error = (velocity - (batch.mel - noise)) / MEL_SCALE
-    return {"direct": direct / MEL_SCALE, "matching": (error.square() * wanted).sum() / count}
+    return Losses({"direct": direct / MEL_SCALE, "matching": (error.square() * wanted).sum() / count})

@@ -1,5 +1,5 @@
-"""Trains the unit encoder, which is read by CTC, by the sound of each moment, and by the speaking voice's
-mel."""
+"""Trains the unit encoder: from its units are read the sounds, by CTC and moment by moment, and the speaking
+voice's mel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from antiphon_tiny.speech.shards import Utterance, read_sets
 from antiphon_tiny.speech.unit_batches import SHARES, UnitBatch, UnitBatches
 from antiphon_tiny.speech.unit_encoder import UnitEncoder, UnitReader, UnitTelling, quantize
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 
 __all__ = ["UnitTraining", "load_trained", "phone_errors", "telling_losses", "train"]
 
@@ -66,7 +66,7 @@ def train(arguments: Run) -> None:
     batches = UnitBatches(read_sets(arguments.work / "speech", SHARES))
     tests = {name: read_sets(arguments.work / "speech", [name])[:40] for name in TESTS}
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         return _losses(module, batches, step, rng)
 
     def evaluate() -> dict[str, float]:
@@ -75,7 +75,7 @@ def train(arguments: Run) -> None:
     training.run(losses, evaluate)
 
 
-def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.Random) -> dict[str, Tensor]:
+def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.Random) -> Losses:
     batch = batches.draw(rng)
     with fast_products():
         hidden = module.encoder.hidden(batch.features, batch.lengths)
@@ -93,17 +93,21 @@ def _losses(module: UnitTraining, batches: UnitBatches, step: int, rng: random.R
     target = F.pad(batch.plain, (0, -batch.plain.shape[2] % 4)).unflatten(2, (-1, 2)).mean(3).transpose(1, 2)
     both = valid.repeat_interleave(2, dim=1)
     error = ((mel[batch.pairs] - target).abs().mean(-1) * both).sum() / both.sum().clamp(min=1)
-    return {
-        "ctc": spoken,
-        "moment": weight * moment,
-        "mel": MEL_WEIGHT * error,
-        "same": SAME_WEIGHT * min(1.0, step / 1000) * distance,
-        "shortcut": SHORTCUT_WEIGHT * (soon + weight * at_once),
-        "(moment": moment.detach(),
-        "(shortcut ctc": soon.detach(),
-        "(shortcut moment": at_once.detach(),
-        "(distance": distance.detach(),
-    }
+    return Losses(
+        {
+            "ctc": spoken,
+            "moment": weight * moment,
+            "mel": MEL_WEIGHT * error,
+            "same": SAME_WEIGHT * min(1.0, step / 1000) * distance,
+            "shortcut": SHORTCUT_WEIGHT * (soon + weight * at_once),
+        },
+        {
+            "moment, unweighted": moment.detach(),
+            "shortcut ctc": soon.detach(),
+            "shortcut moment": at_once.detach(),
+            "distance": distance.detach(),
+        },
+    )
 
 
 def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tensor, Tensor]:
@@ -116,7 +120,7 @@ def telling_losses(ctc: Tensor, frames: Tensor, batch: UnitBatch) -> tuple[Tenso
 
 
 def phone_errors(module: Units, utterances: list[Utterance]) -> float:
-    """Part of the sounds that are read wrongly off the units of these, by the most probable path."""
+    """The share of sounds that are misread from the units of these utterances, by the most probable path."""
     from antiphon.codec.analysis.logmel import log_mel
 
     wrong = total = 0

@@ -3,6 +3,7 @@ spectra at several resolutions (HiFT, arXiv 2309.09493, without a discriminator)
 
 from __future__ import annotations
 
+import math
 import random
 from functools import cache
 from pathlib import Path
@@ -13,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.analysis.logmel import slaney_filters
-from antiphon.codec.checkpoint.hyperparams import HOP, ISTFT_HOP, ISTFT_N_FFT, SAMPLE_RATE_HZ
-from antiphon.codec.hift.hift import NUM_BINS, Hift, Snake, source_spectrum
+from antiphon.codec.analysis.prompt_mel import MIN_MAGNITUDE, N_FFT
+from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
+from antiphon.codec.hift.hift import NUM_BINS, Hift, Snake, source_spectrum, spectrum_samples
+from antiphon.codec.hift.source import Draws, harmonics
+from antiphon.kernels.snake import SNAKE_EPS
 from antiphon_tiny.speech.codec_params import HIFT
 from antiphon_tiny.speech.vocoder_batches import VocoderBatch, VocoderBatches
 from antiphon_tiny.stages import Run
-from antiphon_tiny.training import Schedule, Training, fast_products
+from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 
 __all__ = ["load_into", "new_vocoder", "render", "synthesize", "train", "train_pitch", "tune"]
 
@@ -34,7 +38,7 @@ class TrainedSnake(Snake):
     """Without the runtime's work in place, which has no gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.sin(x * self.alpha[:, None]).square() / (self.alpha[:, None] + 1e-9)
+        return x + torch.sin(x * self.alpha[:, None]).square() / (self.alpha[:, None] + SNAKE_EPS)
 
 
 def new_vocoder() -> Hift:
@@ -73,9 +77,9 @@ def train_pitch(arguments: Run) -> None:
     )  # fmt: skip
     batches, tests = VocoderBatches(arguments.work, "heart"), VocoderBatches(arguments.work, "test_heart")
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         batch = batches.draw(rng, count=32, frames=96)
-        return {"pitch": _pitch_loss(hift.f0_predictor(_worn(batch.mel)), batch.f0)}
+        return Losses({"pitch": _pitch_loss(hift.f0_predictor(_worn(batch.mel)), batch.f0)})
 
     def evaluate() -> dict[str, float]:
         batch = tests.draw(random.Random(0), count=64, frames=96)
@@ -109,7 +113,7 @@ def _worn(mel: Tensor) -> Tensor:
     smooth = F.avg_pool1d(F.pad(mel, (1, 1), mode="replicate"), 3, 1)
     blend = (torch.rand(rows) * (torch.rand(rows) < 0.4)).reshape(-1, 1, 1)
     noise = torch.randn_like(mel) * (torch.rand(rows) * 0.35 * (torch.rand(rows) < 0.7)).reshape(-1, 1, 1)
-    bands = F.interpolate(torch.randn(rows, 1, 6) * 0.2, 80, mode="linear").mT
+    bands = F.interpolate(torch.randn(rows, 1, 6) * 0.2, MEL_BANDS, mode="linear").mT
     return torch.lerp(mel, smooth, blend) + noise + bands
 
 
@@ -121,7 +125,7 @@ def train(arguments: Run) -> None:
 
 
 def tune(arguments: Run) -> None:
-    """On mels that the flow made of true units, with the pitch that the predictor reads off them."""
+    """On mels that the flow retouched, with the pitch that the predictor reads off them."""
     from antiphon_tiny.speech.retouch import made_mels  # which needs this module
 
     hift = new_vocoder()
@@ -139,15 +143,14 @@ def _train(arguments: Run, hift: Hift, name: str, schedule: Schedule, mels: list
     batches = VocoderBatches(arguments.work, "heart", mels)
     tests = VocoderBatches(arguments.work, "test_heart")
 
-    def losses(step: int, rng: random.Random) -> dict[str, Tensor]:
+    def losses(step: int, rng: random.Random) -> Losses:
         return _losses(hift, batches.draw(rng, count=12, frames=52), random_start=True)
 
     def evaluate() -> dict[str, float]:
         torch.manual_seed(0)
         batch = tests.draw(random.Random(0), count=24, frames=80)
-        return {
-            f"test {key}": float(value) for key, value in _losses(hift, batch, random_start=False).items()
-        }
+        losses = _losses(hift, batch, random_start=False).all
+        return {f"test {name}": float(value) for name, value in losses.items()}
 
     training.run(losses, evaluate)
 
@@ -166,27 +169,20 @@ def render(hift: Hift, mel: Tensor, source: Tensor) -> Tensor:
     """What `Hift` makes of one mel and its source, for a batch of one length, and not cut at full level."""
     spectra = torch.stack([source_spectrum(row) for row in source])
     with fast_products():
-        out = hift.plain_trunk(mel, spectra, [mel.shape[2]] * mel.shape[0]).float()
-    magnitude = out[:, :NUM_BINS].exp().clamp(max=100.0)
-    phase = out[:, NUM_BINS:].sin()
-    spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-    return torch.istft(spectrum, ISTFT_N_FFT, ISTFT_HOP, window=torch.hann_window(ISTFT_N_FFT))
+        out = hift.plain_trunk(mel, spectra, [mel.shape[2]] * mel.shape[0])
+    return spectrum_samples(out.float())
 
 
 def _waves(f0: Tensor, random_start: bool) -> Tensor:
-    """As the runtime's `harmonics`, for a batch: (batch, samples, waves)."""
-    order = torch.arange(1, HIFT.num_waves + 1, dtype=torch.float64)
-    frequency = f0.repeat_interleave(HOP, dim=1)
-    cycles = (frequency.double()[..., None] * order / SAMPLE_RATE_HZ).cumsum(1)
-    rows = f0.shape[0]
-    start = torch.rand(rows, 1, HIFT.num_waves) if random_start else torch.zeros(rows, 1, HIFT.num_waves)
-    angle = (2 * np.pi * (cycles % 1)).float() + 2 * np.pi * start
-    voiced = (frequency > HIFT.nsf_voiced_threshold).float()[..., None]
-    amplitude = voiced * HIFT.nsf_sigma + (1 - voiced) * HIFT.nsf_alpha / 3
-    return HIFT.nsf_alpha * torch.sin(angle) * voiced + amplitude * torch.randn_like(angle)
+    """(batch, samples, waves), each row with its own noise and, if wanted, its own phases."""
+    rows, frames = f0.shape
+    start = torch.rand(rows, HIFT.num_waves) if random_start else torch.zeros(rows, HIFT.num_waves)
+    noise = torch.randn(rows, frames * HOP, HIFT.num_waves)
+    draws = map(Draws, 2 * math.pi * start, noise)
+    return torch.stack([harmonics(row, drawn, HIFT)[0] for row, drawn in zip(f0, draws, strict=True)])
 
 
-def _losses(hift: Hift, batch: VocoderBatch, *, random_start: bool) -> dict[str, Tensor]:
+def _losses(hift: Hift, batch: VocoderBatch, *, random_start: bool) -> Losses:
     f0 = batch.f0 if batch.made is None else hift.f0_predictor(batch.made).detach()
     made = synthesize(hift, batch.mel if batch.made is None else batch.made, f0, random_start=random_start)
     true = batch.samples
@@ -196,7 +192,7 @@ def _losses(hift: Hift, batch: VocoderBatch, *, random_start: bool) -> dict[str,
         shape = torch.linalg.vector_norm(theirs - ours) / torch.linalg.vector_norm(theirs)
         spectral = spectral + shape + (ours.log() - theirs.log()).abs().mean()
     mel = (_mel(made) - _mel(true)).abs().mean()
-    return {"spectra": spectral / len(RESOLUTIONS), "mel": MEL_WEIGHT * mel}
+    return Losses({"spectra": spectral / len(RESOLUTIONS), "mel": MEL_WEIGHT * mel})
 
 
 @cache
@@ -206,7 +202,7 @@ def _window(length: int) -> Tensor:
 
 @cache
 def _filters() -> Tensor:
-    return torch.from_numpy(slaney_filters(SAMPLE_RATE_HZ, 1024, 80))
+    return torch.from_numpy(slaney_filters(SAMPLE_RATE_HZ, N_FFT, MEL_BANDS))
 
 
 def _magnitude(samples: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
@@ -215,4 +211,4 @@ def _magnitude(samples: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
 
 
 def _mel(samples: Tensor) -> Tensor:
-    return (_filters() @ _magnitude(samples, 1024, 256, 1024)).clamp(min=1e-5).log()
+    return (_filters() @ _magnitude(samples, N_FFT, HOP, N_FFT)).clamp(min=MIN_MAGNITUDE).log()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import INPUT_RATE_HZ, N_FFT, NUM_BANDS, slaney_filters
 from antiphon_tiny.speech.augment import Clip, log_mel, moved_in_time, through_a_room
 from antiphon_tiny.speech.shards import Utterance
 
@@ -23,9 +23,9 @@ SHARES = {
 """How much of a batch comes from which set."""
 BATCH_SECONDS = 56.0
 MAX_PAIRS = 10
-"""Of clips that are compared with the undisturbed one."""
+"""The most clips of a batch that are compared with the undisturbed one."""
 QUIET_SHARE = 0.3
-"""Of utterances that come without room and noise, though by another throat and microphone."""
+"""The share of utterances without room and noise, though by another throat and microphone."""
 NEAR = 0.05
 """How far, as a part of a set ordered by length, a draw may lie from the length that is wanted."""
 SUBFRAMES_PER_SECOND = 50
@@ -61,11 +61,11 @@ class UnitBatches:
             name: [len(member.tracks["heard"]) for member in members] for name, members in self._sets.items()
         }
         self._names = [name for name in SHARES if name in self._sets]
-        self._filters = slaney_filters(16000, 400, 128)
+        self._filters = slaney_filters(INPUT_RATE_HZ, N_FFT, NUM_BANDS)
 
     def draw(self, rng: random.Random) -> UnitBatch:
         wanted = rng.choice(self._lengths[rng.choices(self._names, [SHARES[n] for n in self._names])[0]])
-        count = max(4, min(64, int(BATCH_SECONDS / (wanted / 16000 + 0.4))))
+        count = max(4, min(64, int(BATCH_SECONDS / (wanted / INPUT_RATE_HZ + 0.4))))
         chosen = [self._near(wanted, rng) for _ in range(count)]
         numbers = np.random.default_rng(rng.getrandbits(63))
         others = [utterance.samples() for utterance in chosen[:3]]
@@ -114,7 +114,7 @@ class UnitBatches:
                     for utterance, end, length in zip(chosen, ends, lengths, strict=True)
                 ])
             ),
-            torch.from_numpy(_padded(plain, frames)) if plain else torch.zeros(0, 128, frames),
+            torch.from_numpy(_padded(plain, frames)) if plain else torch.zeros(0, NUM_BANDS, frames),
             pairs,
         )  # fmt: skip
 
@@ -127,7 +127,7 @@ class UnitBatches:
 
 
 def _padded(rows: list[np.ndarray], frames: int) -> np.ndarray:
-    padded = np.zeros((len(rows), 128, frames), np.float32)
+    padded = np.zeros((len(rows), NUM_BANDS, frames), np.float32)
     for i, row in enumerate(rows):
         padded[i, :, : min(frames, row.shape[1])] = row[:, :frames]
     return padded

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from antiphon.codec.analysis.logmel import NUM_BANDS
+
 __all__ = ["LEVELS", "NUM_UNITS", "UnitEncoder", "UnitReader", "quantize", "unit_coordinates", "unit_numbers"]
 
 LEVELS = (8, 5, 5, 5)
 NUM_UNITS = 1000
-NUM_BANDS = 128
 WIDTH = 192
 HIDDEN = 512
 NUM_HEADS = 4

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.analysis.prompt_mel import MAGNITUDE_FLOOR, MIN_MAGNITUDE, N_FFT, PADDING
 from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
 from antiphon_tiny.speech.shards import read_sets
 
 __all__ = ["VocoderBatch", "VocoderBatches", "log_mel"]
-
-N_FFT = 1024
-PADDING = (N_FFT - HOP) // 2
-"""Samples around a piece that its first and last frames see."""
 
 
 @dataclass
@@ -74,9 +71,9 @@ def log_mel(around: Tensor) -> Tensor:
     spectrum = torch.stft(
         around, N_FFT, HOP, window=torch.hann_window(N_FFT), center=False, return_complex=True
     )
-    magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-9).sqrt()
+    magnitude = (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_FLOOR).sqrt()
     filters = torch.from_numpy(slaney_filters(SAMPLE_RATE_HZ, N_FFT, MEL_BANDS))
-    return (filters @ magnitude).clamp(min=1e-5).log()
+    return (filters @ magnitude).clamp(min=MIN_MAGNITUDE).log()
 
 
 def _stack(rows: list[np.ndarray]) -> Tensor:

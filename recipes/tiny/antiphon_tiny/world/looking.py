@@ -200,7 +200,7 @@ LOOKS: dict[Look, float] = {
 
 
 FIRST_LOOKS: dict[Look, float] = {colour: 1.0, kind: 1.0, place: 1.0, at_place: 1.0, size: 1.0, describe: 0.5}
-"""Questions about one shape by what it is or where: those that a model should learn to see by."""
+"""Questions about what one shape is or where: the ones that a model should learn to see by."""
 
 
 def ask_about_picture(rng: random.Random, scene: Scene, looks: Mapping[Look, float] = LOOKS) -> Exchange:
@@ -215,7 +215,7 @@ FOLLOW_UPS = ("Where is it?", "What colour is it?", "Is it big or small?")
 
 
 def follow_up(rng: random.Random, scene: Scene, before: Exchange) -> Exchange | None:
-    """A question that only the one before explains; None where there is none."""
+    """A question that only the one before explains; None if there is no such question."""
     if before.about is None:
         return None
     topic, what = before.about
@@ -257,7 +257,7 @@ def _about_one(
     *,
     fixed: bool = False,
 ) -> Exchange:
-    """The answer is from a short list, but where it says how many there are instead."""
+    """The answer is from a short list, except where it says how many there are instead."""
     what = about[1]
     answer = answer_of(what, scene)
     closed = not answer.startswith("There are")
@@ -294,7 +294,7 @@ def _sized(what: Filter, scene: Scene) -> str:
 
 
 def _unclear(what: Filter, scene: Scene) -> str | None:
-    """What to say where there is not one such shape but none or several."""
+    """What to say if there is no such shape, or more than one."""
     found = what.of(scene)
     if not found:
         return f"There is no {what.one}."
@@ -351,7 +351,7 @@ def _name(shape: Shape, scene: Scene) -> str:
 
 
 def _two(rng: random.Random, scene: Scene) -> tuple[Shape, Shape] | None:
-    """Two shapes that have a name of their own each."""
+    """Two shapes that each have a name of their own."""
     clear = [s for s in scene.shapes if len(Filter(kind=s.kind, colour=s.colour).of(scene)) == 1]
     if len(clear) < 2:
         return None

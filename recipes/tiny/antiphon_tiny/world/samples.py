@@ -4,8 +4,8 @@
     sentences = draw_sentences(5000, "train", seed=0)
 
 `SPLITS` are told apart by digests (`world.split`): no question, no answer that is put together from parts and
-no combination of shapes of the one is in the other. Of a held-out conversation the last question is held out,
-and so is the picture; what was said before is not.
+no combination of shapes of one split is in the other. Of a held-out conversation the last question is held
+out, and so is the picture; what was said before is not.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def sample_about(
                 turn = _framed(rng, ask_about_picture(rng, scene, looks))
             last = len(turns) == num_turns - 1
             if last and split == "held_out" and turn.fixed and rng.random() > 1 / ONE_IN:
-                continue  # the others have to be drawn that often until one is held out
+                continue  # the others have to be drawn that many times before one is held out
             if not _is_of(turn, split if last else "train"):
                 if last and split == "held_out":
                     continue
@@ -115,7 +115,7 @@ def draw_sentences(n: int, split: Split, seed: int) -> list[Sentence]:
     """`n` different sentences, questions and answers, each of the split by its own text.
 
     Held-out ones are those that nobody says in training; sentences from a fixed list are training's. Fewer
-    than `n` come where there are no more to be found.
+    than `n` if no more can be found.
     """
     rng = random.Random(f"sentences {split} {seed}")
     found: dict[str, Sentence] = {}

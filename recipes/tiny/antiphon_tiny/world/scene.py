@@ -48,7 +48,7 @@ class Scene:
     height: int
     """Of the picture, in any unit."""
     seed: int
-    """Of what the picture looks like otherwise: background, shades, turns."""
+    """Of how the picture looks otherwise: background, shades, turns."""
 
     @property
     def key(self) -> str:
