@@ -86,7 +86,7 @@ def test_speech_is_answered_whatever_the_setting(engine: Engine, policy: str) ->
         assert completion.text_ids
 
 
-def test_text_is_no_speech_either_but_none_was_expected(engine: Engine) -> None:
+def test_written_requests_are_not_marked(engine: Engine) -> None:
     engine.config = replace(engine.config, no_speech="error")
     [completion] = engine.generate(Request("Who is John?"), SHORT)
     assert (completion.no_speech, completion.finish_reason) == (
@@ -112,7 +112,7 @@ def test_the_last_message_with_speech_counts(engine: Engine) -> None:
 
 
 def test_units_without_a_word_are_marked(engine: Engine) -> None:
-    """Of units there is nothing to measure: it is the model that reads no word from them."""
+    """Units hold no sound to measure: they are marked if the model reads no word from them."""
     engine.config = replace(engine.config, no_speech="answer")
     found = [engine.generate(Request([Units([unit])]), SHORT)[0] for unit in range(0, 500, 25)]
     assert {c.no_speech for c in found} >= {not c.transcript for c in found}
@@ -189,7 +189,7 @@ def test_all_recordings_of_a_request_share_the_limit(engine: Engine) -> None:
 
 
 def test_what_just_fits_is_served(engine: Engine) -> None:
-    """The count before the tokenizer refuses nothing that fits."""
+    """The check before the tokenizer refuses nothing that fits."""
     engine._intake._config = replace(engine.config, no_speech="empty")
     room = engine.inputs._max_model_len
     assert room == 4096
