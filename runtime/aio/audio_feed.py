@@ -65,7 +65,7 @@ class AudioFeed:
             self._changed.notify_all()
 
     async def finish(self) -> list[int]:
-        """Add no more; returns all units, once all audio is heard. Raises what ended the feed."""
+        """No more audio will come: returns all units, once all is heard. Raises what ended the feed."""
         async with self._changed:
             self._is_whole = True
             self._changed.notify_all()

@@ -44,7 +44,7 @@ class Abort:
 
 @dataclass(frozen=True, eq=False)
 class UpdateSpeech:
-    """The units heard so far of the mailbox's open request are now these. `done` ends when the engine has
+    """Replace the units heard so far of the mailbox's open request. `done` ends when the engine has
     them, or carries the InvalidRequest."""
 
     mailbox: Mailbox

@@ -52,7 +52,7 @@ class EngineThread:
         self.started_s = time.monotonic()
         self.cause: BaseException | None = None
         """What the engine died of; None while it is alive, and if it was closed."""
-        # A finalizer may put to it while its thread is inside the same queue, unlike to `queue.Queue`.
+        # A finalizer may put to this queue while its thread is inside it; `queue.Queue` would not allow that.
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._lock = threading.Lock()
         # What follows changes under the lock, which no finalizer takes.
@@ -128,8 +128,7 @@ class EngineThread:
         return done
 
     def update_speech(self, mailbox: Mailbox, units: Sequence[int]) -> Future[None]:
-        """The units heard so far of an open request that the engine has taken are now these, which are
-        plain."""
+        """Replace the units heard so far of an open request that the engine has taken. `units` are plain."""
         return self._send(UpdateSpeech(mailbox, units, Future()))
 
     def commit(

@@ -70,7 +70,7 @@ def test_each_gets_what_it_would_get_at_once(
 
     def commit(request: RequestState) -> None:
         if not request.unit_positions:
-            assert world.update_speech(request, [1]), "of what is said, there is something"
+            assert world.update_speech(request, [1]), "there is room for a unit"
         world.commit(request)
 
     for name, what in todo:

@@ -52,7 +52,7 @@ def test_speech_is_heard_on_one_track_and_thought_on_the_other() -> None:
     ids = [*OPENING, 20, FIRST_UNIT + 7, FIRST_UNIT + 8, CLOSING]
     assert request.speech is not None
     assert list(request.speech.ids) == list(request.speech.keys) == ids
-    assert list(request.text.keys) == [i + SOFT_KEY for i in ids], "another key than of the plain embedding"
+    assert list(request.text.keys) == [i + SOFT_KEY for i in ids], "the plain embedding has other keys"
     assert list(request.text.ids) == [NO_ID] * 8, "the LLM reads soft embeddings"
     assert request.speaking is None
     assert sorted(request.unit_positions) == [5, 6]
