@@ -82,9 +82,9 @@ def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`isa` is each instruction set. `backend` is each backend that runs here of the op that the file or the mark
-    `op(name)` names, the C++ one with each instruction set that it takes, or marked `best_isa` with the best
-    alone.
+    """`isa` is each instruction set. `backend` is each backend that runs here of the op that the file or the
+    mark `op(name)` names, the C++ one with each instruction set that it takes, or marked `best_isa` with the
+    best alone.
 
     Marked `pairwise(name=values, ...)`, a test has cases in which any two values meet, those of `backend` and
     `isa` included.
