@@ -1,7 +1,9 @@
 // The CUDA kernel on threads of the CPU, behind the C function of csrc/cuda/ctc_collapse.cu.
-#include "ctc_collapse.cuh"
-
+// clang-format off: the kernel is written in what simt.h declares
 #include "simt.h"
+// clang-format on
+
+#include "ctc_collapse.cuh"
 
 extern "C" int antiphon_ctc_collapse(const int32_t* labels, const int32_t* cu_seqlens, const int32_t* prev,
                                      int32_t* ids, int32_t* frames, int32_t* cu_out, int32_t* last,
