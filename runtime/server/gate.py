@@ -42,23 +42,31 @@ class Gate:
         headers = dict(scope["headers"])
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        begun_s, status, has_begun = time.perf_counter(), 0, False
+        begun_s, status, has_begun, is_too_large = time.perf_counter(), 0, False, False
 
         async def numbered(message: Message) -> None:
             nonlocal status, has_begun
+            if is_too_large and has_begun:  # the application's own answer to a body that it could not read
+                return
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
                 message["headers"] = [*message.get("headers", []), (REQUEST_ID, request_id.encode())]
             await send(message)
 
+        async def refuse() -> None:
+            if not has_begun:
+                await error_response(self._too_large())(scope, receive, numbered)
+
         num_bytes = 0
 
         async def counted() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, is_too_large
             message = await receive()
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 if num_bytes > self._max_body_bytes:
+                    await refuse()
+                    is_too_large = True
                     raise _TooLarge
             return message
 
@@ -68,8 +76,7 @@ class Gate:
                 return
             await self._app(scope, counted, numbered)
         except _TooLarge:
-            if not has_begun:
-                await error_response(self._too_large())(scope, receive, numbered)
+            pass  # it is answered
         finally:
             seconds = time.perf_counter() - begun_s
             log_access(request_id, scope["method"], scope["path"], status, seconds)
