@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
 
 from antiphon.server.errors import ApiError, error_response
 from antiphon.server.log import log_access
@@ -42,7 +45,8 @@ class Gate:
         headers = dict(scope["headers"])
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        begun_s, status, has_begun, is_too_large = time.perf_counter(), 0, False, False
+        begun_s, status, has_begun = time.perf_counter(), 0, False
+        is_too_large, has_left = False, False
 
         async def numbered(message: Message) -> None:
             nonlocal status, has_begun
@@ -60,8 +64,9 @@ class Gate:
         num_bytes = 0
 
         async def counted() -> Message:
-            nonlocal num_bytes, is_too_large
+            nonlocal num_bytes, is_too_large, has_left
             message = await receive()
+            has_left = has_left or message["type"] == "http.disconnect"
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 if num_bytes > self._max_body_bytes:
@@ -77,6 +82,9 @@ class Gate:
             await self._app(scope, counted, numbered)
         except _TooLarge:
             pass  # it is answered
+        except (ClientDisconnect, asyncio.CancelledError):  # how an application gives up what nobody awaits
+            if not has_left:
+                raise
         finally:
             seconds = time.perf_counter() - begun_s
             log_access(request_id, scope["method"], scope["path"], status, seconds)

@@ -19,7 +19,7 @@ ANY_PORTS = ("--reference-ports", "--controller-port", "0", "--codec-worker-port
 def test_the_ports_of_the_released_code_are_printed_and_end_with_the_server() -> None:
     child = Child(*SERVE, *ANY_PORTS)
     child.wait_for(b"serving at ")
-    addresses = dict(re.findall(r"([\w ]+) at (http://127\.0\.0\.1:\d+)\n", child._out.decode()))
+    addresses = dict(re.findall(r"([\w ]+) at (http://127\.0\.0\.1:\d+)\n", child.out.decode()))
     assert {"controller", "codec worker", "model worker"} <= addresses.keys()
     status = httpx2.post(f"{addresses['model worker']}/worker_get_status", timeout=60).json()
     assert httpx2.post(f"{addresses['controller']}/list_models", timeout=60).json() == {

@@ -131,7 +131,9 @@ def test_a_server_without_a_codec_says_so() -> None:
             assert "--codec" in answer.json()["detail"]
 
 
-def test_a_lost_client_gives_its_speech_up(speaking: Served, client: ReferenceClient) -> None:
+def test_a_lost_client_gives_its_speech_up(
+    speaking: Served, client: ReferenceClient, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(httpx2.TimeoutException):
         client.http.post("/token_to_speech", json={"tokens": "<Audio_1>" * 4000}, timeout=0.3)
     worker = speaking.engine.engine.speech_worker
@@ -140,6 +142,8 @@ def test_a_lost_client_gives_its_speech_up(speaking: Served, client: ReferenceCl
     while worker.num_speaking:
         assert time.monotonic() < until_s
         time.sleep(0.02)
+    assert speaking.http.get("/ping").status_code == 200
+    assert "Exception in" not in caplog.text
 
 
 @pytest.mark.slow

@@ -260,6 +260,35 @@ def test_only_so_many_workers_register() -> None:
         workers.register("100", WorkerStatus(model_names=["m"]), expires=True)
 
 
+PLACES = (
+    ("controller", "/worker_generate_stream"),
+    ("controller", "/register_worker"),
+    ("controller", "/get_worker_address"),
+    ("model worker", "/worker_generate_stream"),
+    ("codec worker", "/token_to_speech"),
+    ("codec worker", "/speech_to_token"),
+)
+
+
+@pytest.mark.parametrize(("name", "path"), PLACES)
+def test_clients_that_leave_within_their_body_or_tell_no_host(
+    server: Served, caplog: pytest.LogCaptureFixture, name: str, path: str
+) -> None:
+    """Neither leaves a traceback behind."""
+    host, _, port = server.sites[name].removeprefix("http://").partition(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: [\r\n"
+    body = json.dumps({"model": "omni", "worker_name": "http://127.0.0.1:1"})
+    with socket.create_connection((host, int(port)), timeout=10) as leaving:
+        leaving.sendall(f"{head}Content-Length: 1000\r\n\r\nabc".encode())
+    with socket.create_connection((host, int(port)), timeout=10) as strange:
+        strange.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert strange.recv(100).startswith(b"HTTP/1.1 ")
+    with ReferenceClient(server.sites["controller"]) as client:
+        assert client.post("/list_models") == {"models": ["omni"]}
+    assert "Traceback" not in caplog.text
+    assert "Exception in" not in caplog.text
+
+
 # --- who may reach the ports ----------------------------------------------------------------------
 
 

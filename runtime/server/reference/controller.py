@@ -96,7 +96,7 @@ class _Controller:
         is_ours, other = self._choose(model)
         if other is not None:
             return JSONResponse({"address": other.url})
-        return JSONResponse({"address": self._address(http.url.hostname) if is_ours else ""})
+        return JSONResponse({"address": self._address(_host(http)) if is_ours else ""})
 
     async def receive_heart_beat(self, http: HttpRequest) -> Response:
         asked = await _read(http, Heartbeat)
@@ -163,7 +163,7 @@ class _Controller:
         return list(dict.fromkeys([self._service.model_name, *others]))
 
     def _is_own(self, http: HttpRequest, name: str) -> bool:
-        return name.rstrip("/") == self._address(http.url.hostname)
+        return name.rstrip("/") == self._address(_host(http))
 
 
 def controller(service: Service, address: Address, *, takes_workers: bool) -> list[Route]:
@@ -183,6 +183,14 @@ def controller(service: Service, address: Address, *, takes_workers: bool) -> li
         own.worker_get_status,
     )
     return [Route(f"/{endpoint.__name__}", endpoint, methods=["POST"]) for endpoint in endpoints]
+
+
+def _host(http: HttpRequest) -> str | None:
+    """The name by which the client knows this host, if it tells one."""
+    try:
+        return http.url.hostname
+    except ValueError:
+        return None
 
 
 async def _read(http: HttpRequest, kind: type[Body]) -> Body:
