@@ -10,6 +10,7 @@ from antiphon.server.audio_output import check_format
 from antiphon.server.openai.chat_messages import read_messages
 from antiphon.server.openai.chat_request import ChatRequest
 from antiphon.server.openai.conversation import Conversation, wrong
+from antiphon.server.openai.schemas import sampling_params
 from antiphon.server.openai.voices import speaking_voice
 from antiphon.server.service import Service
 from antiphon.types import Request, SamplingParams
@@ -88,14 +89,13 @@ def _params(body: ChatRequest, *, speaks: bool) -> SamplingParams:
     limits = {body.max_completion_tokens, body.max_tokens} - {None}
     if len(limits) > 1:
         raise wrong("max_tokens", "it is the older name of max_completion_tokens, got two values")
-    given = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": None if body.top_k is None else max(0, body.top_k),
-        "seed": body.seed,
-        "max_tokens": next(iter(limits), None),
-        "max_units": body.max_units,
-        "ignore_eos": body.ignore_eos,
-        "stop": None if speaks else body.stop,
-    }
-    return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    return sampling_params(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        max_tokens=next(iter(limits), None),
+        max_units=body.max_units,
+        ignore_eos=body.ignore_eos,
+        stop=None if speaks else body.stop,
+    )
