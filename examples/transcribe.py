@@ -1,7 +1,4 @@
-"""What was said in sound files, and nothing else.
-
-A Stream-Omni model transcribes on the way to its reply. The engine has no way to leave the reply out, so this
-asks for a single token of it; that costs one pass of the language model over each recording.
+"""What was said in sound files of any length, and nothing else.
 
 python examples/transcribe.py
 python examples/transcribe.py question.wav question.wav
@@ -13,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import antiphon
-from antiphon import Engine, Request, SamplingParams, Speech
+from antiphon import Engine, InvalidRequest, Speech
 
 QUESTION = Path(antiphon.__file__).parent / "assets" / "demo" / "question.wav"
 
@@ -24,10 +21,12 @@ def main() -> None:
     options = parser.parse_args()
 
     with Engine() as engine:
-        requests = [Request(Speech(file)) for file in options.files]
-        completions = engine.generate(requests, SamplingParams(max_tokens=1))
-        for file, done in zip(options.files, completions, strict=True):
-            print(f"{file.name}: {done.error or done.transcript or '(no speech)'}")
+        for file in options.files:
+            try:
+                said = engine.transcribe(Speech(file)).text or "(no speech)"
+            except InvalidRequest as error:
+                said = str(error)
+            print(f"{file.name}: {said}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from antiphon.errors import (
     EngineOverloaded,
     InvalidRequest,
 )
+from antiphon.outputs.transcription import Segment, Transcription, Word
 from antiphon.process.footprint import switch_telemetry_off
 from antiphon.types import (
     AudioDelta,
@@ -57,13 +58,16 @@ __all__ = [
     "Request",
     "RequestMetrics",
     "SamplingParams",
+    "Segment",
     "Speech",
     "StreamSchedule",
     "TextDelta",
     "TranscriptDelta",
     "TranscriptUpdate",
+    "Transcription",
     "UnitDelta",
     "Units",
+    "Word",
     "__version__",
 ]
 

@@ -148,6 +148,8 @@ class InputLimits:
     max_audio_bytes: int = 64 * 2**20
     max_audio_s: float = 300.0
     """For all recordings of a request together."""
+    max_transcribed_s: float = 3600.0
+    """For the recording that `Engine.transcribe` is given, instead of max_audio_s: it is heard in pieces."""
     max_text_chars: int = 400_000
     max_messages: int = 256
     max_parts: int = 4096
@@ -166,7 +168,8 @@ class InputLimits:
                 "max_parts": 1,
             }.items()
         }
-        read["max_audio_s"] = number("InputLimits.max_audio_s", self.max_audio_s, 0.0, error=ConfigError)
+        for name in ("max_audio_s", "max_transcribed_s"):
+            read[name] = number(f"InputLimits.{name}", getattr(self, name), 0.0, error=ConfigError)
         _set(self, read)
 
 

@@ -20,6 +20,7 @@ LIMITS: dict[str, list[Any]] = {
     "max_image_pixels": [0, "64", float("inf")],
     "max_audio_bytes": [0, [1]],
     "max_audio_s": [-1, float("nan"), float("inf"), "300", None, True, 3j],
+    "max_transcribed_s": [-1, float("nan"), float("inf"), "3600", None],
     "max_text_chars": [-1, 2.0],
     "max_messages": [0, None],
     "max_parts": [0, np.zeros(2)],

@@ -6,6 +6,8 @@ import asyncio
 import os
 import time
 import weakref
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,10 +15,12 @@ from typing import TYPE_CHECKING
 from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.event_stream import EventStream
 from antiphon.aio.session import Session
+from antiphon.aio.transcripts import segments_of
 from antiphon.engine.engine import Engine
+from antiphon.outputs.transcription import Segment, Transcription
 from antiphon.plain import string
 from antiphon.process.ownership import OfOneProcess
-from antiphon.types import Completion, Finished, Request, SamplingParams
+from antiphon.types import Completion, Finished, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -110,6 +114,23 @@ class AsyncEngine(OfOneProcess):
             if isinstance(event, Finished):
                 return event.completion
         raise AssertionError("a stream ended without Finished or an error")
+
+    async def transcribe(self, speech: Speech) -> Transcription:
+        """`Engine.transcribe`; cancelling it aborts what runs."""
+        recording = await asyncio.to_thread(self.engine.prepare_transcript, speech)
+        async with aclosing(segments_of(recording, self.generate)) as segments:
+            return Transcription(tuple([segment async for segment in segments]), recording.duration_s)
+
+    async def stream_transcript(self, speech: Speech) -> AsyncGenerator[Segment, None]:
+        """The segments of `transcribe`, in order, each as soon as it is known.
+
+        Use it under `contextlib.aclosing`: leaving it aborts what runs. Raises EngineOverloaded only for the
+        first segment.
+        """
+        recording = await asyncio.to_thread(self.engine.prepare_transcript, speech)
+        async with aclosing(segments_of(recording, self.generate)) as segments:
+            async for segment in segments:
+                yield segment
 
     async def abort(self, request_id: str) -> bool:
         """End a request; its stream gets `Finished` with finish_reason "abort". False if it does not exist.

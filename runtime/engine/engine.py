@@ -19,6 +19,7 @@ from antiphon.engine.growing_requests import GrowingRequests
 from antiphon.engine.intake import Intake
 from antiphon.engine.loading import load
 from antiphon.engine.steps import Steps
+from antiphon.engine.transcribing import CutRecording
 from antiphon.errors import (
     AntiphonError,
     EngineBusy,
@@ -29,6 +30,7 @@ from antiphon.model.cache import PagedKVCache
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.speech_worker import SpeechWorker
+from antiphon.outputs.transcription import Transcription
 from antiphon.plain import flag, string, told
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.interrupts import Interrupts
@@ -36,7 +38,7 @@ from antiphon.process.ownership import OfOneProcess, Ownership
 from antiphon.prompt import Prompt
 from antiphon.sched.block_pool import BlockPool
 from antiphon.sched.scheduler import Scheduler
-from antiphon.types import Completion, Event, Request, SamplingParams
+from antiphon.types import Completion, Event, Request, SamplingParams, Speech
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -349,6 +351,23 @@ class Engine(OfOneProcess):
                 if self._cause is None:
                     raise
             return batch.completions(self._cause)
+
+    def transcribe(self, speech: Speech) -> Transcription:
+        """What is said in a recording of any length up to `InputLimits.max_transcribed_s`, and when.
+
+        It is cut into pieces at pauses, and their transcripts are computed together, as `generate` does; the
+        LLM is not run. Raises InvalidRequest for what cannot be read, and AntiphonError if a piece fails.
+        """
+        recording = self.prepare_transcript(speech)
+        completions = self.generate(recording.requests)
+        self._check_alive()
+        return recording.transcription(completions)
+
+    @awaited_at_exit
+    def prepare_transcript(self, speech: Speech) -> CutRecording:
+        """Read a recording and cut it into pieces, for `transcribe`. May run in any thread."""
+        self._check_alive()
+        return CutRecording(self.inputs, self.tokenizer, speech)
 
     def close(self) -> None:
         """Let go of everything; requests that are running are dropped. Does nothing if it is closed already,

@@ -20,7 +20,15 @@ from antiphon.errors import InvalidRequest
 from antiphon.plain import count, flag, integer, items, kind, reading, shown, string
 from antiphon.types import MODALITIES, ROLES, Image, Message, Part, Request, SamplingParams, Speech, Units
 
-__all__ = ["is_plain", "plain_options", "plain_params", "plain_request", "plain_samples", "plain_units"]
+__all__ = [
+    "is_plain",
+    "plain_options",
+    "plain_params",
+    "plain_request",
+    "plain_samples",
+    "plain_speech",
+    "plain_units",
+]
 
 MAX_NAME_CHARS = 1000
 """Limit for ids and names of voices."""
@@ -135,6 +143,15 @@ def plain_samples(where: str, samples: Any, limits: InputLimits) -> Any:
     if num_samples > most:
         raise InvalidRequest(f"{where}: expected at most {most} samples, got {shown(num_samples)}")
     return found
+
+
+def plain_speech(where: str, speech: object, limits: InputLimits) -> Speech:
+    """A copy of a recording that is given alone, its samples counted; `InvalidRequest` for anything else."""
+    if not issubclass(type(speech), Speech):
+        raise InvalidRequest(f"{where}: expected Speech, got {kind(speech)}")
+    with reading(where):
+        source = speech.source  # type: ignore[attr-defined]
+    return Speech(_sound(where, source, limits))
 
 
 def _sound(where: str, source: Any, limits: InputLimits) -> Any:

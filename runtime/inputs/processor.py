@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from antiphon.config import InputLimits, ModelConfig
 from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.inputs.chat import DEFAULT_SYSTEM, ChatLayout, Turn
 from antiphon.inputs.checks import CheckedMessage, at, check_request
-from antiphon.inputs.copies import plain_request, plain_units
+from antiphon.inputs.copies import plain_request, plain_speech, plain_units
 from antiphon.inputs.images import prepare_image
 from antiphon.inputs.tiles import Tiler
 from antiphon.inputs.turns import Turns
@@ -21,10 +22,12 @@ from antiphon.prompt import IMAGE_ID, GrowingPrompt, PreparedImage, Prompt
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import UNITS_PER_S, Image, Request, Speech, Units
 
-__all__ = ["InputProcessor", "SpeechTokenizer"]
+__all__ = ["InputProcessor", "Recording", "SpeechTokenizer"]
 
 
 MAX_LISTED_VOICES = 20
+SPARE_UNITS = 2
+"""What a tokenizer may find beyond a recording's length."""
 
 
 class SpeechTokenizer(Protocol):
@@ -129,6 +132,24 @@ class InputProcessor:
             speaking_ids=None if speaking_ids is None else tuple(speaking_ids),
             reply_ids=() if request.say is None else tuple(self._layout.reply_ids(request.say)),
         )
+
+    def recording(self, speech: Speech) -> Recording:
+        """A recording that is to be heard in pieces, of up to `max_transcribed_s`."""
+        limits = replace(self._limits, max_audio_s=self._limits.max_transcribed_s)
+        plain = plain_speech("speech", speech, limits)
+        if self._codec is None:
+            raise InvalidRequest("speech: no codec is loaded to read speech with")
+        return self._recording("speech", plain, 0.0, limits)
+
+    @property
+    def longest_piece_s(self) -> float:
+        """How long the recording of a request may be that holds nothing else."""
+        if self._max_model_len is None:
+            return math.inf
+        request = Request(Units((0,)))
+        openings, turns = self._turns(request, check_request(request), {})
+        others = len(self._layout.prompt_ids([*openings, *turns])) - 1
+        return max(0, self._max_model_len - 1 - others - SPARE_UNITS) / UNITS_PER_S
 
     def process_growing(self, request: Request) -> GrowingPrompt:
         """The prompt of a request whose last part, `Units`, is what has been heard of its last message."""
@@ -259,12 +280,14 @@ class InputProcessor:
                 pieces.append(placed.part)
         return Turn(message.role, tuple(pieces), len(message.parts) - len(pieces), message.where)
 
-    def _recording(self, where: str, speech: Speech, before_s: float) -> Recording:
+    def _recording(
+        self, where: str, speech: Speech, before_s: float, limits: InputLimits | None = None
+    ) -> Recording:
         # The first request that brings sound loads the sound libraries.
         from antiphon.sound.reading import read_audio
 
         with at(where), reading("audio"):
-            return Recording(*read_audio(speech.source, self._limits, before_s=before_s))
+            return Recording(*read_audio(speech.source, limits or self._limits, before_s=before_s))
 
     def _tokenize_all(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
         """The units of each recording."""

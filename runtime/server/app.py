@@ -18,13 +18,14 @@ from antiphon.server.metrics import Metrics
 from antiphon.server.openai.chat import chat
 from antiphon.server.openai.models import models
 from antiphon.server.openai.responses import responses
+from antiphon.server.openai.transcriptions import transcriptions
 from antiphon.server.operations import operations
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat, responses)
+ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat, responses, transcriptions)
 
 
 def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:
