@@ -55,7 +55,7 @@ def _loads(found: Sequence[Summary], title: str) -> Table:
         f"that a player with a buffer of {' or '.join(map(str, BUFFERS_MS))} ms plays without one",
         padding=(0, 1),
     )
-    for name in ("load", "target"):
+    for name in _beside(found):
         table.add_column(name, no_wrap=True)
     for name in (
         "requests",
@@ -68,8 +68,7 @@ def _loads(found: Sequence[Summary], title: str) -> Table:
         table.add_column(name, justify="right")
     for summary in found:
         table.add_row(
-            summary.load,
-            summary.target,
+            *_beside(found, summary),
             str(summary.num_requests),
             str(summary.num_failed),
             "" if summary.rate is None else str(summary.num_late),
@@ -80,21 +79,27 @@ def _loads(found: Sequence[Summary], title: str) -> Table:
     return table
 
 
+def _beside(found: Sequence[Summary], summary: Summary | None = None) -> list[str]:
+    """The first cells of a row, or of the header: the target is told where there are several."""
+    cells = ["load", "target"] if summary is None else [summary.load, summary.target]
+    return cells if len({each.target for each in found}) > 1 else cells[:1]
+
+
 def _times(found: Sequence[Summary]) -> Table:
     table = Table(
         caption="times from when a request was due, as its client sees them; rtf: time to the last samples, "
         "by the length of the speech; underrun: how long a player without a buffer has nothing to play",
         padding=(0, 1),
     )
-    for name in ("load", "target", "in ms, but rtf"):
+    for name in (*_beside(found), "in ms, but rtf"):
         table.add_column(name, no_wrap=True)
     for name in ("mean", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
     for summary in found:
-        beside = (summary.load, summary.target)
+        beside = _beside(found, summary)
         for name, spread in summary.spreads.items():
             table.add_row(*beside, SHOWN[name], *_figures(name, spread))
-            beside = ("", "")
+            beside = [""] * len(beside)
         table.add_section()
     return table
 
