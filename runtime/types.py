@@ -200,8 +200,13 @@ class RequestMetrics:
     """How long in all a player that began with the first samples had nothing to play."""
     num_prompt_tokens: int = 0
     """Positions of the text track's prompt, including pictures."""
+    num_prompt_units: int = 0
+    """How many of these are units of speech."""
+    num_image_positions: int = 0
+    """How many of these are pictures."""
     num_cached_tokens: int = 0
-    """How many of these the prefix cache held at first admission. An open request counts those known then."""
+    """How many of the prompt's positions the prefix cache held at first admission. An open request counts
+    those known then."""
     num_preemptions: int = 0
 
 

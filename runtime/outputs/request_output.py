@@ -138,6 +138,8 @@ class OutputState:
         metrics = self._metrics
         metrics.e2e_s = time.perf_counter() - self._added_s
         metrics.num_prompt_tokens = request.num_text_prompt
+        metrics.num_prompt_units = len(request.prompt.unit_positions)
+        metrics.num_image_positions = sum(span.end - span.start for span in request.image_spans)
         metrics.num_cached_tokens = request.num_cached_tokens or 0
         metrics.num_preemptions = request.num_preemptions
         first = metrics.ttfu_s if request.speaks else metrics.ttft_s

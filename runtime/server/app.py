@@ -15,6 +15,7 @@ from antiphon.server.errors import add_handlers
 from antiphon.server.gate import Gate
 from antiphon.server.keeper import EngineKeeper
 from antiphon.server.metrics import Metrics
+from antiphon.server.openai.chat import chat
 from antiphon.server.openai.models import models
 from antiphon.server.operations import operations
 from antiphon.server.service import Service
@@ -22,7 +23,7 @@ from antiphon.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models)
+ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat)
 
 
 def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:

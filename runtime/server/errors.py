@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -96,8 +97,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     """The first thing that does not fit the schema, by its name."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    param = ".".join(place) or None
+    param = _place(first["loc"], error.body) or None
     if first["type"] == "json_invalid":
         return error_response(ApiError(400, "the body is not valid JSON", code="invalid_json"))
     if first["type"] == "extra_forbidden":
@@ -106,3 +106,22 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     message = str(first["msg"]).removeprefix("Value error, ")
     told = f"{param}: {message}" if param else message
     return error_response(ApiError(400, told, param=param, code="invalid_value"))
+
+
+def _place(loc: Sequence[str | int], body: Any) -> str:
+    """Where in a body something does not fit, such as `messages[0].content`.
+
+    Pydantic's path also names the members of unions that it has tried: those are no keys of the body.
+    """
+    place, here = "", body
+    for index, part in enumerate(loc):
+        if index == 0 and part in ("body", "query", "path", "header", "cookie"):
+            continue
+        is_last = index == len(loc) - 1
+        if isinstance(part, int):
+            place += f"[{part}]"
+            here = here[part] if isinstance(here, list) and part < len(here) else None
+        elif (isinstance(here, dict) and part in here) or (is_last and isinstance(here, dict)) or not place:
+            place += f".{part}" if place else part
+            here = here.get(part) if isinstance(here, dict) else None
+    return place

@@ -15,6 +15,7 @@ from fastapi import Request as HttpRequest
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.server.errors import ApiError
 from antiphon.server.keeper import EngineKeeper
+from antiphon.server.kept_audio import KeptAudio
 from antiphon.server.metrics import Metrics
 from antiphon.server.settings import ServerSettings
 from antiphon.types import Completion, Event, Finished, Request, SamplingParams
@@ -33,6 +34,8 @@ class Service:
         self.metrics = metrics
         self.started_s = int(time.time())
         """On the clock of `time.time`: when the models that are listed were made, for clients that ask."""
+        self.kept_audio = KeptAudio(settings.audio_expiry_s, settings.max_kept_audio_bytes)
+        """What was said in spoken replies that clients may refer to."""
         self.is_draining = False
         """Whether the server is about to end and takes no more requests."""
         self._running: set[str] = set()

@@ -173,6 +173,7 @@ def test_times_count_from_the_commit(engine: Engine) -> None:
     assert 1000 < metrics.ttft_s < metrics.e2e_s
     whole = engine.generate(spoken("s2t")[0].request(), SHORT)[0].metrics
     assert metrics.num_prompt_tokens == whole.num_prompt_tokens
+    assert metrics.num_prompt_units == whole.num_prompt_units > 0
 
 
 def test_sampling_is_that_of_a_request_that_came_at_once(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,20 @@ def test_speech_goes_in_as_sound(speaking: Engine) -> None:
     done = speaking.generate(Request(Speech((sound, 16000))), SamplingParams(max_tokens=4))[0]
     assert done.finish_reason == "length", done.error
     assert done.metrics.num_prompt_tokens > 25, "a second of sound is 25 units"
+    assert done.metrics.num_prompt_units == 25
+
+
+def test_positions_of_a_prompt_are_counted_by_kind(engine: Engine) -> None:
+    picture, units = Image(PilImage.new("RGB", (40, 30), "red")), Units([1, 2, 3])
+    pictures = [picture, picture]
+    contents: list[Any] = ["Hello", [*pictures, "Hello"], [units, " and ", units], [*pictures, units]]
+    counts = [
+        done.metrics for done in engine.generate([Request(c) for c in contents], SamplingParams(max_tokens=2))
+    ]
+    assert [metrics.num_prompt_units for metrics in counts] == [0, 0, 6, 3]
+    alone, seen, _, both = counts
+    assert alone.num_image_positions == 0 and seen.num_image_positions == both.num_image_positions > 0
+    assert seen.num_prompt_tokens > alone.num_prompt_tokens + seen.num_image_positions
 
 
 # --- limits ---------------------------------------------------------------------------------------

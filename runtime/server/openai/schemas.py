@@ -1,0 +1,131 @@
+"""What the OpenAI routes' requests and answers have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from antiphon.types import Completion, FinishReason
+
+__all__ = [
+    "ERRORS",
+    "CompletionDetails",
+    "ErrorBody",
+    "NoDict",
+    "NoList",
+    "PromptDetails",
+    "StreamOptions",
+    "Strict",
+    "Usage",
+    "by_form",
+    "finish_reason",
+]
+
+
+class Strict(BaseModel):
+    """A part of a request. A field that it does not have is refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def by_form(value: Any) -> str:
+    """Which member of a union a value is for: "string" or "other"."""
+    return "string" if isinstance(value, str) else "other"
+
+
+def _refused(value: Any) -> Any:
+    if value:
+        raise PydanticCustomError("extra_forbidden", "this server does not support it")
+    return value
+
+
+NoList = Annotated[list[Any], Field(max_length=0), BeforeValidator(_refused)]
+"""A list for something that is not supported: only an empty one is accepted, which asks for nothing."""
+NoDict = Annotated[dict[str, Any], Field(max_length=0), BeforeValidator(_refused)]
+
+
+class StreamOptions(Strict):
+    """How an answer is streamed."""
+
+    include_usage: bool | None = None
+    """A last chunk says what was used."""
+    include_obfuscation: bool | None = None
+    """Without effect: nothing is padded."""
+
+
+class Error(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The answer to a request that failed."""
+
+    error: Error
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request cannot be served as it stands."},
+    "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
+}
+"""For the `responses` of a route."""
+
+
+class PromptDetails(BaseModel):
+    """Positions of the prompt, by what stands there."""
+
+    audio_tokens: int
+    text_tokens: int
+    image_tokens: int
+    cached_tokens: int
+
+
+class CompletionDetails(BaseModel):
+    """Ids picked: units of speech, and text."""
+
+    audio_tokens: int
+    text_tokens: int
+    reasoning_tokens: int
+
+
+class Usage(BaseModel):
+    """What a request took. Tokens are positions of the LLM in the prompt; in the reply, text ids and units,
+    stop ids included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+    @classmethod
+    def of(cls, completion: Completion) -> Usage:
+        """What a request that has ended took."""
+        metrics = completion.metrics
+        num_text, num_units = len(completion.text_ids), len(completion.unit_ids)
+        others = metrics.num_prompt_units + metrics.num_image_positions
+        return cls(
+            prompt_tokens=metrics.num_prompt_tokens,
+            completion_tokens=num_text + num_units,
+            total_tokens=metrics.num_prompt_tokens + num_text + num_units,
+            prompt_tokens_details=PromptDetails(
+                audio_tokens=metrics.num_prompt_units,
+                text_tokens=metrics.num_prompt_tokens - others,
+                image_tokens=metrics.num_image_positions,
+                cached_tokens=metrics.num_cached_tokens,
+            ),
+            completion_tokens_details=CompletionDetails(
+                audio_tokens=num_units, text_tokens=num_text, reasoning_tokens=0
+            ),
+        )
+
+
+def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
+    """OpenAI's word. A request is aborted when its time is over, so that its reply is cut: "length"."""
+    return "stop" if reason == "stop" else "length"
