@@ -195,6 +195,8 @@ def run(
         engine = options.load() if in_process or compare else None
         found = run_until_signal(_measure(plan, client, engine, served_model_name, fields))
     about = "an engine in this process" if in_process else base_url or BASE_URL
+    if compare:
+        about = "antiphon serve, and an engine in this process"
     title = f"{about}, asked from {cpu_name()}"
     breaks_at = breaking_rate([s for s in found if s.target == found[0].target], target_ms / 1000)
     console = Console()

@@ -56,7 +56,8 @@ async def measure(
         runs = [Run() for _ in targets]
         for repeat in range(plan.repeats):
             seed = plan.seed + repeat
-            for number, target in enumerate(targets):
+            turns = list(enumerate(targets))
+            for number, target in reversed(turns) if repeat % 2 else turns:  # so that no drift favours one
                 begun(target, load)
                 runs[number] += await _run(plan, target, load, seed, noted)
         summaries += [

@@ -34,6 +34,8 @@ def plot_load(summaries: Sequence[Summary], limit_s: float, title: str, path: Pa
         row[0].set(xlabel=xlabel, ylabel="ms", title="Time to first audio")
         row[1].set(xlabel=xlabel, ylabel="audio seconds per second", title="Throughput")
         row[2].set(xlabel=xlabel, ylabel="share of replies", ylim=(-0.03, 1.03), title="Played without a gap")
+        for axes in row[:2]:
+            axes.set_ylim(bottom=0)
         for axes in row:
             axes.grid(alpha=0.2)
             axes.legend(fontsize="small")

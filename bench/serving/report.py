@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from antiphon.bench.serving.load import LATE_S
 from antiphon.bench.serving.summary import BUFFERS_MS, METRICS, Spread, Summary, breaking_rate
 
 __all__ = ["tables", "verdict"]
@@ -49,22 +50,15 @@ def verdict(found: Sequence[Summary], limit_ms: float) -> str:
 
 
 def _loads(found: Sequence[Summary], title: str) -> Table:
-    table = Table(
-        title=escape(title),
-        caption="failed: without a whole reply; late: sent more than 10 ms after it was due; no gap: replies "
-        f"that a player with a buffer of {' or '.join(map(str, BUFFERS_MS))} ms plays without one",
-        padding=(0, 1),
+    table = _table(
+        f"failed: without a whole reply; late: sent more than {1000 * LATE_S:g} ms after it was due; no gap: "
+        f"replies that a player plays without one if it buffers {' or '.join(map(str, BUFFERS_MS))} ms",
+        escape(title),
     )
     for name in _beside(found):
         table.add_column(name, no_wrap=True)
-    for name in (
-        "requests",
-        "failed",
-        "late",
-        "requests/s",
-        "audio s/s",
-        *(f"no gap, {ms}" for ms in BUFFERS_MS),
-    ):
+    gaps = [f"no gap, {ms} ms" for ms in BUFFERS_MS]
+    for name in ("asked", "failed", "late", "replies/s", "audio s/s", *gaps):
         table.add_column(name, justify="right")
     for summary in found:
         table.add_row(
@@ -79,6 +73,10 @@ def _loads(found: Sequence[Summary], title: str) -> Table:
     return table
 
 
+def _table(caption: str, title: str | None = None) -> Table:
+    return Table(title=title, caption=caption, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+
+
 def _beside(found: Sequence[Summary], summary: Summary | None = None) -> list[str]:
     """The first cells of a row, or of the header: the target is told where there are several."""
     cells = ["load", "target"] if summary is None else [summary.load, summary.target]
@@ -86,12 +84,11 @@ def _beside(found: Sequence[Summary], summary: Summary | None = None) -> list[st
 
 
 def _times(found: Sequence[Summary]) -> Table:
-    table = Table(
-        caption="times from when a request was due, as its client sees them; rtf: time to the last samples, "
-        "by the length of the speech; underrun: how long a player without a buffer has nothing to play",
-        padding=(0, 1),
+    table = _table(
+        "times in ms from when a request was due, as its client sees them; rtf: time to the last samples, "
+        "by the length of the speech; underrun: how long a player without a buffer has nothing to play"
     )
-    for name in (*_beside(found), "in ms, but rtf"):
+    for name in (*_beside(found), "time"):
         table.add_column(name, no_wrap=True)
     for name in ("mean", "p50", "p95", "p99"):
         table.add_column(name, justify="right")
@@ -100,13 +97,12 @@ def _times(found: Sequence[Summary]) -> Table:
         for name, spread in summary.spreads.items():
             table.add_row(*beside, SHOWN[name], *_figures(name, spread))
             beside = [""] * len(beside)
-        table.add_section()
     return table
 
 
 def _added(found: Sequence[Summary]) -> Table:
     """The server's own cost: its times, less those of the engine in process, under the same load."""
-    table = Table(caption="HTTP less in process, in ms", padding=(0, 1))
+    table = _table("HTTP less in process, in ms")
     table.add_column("load", no_wrap=True)
     columns = [("ttft_s", "p50"), ("ttfa_s", "p50"), ("ttfa_s", "p95"), ("e2el_s", "p50"), ("tpot_s", "p50")]
     for name, which in columns:

@@ -413,6 +413,27 @@ def test_an_engine_in_this_process(tmp_path: Path) -> None:
     assert run["audio_s_per_s"] > 0
 
 
+@pytest.mark.slow
+def test_a_server_beside_an_engine(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    status, shown = bench(
+        *("--compare", "--concurrency", "2", "--num-requests", "2", "--num-warmups", "1", "--repeats", "2"),
+        *("--device", "cpu", "--json", str(out), "--api-key", "secret"),
+    )
+    assert status == 0, shown
+    assert "HTTP less in process" in shown
+    runs = json.loads(out.read_text())["runs"]
+    assert [(run["target"], run["num_requests"], run["failures"]) for run in runs] == [
+        ("HTTP", 4, {}),
+        ("in process", 4, {}),
+    ]
+    spoken_s = [run["audio_s_per_s"] * run["duration_s"] for run in runs]
+    assert spoken_s[0] == pytest.approx(spoken_s[1], rel=0.02)  # the same replies
+    for run in runs:
+        assert 0 < run["spreads"]["ttft_s"]["p50"] < run["spreads"]["ttfa_s"]["p50"]
+        assert run["spreads"]["tpot_s"]["p50"] > 0
+
+
 def test_a_signal_ends_a_measurement_and_then_does_what_it_did() -> None:
     taken, has_ended = [], []
     before = signal.signal(signal.SIGTERM, lambda number, _: taken.append(number))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Child, antiphon
 from typer.testing import CliRunner
 
 from antiphon.cli.app import app
@@ -23,6 +26,7 @@ from antiphon.errors import AntiphonError
 from antiphon.server.batch import RESULT_PREFIX, Finished, answer_batch, read_result
 
 URL = "/v1/chat/completions"
+ASSETS = Path(__file__).parents[2] / "runtime" / "assets"
 
 
 def line(custom_id: object, url: str = URL, body: object = None, **fields: object) -> bytes:
@@ -309,3 +313,65 @@ def test_wrong_usage(
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert Path("in").read_bytes() == line("a")
+
+
+def chat(custom_id: str, *content: dict[str, Any], **fields: Any) -> bytes:
+    return line(custom_id, body={"messages": [{"role": "user", "content": list(content)}]} | fields)
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+@pytest.mark.slow
+def test_the_packaged_model_answers_a_batch(tmp_path: Path) -> None:
+    question = base64.b64encode((ASSETS / "demo" / "question.wav").read_bytes()).decode()
+    picture = base64.b64encode((ASSETS / "demo" / "shapes.png").read_bytes()).decode()
+    lines = [
+        chat("sum", text("How much is two plus three?")),
+        chat("unknown", text("Hi"), temprature=0),
+        b"{broken\n",
+        chat(
+            "seen and heard",
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+            {"type": "input_audio", "input_audio": {"data": question, "format": "wav"}},
+            modalities=["text", "audio"],
+            audio={"voice": "alloy", "format": "wav"},
+        ),
+    ]
+    out = tmp_path / "results.jsonl"
+    ended = antiphon("run-batch", "-i", "-", "-o", str(out), "--device", "cpu", stdin=b"".join(lines))
+    assert (ended.status, ended.out.decode()) == (0, f"{out}: 2 answered, 1 failed, 1 refused\n")
+    found = {each["custom_id"]: each for each in map(json.loads, out.read_text().splitlines())}
+    assert found[None]["error"]["code"] == "invalid_json"
+    assert found["unknown"]["response"]["status_code"] == 400
+    assert found["unknown"]["response"]["body"]["error"]["param"] == "temprature"
+    assert found["sum"]["response"]["request_id"].startswith("req_")
+    assert "five" in found["sum"]["response"]["body"]["choices"][0]["message"]["content"]
+    message = found["seen and heard"]["response"]["body"]["choices"][0]["message"]
+    assert "circle" in message["audio"]["transcript"]
+    assert base64.b64decode(message["audio"]["data"]).startswith(b"RIFF")
+    ended = antiphon("run-batch", "-i", "-", "-o", str(out), "--device", "cpu", stdin=b"".join(lines))
+    assert (ended.status, ended.out.decode()) == (0, f"{out}: 4 finished\n")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_batch_that_the_same_command_goes_on_with(tmp_path: Path) -> None:
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    names = [f"request-{n}" for n in range(40)]
+    requests.write_bytes(b"".join(chat(name, text("How much is two plus three?")) for name in names))
+    command = ["run-batch", "-i", str(requests), "-o", str(out), "--device", "cpu", "--max-num-seqs", "1"]
+    child = Child(*command)
+    while num_lines(out) < 3:
+        time.sleep(0.01)
+    child.signal(signal.SIGTERM)
+    ended = child.end()
+    assert ended.status == 143
+    num_before = num_lines(out)
+    assert 3 <= num_before < len(names)
+    ended = antiphon(*command)
+    told = f"{out}: {len(names) - num_before} answered, {num_before} finished\n"
+    assert (ended.status, ended.out.decode()) == (0, told)
+    found = [json.loads(each) for each in out.read_text().splitlines()]
+    assert sorted(each["custom_id"] for each in found) == sorted(names)
+    assert all(each["response"]["status_code"] == 200 for each in found)
