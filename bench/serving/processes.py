@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -55,13 +55,12 @@ def server_process(arguments: Sequence[str], variables: Mapping[str, str]) -> It
                 told = next((line for line in reversed(lines) if line.strip()), "it says nothing")
                 raise AntiphonError(f"the server did not start: {told.strip()[:MAX_SHOWN]}")
             yield address
-        finally:
             process.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        finally:
+            process.kill()  # at once if the measurement was given up
+            process.wait()
             assert process.stdout is not None
             process.stdout.close()
 
