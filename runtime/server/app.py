@@ -17,13 +17,14 @@ from antiphon.server.keeper import EngineKeeper
 from antiphon.server.metrics import Metrics
 from antiphon.server.openai.chat import chat
 from antiphon.server.openai.models import models
+from antiphon.server.openai.responses import responses
 from antiphon.server.operations import operations
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat)
+ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat, responses)
 
 
 def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:

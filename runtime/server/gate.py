@@ -6,6 +6,7 @@ import hmac
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from antiphon.server.errors import ApiError, error_response
@@ -43,6 +44,11 @@ class Gate:
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         begun_s, status, has_begun = time.perf_counter(), 0, False
+        is_too_large = False
+
+        async def told(message: Message) -> None:
+            if not is_too_large or has_begun:  # else it is about a body that could not be read
+                await numbered(message)
 
         async def numbered(message: Message) -> None:
             nonlocal status, has_begun
@@ -54,11 +60,12 @@ class Gate:
         num_bytes = 0
 
         async def counted() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, is_too_large
             message = await receive()
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 if num_bytes > self._max_body_bytes:
+                    is_too_large = True
                     raise _TooLarge
             return message
 
@@ -66,9 +73,9 @@ class Gate:
             if (refused := self._refusal(scope["path"], headers)) is not None:
                 await error_response(refused)(scope, receive, numbered)
                 return
-            await self._app(scope, counted, numbered)
-        except _TooLarge:
-            if not has_begun:
+            with suppress(_TooLarge):
+                await self._app(scope, counted, told)
+            if is_too_large and not has_begun:
                 await error_response(self._too_large())(scope, receive, numbered)
         finally:
             seconds = time.perf_counter() - begun_s

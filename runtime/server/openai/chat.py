@@ -13,7 +13,6 @@ from pydantic import BaseModel
 
 from antiphon.server.audio_output import encode_speech
 from antiphon.server.event_stream import begun
-from antiphon.server.openai.chat_messages import renumbered
 from antiphon.server.openai.chat_request import ChatRequest
 from antiphon.server.openai.chat_stream import chat_events
 from antiphon.server.openai.chat_turn import ChatTurn, read_chat
@@ -85,7 +84,7 @@ def chat(service: Service) -> APIRouter:
 
 
 async def _whole(service: Service, turn: ChatTurn) -> ChatCompletion:
-    with renumbered(turn.num_systems):
+    with turn.conversation.named():
         completion = await service.complete(turn.request, turn.params)
     if turn.audio_format is None:
         message = ReplyMessage(content=completion.text)

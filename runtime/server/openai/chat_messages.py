@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from antiphon.errors import InvalidRequest
 from antiphon.server.errors import ApiError
-from antiphon.server.media import fetch
 from antiphon.server.openai.chat_request import (
     AssistantMessage,
     AudioPart,
@@ -21,56 +17,26 @@ from antiphon.server.openai.chat_request import (
     TextPart,
     UserMessage,
 )
+from antiphon.server.openai.conversation import Conversation, read_image, wrong
 from antiphon.server.service import Service
-from antiphon.types import Image, Message, Part, Speech
+from antiphon.types import Part, Speech
 
-__all__ = ["num_leading_systems", "read_image", "read_messages", "renumbered"]
-
-PLACE = re.compile(r"^messages\[(\d+)\]")
+__all__ = ["read_messages"]
 
 
-async def read_messages(service: Service, messages: Sequence[ChatMessage]) -> list[Message]:
-    """The messages, their base64 decoded and their pictures fetched. The system messages become one.
-    ApiError, naming its place, for whatever is wrong."""
-    num_systems = num_leading_systems(messages)
-    for index, message in enumerate(messages[num_systems:], num_systems):
+async def read_messages(service: Service, messages: Sequence[ChatMessage]) -> Conversation:
+    """The messages, their base64 decoded and their pictures fetched. ApiError, naming its place, for whatever
+    is wrong."""
+    found = Conversation()
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
         if isinstance(message, SystemMessage):
-            place = f"messages[{index}].role"
-            raise _wrong(place, f"a {message.role} message can only come before all others")
-    found: list[Message] = []
-    if num_systems:
-        systems = [_text(message.content) for message in messages if isinstance(message, SystemMessage)]
-        found.append(Message("system", "\n\n".join(systems)))
-    for index, message in enumerate(messages[num_systems:], num_systems):
-        if isinstance(message, UserMessage):
-            found.append(Message("user", await _user(service, message, f"messages[{index}]")))
-        elif isinstance(message, AssistantMessage):
-            found.append(Message("assistant", _assistant(service, message, f"messages[{index}]")))
+            found.add_system(place, message.role, _text(message.content))
+        elif isinstance(message, UserMessage):
+            found.add(place, "user", await _user(service, message, place))
+        else:
+            found.add(place, "assistant", _assistant(service, message, place))
     return found
-
-
-def num_leading_systems(messages: Sequence[ChatMessage]) -> int:
-    """How many system messages there are at the beginning."""
-    others = (i for i, message in enumerate(messages) if not isinstance(message, SystemMessage))
-    return next(others, len(messages))
-
-
-@contextmanager
-def renumbered(num_systems: int) -> Iterator[None]:
-    """Have errors of the engine name messages as the client counts them: system messages became one."""
-    try:
-        yield
-    except InvalidRequest as error:
-        moved = PLACE.sub(lambda match: f"messages[{int(match[1]) + max(0, num_systems - 1)}]", str(error))
-        raise InvalidRequest(moved) from error
-
-
-async def read_image(service: Service, url: str, place: str) -> Image:
-    """A picture by its URL. Anything but a data: URL is fetched, or refused: paths are not read."""
-    if url[:5].lower() == "data:":
-        return Image(url)
-    max_bytes = service.engine.engine.config.limits.max_image_bytes
-    return Image(await fetch(url, service.settings.allowed_media_domains, max_bytes, place))
 
 
 async def _user(service: Service, message: UserMessage, place: str) -> str | list[Part]:
@@ -92,21 +58,21 @@ async def _speech(data: str, place: str) -> Speech:
     try:
         sound = await asyncio.to_thread(base64.b64decode, data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _wrong(place, "expected a sound file in base64, got something else") from error
+        raise wrong(place, "expected a sound file in base64, got something else") from error
     if not sound:
-        raise _wrong(place, "expected a sound file in base64, got nothing")
+        raise wrong(place, "expected a sound file in base64, got nothing")
     return Speech(sound)
 
 
 def _assistant(service: Service, message: AssistantMessage, place: str) -> str:
     if message.audio is None:
         if message.content is None:
-            raise _wrong(
+            raise wrong(
                 f"{place}.content", "expected text, or the id of a spoken reply as audio, got neither"
             )
         return _text(message.content)
     if message.content:
-        raise _wrong(f"{place}.content", "expected text or the id of a spoken reply as audio, got both")
+        raise wrong(f"{place}.content", "expected text or the id of a spoken reply as audio, got both")
     said = service.kept_audio.transcript(message.audio.id)
     if said is None:
         where = f"{place}.audio.id"
@@ -122,7 +88,3 @@ def _assistant(service: Service, message: AssistantMessage, place: str) -> str:
 
 def _text(content: str | list[TextPart] | None) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content or [])
-
-
-def _wrong(place: str, message: str) -> ApiError:
-    return ApiError(400, f"{place}: {message}", param=place, code="invalid_value")

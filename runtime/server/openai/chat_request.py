@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from antiphon.server.openai.schemas import NoDict, NoList, StreamOptions, Strict, by_form
+from antiphon.server.openai.schemas import INT64, NoDict, NoList, StreamOptions, Strict, TextFormat, by_form
 from antiphon.server.openai.voices import VoiceId
 from antiphon.types import MAX_STOP_CHARS, MAX_STOP_STRINGS
 
@@ -19,9 +19,6 @@ __all__ = [
     "TextPart",
     "UserMessage",
 ]
-
-INT64 = 2**63
-
 
 # --- messages ---------------------------------------------------------------------------------------
 
@@ -125,12 +122,6 @@ class AudioOutput(Strict):
 
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"]
     voice: Annotated[Annotated[str, Tag("string")] | Annotated[VoiceId, Tag("other")], Discriminator(by_form)]
-
-
-class TextFormat(Strict):
-    """The only form of a reply: free text."""
-
-    type: Literal["text"]
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]

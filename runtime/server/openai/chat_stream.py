@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from antiphon.server.audio_output import AudioEncoder, Blocks
 from antiphon.server.event_stream import DONE, error_event, event
-from antiphon.server.openai.chat_messages import renumbered
 from antiphon.server.openai.chat_turn import ChatTurn
 from antiphon.server.openai.schemas import Usage, finish_reason
 from antiphon.server.service import Service, checked
@@ -71,7 +70,7 @@ async def chat_events(service: Service, turn: ChatTurn) -> AsyncGenerator[str, N
     speech = _SpeechStream(turn.audio_format) if turn.audio_format is not None else None
     said, has_begun = "", False
     try:
-        with renumbered(turn.num_systems):
+        with turn.conversation.named():
             async with aclosing(service.stream(turn.request, turn.params)) as events:
                 async for each in events:
                     completion = checked(each.completion) if isinstance(each, Finished) else None

@@ -7,9 +7,10 @@ import uuid
 from dataclasses import dataclass
 
 from antiphon.server.audio_output import check_format
-from antiphon.server.errors import ApiError
-from antiphon.server.openai.chat_messages import num_leading_systems, read_messages
+from antiphon.server.openai.chat_messages import read_messages
 from antiphon.server.openai.chat_request import ChatRequest
+from antiphon.server.openai.conversation import Conversation, wrong
+from antiphon.server.openai.schemas import sampling_params
 from antiphon.server.openai.voices import speaking_voice
 from antiphon.server.service import Service
 from antiphon.types import Request, SamplingParams
@@ -28,8 +29,8 @@ class ChatTurn:
     params: SamplingParams
     audio_format: str | None
     """Of the spoken reply; None: the reply is text."""
-    num_systems: int
-    """System messages of the client, which the engine sees as one."""
+    conversation: Conversation
+    """The request's messages; its errors are to be named by this."""
     include_usage: bool
 
 
@@ -44,10 +45,11 @@ async def read_chat(service: Service, body: ChatRequest) -> ChatTurn:
         check_format(body.audio.format, "audio.format")
         voice = speaking_voice(service, body.audio.voice, "audio.voice")
     if body.stream_options is not None and not body.stream:
-        raise _wrong("stream_options", "it needs stream")
+        raise wrong("stream_options", "it needs stream")
     reply_id = f"chatcmpl-{uuid.uuid4().hex}"
+    conversation = await read_messages(service, body.messages)
     request = Request(
-        messages=await read_messages(service, body.messages),
+        messages=conversation.messages,
         modalities=("text", "audio") if speaks else ("text",),
         voice=voice,
         request_id=reply_id,
@@ -59,7 +61,7 @@ async def read_chat(service: Service, body: ChatRequest) -> ChatTurn:
         request,
         params,
         body.audio.format if body.audio is not None else None,
-        num_leading_systems(body.messages),
+        conversation,
         include_usage=body.stream_options is not None and bool(body.stream_options.include_usage),
     )
 
@@ -69,36 +71,31 @@ def _speaks(body: ChatRequest) -> bool:
     wanted = sorted(body.modalities or ["text"])
     if wanted not in (["text"], ["audio", "text"]):
         shown = ", ".join(wanted)
-        raise _wrong("modalities", f'expected ["text"] or ["text", "audio"], got [{shown}]')
+        raise wrong("modalities", f'expected ["text"] or ["text", "audio"], got [{shown}]')
     if wanted == ["text"]:
         if body.audio is not None:
-            raise _wrong("audio", 'it needs the modalities ["text", "audio"]')
+            raise wrong("audio", 'it needs the modalities ["text", "audio"]')
         if body.max_units is not None:
-            raise _wrong("max_units", 'it needs the modalities ["text", "audio"]')
+            raise wrong("max_units", 'it needs the modalities ["text", "audio"]')
         return False
     if body.audio is None:
-        raise _wrong("audio", "a spoken reply needs its voice and its format")
+        raise wrong("audio", "a spoken reply needs its voice and its format")
     if body.stop:
-        raise _wrong("stop", "it ends text-only replies, got a request for a spoken one")
+        raise wrong("stop", "it ends text-only replies, got a request for a spoken one")
     return True
 
 
 def _params(body: ChatRequest, *, speaks: bool) -> SamplingParams:
     limits = {body.max_completion_tokens, body.max_tokens} - {None}
     if len(limits) > 1:
-        raise _wrong("max_tokens", "it is the older name of max_completion_tokens, got two values")
-    given = {
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": None if body.top_k is None else max(0, body.top_k),
-        "seed": body.seed,
-        "max_tokens": next(iter(limits), None),
-        "max_units": body.max_units,
-        "ignore_eos": body.ignore_eos,
-        "stop": None if speaks else body.stop,
-    }
-    return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-
-def _wrong(param: str, message: str) -> ApiError:
-    return ApiError(400, f"{param}: {message}", param=param, code="invalid_value")
+        raise wrong("max_tokens", "it is the older name of max_completion_tokens, got two values")
+    return sampling_params(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        seed=body.seed,
+        max_tokens=next(iter(limits), None),
+        max_units=body.max_units,
+        ignore_eos=body.ignore_eos,
+        stop=None if speaks else body.stop,
+    )

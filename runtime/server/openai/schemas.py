@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from antiphon.types import Completion, FinishReason
+from antiphon.types import Completion, FinishReason, SamplingParams
 
 __all__ = [
     "ERRORS",
+    "INT64",
     "CompletionDetails",
     "ErrorBody",
     "NoDict",
@@ -18,10 +19,15 @@ __all__ = [
     "PromptDetails",
     "StreamOptions",
     "Strict",
+    "TextFormat",
     "Usage",
     "by_form",
     "finish_reason",
+    "sampling_params",
 ]
+
+
+INT64 = 2**63
 
 
 class Strict(BaseModel):
@@ -44,6 +50,12 @@ def _refused(value: Any) -> Any:
 NoList = Annotated[list[Any], Field(max_length=0), BeforeValidator(_refused)]
 """A list for something that is not supported: only an empty one is accepted, which asks for nothing."""
 NoDict = Annotated[dict[str, Any], Field(max_length=0), BeforeValidator(_refused)]
+
+
+class TextFormat(Strict):
+    """The only form of a reply: free text."""
+
+    type: Literal["text"]
 
 
 class StreamOptions(Strict):
@@ -124,6 +136,13 @@ class Usage(BaseModel):
                 audio_tokens=num_units, text_tokens=num_text, reasoning_tokens=0
             ),
         )
+
+
+def sampling_params(**given: Any) -> SamplingParams:
+    """Parameters by their names; None is the engine's default, and a top_k of -1 keeps all ids."""
+    if given.get("top_k") == -1:
+        given["top_k"] = 0
+    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
 
 
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
