@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -79,20 +81,18 @@ def test_sixteen_at_a_time_each_get_a_file_of_their_own(speaking: Served, client
 
 
 def test_errors_are_500_with_a_detail(client: ReferenceClient) -> None:
-    answers = [
-        client.http.post("/speech_to_token", **body)
-        for body in (
-            {"files": {"file": ("x.wav", b"no sound")}},
-            {"files": {"file": ("x.wav", b"")}},
-            {"files": {"other": ("x.wav", QUESTION)}},
-            {"data": {"file": "text"}},
-            {"content": b"--", "headers": {"Content-Type": "multipart/form-data"}},
-            {"content": b"--x\r\nhm", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
-            {"content": QUESTION},
-            {},
-        )
+    bodies: list[dict[str, Any]] = [
+        {"files": {"file": ("x.wav", b"no sound")}},
+        {"files": {"file": ("x.wav", b"")}},
+        {"files": {"other": ("x.wav", QUESTION)}},
+        {"data": {"file": "text"}},
+        {"content": b"--", "headers": {"Content-Type": "multipart/form-data"}},
+        {"content": b"--x\r\nhm", "headers": {"Content-Type": "multipart/form-data; boundary=x"}},
+        {"content": QUESTION},
+        {},
     ]
-    for answer in answers:
+    for body in bodies:
+        answer = client.http.post("/speech_to_token", **body)
         assert answer.status_code == 500
         assert answer.json()["detail"].startswith("Error processing audio: ")
     for content in (
@@ -111,6 +111,38 @@ def test_errors_are_500_with_a_detail(client: ReferenceClient) -> None:
         assert answer.status_code == 500
         assert answer.json()["detail"].startswith("Error generating speech: ")
         assert len(answer.text) < 500
+
+
+@pytest.mark.slow
+def test_mutated_bodies(client: ReferenceClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is answered as the protocol has it, and leaves no traceback behind."""
+    draw = random.Random(0)
+    sound = io.BytesIO()
+    soundfile.write(sound, np.sin(np.arange(4000) / 9), 16000, format="WAV", subtype="PCM_16")
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n%s\r\n--x--\r\n'
+    whole = {
+        "/speech_to_token": (form % sound.getvalue(), "multipart/form-data; boundary=x"),
+        "/token_to_speech": (json.dumps({"tokens": run_of([1, 2, 3])}).encode(), "application/json"),
+    }
+    for turn in range(120):
+        path = list(whole)[turn % 2]
+        content, kind = whole[path]
+        body = bytearray(content)
+        for _ in range(draw.randint(1, 3)):
+            place = draw.randrange(max(1, min(len(body), 200)))
+            length = draw.choice([1, 4, 40])
+            change = draw.randrange(3)
+            if change == 0:
+                del body[place : place + length]
+            elif change == 1:
+                body[place:place] = draw.randbytes(length)
+            else:
+                body[place:place] = body[:length]
+        answer = client.http.post(path, content=bytes(body), headers={"Content-Type": kind})
+        assert answer.status_code in (200, 500)
+        assert answer.json().keys() <= {"tokens", "audio_file", "detail"}
+    assert "Traceback" not in caplog.text
+    assert "Exception in" not in caplog.text
 
 
 def test_other_paths_and_methods(client: ReferenceClient) -> None:

@@ -81,7 +81,7 @@ class Worker(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
         pass
 
 

@@ -48,19 +48,18 @@ class MessageStream(StreamingResponse):
 
 async def paced(source: AsyncGenerator[T, None], every_s: float) -> AsyncGenerator[T | None, None]:
     """What `source` gives, and None whenever it has given nothing for this long."""
-    ended = object()
-    pending: asyncio.Future[Any] | None = None
+    pending: asyncio.Future[list[T]] | None = None
     try:
         while True:
-            pending = pending or asyncio.ensure_future(_next(source, ended))
+            pending = pending or asyncio.ensure_future(_next(source))
             done, _ = await asyncio.wait([pending], timeout=every_s)
             if not done:
                 yield None
                 continue
-            item, pending = pending.result(), None
-            if item is ended:
+            items, pending = pending.result(), None
+            if not items:
                 return
-            yield item
+            yield items[0]
     finally:
         if pending is not None:
             pending.cancel()
@@ -68,5 +67,8 @@ async def paced(source: AsyncGenerator[T, None], every_s: float) -> AsyncGenerat
                 await pending
 
 
-async def _next(source: AsyncGenerator[T, None], ended: object) -> T | object:
-    return await anext(source, ended)
+async def _next(source: AsyncGenerator[T, None]) -> list[T]:
+    """What comes next; nothing at the end."""
+    async for item in source:
+        return [item]
+    return []

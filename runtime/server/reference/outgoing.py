@@ -32,15 +32,9 @@ class WorkerLost(Exception):
 def check_url(url: str) -> str:
     """A worker's URL without a slash at its end; `InvalidRequest` if it is not one."""
     url = url.rstrip("/")
-    try:
-        parts = urlsplit(url)
-        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_fine = False
-    if not is_fine or not url.isascii() or not url.isprintable() or " " in url or len(url) > MAX_URL_CHARS:
+    is_text = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CHARS
+    if not is_text or not _is_plain(url):
         raise InvalidRequest("worker_name: expected the URL of a worker, such as http://localhost:40001")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise InvalidRequest("worker_name: expected a URL of a host and a port")
     return url
 
 
@@ -93,6 +87,16 @@ async def _whole(url: str, path: str) -> bytes:
             if len(held) > MAX_STATUS_BYTES:
                 raise WorkerLost("told too much")
     return held
+
+
+def _is_plain(url: str) -> bool:
+    """Whether it is a URL of a host and, perhaps, a port and a path."""
+    try:
+        parts = urlsplit(url)
+        is_there = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return is_there and not parts.query and not parts.fragment and parts.username is None
 
 
 def _request(connection: h11.Connection, parts: SplitResult, path: str, body: bytes) -> bytes:
