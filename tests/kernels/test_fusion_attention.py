@@ -229,7 +229,7 @@ def test_cache_write_in_16_bits(
     assert torch.equal(found.flatten(0, 1)[slots][:, :, 1], kv[:, :, 1])
 
 
-WRONG: list[tuple[str, Callable[[Any], object], str]] = [
+WRONG: list[tuple[str, Callable[[Any], Any], str]] = [
     ("q", lambda x: x[:, :, 0], r"q: expected \(tokens, heads, head_dim\), head_dim even, got \(4, 2\)"),
     ("q", lambda x: x[:, :, :3], "q: expected"),
     ("k", lambda x: x[:3], r"k: expected \(4, window, 2, 8\), got \(3, 5, 2, 8\)"),
@@ -267,7 +267,7 @@ def test_wrong_arguments_are_named() -> None:
             fusion_attention(**(right | {name: change(right.get(name))}))
 
 
-WRONG_TO_WRITE: list[tuple[str, Callable[[Any], object], str]] = [
+WRONG_TO_WRITE: list[tuple[str, Callable[[Any], Any], str]] = [
     ("kv", lambda x: x[:, :1], r"kv: expected torch.float32 \(3, 2, 2, 16\), got .* \(3, 1, 2, 16\)"),
     ("kv", lambda x: x[:2], "kv: expected torch.float32"),
     ("kv", lambda x: x.double(), "kv: expected torch.float32 .* got torch.float64"),
