@@ -292,7 +292,8 @@ def test_wrong_arguments_of_writing_are_named(randn: Draw) -> None:
         "positions": torch.arange(3, dtype=torch.int32),
         "cos_sin": rope_table(inverse_frequencies(8, 10_000.0, None), 9),
         "cache": torch.zeros(4, 5, 2, 2, 16),
+        "head_dim": 8,
     }
     for name, change, message in WRONG_TO_WRITE:
         with pytest.raises(ValueError, match=message):
-            fusion_cache_write(**({"head_dim": 8} | right | {name: change(right.get(name))}))
+            fusion_cache_write(**(right | {name: change(right.get(name))}))
