@@ -77,6 +77,7 @@ def test_a_growing_request_may_want_it_too() -> None:
     case = HEARD[0]
     content = case.request().content
     assert isinstance(content, list)
+    assert isinstance(content[-1], Units)
     units = content[-1].units
     name = engine.open_request(Request(Units([]), ("transcript",)))
     for end in range(0, len(units), 3):
