@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_URLS", "RESULT_PREFIX", "Finished", "answer_batch", "read_result"]
 
-BATCH_URLS = ("/v1/chat/completions",)
+BATCH_URLS = ("/v1/chat/completions", "/v1/responses")
 """The routes that take and give JSON, as a batch file does."""
 RESULT_PREFIX = b'{"id": "batch_req_'
 """What every line of results begins with."""

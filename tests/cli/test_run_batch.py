@@ -331,6 +331,7 @@ def test_the_packaged_model_answers_a_batch(tmp_path: Path) -> None:
         chat("sum", text("How much is two plus three?")),
         chat("unknown", text("Hi"), temprature=0),
         b"{broken\n",
+        line("response", url="/v1/responses", body={"input": "Hi"}),
         chat(
             "seen and heard",
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
@@ -341,18 +342,19 @@ def test_the_packaged_model_answers_a_batch(tmp_path: Path) -> None:
     ]
     out = tmp_path / "results.jsonl"
     ended = antiphon("run-batch", "-i", "-", "-o", str(out), "--device", "cpu", stdin=b"".join(lines))
-    assert (ended.status, ended.out.decode()) == (0, f"{out}: 2 answered, 1 failed, 1 refused\n")
+    assert (ended.status, ended.out.decode()) == (0, f"{out}: 3 answered, 1 failed, 1 refused\n")
     found = {each["custom_id"]: each for each in map(json.loads, out.read_text().splitlines())}
     assert found[None]["error"]["code"] == "invalid_json"
     assert found["unknown"]["response"]["status_code"] == 400
     assert found["unknown"]["response"]["body"]["error"]["param"] == "temprature"
     assert found["sum"]["response"]["request_id"].startswith("req_")
     assert "five" in found["sum"]["response"]["body"]["choices"][0]["message"]["content"]
+    assert found["response"]["response"]["body"]["object"] == "response"
     message = found["seen and heard"]["response"]["body"]["choices"][0]["message"]
     assert "circle" in message["audio"]["transcript"]
     assert base64.b64decode(message["audio"]["data"]).startswith(b"RIFF")
     ended = antiphon("run-batch", "-i", "-", "-o", str(out), "--device", "cpu", stdin=b"".join(lines))
-    assert (ended.status, ended.out.decode()) == (0, f"{out}: 4 finished\n")
+    assert (ended.status, ended.out.decode()) == (0, f"{out}: 5 finished\n")
 
 
 @pytest.mark.slow
