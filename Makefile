@@ -15,7 +15,7 @@ FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 # Options of pytest: all tests on several cores, and what `make check` runs, one case of each test that is not slow
 ALL := --numprocesses auto --maxprocesses 4 --dist worksteal
 SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1
-CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h)
+CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check share test lint style types layers sanitize dist check-lock lock format clean

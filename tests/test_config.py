@@ -99,7 +99,7 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         with pytest.raises(ConfigError, match=f"it has no setting '{wrong}'; did you mean {right}\\?"):
             Engine(RANDOM_MODEL, **settings)
     with pytest.raises(
-        ConfigError, match=r"it has no setting 'colour'; there are block_size, .*text_lookahead$"
+        ConfigError, match=r"it has no setting 'colour'; its settings are block_size, .*text_lookahead$"
     ):
         Engine(RANDOM_MODEL, colour="red")  # type: ignore[call-arg]
 
@@ -118,8 +118,8 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         ("dtype", "int8", "dtype: expected 'auto' or one of .* got 'int8'"),
         ("dtype", 3, "dtype: expected 'auto' or one of .* got 3"),
         ("load_format", "pt", "load_format: expected 'auto' or 'dummy', got 'pt'"),
-        ("quantization", "int4", "quantization: expected None, the one there is, got 'int4'"),
-        ("text_backend", None, "text_backend: expected 'native', the one there is, got None"),
+        ("quantization", "int4", "quantization: expected None, the only choice, got 'int4'"),
+        ("text_backend", None, "text_backend: expected 'native', the only choice, got None"),
         ("vocoder_backend", Poison, "vocoder_backend: expected 'torch'"),
         ("speech_prompt", np.zeros(3), "speech_prompt: expected 'soft'"),
         ("max_num_seqs", 10**12, "max_num_seqs: expected an integer >= 1 and <= 65536"),

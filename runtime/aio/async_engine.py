@@ -32,7 +32,7 @@ __all__ = ["AsyncEngine", "Health"]
 
 @dataclass(frozen=True)
 class Health:
-    """How an engine is, at one moment."""
+    """The state of an engine at one moment."""
 
     alive: bool
     """False: closed, or failed."""
@@ -44,29 +44,29 @@ class Health:
     """Share of the KV cache's blocks that running requests hold, 0 to 1."""
     uptime_s: float
     error: str | None
-    """What the engine died of; None while it lives, and when it was closed."""
+    """What the engine died of; None while it is alive, and if it was closed."""
     can_speak: bool
-    """Whether speech can be made of units: it is alive, has a codec, and no `speech_error`. Each request for
-    speech is another try, so this may become true again."""
+    """Whether units can be made into speech: the engine is alive, and has a codec and no `speech_error`. Each
+    request for speech is another try, so this may become true again."""
     speech_error: str | None
-    """Why no speech could be made when it was tried last, be it that its thread died or that none could be
-    started; None once some was. Speech of a single request that failed is told by its completion alone."""
+    """Why no speech could be made at the last try: its thread died, or could not be started; None once speech
+    has been made. If speech fails for a single request, only its completion tells."""
 
 
 class AsyncEngine(OfOneProcess):
     """An `Engine` that serves tasks of any number of event loops.
 
     A thread of its own steps the engine, from construction until `close`; it sleeps while there is
-    nothing to do. A few more read the requests' files. No method but `close` blocks an event loop.
+    nothing to do. A few more threads read the requests' files. No method but `close` blocks an event loop.
 
         async with AsyncEngine() as engine:
             async for event in engine.stream(Request("Hello")):
                 ...
 
-    It serves the process that made it: in a forked child all of its methods but `close` raise EngineDead, and
+    It serves the process that made it: in a forked child it is not alive, its requests raise EngineDead, and
     a new one can be made.
 
-    Args: those of `Engine`, which loads here, at once.
+    Args: those of `Engine`, which is loaded here, before this returns.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class AsyncEngine(OfOneProcess):
 
     @classmethod
     def from_engine(cls, engine: Engine) -> AsyncEngine:
-        """Take over an engine. From here on it cannot be used directly (EngineBusy), but to read its
-        settings. Raises EngineBusy for one that is in use, EngineDead for one that is closed or of another
+        """Take over an engine. From here on it cannot be used directly (EngineBusy), except to read its
+        settings. Raises EngineBusy if it is in use, EngineDead if it is closed or belongs to another
         process."""
         self = cls.__new__(cls)
         self._start(engine)
@@ -85,7 +85,7 @@ class AsyncEngine(OfOneProcess):
 
     def _start(self, engine: Engine) -> None:
         self._thread = EngineThread(engine)
-        # For those who drop it without `close`. Not to wait for the thread: this may be inside anything.
+        # For engines that are dropped without `close`. It must not wait: it may run inside anything.
         weakref.finalize(self, self._thread.stop)
 
     @property
@@ -96,13 +96,13 @@ class AsyncEngine(OfOneProcess):
     def stream(self, request: Request, sampling_params: SamplingParams | None = None) -> EventStream:
         """The request's events as they happen, `Finished` last.
 
-        Nothing is sent before the first is asked for. Leaving early, by whatever way, aborts the
+        Nothing is sent before the first is asked for. Leaving early, in whatever way, aborts the
         request. See `EventStream` for the errors.
         """
         return EventStream(self, self._thread, request, sampling_params)
 
     def open(self, request: Request, sampling_params: SamplingParams | None = None) -> Session:
-        """A request whose user still speaks, and which ends in `Units`: those heard so far, or none.
+        """A request whose user is still speaking. It ends in `Units`: those heard so far, if any.
 
         For `async with`; see `Session`.
         """
@@ -133,15 +133,14 @@ class AsyncEngine(OfOneProcess):
                 yield segment
 
     async def abort(self, request_id: str) -> bool:
-        """End a request; its stream gets `Finished` with finish_reason "abort". False if there is none.
+        """End a request; its stream gets `Finished` with finish_reason "abort". False if it does not exist.
 
-        Its blocks are free when this returns. A request without an id of its own has the one that its
-        events bear.
+        Its blocks are free when this returns. A request that was given no id has the one in its events.
         """
         return await self._thread.answer(self._thread.abort(string("request_id", request_id)))
 
     def health(self) -> Health:
-        """How it is just now. Never waits, and may be called from any thread."""
+        """The state of the engine right now. Never waits, and may be called from any thread."""
         thread = self._thread
         scheduler, worker = thread.engine.scheduler, thread.engine.speech_worker
         return Health(
@@ -156,14 +155,14 @@ class AsyncEngine(OfOneProcess):
         )
 
     def close(self) -> None:
-        """End the thread after the step that it is in, and wait for that. Open streams get `EngineDead`.
+        """End the thread after its current step, and wait for it. Open streams get `EngineDead`.
 
         May be called again, and from any thread; in a coroutine, use `aclose`.
         """
         self._thread.close()
 
     async def aclose(self) -> None:
-        """`close` that lets the event loop go on meanwhile."""
+        """`close`, while the event loop goes on."""
         try:
             await asyncio.to_thread(self.close)
         except RuntimeError:  # no thread can be started: the loop has to wait

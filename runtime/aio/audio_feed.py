@@ -1,4 +1,4 @@
-"""Audio of one speaker as it comes, to the units heard so far."""
+"""Turns the audio of one speaker, as it comes, into the units heard so far."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PENDING_PIECES", "AudioFeed"]
 
 MAX_PENDING_PIECES = 32
-"""Pieces of audio that wait to be heard; whoever pushes one more waits as well."""
+"""Pieces of audio that may wait to be heard; a caller that pushes one more waits as well."""
 
 
 class AudioFeed:
-    """Audio goes in by pieces, and through a listener in a thread of its own; the units go to `tell`.
+    """Audio goes in piece by piece, and through a listener in a thread of its own; the units go to `tell`.
 
-    Whatever has come while a piece was heard is heard together, so that a listener that falls behind
-    catches up. Belongs to the event loop in which it was made.
+    Pieces that come while another is being heard are then heard together, so that a listener that falls
+    behind catches up. Belongs to the event loop in which it was made.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class AudioFeed:
         fail: Callable[[BaseException], None],
         thread: Workers,
     ) -> None:
-        """rate_hz: of the samples. tell: gets all units heard so far, and is waited for. fail: gets what
-        ended the feed, if not `finish` or `close`. thread: its own, since a network that takes long must hold
-        up nobody else; it is stopped when the feed ends."""
+        """rate_hz: that of the samples. tell: gets all units heard so far, and is awaited. fail: gets the
+        error that ended the feed, if one did. thread: the feed's own, since a slow network must hold up
+        nobody else; it is stopped when the feed ends."""
         self._listener = listener
         self._activity = SpeechActivity(rate_hz)
         self._tell = tell
@@ -65,7 +65,7 @@ class AudioFeed:
             self._changed.notify_all()
 
     async def finish(self) -> list[int]:
-        """No more will come: all units, once all is heard. Raises what ended the feed."""
+        """No more audio will come: returns all units, once all is heard. Raises what ended the feed."""
         async with self._changed:
             self._is_whole = True
             self._changed.notify_all()
@@ -79,12 +79,12 @@ class AudioFeed:
         return self._activity.has_speech()
 
     def close(self) -> None:
-        """Hear no more. The thread ends when it is through with what it is at."""
+        """Hear no more. The thread ends when it has heard the current pieces."""
         self._task.cancel()
 
     def drop(self) -> None:
         """`close` from any thread, and from a finalizer."""
-        with suppress(RuntimeError):  # of a loop that is closed
+        with suppress(RuntimeError):  # the loop is closed
             self._task.get_loop().call_soon_threadsafe(self._task.cancel)
         self._thread.stop()
 
@@ -106,16 +106,16 @@ class AudioFeed:
             self._thread.stop()
             self._is_whole = True
             async with self._changed:
-                self._changed.notify_all()  # who waits for room finds that none will come
+                self._changed.notify_all()  # callers that wait for room find that the feed has ended
 
     def _tell_failure(self, error: Exception) -> None:
         try:
             self._fail(error)
-        except Exception as fault:  # noqa: BLE001 - who pushes or commits is told all the same
+        except Exception as fault:  # noqa: BLE001 - the next push or commit tells it all the same
             log_fault("a session could not be told that its audio failed", error=fault)
 
     async def _next(self) -> list[np.ndarray]:
-        """All that waits, once something does; nothing, once all was heard."""
+        """All pieces that wait, once there are any; empty, once all have been heard."""
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._pieces) or self._is_whole)
             pieces = list(self._pieces)

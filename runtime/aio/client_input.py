@@ -1,4 +1,4 @@
-"""What clients in an event loop give, made of plain values before the engine's thread hears of it."""
+"""Copies what clients in an event loop give into plain values, before the engine's thread sees it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ async def take_request(
 
 
 async def take_units(inputs: InputProcessor, units: Sequence[int]) -> tuple[int, ...]:
-    """A copy, of units that there are; raises InvalidRequest."""
+    """A copy; raises InvalidRequest, also for ids that are not units."""
     return await _run(lambda: inputs.units(units), is_quick=is_plain(units))
 
 
 async def take_samples(samples: Any, reader: SampleReader, limits: InputLimits) -> AudioArray:
-    """A piece of a session's sound in any form that `read_audio` takes, as mono float32 (n,), perhaps none of
-    them; raises InvalidRequest. reader: the session's own."""
+    """A piece of a session's sound in any form that `read_audio` takes, as mono float32 (n,), which may be
+    empty; raises InvalidRequest. reader: the session's own."""
 
     def copy() -> AudioArray:
         with reading("audio"):
@@ -50,6 +50,6 @@ async def take_samples(samples: Any, reader: SampleReader, limits: InputLimits) 
 
 
 async def _run(copy: Callable[[], T], *, is_quick: bool) -> T:
-    """In the caller's thread, the event loop's; but where code of the client's is run, which may sleep, in
-    another one of that loop's."""
+    """Copy in the caller's thread, which is the event loop's. If that may run the client's own code, which
+    may sleep, copy in a worker thread of that loop."""
     return copy() if is_quick else await asyncio.to_thread(copy)

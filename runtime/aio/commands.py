@@ -1,4 +1,4 @@
-"""What the engine's thread is told."""
+"""The commands that the engine's thread takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Abort", "Add", "Close", "Command", "Commit", "Leave", "UpdateSpeech"
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """Take a request that was prepared."""
+    """Take a request that has been prepared."""
 
     mailbox: Mailbox
     request: Request
@@ -44,8 +44,8 @@ class Abort:
 
 @dataclass(frozen=True, eq=False)
 class UpdateSpeech:
-    """The units heard so far of the mailbox's open request are now these. `done` ends when the engine has
-    them, or has the InvalidRequest."""
+    """Replace the units heard so far of the mailbox's open request. `done` ends when the engine has
+    them, or carries the InvalidRequest."""
 
     mailbox: Mailbox
     units: Sequence[int]
@@ -54,7 +54,7 @@ class UpdateSpeech:
 
 @dataclass(frozen=True, eq=False)
 class Commit:
-    """The user of the mailbox's open request has said all. `done` as for `UpdateSpeech`."""
+    """The user of the mailbox's open request has finished. `done` is as for `UpdateSpeech`."""
 
     mailbox: Mailbox
     units: Sequence[int] | None

@@ -1,4 +1,4 @@
-"""The one thread that steps an engine: commands come in by a queue, events go out to mailboxes."""
+"""The one thread that steps an engine: commands come in through a queue, events go out to mailboxes."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ T = TypeVar("T")
 class EngineThread:
     """Runs from construction until `stop`, `close`, the interpreter's exit, or a failure of the engine.
 
-    Public methods may be called from any thread. It sleeps while no request runs, and looks at what
-    it was told between steps. Requests are prepared by a few threads beside it.
+    Public methods may be called from any thread. It sleeps while no request runs, and takes commands
+    between steps. A few more threads prepare requests.
 
-    However it ends, whoever waits for something is told; and whoever could not be told finds out, since
-    mailboxes and `answer` look from time to time whether the thread is there.
+    However it ends, every caller that waits for something is told. If telling one fails, it finds out by
+    itself: mailboxes and `answer` check from time to time whether the thread is alive.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.started_s = time.monotonic()
         self.cause: BaseException | None = None
-        """What the engine died of; None while it lives, and when it was closed."""
-        # May be put to by a finalizer while its thread is inside the same queue, as `queue.Queue` may not.
+        """What the engine died of; None while it is alive, and if it was closed."""
+        # A finalizer may put to this queue while its thread is inside it; `queue.Queue` would not allow that.
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._lock = threading.Lock()
-        # Under the lock. No finalizer takes it.
+        # What follows changes under the lock, which no finalizer takes.
         self._has_ended = False
         self._preparing: set[Mailbox] = set()
         self._subscribers = Subscribers(engine, self._ring, self._refuse)
         self._workers = Workers(NUM_PREPARE_THREADS, "antiphon-prepare")
         self._listeners: weakref.WeakSet[Workers] = weakref.WeakSet()
         self._has_let_go = False
-        """Of the engine, in order."""
+        """The thread has let go of the engine in order."""
         self._pid = os.getpid()
         self._thread = start_thread(self._run, "antiphon-engine", before=engine.hand_over)
         end_before_exit(self)
@@ -74,14 +74,14 @@ class EngineThread:
 
     @property
     def error(self) -> str | None:
-        """What the engine died of; None while it lives, and when it was closed."""
+        """What the engine died of; None while it is alive, and if it was closed."""
         if self.cause is not None:
             return told(self.cause)
         return None if self._has_ended or self._thread.is_alive() else "the engine's thread has died"
 
     @property
     def num_preparing(self) -> int:
-        """Requests whose files are being read, or wait for it."""
+        """Requests whose files are being read, or wait to be."""
         return len(self._preparing)
 
     def start(
@@ -89,9 +89,9 @@ class EngineThread:
     ) -> Mailbox:
         """Have a request prepared and run; its events come to a mailbox of the running event loop.
 
-        Both are plain, see `client_input`. What is found wrong with the request later comes to the mailbox,
-        too. is_growing: its user still speaks, see `Engine.open_request`. Raises EngineOverloaded or
-        EngineDead.
+        Both arguments are plain, see `client_input`. What is found wrong with the request later comes to the
+        mailbox, too. is_growing: its user is still speaking, see `Engine.open_request`. Raises
+        EngineOverloaded or EngineDead.
         """
         self.check_process()
         arrived_s = time.perf_counter()
@@ -112,12 +112,12 @@ class EngineThread:
         return mailbox
 
     def leave(self, mailbox: Mailbox) -> None:
-        """Nobody reads the mailbox any more. Takes no lock, for finalizers to call it."""
+        """Nobody reads the mailbox any more. Takes no lock, so that finalizers can call it."""
         mailbox.is_over = True
         self._inbox.put(Leave(mailbox))
 
     def abort(self, request_id: str) -> Future[bool]:
-        """Abort a request wherever it is; done when its blocks are free. False: there is none."""
+        """Abort a request wherever it is; done when its blocks are free. False: there is no such request."""
         self.check_process()
         done: Future[bool] = Future()
         with self._lock:
@@ -128,14 +128,13 @@ class EngineThread:
         return done
 
     def update_speech(self, mailbox: Mailbox, units: Sequence[int]) -> Future[None]:
-        """The units heard so far of an open request that the engine has taken are now these; they are
-        plain."""
+        """Replace the units heard so far of an open request that the engine has taken. `units` are plain."""
         return self._send(UpdateSpeech(mailbox, units, Future()))
 
     def commit(
         self, mailbox: Mailbox, units: Sequence[int] | None, committed_s: float, *, no_speech: bool
     ) -> Future[None]:
-        """The user of such a request has said all, see `Commit`."""
+        """The user of such a request has finished, see `Commit`."""
         return self._send(Commit(mailbox, units, Future(), committed_s, no_speech))
 
     def _send(self, command: UpdateSpeech | Commit) -> Future[None]:
@@ -152,7 +151,7 @@ class EngineThread:
         check_process("engine", self._pid)
 
     async def answer(self, done: Future[T]) -> T:
-        """What became of a command. Raises EngineDead if the thread dies without an answer."""
+        """The result of a command. Raises EngineDead if the thread dies without an answer."""
         answer = asyncio.wrap_future(done)
         while not answer.done():
             is_over = not self._thread.is_alive()
@@ -172,11 +171,11 @@ class EngineThread:
         return listener
 
     def stop(self) -> None:
-        """Have the thread end after its step. Takes no lock, for finalizers to call it."""
+        """Have the thread end after its step. Takes no lock, so that finalizers can call it."""
         self._inbox.put(Close())
 
     def close(self) -> None:
-        """`stop`, and wait until all threads have ended. Nothing in a child, which has none of them."""
+        """`stop`, and wait until all threads have ended. Does nothing in a forked child, which has none."""
         if self._pid != os.getpid():
             return
         self.stop()
@@ -186,7 +185,7 @@ class EngineThread:
         with self._lock:
             workers = [self._workers, *self._listeners]
         for each in workers:
-            each.stop()  # again, if the thread could not
+            each.stop()  # again, in case the thread could not
         if not self._has_let_go:
             self._guarded(self.engine.close)
         for each in workers:
@@ -202,10 +201,10 @@ class EngineThread:
         arrived_s: float,
         is_growing: bool,
     ) -> None:
-        # Whatever it is, it concerns this request alone.
+        # Whatever is raised concerns this request alone.
         try:
             prompt = self._prepare(mailbox, request, is_growing)
-            # Without its content: what a client gave is let go of, and perhaps finalized, in this thread.
+            # Without its content, so that what a client gave is let go of, and finalized, in this thread.
             self._pass_on(Add(mailbox, plain_options(request), sampling_params, arrived_s, prompt))
         except BaseException as error:  # noqa: BLE001
             self._refuse(mailbox, error)
@@ -217,15 +216,15 @@ class EngineThread:
             return self.engine.prepare(request, is_growing=is_growing)
         except Exception:
             raise
-        except BaseException as error:  # of a picture's or sound's own code: it must not end the event loop
+        except BaseException as error:  # from a picture's or sound's own code: it must not end the event loop
             raise InvalidRequest(f"request: it cannot be read: {told(error)}") from error
 
     def _pass_on(self, command: Add) -> None:
         self._inbox.put(command)
 
     def _refuse(self, mailbox: Mailbox, error: BaseException) -> None:
-        """A request ends with an error, wherever it is. In any thread."""
-        mailbox.is_over = True  # if it was passed on, it is not taken
+        """End a request with an error, wherever it is. May run in any thread."""
+        mailbox.is_over = True  # if it was passed on, the engine does not take it
         with self._lock:
             self._preparing.discard(mailbox)
         mailbox.fail(as_exception(error))
@@ -234,7 +233,7 @@ class EngineThread:
     def _ring(self, mailboxes: Iterable[Mailbox]) -> None:
         try:
             ring(mailboxes)
-        except BaseException as error:  # noqa: BLE001 - of somebody's event loop; its readers look by themselves
+        except BaseException as error:  # noqa: BLE001 - from a client's event loop; its readers look by themselves
             log_fault("an event loop could not be woken", error=error)
 
     # --- in the engine's thread -----------------------------------------------------------------
@@ -242,11 +241,11 @@ class EngineThread:
     def _run(self) -> None:
         try:
             if (device := self.engine.model.device).type == "cuda":
-                torch.cuda.set_device(device)  # each thread has its own, which begins as GPU 0
+                torch.cuda.set_device(device)  # each thread has its own current device, at first GPU 0
             while self._obey():
                 if self.engine.has_unfinished():
                     self._subscribers.step()
-        except BaseException as error:  # noqa: BLE001 - all are told
+        except BaseException as error:  # noqa: BLE001 - everybody is told
             self._die(error)
             log_fault("the engine has failed", error=error)
         try:
@@ -261,7 +260,7 @@ class EngineThread:
             self._has_ended = True
 
     def _obey(self) -> bool:
-        """Do what was asked for; sleep while nothing is and nothing runs. False: to close."""
+        """Carry out the commands; sleep while there are none and nothing runs. False: it is to close."""
         while True:
             try:
                 command = self._inbox.get(block=not self.engine.has_unfinished())
@@ -282,7 +281,7 @@ class EngineThread:
                     return False
 
     def _answer(self, done: Future[T], call: Callable[[], T]) -> None:
-        """Do what was asked for, and say so. A request that is refused concerns nobody else."""
+        """Carry out a command, and answer it. A request that is refused concerns nobody else."""
         is_wanted = done.set_running_or_notify_cancel()
         try:
             answer = call()
@@ -314,7 +313,7 @@ class EngineThread:
         return self._subscribers.abort(request_id) or bool(preparing)
 
     def _end(self) -> None:
-        """Tell everybody who waits for something, and let go of the engine."""
+        """Tell everybody who is waiting for something, and let go of the engine."""
         with self._lock:
             self._has_ended = True
             mailboxes = [*self._preparing, *self._subscribers.mailboxes]
@@ -335,8 +334,8 @@ class EngineThread:
     def _guarded(self, end: Callable[[], object]) -> None:
         try:
             end()
-        except BaseException as error:  # noqa: BLE001 - the rest has to be done as well
-            log_fault("while the engine ended", error=error)
+        except BaseException as error:  # noqa: BLE001 - the rest has to be done all the same
+            log_fault("ending the engine failed in part", error=error)
 
     def _refuse_commands(self) -> None:
         while not self._inbox.empty():
@@ -347,11 +346,11 @@ class EngineThread:
                 command.done.set_exception(self._dead())
 
     def _why_nothing_comes(self) -> Exception | None:
-        """For readers: None while the thread is there."""
+        """For readers; None while the thread is alive."""
         return None if self._thread.is_alive() else self._dead()
 
     def _dead(self) -> EngineDead:
-        """A new one for each that it is raised to: an exception carries one traceback."""
+        """A new error for each caller that gets one: an exception carries one traceback."""
         if (reason := self.error) is None:
             return EngineDead("the engine is closed")
         error = EngineDead(f"the engine has failed: {reason}")

@@ -1,4 +1,4 @@
-"""The events of one request, from a task of an event loop."""
+"""The events of one request, read in a task of an event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EventStream(RequestEvents):
 
     Raises, from the loop:
         InvalidRequest: the request cannot be served as it stands.
-        EngineOverloaded: too many requests wait; it may be sent again later.
+        EngineOverloaded: too many requests are waiting; it may be sent again later.
         EngineDead: the engine was closed, or has failed, for the reason in `__cause__`.
     """
 

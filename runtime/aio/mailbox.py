@@ -24,18 +24,18 @@ from antiphon.types import (
 __all__ = ["LOOK_UP_S", "MAX_PENDING_EVENTS", "Mailbox", "ring"]
 
 MAX_PENDING_EVENTS = 64
-"""Events that wait for a slow reader as they were made; of more, those of a kind become one."""
+"""Events that wait for a slow reader as they were made; beyond that, events of a kind are merged."""
 
 LOOK_UP_S = 1.0
-"""How often one who waits looks by himself, if nobody rings: whoever should have may have failed to."""
+"""How often a waiting reader looks by itself: the call that should have woken it may have failed."""
 
 
 class Mailbox:
-    """Any thread puts events in, a task of `loop` gets them in order; an error may come last.
+    """Any thread puts events in, and a task of `loop` gets them in order; an error may come last.
 
-    Neither the engine nor another request ever waits for a reader. What a slow one finds is merged
-    to one event a kind, so that a mailbox holds at most one reply, whose length the request's own
-    `max_tokens` and `max_units` bound, in at most `MAX_PENDING_EVENTS` pieces. Nothing is lost.
+    Neither the engine nor another request ever waits for a reader. A slow one finds one merged event
+    of each kind, so a mailbox holds at most one reply, whose length the request's own `max_tokens` and
+    `max_units` bound, in at most `MAX_PENDING_EVENTS` pieces. Nothing is lost.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Mailbox:
         request_id: str | None,
         why_nothing_comes: Callable[[], Exception | None] = lambda: None,
     ) -> None:
-        """why_nothing_comes: an error to raise where nobody will put anything any more."""
+        """why_nothing_comes: returns the error to raise if nobody will put anything in any more."""
         self.loop = loop
         self._why_nothing_comes = why_nothing_comes
         self.request_id = request_id
@@ -52,7 +52,7 @@ class Mailbox:
         self.is_taken = False
         """The engine has taken the request."""
         self.is_over = False
-        """Nothing more is wanted. Set without a lock: the garbage collector does, inside anything."""
+        """Nothing more is wanted. Set without a lock: the garbage collector may do it, inside anything."""
         self._lock = threading.Lock()
         self._events: deque[Event] = deque()
         self._error: BaseException | None = None
@@ -72,14 +72,14 @@ class Mailbox:
                 self._events = deque(_merged(self._events))
 
     def fail(self, error: BaseException) -> None:
-        """Have `get` raise it, after the events that are here."""
+        """Have `get` raise this error, after the events that are here."""
         with self._lock:
             self._error = error
 
     async def get(self) -> Event:
         """The next event, once there is one. One task at a time may wait here, or in `taken`."""
         while True:
-            over = self._why_nothing_comes()  # first: what was put before that is here
+            over = self._why_nothing_comes()  # asked first: all that was put before then is here
             with self._lock:
                 if self._events:
                     return self._events.popleft()
@@ -90,7 +90,7 @@ class Mailbox:
             await self._rung()
 
     async def taken(self) -> None:
-        """Until the engine has taken the request, or ended it; raises the error if it cannot."""
+        """Wait until the engine has taken the request, or ended it; raises the error if it cannot."""
         while True:
             over = self._why_nothing_comes()
             with self._lock:
@@ -110,7 +110,7 @@ class Mailbox:
             timer.cancel()
 
     def _must_ring(self) -> bool:
-        """Whether the reader may be asleep with nobody on the way to wake it; the caller then is."""
+        """Whether the reader may be asleep with nobody about to wake it; the caller then has to."""
         with self._lock:
             before, self._has_rung = self._has_rung, True
         return not before
@@ -136,7 +136,7 @@ def _wake_all(mailboxes: Sequence[Mailbox]) -> None:
 
 
 def _merged(events: Sequence[Event]) -> Iterator[Event]:
-    """One event of each kind that is there, in the order in which a reply begins with them."""
+    """One event of each kind that occurs, in the order in which they begin in a reply."""
     request_id = events[0].request_id
     if updates := [e for e in events if isinstance(e, TranscriptUpdate)]:
         yield updates[-1]

@@ -1,4 +1,4 @@
-"""What an event stream and a session share: the events of one request, and leaving it."""
+"""The reader's end that an event stream and a session share: reading a request's events, and leaving it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RequestEvents(OfOneProcess, AsyncIterator[Event]):
     """The reader's end of one request of an engine's thread."""
 
     def __init__(self, owner: object, thread: EngineThread) -> None:
-        """owner: the `AsyncEngine`. One that is dropped is closed, and must not be while this is open."""
+        """owner: the `AsyncEngine`. It closes when dropped, which must not happen while this is open."""
         self._owner = owner
         self._thread = thread
         self._mailbox: Mailbox | None = None
@@ -28,11 +28,11 @@ class RequestEvents(OfOneProcess, AsyncIterator[Event]):
         self._has_ended = False
 
     async def aclose(self) -> None:
-        """Leave: the request is aborted, and nothing more comes. Nothing happens if it has ended."""
+        """Leave: the request is aborted, and nothing more comes. Does nothing if it has ended."""
         self._leave()
 
     def __del__(self) -> None:
-        # No lock may be taken here: this runs inside anything.
+        # No lock may be taken here: this may run inside anything.
         if self._mailbox is not None and not self._has_ended:
             self._thread.leave(self._mailbox)
 

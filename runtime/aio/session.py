@@ -1,4 +1,4 @@
-"""A request whose user still speaks, from a task of an event loop."""
+"""A request whose user is still speaking, as a task of an event loop uses it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Session(RequestEvents):
                 ...
 
     One task may read events while another pushes: `TranscriptUpdate`s until the commit, then those of any
-    other request. Entering it has the request taken by the engine; leaving it before its `Finished`
+    other request. Entering it has the engine take the request; leaving it before its `Finished`
     aborts the request. Speech comes as audio or as units, not as both.
 
     Entering, pushing, committing and reading raise InvalidRequest for what the caller got wrong, and
@@ -61,18 +61,18 @@ class Session(RequestEvents):
 
     @property
     def request_id(self) -> str | None:
-        """The one that its events bear; None before it is entered."""
+        """The id that its events carry; None before it is entered."""
         return None if self._mailbox is None else self._mailbox.request_id
 
     async def __aenter__(self) -> Session:
         if self._is_entered:
-            raise InvalidRequest("session: it can be entered once")
+            raise InvalidRequest("session: it can only be entered once")
         self._is_entered = True
         try:
             given = await take_request(self._thread.engine.inputs, self._request, self._sampling_params)
             self._mailbox = self._thread.start(*given, is_growing=True)
         except BaseException:
-            self._is_entered = False  # it may be entered later, for example when fewer wait
+            self._is_entered = False  # it may be entered later, for example when fewer requests wait
             raise
         try:
             await self._mailbox.taken()
@@ -87,11 +87,11 @@ class Session(RequestEvents):
         await self.aclose()
 
     async def push_audio(self, samples: Any, rate_hz: int) -> None:
-        """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
+        """Push the audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
 
-        Returns once the piece has its place in the queue; a caller who is ahead of the listener waits for
-        that. A piece without samples is none. What is found wrong with the audio only when it is heard ends
-        the session; what is refused here changes nothing.
+        Returns once the piece has its place in the queue, for which a caller ahead of the listener waits. A
+        piece without samples is ignored. Audio that is refused here changes nothing; a fault that is found
+        only when the audio is heard ends the session.
         """
         # Sound libraries are loaded by the first session that brings sound.
         from antiphon.sound.reading import check_duration, check_rate
@@ -133,8 +133,8 @@ class Session(RequestEvents):
         await self._feed.push(mono.copy())
 
     async def push_units(self, units: Sequence[int]) -> None:
-        """All units heard so far, numbered from 0, in place of those pushed before; returns when the engine
-        has them. If it raises InvalidRequest, those before still stand."""
+        """Push all units heard so far, numbered from 0, in place of those pushed before; returns when the
+        engine has them. If it raises InvalidRequest, those pushed before still stand."""
         numbers = await take_units(self._thread.engine.inputs, units)
         mailbox = self._speaking()
         if self._feed is not None:
@@ -143,10 +143,10 @@ class Session(RequestEvents):
         await _update_speech(self._thread, mailbox, numbers)
 
     async def commit(self) -> None:
-        """The user has said all; from here on the reply is made, and metrics count. Returns when all audio
-        was heard and the engine knows.
+        """The user has finished; from here on the reply is made, and metrics count. Returns when all audio
+        has been heard and the engine has been told.
 
-        If it raises InvalidRequest, a session of units stays as open as it was; one of audio ends.
+        If it raises InvalidRequest, a session of units stays open, as it was; one of audio ends.
         """
         committed_s = time.perf_counter()
         mailbox = self._speaking()
@@ -179,7 +179,7 @@ class Session(RequestEvents):
         super().__del__()
 
     def _check_room(self, frames: int, rate_hz: int) -> None:
-        """InvalidRequest for more audio than the model can read."""
+        """Raise InvalidRequest for more audio than the model can read."""
         longest = self._thread.engine.config.max_model_len
         if frames * UNITS_PER_S > longest * rate_hz:
             raise InvalidRequest(
@@ -193,7 +193,7 @@ class Session(RequestEvents):
         super()._leave()
 
     def _speaking(self) -> Mailbox:
-        """The mailbox of a session that may be told more."""
+        """The mailbox; raises InvalidRequest if the session takes no more speech."""
         if self._mailbox is None:
             raise InvalidRequest("session: it has to be entered first, with `async with`")
         self._thread.check_process()

@@ -1,4 +1,4 @@
-"""The mailboxes of the requests that an engine runs: what the engine's thread does with them."""
+"""The mailboxes of the requests that an engine runs, and what the engine's thread does with them."""
 
 from __future__ import annotations
 

@@ -25,6 +25,10 @@ BENCHMARKS = {
         "speech",
         "Spoken questions and answers from end to end: time to the first sound, and speech per second.",
     ),
+    "serve": (
+        "serve",
+        "A server under load, as its clients see it: first text, first audio, gaps, throughput, failures.",
+    ),
 }
 """By the command's name: the module of `antiphon.bench` that has it as `run`, and what it measures."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +15,12 @@ from antiphon.config import EngineConfig
 from antiphon.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from antiphon.aio.async_engine import AsyncEngine
 
 __all__ = ["serve"]
 
 SERVER_PANEL = "Server"
+REFERENCE_PANEL = "Ports of the released code"
 KEY_VARIABLE = "ANTIPHON_API_KEY"
 NO_EXTRA = "antiphon serve needs the extra: pip install 'antiphon[serve]'"
 
@@ -84,6 +84,45 @@ def serve(
     log_format: Annotated[
         str, typer.Option(metavar="text|json", help="How logs are written.", rich_help_panel=SERVER_PANEL)
     ] = "text",
+    reference_ports: Annotated[
+        bool,
+        typer.Option(
+            "--reference-ports",
+            help="Open the ports that the released code's clients use.",
+            rich_help_panel=REFERENCE_PANEL,
+        ),
+    ] = False,
+    controller_port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Of the controller; 0 takes any that is free.",
+            rich_help_panel=REFERENCE_PANEL,
+        ),
+    ] = 10000,
+    codec_worker_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the codec worker.", rich_help_panel=REFERENCE_PANEL)
+    ] = 21003,
+    worker_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the model worker.", rich_help_panel=REFERENCE_PANEL)
+    ] = 40000,
+    wav_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the codec worker writes speech. Default: a folder that is removed at the end.",
+            rich_help_panel=REFERENCE_PANEL,
+        ),
+    ] = None,
+    allow_external_workers: Annotated[
+        bool,
+        typer.Option(
+            "--allow-external-workers",
+            help="Let workers register; requests are then sent to any URL that a client registers.",
+            rich_help_panel=REFERENCE_PANEL,
+        ),
+    ] = False,
     model: options.ModelFolder = None,
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
@@ -113,11 +152,19 @@ def serve(
         try:
             from antiphon.server.log import set_up_logs
             from antiphon.server.running import serve as run
-            from antiphon.server.settings import ServerSettings
+            from antiphon.server.settings import ReferenceSettings, ServerSettings
         except ModuleNotFoundError as error:
             raise ConfigError(f"{NO_EXTRA} ({error})") from error
     if api_key is None and KEY_VARIABLE in os.environ:
         api_key = [os.environ[KEY_VARIABLE]]
+    reference = None
+    if reference_ports:
+        reference = ReferenceSettings(
+            controller_port, codec_worker_port, worker_port, wav_dir, allow_external_workers
+        )
+    elif wav_dir is not None or allow_external_workers:
+        hint = "--wav-dir" if wav_dir is not None else "--allow-external-workers"
+        raise typer.BadParameter("needs --reference-ports", param_hint=hint)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -130,6 +177,7 @@ def serve(
         drain_timeout_s=drain_timeout_s,
         restart=restart,
         log_format=log_format,
+        reference=reference,
     )
     engine_settings = {
         "block_size": block_size,
@@ -141,7 +189,7 @@ def serve(
     set_up_logs(log_format)
     load = partial(_load, model, codec, device, dtype, engine_settings)
     with signals.noted(signals.Note(), patience_s=None):  # a signal asks it to drain; a second ends it
-        in_order = run(load, settings, partial(_show, model is None))
+        in_order = run(load, settings, partial(_show, model is None), _show_site)
     if not in_order:
         raise typer.Exit(1)
 
@@ -160,3 +208,7 @@ def _show(is_packaged: bool, address: str) -> None:
 
         show_error(f"no --model: {EMBEDDED_WORLD}")
     say(f"serving at {address}")
+
+
+def _show_site(name: str, address: str) -> None:
+    say(f"{name} at {address}")

@@ -9,7 +9,7 @@ import typer
 from antiphon.cli.streams import NotShown, say
 from antiphon.types import Completion, Event, TextDelta, TranscriptDelta
 
-__all__ = ["EventPrinter"]
+__all__ = ["EventPrinter", "printable"]
 
 HEARD = "heard"
 REPLY = "reply"
@@ -57,7 +57,7 @@ class EventPrinter:
             self._end_line()
             self._say(typer.style(f"{label:<{LABEL_WIDTH}}", dim=True))
             self._open = label
-        self._say(_printable(text))
+        self._say(printable(text))
 
     def _end_line(self) -> None:
         if self._open is not None:
@@ -79,6 +79,6 @@ def _shown(file: Path) -> str:
     return "stdout" if str(file) == "-" else str(file)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text with no control characters but line breaks and tabs: a model must not control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,4 +1,4 @@
-"""What callers give an engine, checked and resolved."""
+"""Checks and resolves the arguments that callers give an engine."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 DEFAULT_MAX_TOKENS = 1024
-"""Of text-only replies."""
+"""For text-only replies whose request sets no limit."""
 MAX_REQUESTS = 1_000_000
-"""That `generate` takes at a time: more would be held than can be answered, and an iterable may not end."""
+"""The most requests that `generate` takes at a time: it holds all of them, and an iterable may never end."""
 
 
 class EngineArguments(EngineSettings, total=False):
-    """All that `Engine` takes as keywords; its docstring describes them."""
+    """All keyword arguments of `Engine`; its docstring describes them."""
 
     codec: str | os.PathLike[str] | Codec | None
     device: str | torch.device
@@ -57,19 +57,19 @@ class EngineArguments(EngineSettings, total=False):
 
 
 def engine_config(settings: EngineSettings) -> EngineConfig:
-    """The config of an engine's settings; `ConfigError` names one that there is none of, or that is wrong."""
+    """The config of an engine's settings. A ConfigError names a setting that does not exist or is wrong."""
     known = sorted(field.name for field in fields(EngineConfig))
     for name in settings:
         if name not in known:
             near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+            hint = f"; did you mean {near[0]}?" if near else f"; its settings are {', '.join(known)}"
             raise ConfigError(f"Engine: it has no setting {shown(name)}{hint}")
     return EngineConfig(**settings)
 
 
 def check_choice(name: str, value: object, only: str | None) -> None:
     if (value is not None or only is not None) and (type(value) is not str or value != only):
-        raise ConfigError(f"{name}: expected {only!r}, the one there is, got {shown(value)}")
+        raise ConfigError(f"{name}: expected {only!r}, the only choice, got {shown(value)}")
 
 
 def model_folder(model: Any) -> Path:
@@ -93,7 +93,9 @@ def open_codec(
     if isinstance(codec, Codec):
         codec.check_process()
         if dtype != "auto":
-            raise ConfigError(f"codec_dtype: expected a codec given as a folder, got one of {codec.dtype}")
+            raise ConfigError(
+                f"codec_dtype: expected a codec given as a folder, got a Codec in {codec.dtype}"
+            )
     elif not isinstance(codec, (str, os.PathLike)):
         raise ConfigError(f"codec: expected the path of a codec's folder, or a Codec, got {shown(codec)}")
     else:
@@ -106,8 +108,8 @@ def open_codec(
 
 
 def all_requests(requests: object) -> list[Request]:
-    """The requests that `Engine.generate` is given: one, or any iterable that comes to an end before
-    `MAX_REQUESTS`. What each of them is, is looked at when it is added."""
+    """The requests that `Engine.generate` is given: one, or any iterable of at most `MAX_REQUESTS`. Each is
+    checked when it is added."""
     if issubclass(type(requests), Request):
         return [requests]  # type: ignore[list-item]
     if issubclass(type(requests), (str, bytes)) or not issubclass(type(requests), Iterable):
@@ -120,7 +122,7 @@ def all_requests(requests: object) -> list[Request]:
 
 
 def given_id(request: object) -> str | None:
-    """The id of a request that cannot be served, where it has one."""
+    """The id of a request that cannot be served, if it has a valid one."""
     try:
         return plain_options(request).request_id
     except InvalidRequest:
@@ -128,10 +130,10 @@ def given_id(request: object) -> str | None:
 
 
 def one_each(params: object, num_requests: int) -> Sequence[Any]:
-    """The params of each request, as they were given."""
+    """The params for each request, as they were given."""
     if params is None or issubclass(type(params), SamplingParams):
         return [params] * num_requests
-    expected = f"SamplingParams, one or a list of one for each of {num_requests} requests"
+    expected = f"SamplingParams, or a list of one for each of {num_requests} requests"
     if issubclass(type(params), (str, bytes)) or not issubclass(type(params), Iterable):
         raise InvalidRequest(f"sampling_params: expected {expected}, got {kind(params)}")
     with reading("sampling_params"):
@@ -144,9 +146,9 @@ def one_each(params: object, num_requests: int) -> Sequence[Any]:
 
 
 def bounded(params: SamplingParams, prompt: Prompt, longest: int, *, speaks: bool) -> SamplingParams:
-    """`params` with limits that the longest sequence (max_model_len) allows.
+    """`params` with their limits lowered to what the longest sequence (max_model_len) allows.
 
-    Raises InvalidRequest if it does not even hold the prompt, and one position more.
+    Raises InvalidRequest if that has no room for the prompt and one more position.
     """
     speech = prompt.speaking_ids if prompt.speaking_ids is not None else prompt.speech_ids
     room = {
@@ -157,7 +159,7 @@ def bounded(params: SamplingParams, prompt: Prompt, longest: int, *, speaks: boo
         if left < 1:
             raise InvalidRequest(
                 f"the prompt has {longest - left} positions, "
-                f"the longest sequence (max_model_len) is {longest}"
+                f"but the longest sequence (max_model_len) is {longest}"
             )
     max_tokens = params.max_tokens
     if max_tokens is None:

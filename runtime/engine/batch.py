@@ -1,4 +1,4 @@
-"""The requests of one call of `Engine.generate`, and what has come of them."""
+"""The requests of one call of `Engine.generate`, and their results so far."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Every request of it has a completion in the end, at its own place."""
+    """In the end, every request has a completion, and they are in the order of the requests."""
 
     def __init__(
         self,
         requests: Request | Iterable[Request],
         sampling_params: SamplingParams | Iterable[SamplingParams] | None,
     ) -> None:
-        """Raises InvalidRequest for what are no requests, and for parameters that are not one for each."""
+        """Raises InvalidRequest if these are not requests, or not parameters for each of them."""
         self._requests = all_requests(requests)
         self._params = one_each(sampling_params, len(self._requests))
         self._order: list[str | Completion] = []
@@ -32,18 +32,20 @@ class Batch:
         return zip(self._requests, self._params, strict=True)
 
     def take(self, item: str | Completion) -> None:
-        """The next request: its id, or its completion if it is not served."""
+        """Record the next request: its id, or its completion if it is not served."""
         self._order.append(item)
         if isinstance(item, str):
             self._ids.add(item)
 
     def check_id(self, request: Request) -> None:
-        """Raise InvalidRequest for the id of another one: nobody could tell whose completion is whose."""
+        """Raise InvalidRequest if another request has this id: nobody could tell their completions apart."""
         if request.request_id in self._ids:
-            raise InvalidRequest(f"request_id: {request.request_id!r} is that of an earlier one of this call")
+            raise InvalidRequest(
+                f"request_id: {request.request_id!r} is that of an earlier request of this call"
+            )
 
     def refused(self, request: Any, error: BaseException, name: str) -> Completion:
-        """Of a request that cannot be served. name: for one without an id that could be one."""
+        """The completion of a request that cannot be served. name: its id, if it has no valid one."""
         request_id = given_id(request) or name
         reason = str(error) if isinstance(error, AntiphonError) else told(error)
         return Completion(request_id, finish_reason="error", error=reason)
@@ -58,7 +60,7 @@ class Batch:
         return len(self._done) < len(self._ids)
 
     def collect(self, events: Iterable[Event]) -> list[Event]:
-        """Take what is told of these requests; returns what is told of others."""
+        """Take the events of these requests; returns those of others."""
         others = []
         for event in events:
             if event.request_id not in self._ids or event.request_id in self._done:
@@ -68,7 +70,7 @@ class Batch:
         return others
 
     def completions(self, cause: BaseException | None) -> list[Completion]:
-        """In the order of the requests. cause: why those have none that have not finished."""
+        """All completions, in the order of the requests. cause: why some have not finished, if any."""
         reason = "not served" if cause is None else f"the engine has failed: {told(cause)}"
         found = [
             item

@@ -54,12 +54,12 @@ NUM_SPARE_WINDOWS = 64
 class Engine(OfOneProcess):
     """A Stream-Omni model and, where given, a CosyVoice codec, serving many requests at a time.
 
-    One thread at a time may call its methods, but for `prepare`; a call that finds another inside raises
-    EngineBusy and does nothing. `AsyncEngine` puts it behind asyncio. It serves the process that made it: in
-    a forked child its methods raise EngineDead, and a new one can be made.
+    Only one thread at a time may call its methods, except `prepare` and `check_room`; a call made while
+    another is in progress raises EngineBusy and does nothing. `AsyncEngine` puts it behind asyncio. It serves
+    the process that made it: in a forked child its methods raise EngineDead, and a new one can be made.
 
-    What a signal's handler raises, as Ctrl-C does, comes out of `step` and `generate` between two passes, or
-    out of one, and the engine lives on.
+    What a signal handler raises, as on Ctrl-C, comes out of `step` and `generate`, from within a pass or
+    between two, and the engine lives on.
 
     Args:
         model: the checkpoint's folder; None is the embedded model with its codec.
@@ -74,7 +74,7 @@ class Engine(OfOneProcess):
         settings: see `antiphon.config.EngineSettings`.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read; names file, tensor or key.
+        CheckpointError: the checkpoint cannot be read; names the file, tensor or key.
         ValueError: an argument is out of its range.
     """
 
@@ -145,7 +145,7 @@ class Engine(OfOneProcess):
             weakref.finalize(self, self.speech_worker.stop)
         self._replies = Replies(self.scheduler, self.speech_worker)
         self._untold: list[Event] = []
-        """Events that the next step tells."""
+        """Events for the next step to tell."""
         self._intake = Intake(
             self.config,
             self.model_config,
@@ -174,8 +174,8 @@ class Engine(OfOneProcess):
     ) -> str:
         """Take a request; its events come from `step`. Returns its id.
 
-        stream_audio: speech is made in chunks while its units come; False: of all units at once when the
-        last is there, as the released code does.
+        stream_audio: speech is made in chunks while its units come; False: from all units at once, when the
+        last one is there, as the released code does.
         Raises InvalidRequest, EngineOverloaded (too many wait) or EngineDead; nothing else is affected.
         """
         arrived_s = time.perf_counter()
@@ -187,15 +187,15 @@ class Engine(OfOneProcess):
     def check_room(self, num_preparing: int = 0) -> None:
         """Raise EngineOverloaded if no more requests may wait (`max_num_waiting`).
 
-        num_preparing: requests that wait already and that the engine has not been given yet. May run in
-        another thread than `step`.
+        num_preparing: requests that are waiting too, but have not been given to the engine yet. May run in a
+        different thread from `step`.
         """
         self._intake.check_room(num_preparing)
 
     @awaited_at_exit
     def prepare(self, request: Request, *, is_growing: bool = False) -> Prompt:
-        """Read a request's files and lay out its prompt, for `add_prepared`. May run in another thread than
-        `step`.
+        """Read a request's files and lay out its prompt, for `add_prepared`. May run in a different thread
+        from `step`.
 
         is_growing: its user is still speaking, see `open_request`.
         """
@@ -230,20 +230,20 @@ class Engine(OfOneProcess):
             )
 
     def open_request(self, request: Request, sampling_params: SamplingParams | None = None) -> str:
-        """Take a request whose user still speaks. Returns its id.
+        """Take a request whose user is still speaking. Returns its id.
 
-        It is written like any other and ends in `Units`, the ones that were heard so far, or `Units([])`.
-        What is known of it is computed, and nothing is picked, until `commit`; meanwhile `step` tells the
-        transcript so far as `TranscriptUpdate`. Raises what `add_request` raises.
+        It is written like any other, and ends in `Units`: those heard so far, or `Units([])`. Until `commit`,
+        what is known of it is computed and nothing is picked; meanwhile `step` tells the transcript so far
+        as `TranscriptUpdate`. Raises what `add_request` raises.
         """
         return self.add_prepared(request, self.prepare(request, is_growing=True), sampling_params)
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> None:
-        """Let these units, numbered from 0, be all that was heard so far of an open request.
+        """Replace all that was heard so far of an open request by these units, numbered from 0.
 
-        What was computed before the first one that is new or another stays. Raises InvalidRequest for an id
-        of no open request, for units that are none, and for more than the engine can hold; the request then
-        stays as it was.
+        What was computed before the first unit that is new or different stays. Raises InvalidRequest if the
+        id is not that of an open request, for ids that are not units, and for more than the engine can hold;
+        the request then stays as it was.
         """
         request_id = string("request_id", request_id)
         with self._ownership.turn("update_speech"):
@@ -258,12 +258,12 @@ class Engine(OfOneProcess):
         committed_s: float | None = None,
         no_speech: bool = False,
     ) -> None:
-        """The user of an open request has said all: from here on it is like any other.
+        """The user of an open request has finished: from here on it is like any other request.
 
-        units: all of its speech, where that is not what `update_speech` gave last; there must be at least
-        one. committed_s: when this was, on the clock of `time.perf_counter`; metrics count from there. None:
-        now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises; the
-        request then is as open as it was.
+        units: all of its speech, if that is not what `update_speech` gave last; there must be at least one.
+        committed_s: when the user finished, on the clock of `time.perf_counter`; metrics count from there.
+        None: now. no_speech: all that was spoken is silence or noise. Raises what `update_speech` raises;
+        the request then stays open, as it was.
         """
         request_id = string("request_id", request_id)
         with self._ownership.turn("commit"):
@@ -271,7 +271,7 @@ class Engine(OfOneProcess):
             self._growing_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
     def abort(self, request_id: str) -> bool:
-        """End a request now; its `Finished` event comes from the next `step`. False if there is none."""
+        """End a request now; its `Finished` event comes from the next `step`. False if it does not exist."""
         request_id = string("request_id", request_id)
         with self._ownership.turn("abort"):
             output = self._replies.outputs.get(request_id)
@@ -281,29 +281,29 @@ class Engine(OfOneProcess):
 
     @property
     def request_ids(self) -> list[str]:
-        """Of all requests whose `Finished` has yet to come."""
+        """The ids of all requests whose `Finished` has yet to come."""
         return list(self._replies.outputs)
 
     @property
     def is_closed(self) -> bool:
-        """Whether it serves nothing any more: it was closed, or has failed in a step."""
+        """Whether it no longer serves anything: it was closed, or has failed in a step."""
         return self._closed
 
     def has_unfinished(self) -> bool:
-        """Whether `step` has something to do or to tell. Open requests that wait for their users are nothing
-        to do."""
+        """Whether `step` has something to do or to tell. Open requests that wait for their users do not
+        count."""
         return bool(self._untold) or self._has_work()
 
     # --- the loop -----------------------------------------------------------------------------
 
     @awaited_at_exit
     def step(self) -> list[Event]:
-        """One pass through each stack that has work; what became known by it.
+        """Make one pass through each stack that has work; returns the events of what became known.
 
-        A fault in a pass ends the requests that brought it about, with "error"; the others are computed
-        again, to the same result. Raises what no request is to blame for: the engine has failed then, and is
-        closed. Raises what a signal's handler raises: all requests are aborted then, which the next step
-        tells.
+        A fault in a pass ends the requests that caused it, with "error"; the others are computed again, to
+        the same result. A fault that no request is to blame for is raised: the engine has then failed, and
+        is closed. What a signal handler raises is raised too: all requests are then aborted, which the next
+        step tells.
         """
         events: list[Event] = []
         try:
@@ -325,13 +325,13 @@ class Engine(OfOneProcess):
         requests: Request | Iterable[Request],
         sampling_params: SamplingParams | Iterable[SamplingParams] | None = None,
     ) -> list[Completion]:
-        """Answer all requests; completions in their order.
+        """Answer all requests; returns the completions in the same order.
 
         Speech is decoded whole, since nobody listens before the end. A request that cannot be served,
         whatever the reason, comes back with finish_reason "error" and the reason in `error`; the others go
         on. Events of requests that were added before are kept for `step`. Raises InvalidRequest, before any
-        is added, for arguments that are no such lists; what a signal's handler raises aborts these requests
-        and no others.
+        is added, if the arguments are not such lists; what a signal handler raises aborts these requests and
+        no others.
         """
         with self._ownership.turn("generate") as interrupts:
             self._check_alive()
@@ -370,8 +370,8 @@ class Engine(OfOneProcess):
         return CutRecording(self.inputs, self.tokenizer, speech)
 
     def close(self) -> None:
-        """Let go of everything. Requests that run are dropped. Nothing where it is closed already, or belongs
-        to another process."""
+        """Let go of everything; requests that are running are dropped. Does nothing if it is closed already,
+        or belongs to another process."""
         if not self._ownership.is_here:
             return
         with self._ownership.turn("close") as interrupts:
@@ -384,7 +384,7 @@ class Engine(OfOneProcess):
 
     def reset_prefix_cache(self) -> None:
         """Forget what finished requests have left in the KV cache for others to share. Running requests go
-        on as they are."""
+        on unchanged."""
         with self._ownership.turn("reset_prefix_cache"):
             self._check_alive()
             self.scheduler.pool.reset_prefix_cache()
@@ -411,7 +411,7 @@ class Engine(OfOneProcess):
 
     @awaited_at_exit
     def _advance(self, *, may_wait: bool) -> None:
-        """A step; its events are added to those that are not told yet."""
+        """Make a step; its events are added to those that are not told yet."""
         try:
             self._steps.make(self._untold, may_wait=may_wait)
         except BaseException as error:
@@ -422,7 +422,7 @@ class Engine(OfOneProcess):
     def _take_one(
         self, batch: Batch, request: Request, params: SamplingParams | None, interrupts: Interrupts
     ) -> str | Completion:
-        """Add one of a batch, once there is room for it: its id, or why it cannot be served."""
+        """Add a request of a batch, once there is room for it; returns its id, or why it cannot be served."""
         while not self._intake.has_room and self._has_work():
             self._advance_batch(batch)
             interrupts.check()
@@ -453,7 +453,7 @@ class Engine(OfOneProcess):
         self._untold = batch.collect(self._untold)
 
     def _give_up(self, events: list[Event]) -> None:
-        """Abort all requests, after these events that could not be told."""
+        """Abort all requests; the next step tells it, after these events that could not be told."""
         with suppress(EngineBusy), self._ownership.turn("step"):
             self._untold[:0] = events
             for output in list(self._replies.outputs.values()):

@@ -1,4 +1,4 @@
-"""Requests whose users still speak: how their prompts change, and how they become like all others."""
+"""Requests whose users are still speaking: how their prompts change, and how they become like all others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GrowingRequests:
         outputs: Mapping[str, OutputState],
         max_model_len: int,
     ) -> None:
-        """outputs: the engine's own, of all its requests."""
+        """outputs: those of all requests of the engine, shared with it."""
         self._inputs = inputs
         self._scheduler = scheduler
         self._runner = runner
@@ -40,8 +40,8 @@ class GrowingRequests:
         self._max_model_len = max_model_len
 
     def update_speech(self, request_id: str, units: Sequence[int]) -> list[Event]:
-        """See `Engine.update_speech`. What was heard is told here where no step will: with fewer units than
-        before, there is nothing to compute."""
+        """See `Engine.update_speech`. What was heard is told here, in case no step will: with fewer units
+        than before, there is nothing to compute."""
         output, prompt = self._find(request_id)
         self._update(output, self._inputs.with_speech(prompt, units))
         return list(output.poll())
@@ -70,7 +70,7 @@ class GrowingRequests:
     def _find(self, request_id: str) -> tuple[OutputState, GrowingPrompt]:
         output = self._outputs.get(request_id)
         if output is None or not isinstance(output.request.prompt, GrowingPrompt):
-            raise InvalidRequest(f"request_id: expected that of an open request, got {shown(request_id)}")
+            raise InvalidRequest(f"request_id: expected the id of an open request, got {shown(request_id)}")
         return output, output.request.prompt
 
     def _update(self, output: OutputState, prompt: Prompt) -> None:

@@ -35,7 +35,7 @@ class Intake:
         replies: Replies,
         sample_rate_hz: int | None,
     ) -> None:
-        """replies: where the states of what is taken in go. sample_rate_hz: of speech, None where none is
+        """replies: gets the states of the requests taken in. sample_rate_hz: that of speech; None if none is
         made."""
         self._config = config
         self._model = model
@@ -46,11 +46,11 @@ class Intake:
         self._replies = replies
         self._sample_rate_hz = sample_rate_hz
         self._numbers = itertools.count()
-        """Of requests, for seeds."""
+        """Numbers of requests, for seeds."""
         self._num_names = 0
 
     def new_name(self, untold: Sequence[Event]) -> str:
-        """An id that no request has. untold: events that nobody has been told."""
+        """An id that no request has. untold: events that have not been told yet."""
         while True:
             name = f"request-{self._num_names}"
             self._num_names += 1
@@ -146,5 +146,5 @@ class Intake:
         )
 
     def _is_in_use(self, request_id: str, untold: Sequence[Event]) -> bool:
-        """By a request that runs or waits, or whose `Finished` has not been told."""
+        """Whether a request runs or waits under this name, or has ended with its `Finished` still untold."""
         return request_id in self._replies.outputs or any(event.request_id == request_id for event in untold)

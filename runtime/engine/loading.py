@@ -1,4 +1,4 @@
-"""What an engine is made of, loaded from the folders of a model and a codec."""
+"""Loads what an engine is made of, from the folders of a model and a codec."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = ["Loaded", "load"]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and a codec in memory, and what follows from their settings. Nothing here changes any more."""
+    """A model and a codec in memory, and what follows from their settings. It never changes."""
 
     model_name: str
     device: torch.device
     dtype: torch.dtype
-    """Of the model's weights and its KV cache."""
+    """That of the model's weights and its KV cache."""
     config: EngineConfig
     model_config: ModelConfig
     cache_config: CacheConfig
@@ -62,8 +62,8 @@ def load(
     progress: bool,
     **settings: Unpack[EngineSettings],
 ) -> Loaded:
-    """Check the arguments of `Engine`, which describes them, and load what they name. Raises what it
-    raises."""
+    """Check the arguments of `Engine`, which describes them, and load what they name. Raises what `Engine`
+    does."""
     config = engine_config(settings)
     check_choice("quantization", quantization, None)
     check_choice("text_backend", text_backend, "native")

@@ -13,7 +13,7 @@ __all__ = ["Stacks", "step"]
 
 
 class Stacks(Protocol):
-    """What computes a plan: `Runner`, with results as `Scheduler.complete_...` takes them."""
+    """Computes plans, as `Runner` does; results are as `Scheduler.complete_...` takes them."""
 
     def start(self, request: RequestState, /) -> None: ...
 
@@ -36,9 +36,9 @@ def step(
     after: Callable[[StackPlan], None] = _ignore,
     may_speak: bool = True,
 ) -> bool:
-    """One pass through each stack that has work. False: none has.
+    """Make one pass through each stack that has work. False if no stack has any.
 
-    The order is the data's: the bottom layers hear, the LLM thinks where a request waits for text, the top
+    The order follows the data: the bottom layers hear, the LLM thinks if a request waits for text, the top
     layers speak. before, after: called around each pass, `after` once the scheduler has its results.
     may_speak: see `Scheduler.admit`.
     """

@@ -1,9 +1,9 @@
-"""A step of the engine, and what becomes of its requests if a part of it fails.
+"""A step of the engine, and what becomes of its requests if part of it fails.
 
 A fault costs time and nothing else: whatever it left half done, nothing counts as computed any more, and all
-that is known is computed again, to the same ids. Whoever brought it about is found by having the requests of
-the pass that failed go through it again one by one, and ends with "error". Where the model does not even
-answer a question of ours, the engine has failed.
+that is known is computed again, to the same ids. To find the request that caused it, the requests of the
+failed pass go through it again one by one; the one at fault ends with "error". If the model does not even
+answer a question of our own, the engine has failed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from antiphon.types import Event
 __all__ = ["Steps"]
 
 MAX_FAULTS_OF_ONE = 3
-"""A request that was in so many passes that failed is ended, whether or not it goes through alone."""
+"""A request that was in this number of failed passes is ended, even if it goes through alone."""
 MAX_FAULTS_OF_ALL = 3
-"""So many steps in a row that failed outside of a pass, and the engine has."""
+"""After this number of faults outside of a pass, without a successful step between, the engine has failed."""
 MAX_PROBE_STEPS = 64
 
 
@@ -43,28 +43,28 @@ class Steps:
         probe: Callable[[], RequestState],
         is_interrupt: Callable[[BaseException], bool],
     ) -> None:
-        """probe: makes a small request that needs all three stacks. is_interrupt: whether an exception is no
-        fault but ends what is being done."""
+        """probe: makes a small request that needs all three stacks. is_interrupt: whether an exception is
+        not a fault but ends what is being done."""
         self._scheduler = scheduler
         self._runner = runner
         self._replies = replies
         self._probe = probe
         self._is_interrupt = is_interrupt
         self._plan: StackPlan | None = None
-        """Of the pass that is being made, until all is told of it."""
+        """The plan of the current pass, until all its results are told."""
         self._num_faults = 0
-        """Outside of passes, since the last step that went through."""
+        """Faults outside of passes since the last successful step."""
 
     def make(self, told: list[Event], *, may_wait: bool) -> None:
-        """One pass through each stack that has work; what became known by it is added to `told`, also if the
-        step fails. may_wait: where there is nothing to compute, for speech.
+        """Make one pass through each stack that has work; what became known is added to `told`, even if the
+        step fails. may_wait: whether to wait for speech if there is nothing to compute.
 
-        A fault is dealt with here, unless the engine has failed: then it is raised. So is an interrupt, after
-        which all requests can go on.
+        A fault is dealt with here unless the engine has failed: then it is raised. An interrupt is raised
+        too; all requests can go on after it.
         """
         num_told = len(told)
         try:
-            # who will speak waits while much speech is unheard, or it would pile up behind the model
+            # no spoken reply starts while many still lack their audio: they would pile up behind the model
             may_speak = len(self._replies.awaiting_audio) < self._scheduler.max_num_seqs
             computed = step(
                 self._scheduler,
@@ -90,7 +90,7 @@ class Steps:
         self._plan = plan
 
     def _tell(self, told: list[Event], plan: StackPlan) -> None:
-        """What a pass has made known: to whoever asked, and units to the speech worker as well."""
+        """Tell what a pass has made known: as events, and its units to the speech worker as well."""
         told += self._replies.poll(plan)
         if plan.stack == "top":
             told += self._replies.speak(plan)
@@ -109,7 +109,7 @@ class Steps:
         return self._answers()
 
     def _answers(self) -> bool:
-        """Whether the model answers a request of ours, in blocks that nobody holds just now."""
+        """Whether the model answers a request of our own, in blocks that the restart has freed."""
         ours = self._scheduler
         request = self._probe()
         scheduler = Scheduler(
@@ -130,11 +130,11 @@ class Steps:
         except BaseException as error:
             if self._is_interrupt(error):
                 raise
-            log_fault("nor does the model answer", error=error)
+            log_fault("the model does not answer either", error=error)
         return False
 
     def _blame(self, plan: StackPlan | None, error: BaseException) -> Sequence[Event]:
-        """End those of a pass that failed whose fault it is known to be, and try the others one by one."""
+        """End the requests of a failed pass that are known to be at fault, and try the others one by one."""
         if plan is None:
             return []
         scheduler, events = self._scheduler, list[Event]()

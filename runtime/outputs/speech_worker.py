@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +25,7 @@ import numpy as np
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
 from antiphon.config import StreamSchedule
+from antiphon.errors import AntiphonError
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
 from antiphon.process.faults import log_fault
@@ -66,6 +70,8 @@ class Job:
     is_complete: bool = False
     is_idle: bool = True
     """No batch holds it."""
+    result: Future[AudioArray] | None = None
+    """Where its speech goes if it belongs to no request of the engine."""
 
     def is_ready(self) -> bool:
         """Whether there is something to decode. Called under the lock, and while no batch holds the job."""
@@ -129,6 +135,29 @@ class SpeechWorker:
                 job.is_complete = job.is_complete or final
                 self._work.notify()
 
+    def decode(self, units: Sequence[int], voice: str | None = None) -> Future[AudioArray]:
+        """The whole speech of units that no request has picked, float32 (n,). May be called from any thread;
+        cancelling the future gives the speech up.
+
+        Its error is an AntiphonError. An idle engine does not notice that the thread has died: whoever waits
+        calls `look_after` now and then. Raises InvalidRequest for wrong units and an unknown voice.
+        """
+        result: Future[AudioArray] = Future()
+        name = f"decode-{uuid.uuid4().hex}"
+        own: list[int] = self.codec.decoder.unit_array("units", units).tolist()
+        job = Job(name, self.codec.voice(voice), 0, None, time.perf_counter(), own, True, result=result)
+        result.add_done_callback(lambda done: self.abort(name) if done.cancelled() else None)
+        with self._lock:
+            self._jobs[name] = job
+            self._have_a_thread()
+            self._work.notify()
+        return result
+
+    def look_after(self) -> None:
+        """Make sure that a thread works on what there is to do."""
+        with self._lock:
+            self._have_a_thread()
+
     def abort(self, request_id: str) -> None:
         """Make no more of a request's speech, and report no more about it."""
         with self._lock:
@@ -168,6 +197,7 @@ class SpeechWorker:
         self.stop()
         self.join(EXIT_WAIT_S)
         with self._lock:
+            self._fail_all("the engine is closed")
             self._jobs.clear()
             self._spoken.clear()
 
@@ -207,8 +237,14 @@ class SpeechWorker:
     def _end(self, job: Job, reason: str) -> None:
         """Called under the lock: end this job with an error."""
         if self._jobs.get(job.request_id) is job:
-            self._spoken.append(Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}"))
             del self._jobs[job.request_id]
+            if job.result is None:
+                self._spoken.append(
+                    Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}")
+                )
+            else:
+                with suppress(InvalidStateError):  # it was cancelled
+                    job.result.set_exception(AntiphonError(f"speech: {reason}"))
 
     # --- in the speech thread ----------------------------------------------------------------
 
@@ -316,6 +352,11 @@ class SpeechWorker:
         if error is not None:
             return self._end(job, error)
         self.error = None
+        if job.result is not None:
+            del self._jobs[job.request_id]
+            with suppress(InvalidStateError):  # it was cancelled
+                job.result.set_result(samples)
+            return None
         is_last = job.stream is None or (job.is_complete and job.stream.is_done)
         if len(samples):
             now = time.perf_counter()

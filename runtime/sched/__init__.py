@@ -1,1 +1,1 @@
-"""Who computes what next: plain Python, no torch, no model."""
+"""Decides what each pass computes: plain Python, no torch, no model."""

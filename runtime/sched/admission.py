@@ -53,14 +53,14 @@ def _reserve_tracks(pool: BlockPool, request: RequestState, num_running: int) ->
     needed = text.blocks_missing(text_positions)
     if speech is not None:
         needed += speech.blocks_missing(len(speech))
-    # one block per track of each running request stays free, or it would soon preempt the newcomer
+    # one block per track of each running request stays free, or that one would soon preempt the newcomer
     if num_running and needed + 2 * num_running > pool.num_free:
         return False
     if speech is not None and not speech.reserve(pool, len(speech)):
         return False
     if text.reserve(pool, text_positions):
         return True
-    # alone, and too long with its run-ahead: the text track gets its blocks when it is asked for text
+    # alone, but too long with its run-ahead: the text track gets blocks once speech waits for text
     return not num_running and request.speaks and request.num_preemptions > 0
 
 

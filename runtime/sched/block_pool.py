@@ -29,17 +29,17 @@ class BlockPool:
     """A fixed number of blocks, shared by both tracks of all requests.
 
     Free blocks are handed out least recently used first, so what was cached longest ago is lost
-    first. "No room" is a return value; freeing what is free already is an error.
+    first. A lack of room is a return value; freeing a free block is an error.
     """
 
     def __init__(self, num_blocks: int, *, enable_prefix_caching: bool = True) -> None:
-        assert num_blocks > 0, "a pool needs blocks"
+        assert num_blocks > 0, "a pool needs at least one block"
         self.num_blocks = num_blocks
         self.enable_prefix_caching = enable_prefix_caching
         self.reset()
 
     def reset(self) -> None:
-        """All blocks are free, and hold nothing, whatever was taken before."""
+        """Make all blocks free and empty, whoever holds them."""
         self._blocks = [Block(i) for i in range(self.num_blocks)]
         self._free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(self.num_blocks))
         self._cached: dict[bytes, int] = {}
@@ -70,7 +70,7 @@ class BlockPool:
         return None if block_id is None else self._blocks[block_id]
 
     def acquire(self, block_ids: Iterable[int]) -> None:
-        """One more reference to each of these cached blocks."""
+        """Add one reference to each of these cached blocks."""
         for block_id in block_ids:
             block = self._blocks[block_id]
             if block.ref_count == 0:
@@ -78,7 +78,7 @@ class BlockPool:
             block.ref_count += 1
 
     def publish(self, block_id: int, digest: bytes, payload: Any = None) -> None:
-        """Make a full block findable. Where its contents are cached already, the first block stays."""
+        """Make a full block findable. If its contents are cached already, the cache keeps the first block."""
         block = self._blocks[block_id]
         assert block.ref_count > 0, f"block {block_id} is free and cannot be published"
         if not self.enable_prefix_caching or digest in self._cached or block.digest is not None:
@@ -100,7 +100,7 @@ class BlockPool:
             block.ref_count -= 1
             if block.ref_count == 0:
                 self._free[block_id] = None
-                if block.digest is None:  # nothing in it to keep: before all that is cached
+                if block.digest is None:  # nothing in it to keep: it goes before cached ones
                     self._free.move_to_end(block_id, last=False)
 
     def reset_prefix_cache(self) -> None:

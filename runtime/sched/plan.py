@@ -29,7 +29,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class StackPlan:
-    """One pass through one stack. Every position has its block, and all it depends on is computed."""
+    """One pass through one stack. Every position has its block, and everything it depends on is computed."""
 
     stack: Stack
     chunks: list[Chunk]

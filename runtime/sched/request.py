@@ -1,4 +1,4 @@
-"""A request as the scheduler sees it: two tracks, what is known and what is computed of each."""
+"""A request as the scheduler sees it: two tracks, and what is known and computed of each."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["NO_ID", "SOFT_KEY", "RequestState"]
 
 NO_ID = 0
-"""In a text track where the LLM reads a picture or a soft embedding. One that every vocabulary has: it is
-looked up with the others, and what it gives is overwritten."""
+"""Stands in a text track where the LLM reads a picture or a soft embedding. Every vocabulary has it: it is
+looked up like the other ids, and the result is overwritten."""
 SOFT_KEY = 1 << 40
-"""Added to an id whose LLM input is its soft embedding: the same id embedded plainly is another key."""
+"""Added to an id whose LLM input is its soft embedding: the same id embedded plainly has another key."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RequestState:
     The text track holds the prompt with its pictures, then the text ids. The speech track holds the
     prompt without pictures (or, for text input, the speaking prompt), then the unit ids; its blocks
     hold bottom and top layers. An id becomes *known* when it is picked, and its position is
-    *computed* when a stack has passed over it:
+    *computed* when a stack has run over it:
 
         text:    [ prompt ............ | text ids ........ ]
                                    ^ text.num_computed     ^ len(text)
@@ -65,7 +65,7 @@ class RequestState:
         self.request_id = request_id
         self.prompt = prompt
         self.is_growing = prompt.is_growing
-        """The user still speaks: the prompt goes on, and nothing is picked from its last position."""
+        """The user is still speaking: the prompt may change, and nothing is picked from its last position."""
         self.params = params
         self.speaks = speaks
         self.transcribes = transcribes
@@ -77,7 +77,7 @@ class RequestState:
         """Its row in the runner's per-request tensors while it runs; None while it does not."""
         self.num_preemptions = 0
         self.num_faults = 0
-        """Passes with it that failed."""
+        """Failed passes that it was part of."""
         self.num_cached_tokens: int | None = None
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
@@ -101,7 +101,7 @@ class RequestState:
         """The speech track's prompt."""
         if prompt.has_speech or speaks:
             self.speech_ids = prompt.speech_ids if prompt.has_speech else (prompt.speaking_ids or ())
-            # the last prompt position of a speaking request attends to text: it is the request's own
+            # the last prompt position of a speaking request attends to text, so it is not shared
             shareable = len(self.speech_ids) - 1 if speaks else None
             seed_bytes = b"bottom+top" if speaks else b"bottom"
             self.speech = Track(cache.speech_block_size, seed_bytes, self.speech_ids, shareable)
@@ -115,7 +115,7 @@ class RequestState:
             )
         self.num_speech_prompt = len(self.speech_ids)
         self.prompt_labels: list[int | None] = [None] * self.num_speech_prompt
-        """CTC labels of the prompt's units, as far as they are read; None elsewhere."""
+        """CTC labels of the prompt's units, as far as they have been read; None elsewhere."""
         self.unit_positions = frozenset(prompt.unit_positions) if prompt.has_speech else frozenset()
         if prompt.reply_ids:
             self.take_text()
@@ -124,11 +124,11 @@ class RequestState:
 
     @property
     def has_work(self) -> bool:
-        """Something of what is known is not computed. An open request has none while its user is silent."""
+        """Whether something is left to compute. An open request has nothing left while its user is silent."""
         if not self.is_growing:
             return not self.finished
         assert self.speech is not None
-        # the top layers keep off the last known position until another follows: it might be the prompt's last
+        # the top layers skip the last known position until another follows: it might be the prompt's last
         return (
             self.speech.num_computed < len(self.speech)
             or (self.needs_text and self.text.num_computed < len(self.text))
@@ -136,13 +136,13 @@ class RequestState:
         )
 
     def num_same(self, prompt: Prompt) -> int:
-        """How many speech positions of another prompt, from its first, are those of this one."""
+        """How many speech positions at their start this prompt and another have in common."""
         pairs = zip(self.speech_ids, prompt.speech_ids, strict=False)
         shorter = min(len(self.speech_ids), len(prompt.speech_ids))
         return next((i for i, (old, new) in enumerate(pairs) if old != new), shorter)
 
     def update_speech(self, prompt: Prompt) -> None:
-        """Let an open request have another prompt, whose tracks' tails have been replaced."""
+        """Give an open request another prompt, once the tails of its tracks have been replaced."""
         assert self.is_growing and self.speech is not None
         labels = self.prompt_labels[: self.num_same(prompt)]
         self.prompt, self.is_growing = prompt, prompt.is_growing
@@ -155,8 +155,8 @@ class RequestState:
             self.speech.num_shareable = self.num_speech_prompt - 1
 
     def restart(self) -> None:
-        """Keep what is known, and let nothing of it be computed: after a fault, which may have come between
-        any two lines."""
+        """Keep what is known, and count none of it as computed: used after a fault, which may have come
+        between any two lines."""
         self.row = None
         self.top_computed = 0
         self.text.restart(self.num_text_prompt, self.text_ids)
@@ -180,23 +180,23 @@ class RequestState:
 
     @property
     def text_ended(self) -> bool:
-        """No text follows under speech: it has come to its end of turn or its length limit."""
+        """The text of a spoken reply is complete: it has reached its end of turn or its length limit."""
         ids = self.text_ids
         return self.speaks and bool(ids) and (ids[-1] == self._eot or len(ids) >= self.max_tokens)
 
     @property
     def num_text_ahead(self) -> int:
-        """Text tokens decoded that speech has not asked for."""
+        """Decoded text tokens that speech has not asked for."""
         return len(self.text_ids) - self.speaking.num_consumed if self.speaking else 0
 
     @property
     def shown_text_ids(self) -> list[int]:
-        """The text of the reply so far: of a spoken one, what speech has asked for."""
+        """The text of the reply so far; of a spoken reply, only what speech has asked for."""
         return self.text_ids if self.speaking is None else self.text_ids[: self.speaking.num_consumed]
 
     @property
     def has_cut_text(self) -> bool:
-        """Speech has said all of a text that its limit has ended."""
+        """Speech has consumed all of a text that was cut off by its length limit."""
         shown = self.shown_text_ids
         return self.speaks and len(shown) >= self.max_tokens and shown[-1] != self._eot
 
@@ -205,7 +205,7 @@ class RequestState:
         return math.inf if self.params.max_tokens is None else self.params.max_tokens
 
     def text_ready(self) -> int:
-        """Text positions whose inputs are there: a soft embedding needs its bottom layers."""
+        """How many text positions have their inputs: soft embeddings come from the bottom layers."""
         if not self.is_soft or self.speech is None:
             return len(self.text)
         if self.speech.num_computed >= self.num_speech_prompt:
@@ -227,13 +227,13 @@ class RequestState:
         return min(text_position - images, self.num_speech_prompt)
 
     def add_text(self, token: int) -> None:
-        """A text id was picked."""
+        """Add a text id that was picked."""
         self.text_ids.append(token)
         self.text.append(token)
         self.take_text()
 
     def take_text(self) -> None:
-        """Let speech consume what it waits for."""
+        """Let speech consume the text that it waits for."""
         if self.speaking is not None:
             self.speaking.consume(self.text_ids, text_ended=self.text_ended)
 
@@ -244,13 +244,13 @@ class RequestState:
         return len(self.speech) if self.speech is not None else 0
 
     def top_ready(self) -> int:
-        """Positions the top layers may compute: the last of the prompt and all units need their text."""
+        """How many positions the top layers may compute: the prompt's last and all units need their text."""
         if self.speaking is None or self.speech is None:
             return 0
         return min(self.speech.num_computed, self.num_speech_prompt - 1 + len(self.speaking.visible))
 
     def visible_at(self, position: int) -> int:
-        """Fusion entries that a speech position may attend to; 0 before the prompt's last."""
+        """How many fusion entries a speech position may attend to; 0 before the prompt's last position."""
         step = position - (self.num_speech_prompt - 1)
         if step < 0:
             return 0
@@ -258,7 +258,7 @@ class RequestState:
         return self.speaking.visible[step]
 
     def unlabelled(self, start: int, end: int) -> list[int]:
-        """Speech positions of [start, end) whose CTC label is wanted: units not yet read."""
+        """Speech positions of [start, end) whose CTC label is wanted: units that have not been read."""
         assert self.speaking is not None or self.is_soft
         prompt = [
             p
@@ -271,7 +271,7 @@ class RequestState:
         return prompt + list(range(max(start, read), end))
 
     def add_label(self, position: int, label: int) -> None:
-        """The CTC label of a unit, in order of position."""
+        """Add the CTC label of a unit; labels come in order of position."""
         if position < self.num_speech_prompt:
             self.prompt_labels[position] = label
         else:
@@ -280,17 +280,17 @@ class RequestState:
             self.take_text()
 
     def add_unit(self, unit_id: int) -> None:
-        """A unit id was picked."""
+        """Add a unit id that was picked."""
         assert self.speech is not None
         self.unit_ids.append(unit_id)
-        if self.end_of_picks() is None:  # what is picked last is not read back
+        if self.end_of_picks() is None:  # the last unit of a reply is not read back
             self.speech.append(unit_id)
 
     # --- the end ------------------------------------------------------------------------------
 
     def end_of_picks(self) -> FinishReason | None:
-        """Why the ids picked so far are all of the reply, if they are. A transcript has ended once the last
-        unit has its label."""
+        """Why the reply ends with the ids picked so far; None if it goes on. A transcript ends with the label
+        of its last unit."""
         if self.transcribes:
             units = self.prompt.unit_positions
             is_read = not self.is_growing and self.prompt_labels[units[-1]] is not None
@@ -312,7 +312,7 @@ class RequestState:
 
     def _text_prompt(self) -> tuple[list[int], list[int] | None]:
         """The ids of the prompt's text positions, `NO_ID` where the model reads something else, and their
-        keys, None where the ids do. Notes where the pictures stand."""
+        keys, None if the ids serve as keys. Records where the pictures stand."""
         if not self.is_soft and not self.prompt.images:
             return list(self.prompt.ids), None
         ids: list[int] = []

@@ -1,16 +1,16 @@
 """The scheduler.
 
-Its one invariant: *each stack's computed positions catch up with the positions that are known, and
-a position becomes known when what it depends on has been computed.* Prefill, chunked prefill,
-decoding and recomputation after a preemption are the same thing.
+Its one invariant: *each stack's computed positions catch up with the known ones, and a position becomes
+known once everything it depends on has been computed.* Prefill, chunked prefill, decoding and
+recomputation after a preemption are the same thing.
 
-A step is three passes: the bottom layers read what was said, the LLM thinks where somebody waits for
-text, the top layers speak. Text never depends on units, so a text pass, once it has to run, takes
-along every request that has room to run ahead: text steps are few and full.
+A step is three passes: the bottom layers read what was said, the LLM thinks if a request waits for text,
+the top layers speak. Text never depends on units, so a text pass, once it has to run, also takes every
+request that has room to run ahead: text passes are few and full.
 
-An *open* request, whose user still speaks, is computed as far as it is known, but nobody waits for its
-answer: it is admitted, scheduled and served behind all others, and makes way first. One that was
-preempted with nothing to compute rests until it is told more.
+An *open* request, whose user is still speaking, is computed as far as it is known, but nobody is waiting
+for its answer yet: it is admitted, scheduled and served after all others, and preempted before them. If it
+had nothing left to compute when it was preempted, it rests until its prompt is updated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler:
-    """Admits requests, shares out blocks and the token budget, and keeps each request's progress."""
+    """Admits requests, shares out blocks and the token budget, and records each request's progress."""
 
     def __init__(
         self,
@@ -56,40 +56,40 @@ class Scheduler:
         """Positions with fusion that a top pass may hold beyond one per request (after a preemption)."""
         self.waiting: deque[RequestState] = deque()
         self.waiting_growing: deque[RequestState] = deque()
-        """Open requests that were told more than they had room to compute."""
+        """Open requests that have something to compute, but no room for it yet."""
         self.resting: list[RequestState] = []
-        """Open requests that made way when all was computed, and have been told nothing since."""
+        """Open requests that made way with nothing left to compute, and have not been updated since."""
         self.running: list[RequestState] = []
         """In order of admission: the first is served first, the last is preempted first."""
         self.trials: deque[Trial] = deque()
-        """After a pass that failed: its requests, of which the first is served, and nobody else."""
+        """The requests of a failed pass. While there are any, only the first is served."""
         self.speaking: type[SpeakingState] = SpeakingState
-        """How the speech of requests that are yet to come follows their text; a benchmark sets its own."""
+        """How the speech of later requests follows their text; a benchmark sets its own."""
         self._rows = list(range(max_num_seqs))[::-1]
 
     # --- coming and going ---------------------------------------------------------------------
 
     @property
     def num_waiting(self) -> int:
-        """Requests that do not run, for whatever reason."""
+        """Requests that are not running, for whatever reason."""
         return len(self.waiting) + len(self.waiting_growing) + len(self.resting)
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would do anything. What waits can always be admitted sooner or later."""
+        """Whether a step would do anything. A waiting request can always be admitted sooner or later."""
         return bool(self.waiting or self.waiting_growing) or any(r.has_work for r in self.running)
 
     def add(self, request: RequestState) -> None:
         (self.waiting_growing if request.is_growing else self.waiting).append(request)
 
     def fits(self, request: RequestState, num_more: int = 0) -> bool:
-        """Could the request's prompt, `num_more` positions, and one more of each track, ever be held?"""
+        """Whether the pool could ever hold the request's tracks, each with `num_more` + 1 positions more."""
         tracks = [t for t in (request.text if request.needs_text else None, request.speech) if t is not None]
         needed = sum(-(-(len(t) + num_more + 1) // t.block_size) for t in tracks)
         return needed <= self.pool.num_blocks
 
     def update_speech(self, request: RequestState, prompt: Prompt) -> None:
-        """Give an open request another prompt, which is closed if its user has said all."""
+        """Give an open request another prompt, which is closed if its user has finished."""
         update_speech(self.pool, request, prompt)
         if request.transcribes and (reason := request.end_of_picks()):
             self.finish(request, reason)  # all of it was read while it was spoken
@@ -102,9 +102,9 @@ class Scheduler:
             self.add(request)
 
     def admit(self, *, may_speak: bool = True) -> list[RequestState]:
-        """Start waiting requests, oldest first, while there are rows and blocks for all they know.
+        """Start waiting requests, oldest first, while there are rows, and blocks for all that is known.
 
-        may_speak: False passes over those that answer in speech.
+        may_speak: False passes over requests for speech.
         """
         admitted: list[RequestState] = []
         while self.trials and self.trials[0].is_over:
@@ -120,7 +120,7 @@ class Scheduler:
         return admitted
 
     def finish(self, request: RequestState, reason: FinishReason) -> None:
-        """A request ends here and nowhere else, for this reason: it is taken out and gives back all it holds.
+        """End a request for this reason, here and nowhere else: it is taken out and gives back all it holds.
 
         May be called again with another reason, as when the speech of a whole reply cannot be made.
         """
@@ -134,7 +134,7 @@ class Scheduler:
                 queue.remove(request)
 
     def preempt(self, request: RequestState) -> None:
-        """Take back a running request's blocks. It keeps all it knows, waits first, and recomputes."""
+        """Take back a running request's blocks. All that is known stays; it waits first and recomputes."""
         has_work = request.has_work
         self.running.remove(request)
         self._release(request)
@@ -147,10 +147,10 @@ class Scheduler:
             self.resting.append(request)
 
     def restart(self, requests: Iterable[RequestState]) -> None:
-        """After a fault, which may have come between any two lines: nothing is computed, no block is held or
-        cached, and all that is known stays. Those that ran come first, in their order.
+        """Start over after a fault, which may have come between any two lines: nothing is computed, no block
+        is held or cached, and all that is known stays. Requests that ran come first, in their order.
 
-        requests: all that there are, those that have finished included.
+        requests: all that exist, including finished ones; any others are dropped.
         """
         ran = list(self.running)
         queues = (self.running, self.waiting, self.waiting_growing, self.resting)
@@ -185,7 +185,7 @@ class Scheduler:
         return self._plan("bottom", chunks)
 
     def schedule_text(self) -> StackPlan:
-        """Runs where somebody waits for text; then all who may run ahead come along."""
+        """Empty unless a request waits for text; then every request that may run ahead joins in."""
         chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
         waits = [r for r in self._in_turn() if r.waits_for_text and r.text.num_computed < r.text_ready()]
@@ -203,7 +203,7 @@ class Scheduler:
             if request.waits_for_text:
                 if not self._make_room(request, track, end):
                     continue
-            elif not track.reserve(self.pool, end):  # running ahead is worth nobody's blocks
+            elif not track.reserve(self.pool, end):  # running ahead is not worth a preemption
                 continue
             samples = end == len(track) and not request.is_growing
             chunks.append(Chunk(request, start, end, samples))
@@ -278,25 +278,26 @@ class Scheduler:
         assert len(held) == in_use, f"{in_use} blocks are in use, {len(held)} are in block tables"
         for request in (*self.waiting, *self.waiting_growing, *self.resting):
             for track in (request.text, request.speech):
-                assert track is None or not track.block_table, f"{request.request_id} waits and holds blocks"
+                assert track is None or not track.block_table, f"{request.request_id} waits but holds blocks"
 
     # --- who is served, and who makes way -----------------------------------------------------
 
     def _in_turn(self) -> list[RequestState]:
-        """What runs, in the order in which it is served."""
+        """The running requests in serving order; during a trial, only the one that is tried."""
         if self.trials:
             return [r for r in self.running if r is self.trials[0].request]
         return sorted(self.running, key=attrgetter("is_growing"))
 
     def _first_of(self, queue: Iterable[RequestState], *, may_speak: bool) -> RequestState | None:
-        """Whom of those who wait to start next."""
+        """The request of a queue to start next."""
         if self.trials:
             return next((r for r in queue if r is self.trials[0].request), None)
         return next((r for r in queue if may_speak or not r.speaks), None)
 
     def _next_victim(self, *, only_silent: bool = False) -> RequestState | None:
-        """Who makes way next: open requests before others, those that have nothing to compute first, and
-        of equals the one admitted last. only_silent: None where no such request runs."""
+        """The request to preempt next: open requests before others, those with nothing to compute first, and
+        among equals the one admitted last. only_silent: only one with nothing to compute, None if there is
+        no such request."""
         backwards = self.running[::-1]
         silent = next((r for r in backwards if r.is_growing and not r.has_work), None)
         if silent is not None or only_silent:
@@ -304,10 +305,10 @@ class Scheduler:
         return next((r for r in backwards if r.is_growing), self.running[-1])
 
     def _make_way(self, newcomer: RequestState) -> bool:
-        """A row for a request that waits, and blocks for all it knows; its own, if True.
+        """Free a row for a waiting request, and reserve blocks for all that is known of it, if possible.
 
-        For one whose user waits, all open requests make way, for another open one those that have nothing
-        to compute.
+        For a request whose user is waiting, all open requests make way; for an open one, only those with
+        nothing to compute; for one on trial, everyone.
         """
         while not self._rows or not reserve_known(self.pool, newcomer, len(self.running)):
             if not self.running:
@@ -321,7 +322,7 @@ class Scheduler:
     # --- blocks -------------------------------------------------------------------------------
 
     def _make_room(self, request: RequestState, track: Track, num_positions: int) -> bool:
-        """Room for a running request that must go on; others, admitted after it, make way."""
+        """Make room for a running request that must go on: others make way. False if it had to itself."""
         while not track.reserve(self.pool, num_positions):
             victim = self._next_victim()
             assert victim is not None
@@ -331,12 +332,12 @@ class Scheduler:
                 self.preempt(request)
                 return False
             elif not self._drop_run_ahead(request):
-                self.finish(request, "length")  # the whole cache is its own, and full
+                self.finish(request, "length")  # it has the whole cache, which is full
                 return False
         return True
 
     def _drop_run_ahead(self, request: RequestState) -> bool:
-        """Give back the blocks of text that speech has not asked for; its ids stay known."""
+        """Give back the blocks of text that speech has not asked for, if any; its ids stay known."""
         if request.speaking is None:
             return False
         before = len(request.text.block_table)
@@ -344,7 +345,7 @@ class Scheduler:
         return len(request.text.block_table) < before
 
     def _let_go_of_text(self, request: RequestState) -> None:
-        """Once no text will be asked for, the text track's blocks serve others."""
+        """Give back the text track's blocks once no more text will be asked for."""
         if request.speaks and not request.needs_text and request.text.block_table:
             request.text.release(self.pool)
 
@@ -355,5 +356,5 @@ class Scheduler:
             request.row = None
 
     def _plan(self, stack: str, chunks: list[Chunk]) -> StackPlan:
-        """Without the chunks of requests that were preempted while the plan was made."""
+        """A plan without the chunks of requests that were preempted while it was made."""
         return StackPlan(stack, [c for c in chunks if c.request.is_running])  # type: ignore[arg-type]

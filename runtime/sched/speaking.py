@@ -1,6 +1,6 @@
 """How speech follows text: which text tokens each unit step may attend to.
 
-State of the paper's alignment-based fusion (arXiv 2506.13642, 3.3): text is consumed one *fusion
+The state of the paper's alignment-based fusion (arXiv 2506.13642, section 3.3): text is consumed one *fusion
 entry* at a time, whenever the units read back so far have spelled a new CTC label.
 """
 
@@ -24,13 +24,13 @@ class SpeakingState:
         self.fusion_ids: list[int] = []
         """Consumed text ids that carry something to say."""
         self.visible: list[int] = []
-        """For each unit step that may be taken: how many fusion entries it may look back on."""
+        """For each unit step that may be taken: how many fusion entries it may attend to."""
         self.unit_labels: list[int] = []
         """CTC labels of the units read back."""
         self.num_consumed = 0
         """Text tokens consumed."""
         self.ended = False
-        """End of turn has been consumed: nothing more will be."""
+        """The end of turn has been consumed: nothing more will be."""
         self._blank, self._eot, self._lag = blank, eot, lag
         self._carries_speech = carries_speech
         self._text_input = text_input
@@ -38,8 +38,8 @@ class SpeakingState:
         self._target: int | None = lag  # entries the next unit step waits for; None: it does not wait
 
     def again(self, text_ids: list[int], *, text_ended: bool) -> SpeakingState:
-        """The state that the labels so far and this text give, made anew: after a fault this one may have
-        seen a half of something."""
+        """A new state made from the labels so far and this text: after a fault, this one may be half
+        updated."""
         state = type(self)(
             blank=self._blank,
             eot=self._eot,
@@ -49,7 +49,7 @@ class SpeakingState:
         )
         state.consume(text_ids, text_ended=text_ended)
         for label in self.unit_labels:
-            if state.waits:  # it was read, and what the unit waited for was not noted
+            if state.waits:  # the label was read, but what its unit waited for was not recorded
                 break
             state.read_back(label)
             state.consume(text_ids, text_ended=text_ended)
@@ -71,16 +71,16 @@ class SpeakingState:
         return self.ended or closed
 
     def read_back(self, label: int) -> None:
-        """A unit was read back as this label."""
+        """Take the label that a unit was read back as."""
         assert not self.waits, "a unit is read back after it was spoken"
         self.unit_labels.append(label)
         self._target = self.entries_wanted(label)
 
     def entries_wanted(self, label: int) -> int:
-        """How many fusion entries the next unit step waits for after this label: a new one asks for one more.
+        """How many fusion entries the next unit step waits for: after a new label, one more than before.
 
-        A label is new when it is neither blank nor the last one that was not blank: one that is
-        repeated across a blank is not (other than in CTC collapse).
+        A label is new if it is neither blank nor the last label that was not blank: unlike in CTC
+        collapse, one that is repeated across a blank is not new.
         """
         is_new = label not in (self._blank, self._last_label)
         if label != self._blank:
@@ -89,7 +89,7 @@ class SpeakingState:
         return max(entries + 1, self._lag) if is_new and not self.silent else entries
 
     def consume(self, text_ids: list[int], *, text_ended: bool) -> None:
-        """Take from the text what the next unit step waits for, as far as it is there."""
+        """Take from the text what the next unit step waits for, as far as it has been decoded."""
         while self._target is not None:
             if self.ended or len(self.fusion_ids) >= self._target:
                 self._grant()

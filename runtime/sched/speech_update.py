@@ -1,4 +1,4 @@
-"""The speech of a growing prompt is updated: what was computed of it stays up to the first difference."""
+"""Updates the speech of a growing prompt: what was computed stays, up to the first difference."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["update_speech"]
 
 
 def update_speech(pool: BlockPool, request: RequestState, prompt: Prompt) -> None:
-    """Give a growing request another prompt. All stacks are causal: positions before the first difference
-    stay as they are computed, those behind are forgotten.
+    """Give a growing request another prompt. All stacks are causal: what was computed before the
+    first difference stays, the rest is forgotten.
 
-    Pictures stand before what is still being spoken, so the prompts differ in ids alone.
+    Pictures come before the speech that grows, so the prompts differ in ids alone.
     """
     text, speech = request.text, request.speech
     assert speech is not None
@@ -29,8 +29,8 @@ def update_speech(pool: BlockPool, request: RequestState, prompt: Prompt) -> Non
     num_still_read = request.speech_before(text.num_computed)
     speech.replace_tail(pool, num_same, tail)
     if num_still_read < min(num_read, num_same):
-        # The LLM gave back a block whose beginning had not changed. Soft embeddings that it has read are
-        # not kept: it reads them again from the bottom layers.
+        # The text track gave back a block whose beginning had not changed. Soft embeddings are not kept
+        # once the LLM has read them, so the bottom layers compute them again.
         speech.rewind(pool, num_still_read)
     request.top_computed = min(request.top_computed, speech.num_computed)
     request.update_speech(prompt)

@@ -15,8 +15,8 @@ __all__ = ["Track"]
 class Track:
     """Positions 0..num_computed-1 have their keys and values in `block_table`.
 
-    `ids` holds what the model reads at each known position. `keys` says what a position depends on beyond
-    those before it, where that is more than its id: a picture's features, a soft embedding. Full blocks are
+    `ids` holds what the model reads at each known position. `keys` says what a position depends on besides
+    those before it, if that is more than its id: a picture's features, a soft embedding. Full blocks are
     named by a digest over the chain of keys and shared through the pool; `num_shareable` bounds them.
     """
 
@@ -28,7 +28,7 @@ class Track:
         num_shareable: int | None = None,
         keys: Sequence[int] | None = None,
     ) -> None:
-        """keys: one for each id; None: the ids say it all."""
+        """keys: one for each id; None: the ids are the keys."""
         self.block_size = block_size
         self.ids = array("q", ids)
         self.keys = self.ids if keys is None else array("q", keys)
@@ -44,7 +44,7 @@ class Track:
         return len(self.ids)
 
     def append(self, picked: int) -> None:
-        """An id becomes known, and is its own key."""
+        """Add an id that has become known; it is its own key."""
         self.ids.append(picked)
         if self.keys is not self.ids:
             self.keys.append(picked)
@@ -54,7 +54,7 @@ class Track:
         return max(0, -(-num_positions // self.block_size) - len(self.block_table))
 
     def reserve(self, pool: BlockPool, num_positions: int) -> bool:
-        """Make room for this many positions; False, and nothing changed, where the pool has none."""
+        """Make room for this many positions. False, with nothing changed, if the pool has too few blocks."""
         missing = self.blocks_missing(num_positions)
         if missing == 0:
             return True
@@ -105,10 +105,10 @@ class Track:
         self._num_published = min(self._num_published, keep_positions // self.block_size)
 
     def rewind(self, pool: BlockPool, num_positions: int) -> None:
-        """Take back what was computed behind the first `num_positions`, for it to be computed otherwise.
+        """Forget what was computed after the first `num_positions`, so that other ids can follow them.
 
-        The block that this boundary cuts is written to again. One that others read, or may find, cannot be:
-        it is given back whole, and its beginning is computed anew.
+        The block that this boundary cuts is written to again, unless others read it or may find it: then it
+        is given back whole, and its beginning is computed again.
 
             block_table   [ 0 1 2 3 | 4 5 6 7 | 8 9 . . ]    num_positions 6
             own           [ 0 1 2 3 | 4 5 . . ]
@@ -127,15 +127,15 @@ class Track:
     def replace_tail(
         self, pool: BlockPool, start: int, ids: Sequence[int], keys: Sequence[int] | None = None
     ) -> None:
-        """Let other positions be known from `start` on; what was computed of the old ones is taken back.
+        """Replace the known positions from `start` on; what was computed of the old ones is forgotten.
 
-        keys: where they are not the ids, as for the track itself."""
+        keys: as for the track itself."""
         self.rewind(pool, start)
         self._know(start, ids, ids if keys is None else keys)
 
     def restart(self, num_kept: int, ids: Sequence[int]) -> None:
-        """The first `num_kept` positions and these are known, and nothing is computed; no block is held any
-        more."""
+        """Know the first `num_kept` positions and these ids after them; nothing is computed, and no block is
+        held."""
         self._know(num_kept, ids, ids)
         self.block_table = []
         self.num_computed = self._num_published = 0

@@ -1,4 +1,4 @@
-"""Whose fault it was: requests of a pass that failed go through it again, one by one."""
+"""Finds the request at fault: the requests of a failed pass go through it again, one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Trial"]
 
 @dataclass(frozen=True)
 class Trial:
-    """A request that is served alone until the stack in which it failed has computed what it failed with."""
+    """A request that is served alone until the stack that failed has computed the positions it failed at."""
 
     request: RequestState
     stack: Stack
@@ -30,6 +30,6 @@ class Trial:
         if self.stack == "top":
             return request.top_computed >= self.end
         track = request.text if self.stack == "text" else request.speech
-        # no text may be asked for any more, after which its track holds nothing
+        # once no more text will be asked for, its track holds nothing
         is_done = track is request.text and not request.needs_text
         return track is None or track.num_computed >= self.end or is_done

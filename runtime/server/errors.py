@@ -38,9 +38,9 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = _encodable(message)
         self.kind = kind
-        self.param = param
+        self.param = None if param is None else _encodable(param)
         self.code = code
         self.headers = headers or {}
 
@@ -103,9 +103,17 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     if first["type"] == "extra_forbidden":
         message = f"{param}: this server does not support it"
         return error_response(ApiError(400, message, param=param, code="unsupported_parameter"))
+    if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+        message = "the body: expected a JSON object, sent with Content-Type: application/json"
+        return error_response(ApiError(400, message, code="invalid_json"))
     message = str(first["msg"]).removeprefix("Value error, ")
     told = f"{param}: {message}" if param else message
     return error_response(ApiError(400, told, param=param, code="invalid_value"))
+
+
+def _encodable(text: str) -> str:
+    """Text that can be sent: JSON may name lone surrogates, and messages quote it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _place(loc: Sequence[str | int], body: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect
 
 from antiphon.server.errors import ApiError, error_response
 from antiphon.server.log import log_access
@@ -44,27 +46,31 @@ class Gate:
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         begun_s, status, has_begun = time.perf_counter(), 0, False
-        is_too_large = False
-
-        async def told(message: Message) -> None:
-            if not is_too_large or has_begun:  # else it is about a body that could not be read
-                await numbered(message)
+        is_too_large, has_left = False, False
 
         async def numbered(message: Message) -> None:
             nonlocal status, has_begun
+            if is_too_large and has_begun:  # the application's own answer to a body that it could not read
+                return
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
                 message["headers"] = [*message.get("headers", []), (REQUEST_ID, request_id.encode())]
             await send(message)
 
+        async def refuse() -> None:
+            if not has_begun:
+                await error_response(self._too_large())(scope, receive, numbered)
+
         num_bytes = 0
 
         async def counted() -> Message:
-            nonlocal num_bytes, is_too_large
+            nonlocal num_bytes, is_too_large, has_left
             message = await receive()
+            has_left = has_left or message["type"] == "http.disconnect"
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 if num_bytes > self._max_body_bytes:
+                    await refuse()
                     is_too_large = True
                     raise _TooLarge
             return message
@@ -73,10 +79,12 @@ class Gate:
             if (refused := self._refusal(scope["path"], headers)) is not None:
                 await error_response(refused)(scope, receive, numbered)
                 return
-            with suppress(_TooLarge):
-                await self._app(scope, counted, told)
-            if is_too_large and not has_begun:
-                await error_response(self._too_large())(scope, receive, numbered)
+            await self._app(scope, counted, numbered)
+        except _TooLarge:
+            pass  # it is answered
+        except (ClientDisconnect, asyncio.CancelledError):  # how an application gives up what nobody awaits
+            if not has_left:
+                raise
         finally:
             seconds = time.perf_counter() - begun_s
             log_access(request_id, scope["method"], scope["path"], status, seconds)

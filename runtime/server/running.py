@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.server.app import create_app
+from antiphon.server.reference.ports import open_ports
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
+from antiphon.server.site import Site, address_of, http_config
 
 __all__ = ["Server", "serve"]
-
-KEEP_ALIVE_S = 75
-"""How long an idle connection is kept; longer than what usual proxies keep theirs."""
-CLOSE_S = 5
-"""How long connections may take to close once all requests have ended."""
 
 _LOG = logging.getLogger("antiphon.server")
 
 
 class Server(uvicorn.Server):
     """uvicorn, which drains before it ends: a signal stops it from taking requests, and those that run have
-    `drain_timeout_s`. A second signal aborts them at once."""
+    `drain_timeout_s`. A second signal aborts them at once. Its sites answer as long as it does."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        ready: Callable[[str], None],
+        sites: Sequence[Site] = (),
+    ) -> None:
         super().__init__(config)
         self.service = service
+        self.sites = sites
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = ready
         self._draining: asyncio.Task[None] | None = None
@@ -42,8 +46,13 @@ class Server(uvicorn.Server):
             return
         self._loop = asyncio.get_running_loop()
         self._watch = asyncio.create_task(self._until_failure())
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        for site in self.sites:
+            await site.start()
+        self._ready(address_of(self.servers[0].sockets[0]))
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await asyncio.gather(*(site.stop() for site in self.sites))
+        await super().shutdown(sockets)  # type: ignore[arg-type]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal, in the main thread, between any two instructions."""
@@ -71,24 +80,29 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    load: Callable[[], AsyncEngine], settings: ServerSettings, ready: Callable[[str], None] = lambda _: None
+    load: Callable[[], AsyncEngine],
+    settings: ServerSettings,
+    ready: Callable[[str], None] = lambda _: None,
+    site_ready: Callable[[str, str], None] = lambda _, __: None,
 ) -> bool:
     """Serve until a signal, or until the engine has failed for good. Returns whether it ended in order.
 
-    ready: called with the server's address once it answers.
+    ready: called with the server's address once it and its sites answer. site_ready: called before that with
+    the name and the address of each other site.
     """
     app = create_app(load, settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CLOSE_S,
-        h11_max_incomplete_event_size=64 << 10,
-    )
-    server = Server(config, app.state.service, ready)
-    server.run()
-    return server.started and not server.service.keeper.has_failed.is_set()
+    service: Service = app.state.service
+    sites = open_ports(service, settings.reference) if settings.reference is not None else []
+
+    def all_ready(address: str) -> None:
+        for site in sites:
+            site_ready(site.name, site.address)
+        ready(address)
+
+    server = Server(http_config(app, host=settings.host, port=settings.port), service, all_ready, sites)
+    try:
+        server.run()
+    finally:
+        for site in sites:
+            site.close()
+    return server.started and not service.keeper.has_failed.is_set()

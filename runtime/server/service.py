@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -39,6 +39,7 @@ class Service:
         self.is_draining = False
         """Whether the server is about to end and takes no more requests."""
         self._running: set[str] = set()
+        self._num_working = 0
 
     @property
     def engine(self) -> AsyncEngine:
@@ -75,8 +76,7 @@ class Service:
         Use it under `contextlib.aclosing`: it is left there, and the request aborted, when its client goes
         away.
         """
-        if self.is_draining:
-            raise ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
+        self._check_open()
         engine = self.engine
         request_id = f"{request.request_id or 'request'}-{uuid.uuid4().hex}"
         request = replace(request, request_id=request_id)
@@ -94,6 +94,16 @@ class Service:
             self._running.discard(request_id)
             self.metrics.note(completion)
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Work in this block that is no request of the engine's, for which the server's end waits as well."""
+        self._check_open()
+        self._num_working += 1
+        try:
+            yield
+        finally:
+            self._num_working -= 1
+
     async def complete(self, request: Request, params: SamplingParams | None = None) -> Completion:
         """The whole result of a request; ApiError for one that ended with an error."""
         async with aclosing(self.stream(request, params)) as events:
@@ -106,10 +116,14 @@ class Service:
         """Take no more requests, wait for those that run, and abort them when the time is over."""
         self.is_draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
-        while self._running and time.monotonic() < deadline_s:
+        while (self._running or self._num_working) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
         for request_id in list(self._running):
             await self._abort(request_id)
+
+    def _check_open(self) -> None:
+        if self.is_draining:
+            raise ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
 
     async def _abort_late(self, request_id: str) -> None:
         await asyncio.sleep(self.settings.request_timeout_s)

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from antiphon.errors import ConfigError
 
-__all__ = ["ServerSettings"]
+__all__ = ["ReferenceSettings", "ServerSettings"]
 
 MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """The ports of the released code's protocol; 0 takes any that is free."""
+
+    controller_port: int = 10000
+    codec_worker_port: int = 21003
+    worker_port: int = 40000
+    wav_dir: Path | None = None
+    """Where speech is written; None: a private folder, which is removed at the end."""
+    allow_external_workers: bool = False
+    """Whether workers of other processes may register. The server then sends requests to any URL that a
+    client registers."""
+
+    def __post_init__(self) -> None:
+        for name in ("controller_port", "codec_worker_port", "worker_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigError(f"{name}: expected 0 to 65535, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +60,8 @@ class ServerSettings:
     """Whether a fresh engine takes over from one that has failed; otherwise the server ends."""
     log_format: str = "text"
     """"text" or "json"."""
+    reference: ReferenceSettings | None = None
+    """The ports of the released code's protocol; None: they are not opened."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -158,7 +158,7 @@ async def leave_by_cancellation(start: Callable[[], EventStream]) -> None:
     told = asyncio.Event()
 
     async def reader() -> None:
-        async for _ in start():  # more of them than the gate lets through
+        async for _ in start():  # more events than the gate lets through
             told.set()
 
     task = asyncio.create_task(reader())
@@ -174,7 +174,7 @@ async def leave_by_cancellation(start: Callable[[], EventStream]) -> None:
     [leave_by_break, leave_by_error, leave_by_aclose, leave_by_cancellation],
     ids=lambda leave: leave.__name__,
 )
-def test_leaving_aborts_and_frees_all_blocks(
+def test_leaving_aborts_the_request_and_frees_all_blocks(
     monkeypatch: pytest.MonkeyPatch,
     leave: Callable[[Callable[[], EventStream]], Awaitable[None]],
     modalities: tuple[str, ...],
@@ -188,7 +188,7 @@ def test_leaving_aborts_and_frees_all_blocks(
             gate.allow(12)
             await leave(lambda: served.stream(request, LONG))
             gate.allow(12)  # it may be inside a step
-            assert not await served.abort("a"), "it was aborted on leaving, whose message came first"
+            assert not await served.abort("a"), "leaving had aborted it: that command came first"
             assert_nothing_held(engine)
             gate.open()
             assert (await served.generate(Request("Hello"), SHORT)).finish_reason == "length"
@@ -197,7 +197,7 @@ def test_leaving_aborts_and_frees_all_blocks(
 
 
 def test_an_id_is_free_again_once_its_stream_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The aborted request's `Finished` is told by the next step; it was once given to the new one."""
+    """The aborted request's `Finished` is told by the next step; it used to go to the new one."""
     engine = load()
     case = next(case for case in cases() if case.name == "t2t")
     gate = Gate(monkeypatch, engine, "step")
@@ -209,7 +209,7 @@ def test_an_id_is_free_again_once_its_stream_was_left(monkeypatch: pytest.Monkey
             await gate.reached()
             await first.aclose()
             second = asyncio.create_task(collect(served.stream(case.request("a"))))
-            while served._thread._inbox.qsize() < 2:  # both are found together, after the step that is held
+            while served._thread._inbox.qsize() < 2:  # found together, after the step that is held
                 await asyncio.sleep(0)
             gate.open()
             assert case.differences(check_events(await second)) == []
@@ -234,9 +234,9 @@ def test_leaving_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
             }
             gate.open()
             assert (await served.generate(Request("Hello"), SHORT)).finish_reason == "length"
-            while served.health().num_waiting:  # others that were in hand
+            while served.health().num_waiting:  # others that were being read
                 await asyncio.sleep(0)
-            assert gate.num_calls <= NUM_PREPARE_THREADS + 1, "those that nobody waits for are not read"
+            assert gate.num_calls <= NUM_PREPARE_THREADS + 1, "requests that nobody waits for are not read"
             assert_nothing_held(engine)
 
     run(main())
@@ -409,9 +409,9 @@ def test_fifty_of_all_kinds_with_leaving_aborts_and_faults() -> None:
                     case "aborted":
                         jobs.append(aborted(served, case, f"aborted-{i}"))
             await asyncio.gather(*jobs)
-            while served.health().num_waiting:  # cancelled while they were read
+            while served.health().num_waiting:  # requests that were cancelled while they were read
                 await asyncio.sleep(0)
-            await served.abort("nobody")  # whatever was said before has been done when this is answered
+            await served.abort("nobody")  # when this is answered, all earlier commands are done
             health = served.health()
             assert (health.alive, health.num_running, health.num_waiting) == (True, 0, 0)
             assert health.kv_cache_usage == 0.0
@@ -423,7 +423,7 @@ def test_fifty_of_all_kinds_with_leaving_aborts_and_faults() -> None:
 # --- slow readers, other loops --------------------------------------------------------------------
 
 
-def test_a_reader_that_sleeps_holds_nobody_up_and_finds_all() -> None:
+def test_a_sleeping_reader_holds_nobody_up_and_finds_everything() -> None:
     engine = load()
     case = next(case for case in cases() if case.name == "s2s_short")
 
@@ -431,7 +431,7 @@ def test_a_reader_that_sleeps_holds_nobody_up_and_finds_all() -> None:
         async with AsyncEngine.from_engine(engine) as served:
             slow = served.stream(case.request("slow"))
             first = await anext(slow)
-            while served.health().num_running:  # reads nothing meanwhile, of far more events than the limit
+            while served.health().num_running:  # reads none of its events, far more than the limit
                 await served.generate(Request("Hello"), SHORT)
             await served.abort("nobody")  # answered after the step that finished it has delivered
             rest = await collect(slow)
@@ -461,7 +461,7 @@ def test_many_event_loops() -> None:
     assert with_threads == {case.name: [] for case in cases()[:4]}
 
 
-def test_a_loop_that_closes_takes_its_request_along_and_nothing_else() -> None:
+def test_a_loop_that_closes_takes_only_its_own_request_along() -> None:
     engine = load()
     served = AsyncEngine.from_engine(engine)
     loop = asyncio.new_event_loop()
@@ -470,7 +470,7 @@ def test_a_loop_that_closes_takes_its_request_along_and_nothing_else() -> None:
     loop.close()
 
     async def main() -> None:
-        # Steps, in which the other has events too.
+        # Steps in which the other request has events too.
         await served.generate(Request("Hello"), SamplingParams(max_tokens=64, ignore_eos=True))
         assert not await served.abort("a")
         assert_nothing_held(engine)
@@ -511,7 +511,7 @@ def test_a_failure_reaches_every_stream_and_all_later_ones(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("where", ["step", "prepare"])
 def test_closing_ends_streams_that_are_open(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Those that run, and those that are being read: neither waits for what holds it."""
+    """Those of running requests and of those being read: neither waits for what holds it up."""
     engine = load()
     gate = Gate(monkeypatch, engine, where)
     stopping, stop = threading.Event(), EngineThread.stop
@@ -529,7 +529,7 @@ def test_closing_ends_streams_that_are_open(monkeypatch: pytest.MonkeyPatch, whe
             closing = asyncio.create_task(served.aclose())
             await asyncio.to_thread(stopping.wait)
             if where == "step":
-                gate.allow(1)  # the one that it is in
+                gate.allow(1)  # the step that it is in
             with pytest.raises(EngineDead, match="the engine is closed"):
                 await waiting
             gate.open()
@@ -599,7 +599,7 @@ class Unprintable(BaseException):
 
 @pytest.mark.parametrize("error", [Unprintable(), SystemExit(1), KeyboardInterrupt()], ids=repr_type)
 def test_no_error_is_too_odd_to_be_told(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """One that could not be printed hung everybody: it was printed before they were told."""
+    """An error that could not be printed used to hang everybody: it was printed before they were told."""
     engine = load()
     monkeypatch.setattr(engine.runner, "run_text", lambda plan: (_ for _ in ()).throw(error))
 
@@ -649,7 +649,7 @@ def test_a_fault_on_the_way_in_ends_its_request_alone(
     run(main())
 
 
-def test_who_aborts_hears_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_aborts_is_told_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
     monkeypatch.setattr(engine.scheduler, "finish", lambda *_: (_ for _ in ()).throw(Unprintable()))
 
@@ -665,7 +665,7 @@ def test_who_aborts_hears_of_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     run(main())
 
 
-def test_without_threads_for_speech_text_goes_on_and_health_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_goes_on_without_a_thread_for_speech_and_health_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     start, kinds = threading.Thread.start, {"antiphon-speech"}
 
     def limited(thread: threading.Thread) -> None:
@@ -696,7 +696,7 @@ def test_without_threads_for_speech_text_goes_on_and_health_says_so(monkeypatch:
     run(main())
 
 
-def test_without_threads_that_read_requests_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_refused_without_threads_to_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
     served = AsyncEngine.from_engine(load())
 
     def limited(thread: threading.Thread) -> None:

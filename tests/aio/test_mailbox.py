@@ -1,4 +1,4 @@
-"""What a slow reader finds: merged, whole, and never more than a reply."""
+"""What a slow reader finds: events that are merged, complete, and never more than a reply."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finished() -> Finished:
     return Finished("a", Completion("a"))
 
 
-def test_a_backlog_within_the_limit_is_as_it_was_made() -> None:
+def test_a_backlog_within_the_limit_stays_as_it_was_made() -> None:
     async def main() -> None:
         mailbox = Mailbox(asyncio.get_running_loop(), "a")
         sent: list[Event] = [TextDelta("a", str(i), (i,)) for i in range(MAX_PENDING_EVENTS - 1)]
@@ -92,7 +92,7 @@ def test_many_mailboxes_are_rung_by_one_call_into_the_loop(monkeypatch: pytest.M
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         mailboxes = [Mailbox(loop, str(i)) for i in range(10)]
         readers = asyncio.gather(*(mailbox.get() for mailbox in mailboxes))
-        for _ in range(3):  # of which the later find everybody rung
+        for _ in range(3):  # in the later of these, everybody has been rung already
             for mailbox in mailboxes:
                 mailbox.put([TextDelta("a", "!")])
             ring(mailboxes)
@@ -102,7 +102,7 @@ def test_many_mailboxes_are_rung_by_one_call_into_the_loop(monkeypatch: pytest.M
     asyncio.run(main())
 
 
-def test_ringing_in_a_closed_loop_is_nothing_and_the_mailbox_is_abandoned() -> None:
+def test_ringing_in_a_closed_loop_does_nothing_and_the_mailbox_is_abandoned() -> None:
     loop = asyncio.new_event_loop()
     mailbox = Mailbox(loop, "a")
     assert not mailbox.is_abandoned
@@ -113,7 +113,7 @@ def test_ringing_in_a_closed_loop_is_nothing_and_the_mailbox_is_abandoned() -> N
 
 
 def test_of_hypotheses_the_last_one_is_kept() -> None:
-    """Each takes the place of the one before; what was said after the commit adds to none of them."""
+    """Each replaces the one before; what is told after the commit adds to none of them."""
 
     async def main() -> None:
         mailbox = Mailbox(asyncio.get_running_loop(), "a")
@@ -130,7 +130,7 @@ def test_of_hypotheses_the_last_one_is_kept() -> None:
     asyncio.run(main())
 
 
-def test_who_opens_waits_until_the_engine_has_taken_it() -> None:
+def test_opening_waits_until_the_engine_has_taken_the_request() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         taken, ended, refused = (Mailbox(loop, "a") for _ in range(3))
@@ -148,8 +148,8 @@ def test_who_opens_waits_until_the_engine_has_taken_it() -> None:
     asyncio.run(main())
 
 
-def test_who_is_not_rung_finds_out_by_himself() -> None:
-    """A call into the event loop that failed was a reader that waited for ever."""
+def test_a_reader_that_is_not_rung_finds_out_by_itself() -> None:
+    """When a call into the event loop failed, the reader used to wait forever."""
 
     async def main() -> None:
         over: list[Exception] = []

@@ -1,4 +1,4 @@
-"""Speech that goes in while it is spoken, from tasks of an event loop."""
+"""Speech that tasks of an event loop send in while it is spoken."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPEN = Request(Units([]), request_id="a")
 
 
 def spoken(name: str) -> tuple[Case, Request, list[int]]:
-    """A golden case, its request without what was said, and that."""
+    """A golden case, its request without what was said, and what was said."""
     case = next(case for case in cases() if case.name == name)
     content = case.request().content
     assert isinstance(content, list)
@@ -50,7 +50,7 @@ def spoken(name: str) -> tuple[Case, Request, list[int]]:
 
 
 def reply(events: list[Event]) -> Completion:
-    """What came after the commit, in order and whole."""
+    """What came after the commit, complete and in order."""
     kinds = [isinstance(event, TranscriptUpdate) for event in events]
     num_updates = sum(kinds)
     assert all(kinds[:num_updates]), "nothing else is told while it is open"
@@ -58,7 +58,7 @@ def reply(events: list[Event]) -> Completion:
 
 
 class FakeListener:
-    """Hears one unit in each sample, its value, which may be a fault; `gate` lets it hear."""
+    """Hears each sample's value as a unit, which may be a fault; `gate` lets it hear."""
 
     def __init__(self, gate: threading.Semaphore | None, pieces: list[int]) -> None:
         self._gate = gate
@@ -83,14 +83,14 @@ class FakeListener:
 
 @dataclass
 class FakeCodec:
-    """Fails, or waits, where a test says so."""
+    """Fails or waits as a test tells it to."""
 
     gate: threading.Semaphore | None = None
 
     def __post_init__(self) -> None:
         self.rates_hz: list[int] = []
         self.pieces: list[int] = []
-        """Samples that were heard at a time."""
+        """How many samples were heard at a time."""
 
     def listen(self, rate_hz: int, *, max_audio_s: float) -> FakeListener:
         assert max_audio_s > 0
@@ -154,7 +154,7 @@ def test_a_reader_gets_hypotheses_while_it_is_open() -> None:
 
 
 def test_nothing_is_stepped_while_users_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's thread once would have spun: an open request is never finished by itself."""
+    """The engine's thread used to spin: an open request never finishes by itself."""
     engine = load(max_num_seqs=1)
     gate = Gate(monkeypatch, engine, "step")
     _, request, units = spoken("s2t")
@@ -164,7 +164,7 @@ def test_nothing_is_stepped_while_users_are_silent(monkeypatch: pytest.MonkeyPat
             gate.open()
             await session.push_units(units)
             await anext(session)
-            await served.abort("nobody")  # whatever came before has been done when this is answered
+            await served.abort("nobody")  # when this is answered, all earlier commands are done
             num_steps = gate.num_calls
             for _ in range(20):
                 await served.abort("nobody")
@@ -205,7 +205,7 @@ def test_units_that_are_refused_leave_those_before() -> None:
 
 
 def test_audio_is_heard_by_the_codec() -> None:
-    """With the packaged one: the same as a recording that came at once."""
+    """The packaged codec hears the same as in a recording that came at once."""
     t = np.arange(24000) / RATE_HZ
     samples = (0.3 * np.sin(2 * np.pi * (150 + 60 * t) * t)).astype(np.float32)
     engine = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", kv_cache_bytes=32 << 20)
@@ -236,7 +236,7 @@ def test_audio_of_a_golden_case() -> None:
                 piece = sound(units[n : n + 5])
                 buffer[: len(piece)] = piece
                 await session.push_audio(buffer[: len(piece)], RATE_HZ)
-                buffer[:] = -1  # its next use must not reach what waits
+                buffer[:] = -1  # its next use must not change the audio that waits
             await session.commit()
             assert case.differences(reply(await collect(session))) == []
         assert codec.rates_hz == [RATE_HZ]
@@ -245,8 +245,8 @@ def test_audio_of_a_golden_case() -> None:
     run(main())
 
 
-def test_who_pushes_faster_than_is_heard_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what has piled up meanwhile is heard together."""
+def test_a_caller_that_pushes_faster_than_is_heard_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has piled up meanwhile is heard together."""
     codec = FakeCodec(threading.Semaphore(0))
     engine = hearing(codec)
     case, request, units = spoken("s2t")
@@ -264,7 +264,7 @@ def test_who_pushes_faster_than_is_heard_waits(monkeypatch: pytest.MonkeyPatch) 
             pushing = asyncio.create_task(push())
             for _ in range(100):
                 await asyncio.sleep(0)
-            # those that came before the first were taken are being heard, and as many wait
+            # the first pieces are being heard, at most 4, and a full queue waits
             assert len(pushed) <= 2 * 4
             assert not pushing.done()
             # others are served meanwhile
@@ -279,7 +279,7 @@ def test_who_pushes_faster_than_is_heard_waits(monkeypatch: pytest.MonkeyPatch) 
     run(main())
 
 
-def test_audio_that_fails_ends_its_session_and_no_other() -> None:
+def test_audio_that_fails_ends_only_its_own_session() -> None:
     engine = hearing(FakeCodec())
     case, request, units = spoken("s2t")
 
@@ -395,7 +395,7 @@ def test_without_a_codec_units_have_to_be_pushed() -> None:
         (Request(messages=[Message("assistant", "Hello")]), "to be the user's"),
     ],
 )
-def test_a_wrong_request_is_told_on_entering(request_: Any, message: str) -> None:
+def test_a_wrong_request_raises_on_entering(request_: Any, message: str) -> None:
     engine = load()
 
     async def main() -> None:
@@ -408,7 +408,7 @@ def test_a_wrong_request_is_told_on_entering(request_: Any, message: str) -> Non
     assert_nothing_held(engine)
 
 
-def test_too_many_are_told_on_entering() -> None:
+def test_too_many_requests_raise_on_entering() -> None:
     engine = load(max_num_waiting=1, max_num_seqs=1)
 
     async def main() -> None:
@@ -449,7 +449,7 @@ async def after_the_commit(session: Session) -> None:
     [before_the_commit, after_a_push, with_audio_that_waits, after_the_commit],
     ids=lambda when: when.__name__,
 )
-def test_leaving_aborts_and_frees_all_blocks(when: Callable[[Session], Any]) -> None:
+def test_leaving_aborts_the_request_and_frees_all_blocks(when: Callable[[Session], Any]) -> None:
     codec = FakeCodec(threading.Semaphore(0))
     engine = hearing(codec)
 
@@ -463,7 +463,7 @@ def test_leaving_aborts_and_frees_all_blocks(when: Callable[[Session], Any]) -> 
             session = served.open(OPEN, LONG)
             with pytest.raises(ZeroDivisionError):
                 await use(session)
-            assert not await served.abort("a"), "it was aborted on leaving, whose message came first"
+            assert not await served.abort("a"), "leaving had aborted it: that command came first"
             assert_nothing_held(engine)
             with pytest.raises(InvalidRequest, match="it has ended"):
                 await session.push_units([1])
@@ -478,7 +478,7 @@ def test_leaving_aborts_and_frees_all_blocks(when: Callable[[Session], Any]) -> 
             assert not thread.is_alive()
 
 
-def test_leaving_wakes_who_reads_and_who_pushes() -> None:
+def test_leaving_wakes_readers_and_pushers() -> None:
     codec = FakeCodec(threading.Semaphore(0))
     engine = hearing(codec)
 
@@ -547,7 +547,7 @@ def test_a_session_that_is_dropped_aborts_its_request() -> None:
     run(main())
 
 
-def test_what_has_to_be_entered_says_so() -> None:
+def test_a_session_that_was_not_entered_says_so() -> None:
     engine = load()
 
     async def main() -> None:
@@ -559,7 +559,7 @@ def test_what_has_to_be_entered_says_so() -> None:
                     await call
             await session.aclose()
             async with session:
-                with pytest.raises(InvalidRequest, match="entered once"):
+                with pytest.raises(InvalidRequest, match="only be entered once"):
                     await session.__aenter__()
 
     run(main())

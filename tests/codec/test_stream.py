@@ -37,7 +37,7 @@ def pushed(stream: SpeechStream, units: list[int], step: int) -> list[np.ndarray
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 3, 14, 15, 16, 18, 40, 41, 137, 301])
+@pytest.mark.parametrize("count", [1, 2, 3, 14, 15, 16, 18, 40, 41, 137])
 def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
     units = units_of(count)
     stream = codec.stream(seed=1)
@@ -49,18 +49,17 @@ def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [2, 7, 15, 50, 200])
-def test_how_units_are_pushed_does_not_matter(codec: Codec, step: int) -> None:
+def test_how_units_are_pushed_does_not_matter(codec: Codec) -> None:
     units = units_of(120)
-    one_by_one = np.concatenate(pushed(codec.stream(seed=3), units, 1))
-    assert np.array_equal(np.concatenate(pushed(codec.stream(seed=3), units, step)), one_by_one)
-    assert np.array_equal(codec.stream(seed=3).push(units, final=True), one_by_one)
+    at_once = codec.stream(seed=3).push(units, final=True)
+    for step in (1, 2, 7, 15, 50, 200):
+        assert np.array_equal(np.concatenate(pushed(codec.stream(seed=3), units, step)), at_once), step
 
 
 @pytest.mark.slow
 def test_later_units_do_not_change_what_was_emitted(codec: Codec) -> None:
     units, other = units_of(100), units_of(100, seed=1)
-    for known in (15, 16, 39, 40, 90):
+    for known in (15, 39, 90):
         first, second = codec.stream(), codec.stream()
         before = first.push(units[:known])
         assert np.array_equal(second.push(units[:known]), before)
@@ -103,7 +102,7 @@ def test_many_streams_in_one_batch(codec: Codec) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow(codec: Codec) -> None:
-    """Thirty seconds: the second half holds what the first did, up to a frame more or less in a chunk."""
+    """Sixteen seconds: the second half holds what the first did, up to a frame more or less in a chunk."""
 
     def held(stream: SpeechStream) -> int:
         tensors = [stream.hift._mel, stream.hift._source, stream.flow._context_mel, stream.flow._fade]
@@ -112,10 +111,10 @@ def test_memory_does_not_grow(codec: Codec) -> None:
 
     stream = codec.stream()
     sizes = []
-    for unit in units_of(750):
+    for unit in units_of(400):
         stream.push([unit])
         sizes.append(held(stream))
-    assert max(sizes[375:]) < 1.02 * max(sizes[:375])
+    assert max(sizes[200:]) < 1.02 * max(sizes[:200])
 
 
 def test_nothing_to_say(codec: Codec) -> None:
@@ -222,17 +221,24 @@ def chunked(codec: Codec, mel: Tensor, borders: list[int], seed: int) -> np.ndar
     return torch.cat(pieces).numpy()
 
 
+@pytest.fixture(scope="module")
+def vocoded_whole(codec: Codec, golden: dict[str, Tensor]) -> np.ndarray[Any, Any]:
+    return codec.vocode(golden["full_137.mel"][0], seed=4)
+
+
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 @torch.inference_mode()
-def test_vocoding_in_chunks_is_vocoding_the_whole(codec: Codec, golden: dict[str, Tensor], data: Any) -> None:
+def test_vocoding_in_chunks_is_vocoding_the_whole(
+    codec: Codec, golden: dict[str, Tensor], vocoded_whole: np.ndarray[Any, Any], data: Any
+) -> None:
     """Five seconds with pitch: a pitch in float32 would leave 1e-3 here."""
     mel = golden["full_137.mel"][0]
     cuts = st.lists(st.integers(0, mel.shape[1]), max_size=8)
     borders = sorted(data.draw(cuts))
     streamed = chunked(codec, mel, borders, seed=4)
-    np.testing.assert_allclose(streamed, codec.vocode(mel, seed=4), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(streamed, vocoded_whole, rtol=0, atol=1e-5)
 
 
 @torch.inference_mode()
@@ -292,7 +298,7 @@ def test_bad_schedules_say_so(name: str, value: Any) -> None:
     ids=str,
 )
 def test_any_schedule_makes_every_sample(codec: Codec, schedule: StreamSchedule) -> None:
-    for count in (1, 10, 33):
+    for count in (1, 10, 18):
         units = units_of(count)
         speech = np.concatenate(pushed(codec.stream(schedule=schedule), units, 1))
         assert len(speech) == HOP * codec.params.flow.mel_frames(count)

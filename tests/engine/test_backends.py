@@ -22,7 +22,7 @@ def case_named(name: str) -> Case:
 
 @pytest.fixture(params=["torch", "triton"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The one that every op takes which has it; the others take torch."""
+    """The backend that every op takes if it has it; the other ops take torch."""
     wanted: str = request.param
     if not any(wanted in registry.backends(op) for op in registry.ops()):
         pytest.skip(f"{wanted} is not installed")

@@ -1,4 +1,4 @@
-"""A fault ends what it must and nothing else: it is raised out of every call that a step makes."""
+"""A fault ends only what it must. It is raised from every call that a step makes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def add_all(engine: Engine, prefix: str) -> list[str]:
 
 @pytest.mark.parametrize(("owner", "method", "call", "behind"), STEPS)
 @pytest.mark.parametrize("kind", [MemoryError, Panic])
-def test_a_fault_that_does_not_come_again_costs_nobody_anything(
+def test_a_fault_that_does_not_recur_costs_nobody_anything(
     engine: Engine, owner: str, method: str, call: int, behind: bool, kind: type[BaseException]
 ) -> None:
     with injected(getattr(engine, owner), method, kind("injected"), call=call, behind=behind) as raised:
@@ -86,7 +86,7 @@ def test_a_fault_that_does_not_come_again_costs_nobody_anything(
 
 
 @pytest.mark.parametrize(("owner", "method", "call", "behind"), STEPS)
-def test_an_interrupt_aborts_what_is_generated_and_nothing_else(
+def test_an_interrupt_aborts_only_what_is_generated(
     engine: Engine, owner: str, method: str, call: int, behind: bool
 ) -> None:
     ids = add_all(engine, "mine")
@@ -132,10 +132,10 @@ def hurt_by(is_hurt: Callable[[StackPlan], bool], real: Callable[[StackPlan], ob
 
 @pytest.mark.parametrize("stack", ["run_bottom", "run_text", "run_top"])
 @pytest.mark.parametrize("late", [False, True])
-def test_whoever_brings_a_fault_about_ends_alone(
+def test_a_request_that_causes_a_fault_ends_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, stack: str, late: bool
 ) -> None:
-    """Whatever pass it is in fails, from the first on, or once it has said something."""
+    """Every pass that it is in fails, from the first on, or once it has said something."""
 
     def is_hurt(plan: StackPlan) -> bool:
         return any(
@@ -154,10 +154,8 @@ def test_whoever_brings_a_fault_about_ends_alone(
     assert_nothing_held(engine)
 
 
-def test_requests_that_fail_together_and_not_alone_end(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where memory is short: nobody waits for ever."""
+def test_requests_that_fail_only_together_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory is short: nobody waits forever."""
 
     def is_hurt(plan: StackPlan) -> bool:
         return len(plan.chunks) > 1
@@ -169,7 +167,7 @@ def test_requests_that_fail_together_and_not_alone_end(
 
 
 def test_a_model_that_answers_nobody_has_failed() -> None:
-    """What is finished by then is not lost, and what comes later hears why."""
+    """What has finished by then is not lost, and later callers are told why."""
     engine = load(max_num_seqs=1)
     cause = RuntimeError("the device fell off the bus")
     first, *others = [case.request() for case in CASES]
@@ -281,7 +279,7 @@ def test_speech_is_the_same_after_a_fault_in_the_middle_of_it() -> None:
     engine.close()
 
 
-def test_clients_of_a_served_engine_hear_what_concerns_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_of_a_served_engine_are_told_what_concerns_them(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
 
     def is_hurt(plan: StackPlan) -> bool:

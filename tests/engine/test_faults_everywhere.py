@@ -1,4 +1,4 @@
-"""Whatever is raised, wherever: who waits hears of it, health tells the truth, and no thread is left.
+"""Whatever is raised, wherever: whoever waits is told, health tells the truth, and no thread is left.
 
 Each case raises one error inside one function at a boundary of the serving code, before or after it has done
 its work, while several clients are served. ANTIPHON_FAULTS=all tries all of them, which takes an hour.
@@ -43,7 +43,7 @@ WRITTEN = SamplingParams(max_tokens=6, ignore_eos=True)
 
 
 class Fault(BaseException):
-    """Caught by nothing that catches what is usual, and printed by nothing."""
+    """An error that no `except Exception` catches, and that cannot be printed."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError("an error that cannot be printed")
@@ -89,7 +89,7 @@ def cases() -> list[Case]:
 
 
 def chosen() -> list[Case]:
-    """One in fifty, the same each time, but all of what has hung before."""
+    """One case in fifty, the same ones each time, and all that have hung before."""
     every = cases()
     if os.environ.get("ANTIPHON_FAULTS") == "all":
         return every
@@ -107,7 +107,7 @@ def chosen() -> list[Case]:
 
 
 def inject(monkeypatch: pytest.MonkeyPatch, case: Case) -> Callable[[], bool]:
-    """Have the function raise in its n-th call. Returns whether it has."""
+    """Have the function raise in its n-th call. Returns a function that tells whether it has."""
     place, error, number, when = case
     where, _, name = place.rpartition(".")
     owner = next((each for each in POINTS if path(each) == where), None) or importlib.import_module(where)
@@ -198,7 +198,7 @@ def clients(served: AsyncEngine) -> dict[str, Coroutine[Any, Any, str]]:
 
 
 async def end_of(client: Coroutine[Any, Any, str]) -> str:
-    """What it came to; a client's own SystemExit must not end the test."""
+    """How a client ended; its own SystemExit must not end the test."""
     try:
         return await client
     except BaseException as error:
@@ -213,7 +213,7 @@ async def serve(served: AsyncEngine) -> dict[str, str]:
     hanging = [name for name, task in tasks.items() if task in pending]
     for task in pending:
         task.cancel()
-    assert not hanging, f"{hanging} wait for ever; {served.health()}"
+    assert not hanging, f"{hanging} wait forever; {served.health()}"
     return {name: task.result() for name, task in tasks.items()}
 
 
@@ -238,7 +238,7 @@ def no_thread_is_left() -> bool:
 
 
 async def still_serves(served: AsyncEngine) -> None:
-    """An engine that says it is alive answers everybody."""
+    """An engine that says that it is alive answers everybody."""
     health = served.health()
     if health.alive:
         ends = await serve(served)
@@ -256,9 +256,7 @@ async def still_serves(served: AsyncEngine) -> None:
     chosen(),
     ids=lambda case: f"{case[0][len('antiphon.') :]}-{case[1].__name__}-{case[2]}-{case[3]}",
 )
-def test_a_fault_ends_what_it_must_and_nothing_else(
-    codec: Codec, monkeypatch: pytest.MonkeyPatch, case: Case
-) -> None:
+def test_a_fault_ends_only_what_it_must(codec: Codec, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
     async def main() -> None:
         with monkeypatch.context() as patch:
             served = load(codec)
@@ -266,7 +264,7 @@ def test_a_fault_ends_what_it_must_and_nothing_else(
             ends = await serve(served)
             if not was_raised():
                 assert set(ends.values()) <= {"length", "left", "abort"}, ends
-                await served.aclose()  # in which it may be raised
+                await served.aclose()  # which may be where it is raised
         await still_serves(served)
         await served.aclose()
         assert not served.health().alive

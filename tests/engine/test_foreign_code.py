@@ -1,5 +1,5 @@
-"""Nothing of what one client gives an engine is looked at in the engine's thread: its code, its size and its
-faults are its own."""
+"""Nothing that a client gives an engine is looked at in the engine's thread: its code, its size and its
+faults concern nobody else."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def hearing() -> Engine:
 
 
 async def bystanders(served: AsyncEngine, stop: asyncio.Event) -> int:
-    """How many replies an honest client got meanwhile; each is what it always is."""
+    """How many replies an honest client got meanwhile; each is the same as ever."""
     num_served, expected = 0, None
     while not stop.is_set() or num_served < 2:
         done = await served.generate(Request("I am honest."), SHORT)
@@ -71,7 +71,7 @@ async def bystanders(served: AsyncEngine, stop: asyncio.Event) -> int:
 
 
 async def outcome(answer: Awaitable[Any]) -> str:
-    """That of a client with odd data: served, or told in one printable line what is wrong."""
+    """The outcome of a client with odd data: it is served, or told in one printable line what is wrong."""
     try:
         await answer
     except InvalidRequest as error:
@@ -136,7 +136,7 @@ def test_odd_pushes_concern_their_sessions_alone() -> None:
                     check_engine(engine, served)
                     await session.commit()
                     events = [event async for event in session]
-                    assert isinstance(events[-1], Finished), "what was refused has changed nothing"
+                    assert isinstance(events[-1], Finished), "a refusal has changed nothing"
             wrong_ids: list[Any] = [Poison(), PoisonedList(), 3, None, ["a"]]
             for wrong in wrong_ids:
                 assert "expected a string" in await outcome(served.abort(wrong))
@@ -149,8 +149,8 @@ def test_odd_pushes_concern_their_sessions_alone() -> None:
     run(main())
 
 
-def test_who_sleeps_sleeps_alone() -> None:
-    """A sequence that takes long to walk holds up neither the engine nor its own event loop."""
+def test_a_client_that_sleeps_sleeps_alone() -> None:
+    """A sequence that is slow to walk holds up neither the engine nor its own event loop."""
     engine = load()
     release, entered = threading.Event(), threading.Semaphore(0)
 
@@ -211,7 +211,7 @@ def test_a_stream_that_is_left_while_its_request_is_copied() -> None:
     run(main())
 
 
-def test_what_is_changed_after_it_was_given_changes_nothing() -> None:
+def test_changing_an_argument_afterwards_changes_nothing() -> None:
     engine = load()
     content: list[Any] = ["Hello", Units([1, 2, 3])]
     units, stop = [1, 2, 3], ["never"]
@@ -269,7 +269,7 @@ def test_requests_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_foreign_interrupts_go_to_their_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while a client's own code is run goes through; what is raised where its picture is read becomes
+    """Ctrl-C while a client's own code is run goes through; what is raised while its picture is read becomes
     an error of its request, since it would end the whole event loop."""
     engine = load()
 
@@ -297,7 +297,7 @@ def test_foreign_interrupts_go_to_their_client(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_counting_takes_no_time() -> None:
-    """All of these are refused by their counts: together in less than a walk over one of them."""
+    """All of these are refused by their counts, together in less time than a walk over one of them takes."""
     engine = load()
     huge = 10**9
     with engine:

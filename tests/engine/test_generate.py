@@ -1,4 +1,4 @@
-"""`Engine.generate` keeps what every request came to, whatever one of them is."""
+"""`Engine.generate` keeps the result of every request, whatever one of them is."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SPOKEN = ("text", "audio")
 
 
 class Path:
-    """Raises, where a path is asked for."""
+    """Raises when its path is asked for."""
 
     def __fspath__(self) -> str:
         raise MemoryError("no room for a path")
@@ -50,7 +50,7 @@ def engine() -> Engine:
 
 
 def check_neighbours(engine: Engine, bad: Any, *params: Any) -> Completion:
-    """A bad request between two good ones: both are as ever."""
+    """A bad request between two good ones: the good ones are served as ever."""
     first, found, last = engine.generate([CASE.request(), bad, CASE.request()], *params)
     assert [CASE.differences(one) for one in (first, last)] == [[], []]
     assert found.finish_reason == "error"
@@ -119,8 +119,8 @@ def test_a_full_queue_loses_nothing(max_num_waiting: int) -> None:
     assert_nothing_held(engine)
 
 
-def test_a_queue_that_stays_full_is_told_to_the_one_that_found_it() -> None:
-    """Of open requests, whose users are silent: nothing that could be waited for."""
+def test_a_request_that_finds_the_queue_full_for_good_is_told() -> None:
+    """It is full of open requests whose users are silent: there is nothing to wait for."""
     engine = load(max_num_waiting=1, max_num_seqs=1)
     engine.open_request(Request(Units([1])))
     while engine.has_unfinished():
@@ -133,7 +133,7 @@ def test_a_queue_that_stays_full_is_told_to_the_one_that_found_it() -> None:
 
 
 @pytest.mark.parametrize("max_num_waiting", [1, 4096])
-def test_an_id_is_given_once_in_a_call(max_num_waiting: int) -> None:
+def test_an_id_is_used_once_in_a_call(max_num_waiting: int) -> None:
     engine = load(max_num_waiting=max_num_waiting)
     first, second = Request("Hello", request_id="a"), Request("Bye bye", request_id="a")
     params = [SamplingParams(max_tokens=2), SamplingParams(max_tokens=5), SamplingParams(max_tokens=4)]
@@ -147,7 +147,7 @@ def test_an_id_is_given_once_in_a_call(max_num_waiting: int) -> None:
     assert engine.generate(second, SHORT)[0].error is None, "it is free again"
 
 
-def test_lists_may_be_anything_that_can_be_walked(engine: Engine) -> None:
+def test_lists_may_be_any_iterable(engine: Engine) -> None:
     assert engine.generate([]) == []
     assert engine.generate(iter(())) == []
     done = engine.generate(
@@ -177,7 +177,7 @@ def test_arguments_are_refused_before_anything_is_added(engine: Engine, requests
     assert not engine.has_unfinished()
 
 
-def test_requests_that_raise_when_they_are_walked_leave_nothing_behind(engine: Engine) -> None:
+def test_an_iterable_that_raises_leaves_nothing_behind(engine: Engine) -> None:
     def requests() -> Any:
         yield CASE.request()
         raise ZeroDivisionError
@@ -189,7 +189,7 @@ def test_requests_that_raise_when_they_are_walked_leave_nothing_behind(engine: E
     assert_nothing_held(engine)
 
 
-def test_parameters_that_are_none_fail_alone(engine: Engine) -> None:
+def test_wrong_parameters_fail_alone(engine: Engine) -> None:
     found = check_neighbours(engine, CASE.request(), [None, "hot", None])
     assert "sampling_params" in str(found.error)
 

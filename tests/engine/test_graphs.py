@@ -17,7 +17,7 @@ from antiphon.model.graphed_layers import decode_sizes
 
 @pytest.fixture
 def capture(monkeypatch: pytest.MonkeyPatch) -> PlainCapture:
-    """What every engine of the test records with."""
+    """The capture that every engine of the test records with."""
     made = PlainCapture()
 
     def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Requests whose users still speak: what is told, what is refused, what they cost others."""
+"""Requests whose users are still speaking: what they are told and refused, and what they cost others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine() -> Engine:
 
 
 def spoken(name: str) -> tuple[Case, Request, list[int]]:
-    """A golden case, its request without what was said, and that."""
+    """A golden case, its request without what was said, and what was said."""
     case = next(case for case in cases() if case.name == name)
     content = case.request().content
     assert isinstance(content, list)
@@ -92,8 +92,8 @@ def test_a_prompt_that_grows_unit_by_unit(name: str) -> None:
     assert not any(isinstance(e, TranscriptUpdate) for e in events)
 
 
-def test_each_hypothesis_takes_the_place_of_the_one_before(engine: Engine) -> None:
-    """That of a prompt which came at once, whatever was heard before."""
+def test_each_hypothesis_replaces_the_one_before(engine: Engine) -> None:
+    """It is that of a prompt that came at once, whatever was heard before."""
     _, request, units = spoken("s2s")
     expected = {
         n: engine.generate(Request(Units(units[:n])), SHORT)[0].transcript for n in (5, 20, len(units))
@@ -133,7 +133,7 @@ def test_the_hypothesis_is_of_the_last_message(engine: Engine) -> None:
     assert len(done.transcript) < len(engine.tokenizer.decode(done.transcript_ids))
 
 
-def test_what_was_heard_before_it_is_opened(engine: Engine) -> None:
+def test_units_that_were_heard_before_the_request_is_opened(engine: Engine) -> None:
     case, request, units = spoken("s2t")
     request_id = engine.open_request(replace(request, content=[Units(units)]))
     assert updates(settle(engine)) == [case.data["asr_text"]]
@@ -142,7 +142,7 @@ def test_what_was_heard_before_it_is_opened(engine: Engine) -> None:
 
 
 def test_most_is_computed_before_the_commit() -> None:
-    """What is left for after it: the end of the message, and the header of the reply."""
+    """All that is left after it: the end of the message, and the header of the reply."""
     engine = Engine(RANDOM_MODEL)
     _, request, units = spoken("s2s")
     request_id = engine.open_request(request)
@@ -191,7 +191,7 @@ def test_sampling_is_that_of_a_request_that_came_at_once(engine: Engine) -> None
 
 @pytest.mark.parametrize("max_num_seqs", [1, 2])
 def test_generate_goes_on_beside_open_requests(max_num_seqs: int) -> None:
-    """It once would have stepped for ever, or waited for a row: nobody here speaks on."""
+    """It used to step forever, or wait for a row: nobody here goes on speaking."""
     engine = Engine(RANDOM_MODEL, max_num_seqs=max_num_seqs)
     case, request, units = spoken("s2t")
     names = [engine.open_request(request) for _ in range(3)]
@@ -308,7 +308,7 @@ def test_a_commit_needs_something_said(engine: Engine) -> None:
 def test_a_closed_request_is_not_open(engine: Engine) -> None:
     engine.add_request(Request("Hi", request_id="closed"), SHORT)
     for call in (engine.update_speech, engine.commit):
-        with pytest.raises(InvalidRequest, match="expected that of an open request, got 'closed'"):
+        with pytest.raises(InvalidRequest, match="expected the id of an open request, got 'closed'"):
             call("closed", [1])
     settle(engine)
     closed = Engine(RANDOM_MODEL)
@@ -318,7 +318,7 @@ def test_a_closed_request_is_not_open(engine: Engine) -> None:
 
 
 def test_limits_are_those_of_the_whole_prompt() -> None:
-    """What was opened with many units, and committed with few, has the room that these leave."""
+    """A request that was opened with many units and committed with few has the room that the few leave."""
     engine = Engine(RANDOM_MODEL, max_model_len=200)
     _, request, units = spoken("s2t")
     params = SamplingParams(max_tokens=500, ignore_eos=True)

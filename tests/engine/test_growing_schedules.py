@@ -1,4 +1,4 @@
-"""Whatever is heard, taken back and computed while users still speak, the results are the golden ones."""
+"""Whatever is heard, taken back and computed while users are speaking, the results are the golden ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BLOCK_BYTES_PER_POSITION = 8 * 2 * 2 * 16 * 4  # of the packaged checkpoint, as 
 
 
 def split(case: Case) -> tuple[list[Part], list[int]]:
-    """A spoken request: what stands before its units, and these."""
+    """The parts of a spoken request: what stands before its units, and the units."""
     content = case.request().content
     assert isinstance(content, list)
     *before, last = content
@@ -40,7 +40,7 @@ SPOKEN = tuple(case for case in cases() if isinstance(case.request().content[-1]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What was heard at one moment: the right beginning, then something else."""
+    """What was heard at some moment: the right beginning, then something else."""
 
     share: float
     wrong: tuple[int, ...]
@@ -51,7 +51,7 @@ class Hypothesis:
 
 @dataclass
 class Speaker:
-    """One user: after each pause, in steps of the engine, another hypothesis; in the end all, or no more."""
+    """A user: another hypothesis after each pause, counted in steps; in the end all units, or no more."""
 
     case: Case
     start: int
@@ -157,7 +157,7 @@ def test_any_way_of_speaking_gives_the_golden_results(
     prefix_caching: bool,
     spare_positions: int,
 ) -> None:
-    # As in test_schedules.py: room for the longest case alone, and a random rest.
+    # As in test_schedules.py: room for the longest case alone, and a random amount more.
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
     engine = Engine(

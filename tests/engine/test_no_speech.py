@@ -36,8 +36,12 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def answer(engine: Engine, samples: Any, policy: str = "answer", **options: Any) -> Completion:
+def set_policy(engine: Engine, policy: str) -> None:
     engine._intake._config = replace(engine.config, no_speech=policy)  # type: ignore[arg-type]
+
+
+def answer(engine: Engine, samples: Any, policy: str = "answer", **options: Any) -> Completion:
+    set_policy(engine, policy)
     request = Request([Image(str(DEMO / "shapes.png")), Speech((samples, RATE_HZ))], **options)
     [completion] = engine.generate(request, SHORT)
     assert_nothing_held(engine)
@@ -86,8 +90,8 @@ def test_speech_is_answered_whatever_the_setting(engine: Engine, policy: str) ->
         assert completion.text_ids
 
 
-def test_text_is_no_speech_either_but_none_was_expected(engine: Engine) -> None:
-    engine.config = replace(engine.config, no_speech="error")
+def test_written_requests_are_not_marked(engine: Engine) -> None:
+    set_policy(engine, "error")
     [completion] = engine.generate(Request("Who is John?"), SHORT)
     assert (completion.no_speech, completion.finish_reason) == (
         False,
@@ -96,7 +100,7 @@ def test_text_is_no_speech_either_but_none_was_expected(engine: Engine) -> None:
 
 
 def test_the_last_message_with_speech_counts(engine: Engine) -> None:
-    engine.config = replace(engine.config, no_speech="answer")
+    set_policy(engine, "answer")
     silence, speech = Speech((NOTHING_SAID["silence"], RATE_HZ)), Speech((QUESTION, RATE_HZ))
 
     def marked(*turns: Any) -> bool:
@@ -112,8 +116,8 @@ def test_the_last_message_with_speech_counts(engine: Engine) -> None:
 
 
 def test_units_without_a_word_are_marked(engine: Engine) -> None:
-    """Of units there is nothing to measure: it is the model that reads no word from them."""
-    engine.config = replace(engine.config, no_speech="answer")
+    """Units hold no sound to measure: they are marked if the model reads no word from them."""
+    set_policy(engine, "answer")
     found = [engine.generate(Request([Units([unit])]), SHORT)[0] for unit in range(0, 500, 25)]
     assert {c.no_speech for c in found} >= {not c.transcript for c in found}
     assert all(c.no_speech == (not c.transcript) for c in found)
@@ -189,7 +193,7 @@ def test_all_recordings_of_a_request_share_the_limit(engine: Engine) -> None:
 
 
 def test_what_just_fits_is_served(engine: Engine) -> None:
-    """The count before the tokenizer refuses nothing that fits."""
+    """The check before the tokenizer refuses nothing that fits."""
     engine._intake._config = replace(engine.config, no_speech="empty")
     room = engine.inputs._max_model_len
     assert room == 4096

@@ -67,7 +67,7 @@ def test_a_second_thread_is_told_at_once_and_nothing_is_mixed_up(monkeypatch: py
     passes.open()
     thread.join()
     assert [CASE.differences(one) for one in done] == [[], []]
-    # One after the other is no harm.
+    # One after the other does no harm.
     assert CASE.differences(engine.generate(CASE.request())[0]) == []
     assert_nothing_held(engine)
     engine.close()
@@ -142,7 +142,7 @@ def test_closing_twice_and_using_it_afterwards() -> None:
     engine.close()
 
 
-def test_an_engine_that_is_dropped_while_it_has_work_goes() -> None:
+def test_an_engine_that_is_dropped_while_it_has_work_is_freed() -> None:
     engine = load()
     engine.add_request(Request("Hello"))
     engine.step()
@@ -152,7 +152,7 @@ def test_an_engine_that_is_dropped_while_it_has_work_goes() -> None:
     assert gone() is None
 
 
-def test_what_belongs_to_a_process_says_so_instead_of_being_pickled() -> None:
+def test_objects_of_one_process_refuse_to_be_pickled() -> None:
     engine = load()
     codec = Codec.from_pretrained(RANDOM_CODEC, "cpu")
     served = AsyncEngine.from_engine(load())

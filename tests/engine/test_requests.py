@@ -151,7 +151,7 @@ def test_length_limits(engine: Engine) -> None:
     assert done.text_ids == case_named("t2t").data["output_ids"][:3]
 
 
-def test_a_text_limit_ends_the_text_of_speech_and_not_the_speech(engine: Engine) -> None:
+def test_a_text_limit_ends_the_text_under_speech_but_not_the_speech(engine: Engine) -> None:
     case = case_named("s2s")
     done = engine.generate(case.request(), SamplingParams(max_tokens=4, max_units=30))[0]
     assert done.text_ids == case.data["llm_ids"][:4]
@@ -159,8 +159,8 @@ def test_a_text_limit_ends_the_text_of_speech_and_not_the_speech(engine: Engine)
 
 
 @pytest.mark.slow
-def test_speech_that_ends_by_itself_has_not_said_all_of_a_text_that_was_cut() -> None:
-    """It once said "stop". However far text runs ahead, the reason is the same."""
+def test_speech_that_says_a_cut_text_to_its_end_ends_by_length() -> None:
+    """It used to be "stop". However far text runs ahead, the reason is the same."""
     asked = [(case, limit) for case in cases() if case.name in ("s2s", "s2s_short") for limit in (3, 12, 20)]
     params = [SamplingParams(max_tokens=limit, max_units=200) for _, limit in asked]
     found = []
@@ -179,7 +179,7 @@ def test_speech_that_ends_by_itself_has_not_said_all_of_a_text_that_was_cut() ->
 
 
 def test_text_under_speech_has_no_limit_of_its_own(engine: Engine) -> None:
-    """It once ended at 1024 tokens, where the released code goes on to the end of turn."""
+    """It used to end at 1024 tokens, where the released code goes on to the end of turn."""
     request_id = engine.add_request(case_named("s2s").request(), SamplingParams(max_units=2))
     state = engine.scheduler.waiting[-1]
     assert state.params.max_tokens == engine.config.max_model_len - state.num_text_prompt
@@ -437,7 +437,7 @@ def test_codec_in_another_precision() -> None:
     with Engine(codec_dtype="bfloat16", progress=False) as engine:
         assert engine.codec is not None
         assert engine.codec.dtype == torch.bfloat16
-        with pytest.raises(ConfigError, match=r"codec_dtype: expected a codec given as a folder, got one"):
+        with pytest.raises(ConfigError, match="expected a codec given as a folder, got a Codec in"):
             Engine(codec=engine.codec, codec_dtype="float16", progress=False)
     with pytest.raises(
         ConfigError, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"

@@ -18,7 +18,7 @@ arrivals = st.lists(st.tuples(st.sampled_from(cases()), st.integers(0, 12)), min
 
 
 def run(engine: Engine, script: list[tuple[Case, int]]) -> list[tuple[Case, Completion]]:
-    """Add each case after so many steps of the engine; check the books after every step."""
+    """Add each case after its number of engine steps; check the blocks after every step."""
     pending, named, done = list(script), {}, []
     while pending or engine.has_unfinished():
         while pending and pending[0][1] <= 0:
@@ -55,7 +55,7 @@ def test_any_schedule_gives_the_golden_results(
     again: bool,
 ) -> None:
     # Room for the longest case alone (1625 text positions at half a block's bytes each, 270 + 96 of
-    # speech) and a random rest: often too little for all, so that requests are preempted.
+    # speech) and a random amount more: often too little for all, so that requests are preempted.
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
     engine = Engine(
@@ -74,7 +74,7 @@ def test_any_schedule_gives_the_golden_results(
 
 
 def test_preemption_happens_and_changes_nothing() -> None:
-    """The property above would hold emptily if the cache were never short."""
+    """The property above would prove little if the cache were never short."""
     block_size = 4
     engine = Engine(
         RANDOM_MODEL, block_size=block_size, kv_cache_bytes=330 * block_size * BLOCK_BYTES_PER_POSITION

@@ -1,4 +1,4 @@
-"""What type checkers and editors know of an engine's settings is what the engine takes."""
+"""What type checkers and editors know about an engine's settings is what the engine takes."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_the_arguments_are_those_of_the_engine() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    """An editor shows the docstring under a field to whoever points at the setting."""
+    """An editor shows the docstring under a field when one points at the setting."""
     source = inspect.getsource(EngineSettings)
     for name in EngineSettings.__optional_keys__:
         assert re.search(rf'\n    {name}: .*\n    """\w', source), name
 
 
 def test_a_type_checker_finds_wrong_settings(tmp_path: Path) -> None:
-    """Mypy has nothing to say of right settings, and names the likely name or the expected type of others."""
+    """Mypy accepts right settings, and for wrong ones gives the likely name or the expected type."""
     wrong = [(engine, setting) for engine in ("Engine", "AsyncEngine") for setting in WRONG]
     lines = [f"{engine}({setting})" for engine, setting in wrong]
     script = tmp_path / "user.py"
@@ -91,7 +91,7 @@ def test_a_type_checker_finds_wrong_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Engine", "AsyncEngine", "__version__"])
 def test_names_that_are_loaded_late_are_listed(name: str) -> None:
-    """By `dir` of the package, before anything has asked for them."""
+    """The package's `dir` lists them before anything has asked for them."""
     program = f"import antiphon; print({name!r} in dir(antiphon), {name!r} in vars(antiphon))"
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd="/"

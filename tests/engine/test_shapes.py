@@ -1,4 +1,4 @@
-"""Checkpoints of odd shapes: the engine answers as a plain implementation of the same model does."""
+"""Checkpoints of odd shapes: the engine answers like a plain implementation of the same model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from antiphon.kernels.registry import backends, cpp_available, ops
 from antiphon.sched.request import RequestState
 
 MARGIN = 2e-4
-"""No choice of the reference may hang on less: float32 in another order of sums could turn it."""
+"""The least margin of a choice by the reference: below it, another order of float32 sums could turn it."""
 NEAR = 10.0
 """Bound on the relative error of the first logits in 16 bits, in units of the last place."""
 
@@ -60,7 +60,7 @@ def world(request: pytest.FixtureRequest, library: Library) -> World:
 
 @pytest.fixture
 def without_extension(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a machine where the C++ extension was not built."""
+    """As if the C++ extension had not been built."""
     monkeypatch.setitem(sys.modules, "antiphon.kernels._C", None)
     monkeypatch.delattr(antiphon, "_C", raising=False)
     cpp_available.cache_clear()
@@ -86,7 +86,7 @@ def test_the_reference_gives_the_golden_results(packaged: ReferenceModel, case: 
 
 @pytest.mark.slow
 def test_the_worlds_are_eventful(library: Library) -> None:
-    """What the tests below compare would mean little if nothing happened in it, or if it hung on rounding."""
+    """The tests below would mean little if nothing happened in these worlds, or if it hung on rounding."""
     seen: Counter[str] = Counter()
     for world in map(library.world, SHAPES):
         for ask, answer in zip(world.asks, world.answers, strict=True):
@@ -132,8 +132,8 @@ def test_all_at_once_in_little_memory(world: World) -> None:
 
 @pytest.mark.slow
 def test_a_picture_behind_a_cached_prefix_does_not_wait_for_the_bottom_layers(library: Library) -> None:
-    """It looked for what they had heard, which is nothing as long as others use up their budget."""
-    world = library.world("window 1, lag 1")  # both tracks have one position a block
+    """It used to look up what they had heard, which is nothing while others use up the budget."""
+    world = library.world("window 1, lag 1")  # both tracks have one position per block
     engine = world.engine(block_size=1, max_num_batched_tokens=3)
     names = ["s2s", "s2t", "s2s picture"]
     first, *others = [next(ask for ask in world.asks if ask.name == name) for name in names]
@@ -161,7 +161,7 @@ def test_golden_requests_without_the_extension() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["one kv head, head_dim 12, hidden 60", "bfloat16 shards"])
 def test_16_bits_stay_near(library: Library, name: str, dtype: torch.dtype) -> None:
-    """Ids may turn, so only the first choice can be compared; the rest has to come to its end."""
+    """Ids may differ, so only the first choice can be compared; the rest must come to its end."""
     world = library.world(name)
     engine = world.engine(dtype=dtype)
     first: dict[str, Tensor] = {}

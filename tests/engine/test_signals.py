@@ -1,4 +1,4 @@
-"""Ctrl-C, and other signals whose handlers raise, at any moment: the engine lives, and nothing is held."""
+"""Ctrl-C, and other signals whose handlers raise, at any moment: the engine lives on and holds nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SPOKEN = ("text", "audio")
 
 
 class TooLong(Exception):
-    """What somebody's SIGALRM raises."""
+    """What a user's SIGALRM handler raises."""
 
 
 @pytest.fixture
 def alarms() -> Iterator[None]:
-    # What a handler raises inside a callback of the garbage collector, as hypothesis has one, is lost.
+    # What a handler raises inside a garbage collector's callback, such as hypothesis has, is lost.
     callbacks = list(gc.callbacks)
     gc.callbacks.clear()
 
@@ -47,7 +47,7 @@ def engine() -> Engine:
 
 
 def alarmed(i: int, call: Callable[[], object]) -> None:
-    """Makes a call with an alarm in it, or just before it: later with each i."""
+    """Make a call with an alarm during it or just before it; the alarm comes later with each i."""
     signal.setitimer(signal.ITIMER_REAL, 0.0003 * 1.18**i)
     call()
 
@@ -67,7 +67,7 @@ def assert_well(engine: Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
-    """What was added before goes on, to the same end."""
+    """Requests that were added before go on, to the same end."""
     mine = {engine.add_request(case.request()): case for case in CASES[:2]}
     requests = [case.request() for case in CASES] * 2
     for i in range(40):
@@ -83,7 +83,7 @@ def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
-    """Each request is told an end, once; those that a step was interrupted with are aborted."""
+    """Each request's end is told exactly once; those in an interrupted step are aborted."""
     for i in range(40):
         events: list[Event] = []
         ids = [engine.add_request(case.request(), LONG) for case in CASES]
@@ -98,7 +98,7 @@ def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
     assert_well(engine)
 
 
-def test_ctrl_c_in_a_step_aborts_what_it_was_at(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_step_aborts_its_requests(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     name = engine.add_request(Request("Hello"), LONG)
     waiting = engine.open_request(Request(Units([1]), SPOKEN))
     run_text = engine.runner.run_text
@@ -163,7 +163,7 @@ def test_a_handler_that_asks_the_engine_is_refused(engine: Engine, monkeypatch: 
 @pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_speech_is_interrupted_wherever_it_is() -> None:
-    """While units come, and while their sound is made."""
+    """While units come, and while their audio is made."""
     engine = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", progress=False, kv_cache_bytes=32 << 20)
     request, params = Request("Hello", SPOKEN), SamplingParams(max_units=40, ignore_eos=True, seed=1)
     [whole] = engine.generate(request, params)

@@ -70,6 +70,11 @@ class Child:
         self._timer.start()
         self._out = b""
 
+    @property
+    def out(self) -> bytes:
+        """What was read of its output so far."""
+        return self._out
+
     def send(self, text: bytes) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(text)

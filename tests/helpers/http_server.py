@@ -13,6 +13,7 @@ import uvicorn
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.server.app import create_app
+from antiphon.server.reference.ports import open_ports
 from antiphon.server.running import Server
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
@@ -27,6 +28,8 @@ class Served:
         self.address = address
         self.service = service
         self.server = server
+        self.sites = {site.name: site.address for site in server.sites}
+        """By their names, the addresses of the reference ports, if they were asked for."""
         self.http = httpx2.Client(base_url=address, timeout=60)
 
     @property
@@ -44,7 +47,8 @@ def serving_http(load: Callable[[], AsyncEngine] | None = None, **settings: Any)
     app = create_app(load or _packaged, served)
     config = uvicorn.Config(app, host=served.host, port=0, log_config=None, access_log=False)
     addresses: queue.Queue[str] = queue.Queue()
-    server = Server(config, app.state.service, addresses.put)
+    sites = open_ports(app.state.service, served.reference) if served.reference is not None else []
+    server = Server(config, app.state.service, addresses.put, sites)
     thread = threading.Thread(target=server.run, name="http-server")
     thread.start()
     try:

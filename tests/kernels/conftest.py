@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from all_pairs import all_pairs
 from torch import Tensor
 
 from antiphon.kernels import _C, registry
@@ -51,7 +52,7 @@ def _use_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_IMPLEMENTATIONS", {op: {"torch": known[op]["torch"]} for op in known})
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """An instruction set, which the C++ kernels use for the length of the test."""
     isa: str = request.param
@@ -81,12 +82,35 @@ def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`backend` in test_<op>.py: each backend of the op that runs here, cpp once for each instruction set."""
+    """`isa` is each instruction set. `backend` is each backend that runs here of the op that the file or the
+    mark `op(name)` names, the C++ one with each instruction set that it takes, or marked `best_isa` with the
+    best alone.
+
+    Marked `pairwise(name=values, ...)`, a test has cases in which any two values meet, those of `backend` and
+    `isa` included.
+    """
+    values: dict[str, list[object]] = {}
     if "backend" in metafunc.fixturenames and not _is_parametrized(metafunc, "backend"):
-        op = metafunc.definition.path.stem.removeprefix("test_")
-        names = registry.backends(op)
-        params = [f"cpp-{isa}" for isa in ISAS if "cpp" in names] + [n for n in names if n != "cpp"]
-        metafunc.parametrize("backend", params, indirect=True)
+        values["backend"] = [*_backends(metafunc)]
+    if "isa" in metafunc.fixturenames:
+        values["isa"] = [*ISAS]
+    pairwise = metafunc.definition.get_closest_marker("pairwise")
+    if pairwise is not None:
+        values |= pairwise.kwargs
+    if values:
+        cases = all_pairs(*map(list, values.values()))
+        fixtures = [name for name in values if name in ("backend", "isa")]
+        metafunc.parametrize(list(values), cases, indirect=fixtures, ids=str)
+
+
+def _backends(metafunc: pytest.Metafunc) -> list[str]:
+    marked = metafunc.definition.get_closest_marker("op")
+    op = marked.args[0] if marked is not None else metafunc.definition.path.stem.removeprefix("test_")
+    best_alone = metafunc.definition.get_closest_marker("best_isa") is not None
+    takes_isa = op in TAKE_ISA or op == "decoder_layers"
+    isas = ISAS if takes_isa and not best_alone else ISAS[:1]
+    names = [name for name in registry.backends(op) if name != "flash-attn"]  # of test_flash_attention.py
+    return [f"cpp-{isa}" for isa in isas if "cpp" in names] + [name for name in names if name != "cpp"]
 
 
 def _is_parametrized(metafunc: pytest.Metafunc, name: str) -> bool:

@@ -48,10 +48,6 @@ def unpacked(collapsed: CollapsedLabels) -> list[list[tuple[int, int]]]:
     return [pairs[start:end] for start, end in pairwise(bounds)]
 
 
-def test_the_backends() -> None:
-    assert backends("ctc_collapse") == ["cpp", "triton", "torch"]
-
-
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_collapse_means(backend: str) -> None:

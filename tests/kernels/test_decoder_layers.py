@@ -11,7 +11,7 @@ import torch
 from layer_stacks import STACKS, Session, Span, Stack
 from torch import Tensor
 
-from antiphon.kernels import AttentionBatch, backends, decoder_layers
+from antiphon.kernels import AttentionBatch, decoder_layers
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 TorchAlone = Callable[[Callable[[], Tensor]], Tensor]
@@ -19,21 +19,12 @@ TorchAlone = Callable[[Callable[[], Tensor]], Tensor]
 FUSED = {0: frozenset({2, 3, 11}), 2: frozenset(range(20))}
 
 
-def test_the_backends() -> None:
-    assert backends("decoder_layers") == ["cpp", "torch"]
-
-
-@pytest.mark.parametrize("shape", STACKS.values(), ids=STACKS)
-@pytest.mark.parametrize("fused", [{}, FUSED], ids=["alone", "fused"])
+@pytest.mark.pairwise(shape=STACKS, fuses=[False, True])
 def test_within_the_error_budget(
-    isa: str,
-    shape: tuple[int, ...],
-    fused: dict[int, frozenset[int]],
-    torch_alone: TorchAlone,
-    assert_within_budget: Check,
+    isa: str, shape: str, fuses: bool, torch_alone: TorchAlone, assert_within_budget: Check
 ) -> None:
     """A prefill, then a batch of a chunk, a decoding step, a late prefill and a sequence without a query."""
-    stack = Stack.random(*shape)
+    stack, fused = Stack.random(*STACKS[shape]), FUSED if fuses else {}
 
     def run(backend: str, dtype: torch.dtype) -> Tensor:
         session = Session(stack, stack.build(backend, dtype), (13, 8, 20, 6), dtype=dtype, fused=fused)
@@ -88,14 +79,15 @@ def test_what_a_layer_computes() -> None:
     torch.testing.assert_close(found, norm(x, stack.final_norm.double()))
 
 
-@pytest.mark.parametrize("wanted", [[], [0], [12], [1, 4, 19, 26], list(range(8, 30))], ids=len)
-@pytest.mark.parametrize("fused", [{}, FUSED], ids=["alone", "fused"])
-@pytest.mark.parametrize("shape", [STACKS["odd"], STACKS["one-layer"]], ids=["odd", "one-layer"])
-def test_wanted_tokens_are_as_among_all(
-    backend: str, shape: tuple[int, ...], fused: dict[int, frozenset[int]], wanted: list[int]
-) -> None:
+@pytest.mark.best_isa
+@pytest.mark.pairwise(
+    shape=["odd", "one-layer"],
+    fuses=[False, True],
+    wanted=[[], [0], [12], [1, 4, 19, 26], list(range(8, 30))],
+)
+def test_wanted_tokens_are_as_among_all(backend: str, shape: str, fuses: bool, wanted: list[int]) -> None:
     """And keys and values of all are written."""
-    stack = Stack.random(*shape)
+    stack, fused = Stack.random(*STACKS[shape]), FUSED if fuses else {}
     layers = stack.build(backend)
     whole, some = (Session(stack, layers, (13, 8, 20), fused=fused) for _ in range(2))
     spans = [(0, 13), (0, 0), (0, 17)]
@@ -105,15 +97,16 @@ def test_wanted_tokens_are_as_among_all(
     assert torch.equal(some.storage.nan_to_num(7), whole.storage.nan_to_num(7))
 
 
-@pytest.mark.parametrize("lengths", [(), (0,), (0, 0, 0)], ids=str)
-@pytest.mark.parametrize("fused", [{}, {0: frozenset({1})}], ids=["alone", "fused"])
-def test_no_tokens(backend: str, lengths: tuple[int, ...], fused: dict[int, frozenset[int]]) -> None:
+@pytest.mark.best_isa
+@pytest.mark.pairwise(lengths=[(), (0,), (0, 0, 0)], fuses=[False, True])
+def test_no_tokens(backend: str, lengths: tuple[int, ...], fuses: bool) -> None:
     stack = Stack.random(*STACKS["odd"])
-    session = Session(stack, stack.build(backend), lengths, fused=fused)
+    session = Session(stack, stack.build(backend), lengths, fused={0: frozenset({1})} if fuses else {})
     assert session.run([(0, 0)] * len(lengths)).shape == (0, 48)
     assert session.storage.isnan().all()
 
 
+@pytest.mark.best_isa
 def test_layers_without_fusion_let_it_be(backend: str) -> None:
     stack = Stack.random(*STACKS["odd"])
     layers = stack.build(backend, fuses=False)
@@ -124,18 +117,14 @@ def test_layers_without_fusion_let_it_be(backend: str) -> None:
 # --- to the last bit ------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[STACKS["odd"], (4, 2, 40, 100, 150)], ids=["odd", "parallel"])
-def stack(request: pytest.FixtureRequest) -> Stack:
-    return Stack.random(*request.param)
-
-
+LARGE = (4, 2, 40, 100, 150)
+"""Goes parallel."""
 LENGTHS = (30, 9, 70)
 BIT_FUSED = {0: frozenset(range(20, 30)), 1: frozenset({8}), 2: frozenset({0, 1, 69})}
 
 
-@pytest.fixture
-def expected(isa: str, stack: Stack) -> list[Tensor]:
-    """Each sequence alone, its prompt in one piece."""
+def each_alone(stack: Stack) -> list[Tensor]:
+    """Each sequence by itself, its prompt in one piece."""
     session = Session(stack, stack.build("cpp"), LENGTHS, fused=BIT_FUSED)
     spans = [[(0, n) if j == i else (0, 0) for j in range(3)] for i, n in enumerate(LENGTHS)]
     return [session.run(span) for span in spans]
@@ -158,24 +147,24 @@ SCHEDULES: dict[str, list[list[Span]]] = {
 }
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("block_size", [1, 4, 64])
+@pytest.mark.pairwise(shape=[STACKS["odd"], LARGE], schedule=SCHEDULES, block_size=[1, 4, 64])
 def test_the_schedule_does_not_count(
-    isa: str, stack: Stack, expected: list[Tensor], schedule: list[list[Span]], block_size: int
+    isa: str, shape: tuple[int, ...], schedule: str, block_size: int
 ) -> None:
+    stack = Stack.random(*shape)
     session = Session(stack, stack.build("cpp"), LENGTHS, block_size, fused=BIT_FUSED)
     found: list[list[Tensor]] = [[], [], []]
-    for spans in schedule:
+    for spans in SCHEDULES[schedule]:
         parts = session.run(spans).split([end - start for start, end in spans])
         for rows, part in zip(found, parts, strict=True):
             rows.append(part)
-    for rows, whole in zip(found, expected, strict=True):
+    for rows, whole in zip(found, each_alone(stack), strict=True):
         assert torch.equal(torch.cat(rows), whole)
 
 
-def test_the_same_every_time(isa: str) -> None:
+def test_the_same_every_time() -> None:
     """Threads take the work in any order."""
-    stack = Stack.random(4, 2, 40, 100, 150)
+    stack = Stack.random(*LARGE)
     session = Session(stack, stack.build("cpp"), (97,), fused={0: frozenset(range(97))})
     first = session.run([(0, 97)])
     for _ in range(20):
@@ -185,6 +174,7 @@ def test_the_same_every_time(isa: str) -> None:
 # --- wrong arguments ------------------------------------------------------------------------------
 
 
+@pytest.mark.best_isa
 def test_wrong_arguments_are_named(backend: str) -> None:
     stack = Stack.random(*STACKS["odd"])
     run = stack.build(backend)

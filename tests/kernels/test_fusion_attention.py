@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from antiphon.kernels import (
     apply_rope,
-    backends,
     fusion_attention,
     fusion_cache_write,
     inverse_frequencies,
@@ -22,7 +22,9 @@ from antiphon.kernels.fusion_attention import fusion_attention_reference, fusion
 
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
-HEAD_DIMS = [2, 6, 16, 24, 40, 64, 96, 128]
+
+# 150 takes steps of four vectors, of one and a tail, whatever a vector's length; 2 is nothing but a tail
+HEAD_DIMS = [2, 64, 128, 150]
 
 
 @dataclass(frozen=True)
@@ -74,46 +76,38 @@ class Windows:
         return out
 
 
-def test_the_backends() -> None:
-    assert backends("fusion_attention") == ["cpp", "triton", "torch"]
-    assert backends("fusion_cache_write") == ["cpp", "triton", "torch"]
-
-
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize(("tokens", "window", "heads"), [(0, 5, 4), (1, 1, 1), (17, 5, 3), (6, 40, 2)])
+@pytest.mark.pairwise(shape=[(0, 5, 4), (1, 1, 1), (9, 5, 3), (6, 40, 2)], head_dim=HEAD_DIMS)
 def test_within_the_error_budget(
-    backend: str, tokens: int, window: int, heads: int, head_dim: int, assert_within_budget: Check
+    backend: str, shape: tuple[int, int, int], head_dim: int, assert_within_budget: Check
 ) -> None:
-    windows = Windows.random(tokens, window, heads, head_dim)
+    """Shapes are (tokens, window, heads)."""
+    windows = Windows.random(*shape, head_dim)
     in_pytorch = partial(fusion_attention_reference, rows=None)(*windows.arguments())
     assert_within_budget(windows.attend(backend), in_pytorch, windows.exact())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize(("tokens", "window", "heads"), [(0, 5, 4), (5, 5, 3), (2, 90, 1)])
+@pytest.mark.pairwise(
+    dtype=[torch.bfloat16, torch.float16], shape=[(0, 5, 4), (5, 5, 3), (2, 90, 1)], head_dim=[2, 64, 150]
+)
 def test_in_16_bits(
-    dtype: torch.dtype,
-    tokens: int,
-    window: int,
-    heads: int,
-    head_dim: int,
-    assert_within_half_budget: Check,
+    dtype: torch.dtype, shape: tuple[int, int, int], head_dim: int, assert_within_half_budget: Check
 ) -> None:
     """With the table in float32, as the model has it."""
-    windows = Windows.random(tokens, window, heads, head_dim).rounded(dtype)
+    windows = Windows.random(*shape, head_dim).rounded(dtype)
     q, k, v, num_valid, positions, _ = windows.arguments(dtype)
     found = fusion_attention(q, k, v, num_valid, positions, windows.table, backend="triton")
     in_pytorch = fusion_attention_reference(q, k, v, num_valid, positions, windows.table, None)
     assert_within_half_budget(found, in_pytorch, windows.exact())
 
 
-def test_larger_than_any_model(backend: str) -> None:
+def test_larger_than_any_model() -> None:
     """Once the C++ kernel had its scratch on the stack, and bounds to it."""
     windows = Windows.random(2, 1000, 1, 1026)
-    torch.testing.assert_close(windows.attend(backend).double(), windows.exact(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(windows.attend("cpp").double(), windows.exact(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.best_isa
+@pytest.mark.usefixtures("poisoned_memory")
 def test_an_empty_window_says_nothing(backend: str) -> None:
     windows = Windows.random(4, 5, 2, 8)
     windows.num_valid[:] = torch.tensor([0, 1, 0, 5], dtype=torch.int32)
@@ -123,6 +117,7 @@ def test_an_empty_window_says_nothing(backend: str) -> None:
     torch.testing.assert_close(found[[1, 3]], torch.full((2, 2, 8), 2.0))
 
 
+@pytest.mark.best_isa
 def test_order_in_the_window_does_not_count(backend: str, randn: Draw) -> None:
     """So it can live in a ring."""
     table = rope_table(inverse_frequencies(16, 10_000.0, None), 9)
@@ -133,6 +128,7 @@ def test_order_in_the_window_does_not_count(backend: str, randn: Draw) -> None:
     torch.testing.assert_close(found, turned)
 
 
+@pytest.mark.best_isa
 def test_rows_of_a_cache(backend: str) -> None:
     """Tokens name the row they look at, in any order, some the same; keys and values lie interleaved."""
     windows = Windows.random(6, 5, 3, 20)
@@ -148,6 +144,7 @@ def test_rows_of_a_cache(backend: str) -> None:
     torch.testing.assert_close(found, windows.attend(backend), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.best_isa
 def test_strided_input(backend: str) -> None:
     windows = Windows.random(5, 5, 4, 12)
     q, k, v, num_valid, positions, table = windows.arguments()
@@ -164,6 +161,7 @@ def test_strided_input(backend: str) -> None:
     torch.testing.assert_close(found, windows.attend(backend), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.best_isa
 def test_every_form_of_rope(backend: str) -> None:
     windows = Windows.random(5, 5, 2, 12)
     q, k, v, num_valid, positions, table = windows.arguments()
@@ -172,7 +170,7 @@ def test_every_form_of_rope(backend: str) -> None:
         assert torch.equal(fusion_attention(q, k, v, num_valid, positions, rope, backend=backend), expected)
 
 
-def test_a_token_does_not_depend_on_its_batch(isa: str) -> None:
+def test_a_token_does_not_depend_on_its_batch() -> None:
     """Large enough that the batch is spread over the threads."""
     windows = Windows.random(90, 5, 4, 40)
     whole = windows.attend("cpp")
@@ -182,8 +180,7 @@ def test_a_token_does_not_depend_on_its_batch(isa: str) -> None:
         assert torch.equal(found, whole[start:end])
 
 
-@pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("tokens", [0, 1, 7])
+@pytest.mark.pairwise(tokens=[0, 7], head_dim=[2, 150])
 def test_cache_write(
     backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check
 ) -> None:
@@ -212,7 +209,7 @@ def test_cache_write(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("layers", "heads", "head_dim"), [(5, 32, 128), (1, 1, 2), (2, 3, 250)])
+@pytest.mark.parametrize(("layers", "heads", "head_dim"), [(2, 32, 128), (2, 3, 250)])
 def test_cache_write_in_16_bits(
     dtype: torch.dtype, layers: int, heads: int, head_dim: int, randn: Draw, assert_within_half_budget: Check
 ) -> None:
@@ -232,69 +229,70 @@ def test_cache_write_in_16_bits(
     assert torch.equal(found.flatten(0, 1)[slots][:, :, 1], kv[:, :, 1])
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("q", lambda x: x[:, :, 0], r"q: expected \(tokens, heads, head_dim\), head_dim even, got \(4, 2\)"),
-        ("q", lambda x: x[:, :, :3], "q: expected"),
-        ("k", lambda x: x[:3], r"k: expected \(4, window, 2, 8\), got \(3, 5, 2, 8\)"),
-        ("k", lambda x: x[..., :6], r"k: expected \(4, window, 2, 8\)"),
-        ("v", lambda x: x[:, :, :1], r"v: expected \(4, window, 2, 8\)"),
-        ("v", lambda x: x.double(), "v: expected torch.float32 like q, got torch.float64"),
-        ("num_valid", lambda x: x.long(), r"num_valid: expected torch.int32 \(4,\), got torch.int64 \(4,\)"),
-        ("num_valid", lambda x: x[:2], r"num_valid: expected torch.int32 \(4,\), got torch.int32 \(2,\)"),
-        ("num_valid", lambda x: x * 0 + 6, "num_valid: expected numbers from 0 to 5, got 6 to 6"),
-        ("num_valid", lambda x: x * 0 - 1, "num_valid: expected numbers from 0 to 5, got -1 to -1"),
-        ("positions", lambda x: x.float(), r"positions: expected torch.int32 \(4,\), got torch.float32"),
-        ("positions", lambda x: x * 0 + 400, "positions: expected numbers from 0 to 399, got 400 to 400"),
-        ("positions", lambda x: x * 0 - 1, "positions: expected numbers from 0 to 399, got -1 to -1"),
-        ("rope", lambda x: x[:, :4], r"rope: expected \(positions, 8\), got \(400, 4\)"),
-        ("rope", lambda x: None, "rope: expected a table"),
-        ("rows", lambda x: torch.arange(4).int(), r"rows: expected torch.int64 \(4,\), got torch.int32"),
-        ("rows", lambda x: torch.arange(3), r"rows: expected torch.int64 \(4,\), got torch.int64 \(3,\)"),
-        ("rows", lambda x: torch.arange(1, 5), "rows: expected numbers from 0 to 3, got 1 to 4"),
-        ("backend", lambda x: "tpu", "backend: expected one of .*torch, got 'tpu'"),
-    ],
-)
-def test_wrong_arguments_are_named(
-    backend: str, name: str, change: Callable[[Tensor | None], object], message: str
-) -> None:
+WRONG: list[tuple[str, Callable[[Any], object], str]] = [
+    ("q", lambda x: x[:, :, 0], r"q: expected \(tokens, heads, head_dim\), head_dim even, got \(4, 2\)"),
+    ("q", lambda x: x[:, :, :3], "q: expected"),
+    ("k", lambda x: x[:3], r"k: expected \(4, window, 2, 8\), got \(3, 5, 2, 8\)"),
+    ("k", lambda x: x[..., :6], r"k: expected \(4, window, 2, 8\)"),
+    ("v", lambda x: x[:, :, :1], r"v: expected \(4, window, 2, 8\)"),
+    ("v", lambda x: x.double(), "v: expected torch.float32 like q, got torch.float64"),
+    ("num_valid", lambda x: x.long(), r"num_valid: expected torch.int32 \(4,\), got torch.int64 \(4,\)"),
+    ("num_valid", lambda x: x[:2], r"num_valid: expected torch.int32 \(4,\), got torch.int32 \(2,\)"),
+    ("num_valid", lambda x: x * 0 + 6, "num_valid: expected numbers from 0 to 5, got 6 to 6"),
+    ("num_valid", lambda x: x * 0 - 1, "num_valid: expected numbers from 0 to 5, got -1 to -1"),
+    ("positions", lambda x: x.float(), r"positions: expected torch.int32 \(4,\), got torch.float32"),
+    ("positions", lambda x: x * 0 + 400, "positions: expected numbers from 0 to 399, got 400 to 400"),
+    ("positions", lambda x: x * 0 - 1, "positions: expected numbers from 0 to 399, got -1 to -1"),
+    ("rope", lambda x: x[:, :4], r"rope: expected \(positions, 8\), got \(400, 4\)"),
+    ("rope", lambda x: None, "rope: expected a table"),
+    ("rows", lambda x: torch.arange(4).int(), r"rows: expected torch.int64 \(4,\), got torch.int32"),
+    ("rows", lambda x: torch.arange(3), r"rows: expected torch.int64 \(4,\), got torch.int64 \(3,\)"),
+    ("rows", lambda x: torch.arange(1, 5), "rows: expected numbers from 0 to 3, got 1 to 4"),
+    ("backend", lambda x: "tpu", "backend: expected one of .*torch, got 'tpu'"),
+]
+
+
+def test_wrong_arguments_are_named() -> None:
     q, k, v, num_valid, positions, table = Windows.random(4, 5, 2, 8).arguments()
-    right = {"q": q, "k": k, "v": v, "num_valid": num_valid, "positions": positions, "rope": table}
-    with pytest.raises(ValueError, match=message):
-        fusion_attention(**({"backend": backend} | right | {name: change(right.get(name))}))  # type: ignore[arg-type]
+    right: dict[str, Any] = {
+        "q": q,
+        "k": k,
+        "v": v,
+        "num_valid": num_valid,
+        "positions": positions,
+        "rope": table,
+    }
+    for name, change, message in WRONG:
+        with pytest.raises(ValueError, match=message):
+            fusion_attention(**(right | {name: change(right.get(name))}))
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "message"),
-    [
-        ("kv", lambda x: x[:, :1], r"kv: expected torch.float32 \(3, 2, 2, 16\), got .* \(3, 1, 2, 16\)"),
-        ("kv", lambda x: x[:2], "kv: expected torch.float32"),
-        ("kv", lambda x: x.double(), "kv: expected torch.float32 .* got torch.float64"),
-        ("slots", lambda x: x.int(), r"slots: expected torch.int64 \(3,\), got torch.int32 \(3,\)"),
-        ("positions", lambda x: x.long(), r"positions: expected torch.int32 \(3,\), got torch.int64 \(3,\)"),
-        ("positions", lambda x: x[:2], r"positions: expected torch.int32 \(3,\), got torch.int32 \(2,\)"),
-        ("cos_sin", lambda x: x[:, :4], r"cos_sin: expected contiguous \(positions, 8\), got \(9, 4\)"),
-        (
-            "cache",
-            lambda x: x[:, :, :, 0],
-            r"cache: expected contiguous \(rows, window, layers, 2, heads \* 8\)",
-        ),
-        ("cache", lambda x: x.transpose(0, 1), "cache: expected contiguous"),
-        ("head_dim", lambda x: 6, r"cache: expected contiguous \(rows, window, layers, 2, heads \* 6\)"),
-    ],
-)
-def test_wrong_arguments_of_writing_are_named(
-    backend: str, name: str, change: Callable[[Tensor | None], object], message: str, randn: Draw
-) -> None:
-    right = {
+WRONG_TO_WRITE: list[tuple[str, Callable[[Any], object], str]] = [
+    ("kv", lambda x: x[:, :1], r"kv: expected torch.float32 \(3, 2, 2, 16\), got .* \(3, 1, 2, 16\)"),
+    ("kv", lambda x: x[:2], "kv: expected torch.float32"),
+    ("kv", lambda x: x.double(), "kv: expected torch.float32 .* got torch.float64"),
+    ("slots", lambda x: x.int(), r"slots: expected torch.int64 \(3,\), got torch.int32 \(3,\)"),
+    ("positions", lambda x: x.long(), r"positions: expected torch.int32 \(3,\), got torch.int64 \(3,\)"),
+    ("positions", lambda x: x[:2], r"positions: expected torch.int32 \(3,\), got torch.int32 \(2,\)"),
+    ("cos_sin", lambda x: x[:, :4], r"cos_sin: expected contiguous \(positions, 8\), got \(9, 4\)"),
+    (
+        "cache",
+        lambda x: x[:, :, :, 0],
+        r"cache: expected contiguous \(rows, window, layers, 2, heads \* 8\)",
+    ),
+    ("cache", lambda x: x.transpose(0, 1), "cache: expected contiguous"),
+    ("head_dim", lambda x: 6, r"cache: expected contiguous \(rows, window, layers, 2, heads \* 6\)"),
+]
+
+
+def test_wrong_arguments_of_writing_are_named(randn: Draw) -> None:
+    right: dict[str, Any] = {
         "kv": randn(3, 2, 2, 16),
         "slots": torch.arange(3),
         "positions": torch.arange(3, dtype=torch.int32),
         "cos_sin": rope_table(inverse_frequencies(8, 10_000.0, None), 9),
         "cache": torch.zeros(4, 5, 2, 2, 16),
     }
-    with pytest.raises(ValueError, match=message):
-        fusion_cache_write(
-            **({"head_dim": 8, "backend": backend} | right | {name: change(right.get(name))})  # type: ignore[arg-type]
-        )
+    for name, change, message in WRONG_TO_WRITE:
+        with pytest.raises(ValueError, match=message):
+            fusion_cache_write(**({"head_dim": 8} | right | {name: change(right.get(name))}))

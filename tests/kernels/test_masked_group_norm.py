@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, masked_group_norm
+from antiphon.kernels import masked_group_norm
 from antiphon.kernels.masked_group_norm import masked_group_norm_reference
 
 Draw = Callable[..., Tensor]
@@ -45,10 +45,6 @@ def converted(args: Arguments, dtype: torch.dtype | torch.device) -> Arguments:
         eps,
         None if mask is None else mask.to(dtype),
     )
-
-
-def test_the_backends() -> None:
-    assert backends("masked_group_norm") == ["triton", "torch"]
 
 
 @pytest.mark.usefixtures("poisoned_memory")

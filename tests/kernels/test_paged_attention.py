@@ -19,7 +19,6 @@ from torch import Tensor
 from antiphon.kernels import (
     AttentionBatch,
     apply_rope,
-    backends,
     inverse_frequencies,
     paged_attention,
     rope_cache_write,
@@ -31,23 +30,13 @@ Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
 
 
-def test_the_backends() -> None:
-    assert backends("paged_attention") == ["cpp", "triton", "torch"]
-    assert backends("rope_cache_write") == ["cpp", "triton", "torch"]
-
-
-@pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (6, 2), (5, 5)], ids=["one", "grouped", "full"])
+# 150 takes steps of four vectors, of one and a tail, whatever a vector's length; 2 is nothing but a tail
+@pytest.mark.pairwise(heads=[(1, 1), (6, 2), (5, 5)], head_dim=[2, 64, 128, 150])
 def test_within_the_error_budget(
-    backend: str,
-    device: torch.device,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    assert_within_budget: Check,
+    backend: str, device: torch.device, heads: tuple[int, int], head_dim: int, assert_within_budget: Check
 ) -> None:
     """A prefill, a chunk behind cached positions, one decoding step and a sequence without a query."""
-    paged = Paged.random((9, 37, 20, 50), heads, kv_heads, head_dim)
+    paged = Paged.random((9, 37, 20, 50), *heads, head_dim)
     spans = [(0, 9), (30, 37), (11, 11), (49, 50)]
     found = paged.attend(spans, 4, backend, device=device).cpu()
     batch = paged.batch(spans, 4)
@@ -56,24 +45,35 @@ def test_within_the_error_budget(
     assert_within_budget(found, in_pytorch, paged.exact(spans))
 
 
-@pytest.mark.parametrize("lengths", [(), (0,), (0, 0), (0, 3, 0), (1,), (0, 1, 2)], ids=str)
-def test_empty_and_tiny(backend: str, lengths: tuple[int, ...], assert_within_budget: Check) -> None:
-    paged = Paged.random(lengths, 4, 2, 6)
-    if not lengths:
-        empty = torch.empty(0, 4, 6)
-        found = paged_attention(empty, *paged.caches(4), paged.batch([], 4), backend=backend)
-        assert found.shape == (0, 24)
-        return
-    found = paged.attend(whole(paged), 4, backend)
-    torch.testing.assert_close(found.double(), paged.exact(whole(paged)), rtol=1e-5, atol=1e-6)
+def test_many_that_decode(backend: str, assert_within_budget: Check) -> None:
+    """Here a task is a query with all of its heads, in groups."""
+    paged = Paged.random(range(3, 13), 6, 2, 20)
+    spans = [(length - 1, length) for length in paged.lengths]
+    keys, values = paged.caches(4)
+    in_pytorch = paged_attention_reference(
+        paged.queries(spans), keys, values, paged.batch(spans, 4), 20**-0.5
+    )
+    assert_within_budget(paged.attend(spans, 4, backend), in_pytorch, paged.exact(spans))
 
 
-def test_one_key_is_its_value(isa: str) -> None:
+@pytest.mark.best_isa
+def test_empty_and_tiny(backend: str) -> None:
+    nothing = Paged.random((), 4, 2, 6)
+    caches, batch = nothing.caches(4), nothing.batch([], 4)
+    assert paged_attention(torch.empty(0, 4, 6), *caches, batch, backend=backend).shape == (0, 24)
+    for lengths in [(0,), (0, 0), (0, 3, 0), (1,), (0, 1, 2)]:
+        paged = Paged.random(lengths, 4, 2, 6)
+        found = paged.attend(whole(paged), 4, backend)
+        torch.testing.assert_close(found.double(), paged.exact(whole(paged)), rtol=1e-5, atol=1e-6)
+
+
+def test_one_key_is_its_value() -> None:
     paged = Paged.random((1,), 4, 2, 20)
     expected = paged.v[0].repeat_interleave(2, dim=1).flatten(1)
     torch.testing.assert_close(paged.attend([(0, 1)], 16, "cpp"), expected)
 
 
+@pytest.mark.best_isa
 def test_the_future_is_not_read(backend: str) -> None:
     """Slots behind the context hold NaN: unwritten, or another's. So do blocks behind the table's use."""
     paged = Paged.random((21, 30), 4, 2, 24)
@@ -82,6 +82,7 @@ def test_the_future_is_not_read(backend: str) -> None:
     torch.testing.assert_close(found.double(), paged.exact(spans), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.best_isa
 def test_scale(backend: str) -> None:
     paged = Paged.random((12,), 2, 1, 10)
     spans = whole(paged)
@@ -91,6 +92,20 @@ def test_scale(backend: str) -> None:
     torch.testing.assert_close(found, mean.repeat_interleave(2, dim=1).flatten(1))
 
 
+@pytest.mark.best_isa
+def test_queries_at_a_distance(backend: str) -> None:
+    """They are a part of wider rows, as `rope_cache_write` leaves them."""
+    paged = Paged.random((9, 20), 4, 2, 10)
+    spans = [(0, 9), (19, 20)]
+    q = paged.queries(spans)
+    wide = torch.full((len(q), 8, 10), torch.nan)
+    wide[:, :4] = q
+    caches, batch = paged.caches(4), paged.batch(spans, 4)
+    found = paged_attention(wide[:, :4], *caches, batch, backend=backend)
+    torch.testing.assert_close(found.double(), paged.exact(spans), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.best_isa
 def test_large_scores_do_not_overflow(backend: str) -> None:
     paged = Paged.random((40,), 2, 2, 16)
     caches, batch = paged.caches(4), paged.batch([(39, 40)], 4)
@@ -103,19 +118,17 @@ def test_large_scores_do_not_overflow(backend: str) -> None:
 # --- to the last bit ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head_dim", [6, 40, 128])
-def test_block_size_does_not_count(isa: str, head_dim: int) -> None:
-    paged = Paged.random((1, 33, 70), 4, 2, head_dim)
+def test_block_size_does_not_count(isa: str) -> None:
+    paged = Paged.random((1, 33, 70), 4, 2, 150)
     spans = [(0, 1), (5, 33), (69, 70)]
     expected = paged.attend(spans, 1, "cpp")
     for block_size in (2, 3, 7, 16, 64, 100):
         assert torch.equal(paged.attend(spans, block_size, "cpp"), expected)
 
 
-@pytest.mark.parametrize("head_dim", [6, 40, 128])
-def test_chunked_equals_whole(isa: str, head_dim: int) -> None:
+def test_chunked_equals_whole(isa: str) -> None:
     """Each chunk sees what is written so far; the last ones are decoding steps."""
-    paged = Paged.random((50,), 6, 3, head_dim)
+    paged = Paged.random((50,), 6, 3, 150)
     expected = paged.attend([(0, 50)], 8, "cpp")
     edges = [0, 1, 17, 18, 40, 48, 49, 50]
     chunks = [paged.attend([(a, b)], 8, "cpp", written=[b]) for a, b in pairwise(edges)]
@@ -135,17 +148,17 @@ def test_the_batch_does_not_count(isa: str) -> None:
 # --- rotating and writing -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head_dim", [2, 6, 16, 24, 40, 64, 96, 128])
-@pytest.mark.parametrize("tokens", [0, 1, 70])
+@pytest.mark.op("rope_cache_write")
+@pytest.mark.pairwise(tokens=[0, 12], head_dim=[2, 150], block_size=[4, 7])
 def test_rope_cache_write(
-    backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check
+    backend: str, tokens: int, head_dim: int, block_size: int, randn: Draw, assert_within_budget: Check
 ) -> None:
     """Keys are rotated and values copied into their slots; padding and all other slots stay as they are."""
-    heads, kv_heads, block_size = 6, 2, 4
+    heads, kv_heads = 6, 2
     table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 500)
     qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim)
     generator = torch.Generator().manual_seed(3)
-    slots = torch.randperm(100 * block_size, generator=generator)[:tokens]
+    slots = torch.randperm(9 * block_size, generator=generator)[:tokens]
     slots[::5] = -1
     batch = AttentionBatch(
         positions=torch.randint(0, 500, (tokens,), generator=generator, dtype=torch.int32),
@@ -156,7 +169,7 @@ def test_rope_cache_write(
     )
 
     def run(write: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        storage = torch.full((100, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
+        storage = torch.full((9, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
         return write(qkv.to(dtype, copy=True), table.to(dtype), batch, *storage.unbind(1)), storage
 
     q, storage = run(partial(rope_cache_write, num_heads=heads, backend=backend), torch.float32)
@@ -172,9 +185,7 @@ def test_rope_cache_write(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(6, 2, 20), (1, 1, 2), (40, 24, 128), (3, 3, 250)]
-)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(6, 2, 20), (40, 24, 128), (3, 3, 250)])
 def test_rope_cache_write_in_16_bits(
     dtype: torch.dtype,
     heads: int,
@@ -206,6 +217,8 @@ def test_rope_cache_write_in_16_bits(
     assert torch.equal(storage.isnan(), storage_64.isnan())
     assert_within_half_budget(storage.nan_to_num(), storage_16.nan_to_num(), storage_64.nan_to_num())
     assert torch.equal(storage[:, 1].nan_to_num(), storage_16[:, 1].nan_to_num())
+    if dtype == torch.float16:  # bfloat16 is cut off by Triton's interpreter
+        assert (q == q_16).double().mean() > 0.99, "the angles are not rounded"
 
 
 @pytest.mark.parametrize("name", ["cpp", "triton"])
@@ -219,7 +232,7 @@ def test_queries_are_rotated_in_place(name: str, randn: Draw) -> None:
     assert torch.equal(qkv[:, 36:], before[:, 36:]), "values stay"
 
 
-def test_rope_does_not_depend_on_the_batch(isa: str, randn: Draw) -> None:
+def test_rope_does_not_depend_on_the_batch(randn: Draw) -> None:
     table = rope_table(inverse_frequencies(40, 10_000.0, None), 300)
     qkv = randn(300, 6 * 40)
     paged = Paged.random((300,), 4, 1, 40)
@@ -244,7 +257,7 @@ def wrong_batch(batch: AttentionBatch, **fields: Any) -> AttentionBatch:
     return replace(batch, **fields)
 
 
-def test_wrong_arguments_of_attention_are_named(backend: str) -> None:
+def test_wrong_arguments_of_attention_are_named() -> None:
     paged = Paged.random((5, 6), 4, 2, 6)
     spans = whole(paged)
     q, (keys, values), batch = paged.queries(spans), paged.caches(4), paged.batch(spans, 4)
@@ -252,7 +265,7 @@ def test_wrong_arguments_of_attention_are_named(backend: str) -> None:
     def attend(
         q: Tensor = q, keys: Tensor = keys, values: Tensor = values, batch: AttentionBatch = batch
     ) -> None:
-        paged_attention(q, keys, values, batch, backend=backend)
+        paged_attention(q, keys, values, batch)
 
     attend()
     with pytest.raises(
@@ -289,7 +302,7 @@ def test_wrong_arguments_of_attention_are_named(backend: str) -> None:
             attend(batch=wrong_batch(batch, **{name: wrong}))
 
 
-def test_wrong_arguments_of_writing_are_named(backend: str, randn: Draw) -> None:
+def test_wrong_arguments_of_writing_are_named(randn: Draw) -> None:
     paged = Paged.random((5,), 4, 2, 6)
     keys, values = paged.caches(4)
     batch = paged.batch([(0, 5)], 4)
@@ -298,7 +311,7 @@ def test_wrong_arguments_of_writing_are_named(backend: str, randn: Draw) -> None
     def write(
         qkv: Tensor = qkv, table: Tensor = table, keys: Tensor = keys, batch: AttentionBatch = batch
     ) -> None:
-        rope_cache_write(qkv, table, batch, keys, values, num_heads=4, backend=backend)
+        rope_cache_write(qkv, table, batch, keys, values, num_heads=4)
 
     write()
     for wrong in (randn(4, 48), randn(5, 42), randn(5, 96)[:, ::2]):

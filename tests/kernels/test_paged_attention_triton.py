@@ -73,13 +73,11 @@ SPANS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
-@pytest.mark.parametrize("num_splits", [1, 3])
-@pytest.mark.parametrize("heads", [(2, 2), (16, 1), (3, 1)], ids=str)
+@pytest.mark.pairwise(queries_of=SPANS, num_splits=[1, 3], heads=[(2, 2), (16, 1), (3, 1)])
 def test_tiles_and_splits(
-    spans: list[Span], num_splits: int, heads: tuple[int, int], assert_within_budget: Check
+    queries_of: str, num_splits: int, heads: tuple[int, int], assert_within_budget: Check
 ) -> None:
-    paged = Paged.random(LENGTHS, *heads, 8)
+    paged, spans = Paged.random(LENGTHS, *heads, 8), SPANS[queries_of]
     found = attend(paged, spans, num_splits=num_splits)
     assert_within_budget(found, in_pytorch(paged, spans), paged.exact(spans))
 
@@ -112,9 +110,7 @@ def test_many_sequences(num_seqs: int, assert_within_budget: Check) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("num_splits", [1, 3])
-@pytest.mark.parametrize("head_dim", [6, 40, 250])
+@pytest.mark.pairwise(dtype=[torch.bfloat16, torch.float16], num_splits=[1, 3], head_dim=[6, 40, 250])
 def test_in_16_bits(
     dtype: torch.dtype, num_splits: int, head_dim: int, assert_within_half_budget: Check
 ) -> None:

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
 from antiphon.kernels import backends, ops, registry
+from antiphon.kernels.cuda.library import has_library
 from antiphon.kernels.registry import on_cpu, on_cuda, register, resolve
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
+
+DECLARED = {
+    "argmax": ["cpp", "torch"],
+    "argmax_head": ["cpp", "triton", "torch"],
+    "ctc_collapse": ["cpp", "cuda", "triton", "torch"],
+    "decoder_layers": ["cpp", "torch"],
+    "fusion_attention": ["cpp", "triton", "torch"],
+    "fusion_cache_write": ["cpp", "triton", "torch"],
+    "linear": ["cpp", "torch"],
+    "masked_group_norm": ["triton", "torch"],
+    "paged_attention": ["cpp", "flash-attn", "triton", "torch"],
+    "rms_norm": ["cpp", "triton", "torch"],
+    "rms_norm_residual": ["cpp", "triton", "torch"],
+    "rope_cache_write": ["cpp", "triton", "torch"],
+    "sample": ["cpp", "triton", "torch"],
+    "silu_mul": ["cpp", "triton", "torch"],
+    "snake": ["triton", "torch"],
+    "soft_embedding": ["cpp", "triton", "torch"],
+}
+"""All implementations of each op, in the order in which they are tried."""
+HAS_GPU = torch.cuda.is_available()
+IS_HERE = {
+    "cpp": True,
+    "cuda": HAS_GPU and has_library(),
+    "flash-attn": HAS_GPU and importlib.util.find_spec("flash_attn") is not None,
+    "torch": True,
+    "triton": importlib.util.find_spec("triton") is not None,  # without a GPU in its interpreter
+}
+"""What the machine that runs the tests must offer."""
 
 
 def float32_on_cpu(device: torch.device, dtype: torch.dtype) -> bool:
@@ -46,6 +78,16 @@ def test_backends_are_what_can_run_here(op: str) -> None:
     assert backends(op) == ["cpp", "torch"]
     with pytest.raises(ValueError, match="op: expected one of double, got 'triple'"):
         backends("triple")
+
+
+def test_every_op_has_its_implementations_in_their_order() -> None:
+    assert {op: list(known) for op, known in registry._IMPLEMENTATIONS.items()} == DECLARED
+
+
+@pytest.mark.parametrize("op", DECLARED)
+def test_what_this_machine_has_can_run(op: str) -> None:
+    """None is lost: C++ is always built for the tests, and Triton interprets where there is no GPU."""
+    assert backends(op) == [name for name in DECLARED[op] if IS_HERE[name]]
 
 
 def test_every_op_has_a_reference() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, rms_norm, rms_norm_residual
+from antiphon.kernels import rms_norm, rms_norm_residual
 from antiphon.kernels.rms_norm import rms_norm_reference, rms_norm_residual_reference
 
 Draw = Callable[..., Tensor]
@@ -14,34 +14,29 @@ Check = Callable[[Tensor, Tensor, Tensor], None]
 EPS = 1e-5
 
 # the last one goes parallel
-SHAPES = [(1, 1), (0, 8), (3, 7), (1, 16), (5, 33), (2, 100), (9, 512), (301, 250)]
+SHAPES = [(0, 8), (1, 1), (5, 33), (17, 4001)]
 
 
-def test_the_backends() -> None:
-    assert backends("rms_norm") == ["cpp", "triton", "torch"]
-    assert backends("rms_norm_residual") == ["cpp", "triton", "torch"]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
+@pytest.mark.pairwise(shape=SHAPES, scale=[1.0, 1e-4, 1e4], eps=[EPS, 1e-7])
 def test_within_the_error_budget(
     backend: str,
     device: torch.device,
     shape: tuple[int, int],
     scale: float,
+    eps: float,
     randn: Draw,
     assert_within_budget: Check,
 ) -> None:
     x, weight = (randn(*shape) * scale).to(device), randn(shape[1]).to(device)
-    found = rms_norm(x, weight, EPS, backend=backend)
-    exact = rms_norm_reference(x.double(), weight.double(), EPS)
-    assert_within_budget(found, rms_norm_reference(x, weight, EPS), exact)
-    by_hand = x.double() / (x.double().pow(2).mean(1, keepdim=True) + EPS).sqrt() * weight.double()
+    found = rms_norm(x, weight, eps, backend=backend)
+    exact = rms_norm_reference(x.double(), weight.double(), eps)
+    assert_within_budget(found, rms_norm_reference(x, weight, eps), exact)
+    by_hand = x.double() / (x.double().pow(2).mean(1, keepdim=True) + eps).sqrt() * weight.double()
     torch.testing.assert_close(exact, by_hand)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=str)
 def test_in_16_bits(
     dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
 ) -> None:
@@ -51,17 +46,19 @@ def test_in_16_bits(
     assert_within_half_budget(found, rms_norm_reference(x, weight, EPS), exact)
 
 
+@pytest.mark.best_isa
 def test_a_row_of_zeros_stays_zero(backend: str) -> None:
     assert not rms_norm(torch.zeros(2, 20), torch.ones(20), EPS, backend=backend).any()
 
 
-def test_a_row_does_not_depend_on_its_batch(isa: str, randn: Draw) -> None:
+def test_a_row_does_not_depend_on_its_batch(randn: Draw) -> None:
     x, weight = randn(700, 101), randn(101)
     whole = rms_norm(x, weight, EPS, backend="cpp")
     for start, end in [(0, 1), (350, 357), (1, 700)]:
         assert torch.equal(rms_norm(x[start:end], weight, EPS, backend="cpp"), whole[start:end])
 
 
+@pytest.mark.best_isa
 def test_strided_input(backend: str, randn: Draw) -> None:
     x, weight = randn(4, 21), randn(42)[::2]
     expected = rms_norm_reference(x, weight, EPS)
@@ -81,19 +78,20 @@ def test_16_bits_round_before_the_weight(name: str, dtype: torch.dtype, randn: D
     assert torch.equal(rms_norm(x, weight, EPS, backend=name), weight * normed.to(dtype))
 
 
-def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
+def test_wrong_arguments_are_named(randn: Draw) -> None:
     with pytest.raises(ValueError, match=r"x, weight: expected \(rows, n\) and \(n\), got \(2, 3\), \(4,\)"):
-        rms_norm(randn(2, 3), randn(4), EPS, backend=backend)
+        rms_norm(randn(2, 3), randn(4), EPS)
     with pytest.raises(ValueError, match="x, weight: expected"):
-        rms_norm(randn(3), randn(3), EPS, backend=backend)
+        rms_norm(randn(3), randn(3), EPS)
     with pytest.raises(ValueError, match=r"weight: expected torch.float32 like x, got torch.float64"):
-        rms_norm(randn(2, 3), randn(3).double(), EPS, backend=backend)
+        rms_norm(randn(2, 3), randn(3).double(), EPS)
 
 
 # --- with a residual ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.op("rms_norm_residual")
+@pytest.mark.pairwise(shape=[(0, 8), (5, 33), (17, 4001)])
 def test_residual_within_the_error_budget(
     backend: str, device: torch.device, shape: tuple[int, int], randn: Draw, assert_within_budget: Check
 ) -> None:
@@ -109,7 +107,7 @@ def test_residual_within_the_error_budget(
 
 
 @pytest.mark.parametrize(("name", "dtype"), [*ROUNDED, ("triton", torch.bfloat16)], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(5, 33), (17, 4001)], ids=str)
 def test_residual_in_16_bits(
     name: str, dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
 ) -> None:
@@ -118,10 +116,13 @@ def test_residual_in_16_bits(
     normed, total = rms_norm_residual(x, residual, weight, EPS, backend=name)
     rtol = 0.0 if (name, dtype) in ROUNDED else torch.finfo(dtype).eps
     torch.testing.assert_close(total, x + residual, rtol=rtol, atol=0)
+    assert torch.equal(normed, rms_norm(total, weight, EPS, backend=name))
     exact = rms_norm_reference(total.double(), weight.double(), EPS)
     assert_within_half_budget(normed, rms_norm_reference(total, weight, EPS), exact)
 
 
+@pytest.mark.op("rms_norm_residual")
+@pytest.mark.best_isa
 def test_residual_of_strided_input(backend: str, randn: Draw) -> None:
     x, residual, weight = randn(4, 21).T.contiguous().T, randn(4, 50)[:, 5:26], randn(42)[::2]
     found = rms_norm_residual(x, residual, weight, EPS, backend=backend)
@@ -129,13 +130,13 @@ def test_residual_of_strided_input(backend: str, randn: Draw) -> None:
         torch.testing.assert_close(tensor, expected)
 
 
-def test_wrong_arguments_with_a_residual_are_named(backend: str, randn: Draw) -> None:
+def test_wrong_arguments_with_a_residual_are_named(randn: Draw) -> None:
     x, weight = randn(2, 3), randn(3)
     with pytest.raises(ValueError, match=r"residual: expected .* \(2, 3\) like x, got .* \(1, 3\)"):
-        rms_norm_residual(x, randn(1, 3), weight, EPS, backend=backend)
+        rms_norm_residual(x, randn(1, 3), weight, EPS)
     with pytest.raises(ValueError, match=r"residual: expected torch.float32 .* got torch.float64"):
-        rms_norm_residual(x, x.double(), weight, EPS, backend=backend)
+        rms_norm_residual(x, x.double(), weight, EPS)
     with pytest.raises(ValueError, match="x, weight: expected"):
-        rms_norm_residual(x, x, randn(4), EPS, backend=backend)
+        rms_norm_residual(x, x, randn(4), EPS)
     with pytest.raises(ValueError, match=r"weight: expected torch.float32 like x"):
-        rms_norm_residual(x, x, weight.double(), EPS, backend=backend)
+        rms_norm_residual(x, x, weight.double(), EPS)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, sample
+from antiphon.kernels import sample
 from antiphon.kernels.sample import uniform_reference
 
 Draw = Callable[..., Tensor]
@@ -67,24 +68,21 @@ def assert_at_the_point(logits: Tensor, settings: Settings, picked: list[int]) -
         assert any(fits), f"row {i}: {token}"
 
 
-def test_the_backends() -> None:
-    assert backends("sample") == ["cpp", "triton", "torch"]
-
-
-@pytest.mark.parametrize("temperature", [0.2, 3.0])
 @pytest.mark.parametrize(
     ("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.8), (40, 0.5), (7, 1e-9), (999, 0.0)]
 )
 def test_the_point_is_in_the_interval(
-    backend: str, device: torch.device, temperature: float, top_k: int, top_p: float, randn: Draw
+    backend: str, device: torch.device, top_k: int, top_p: float, randn: Draw
 ) -> None:
-    logits = randn(5, 300) * 3
-    settings = same(5, temperature, top_k, top_p)
+    """Of even distributions and of peaked ones."""
+    rows = 6 if backend == "triton" else 60  # its interpreter is slow
+    logits = randn(rows, 300) * 3
+    settings = replace(same(rows, 1.0, top_k, top_p), temperature=[0.2, 3.0] * (rows // 2))
     assert_at_the_point(logits, settings, pick(logits, settings, backend, device))
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 1), (2, 33), (3, 9000)], ids=str)
+@pytest.mark.parametrize("shape", [(0, 5), (3, 1), (2, 33), (3, 9000)], ids=str)
 def test_odd_shapes_and_rows_of_all_kinds(
     backend: str, device: torch.device, shape: tuple[int, int], randn: Draw
 ) -> None:
@@ -111,8 +109,8 @@ def test_odd_shapes_and_rows_of_all_kinds(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_in_16_bits(backend: str, device: torch.device, dtype: torch.dtype, randn: Draw) -> None:
     """Logits that are rounded to few numbers: ties are everywhere."""
-    logits = (randn(10, 500) * 2).to(dtype)
-    settings = same(10, 1.0, 100, 0.7)
+    logits = (randn(4, 300) * 2).to(dtype)
+    settings = same(4, 1.0, 100, 0.7)
     if backend == "cpp":
         with pytest.raises(ValueError, match=f"backend 'cpp' does not take {dtype} on cpu"):
             pick(logits, settings, backend, device)
@@ -123,16 +121,25 @@ def test_in_16_bits(backend: str, device: torch.device, dtype: torch.dtype, rand
 @pytest.mark.slow
 def test_of_equals_the_lower_ids(backend: str, device: torch.device) -> None:
     """Top-k and top-p cut through equals: of ten alike four are left, and each is picked in its turn."""
-    logits = torch.full((30, 10), 2.0)
+    logits = torch.full((12, 10), 2.0)
     logits[:, 6:] = -0.0
     logits[:, 8] = 0.0  # equal to -0.0
-    cut = same(30, 1.0, top_k=4)
+    cut = same(12, 1.0, top_k=4)
     points = uniform_reference(torch.tensor(cut.seeds), torch.tensor(cut.positions))
     assert pick(logits, cut, backend, device) == (points * 4).long().tolist()
-    alike = torch.zeros(30, 10)
+    alike = torch.zeros(12, 10)
     alike[:, 3] = -0.0
-    cut = same(30, 1.0, top_p=0.35)
+    cut = same(12, 1.0, top_p=0.35)
     assert pick(alike, cut, backend, device) == (points * 4).long().tolist()
+
+
+def test_equals_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in large vocabularies: the Triton kernel counts on from one block to the next."""
+    monkeypatch.setattr("antiphon.kernels.triton.sample.MAX_BLOCK", 4)
+    settings = same(8)
+    points = uniform_reference(torch.tensor(settings.seeds), torch.tensor(settings.positions))
+    picked = pick(torch.ones(8, 10), settings, "triton", torch.device("cpu"))
+    assert picked == (points * 10).long().tolist()
 
 
 def test_greedy_is_the_first_of_the_largest(backend: str, device: torch.device) -> None:
@@ -142,21 +149,21 @@ def test_greedy_is_the_first_of_the_largest(backend: str, device: torch.device) 
 
 
 def test_impossible_ids_are_never_picked(backend: str, device: torch.device) -> None:
-    logits = torch.full((30, 6), -torch.inf)
+    logits = torch.full((12, 6), -torch.inf)
     logits[:, [2, 4]] = 1.0
-    assert set(pick(logits, same(30, 5.0), backend, device)) == {2, 4}
+    assert set(pick(logits, same(12, 5.0), backend, device)) == {2, 4}
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 3e38])
 def test_extreme_temperatures(backend: str, device: torch.device, temperature: float, randn: Draw) -> None:
-    logits = randn(12, 90) * 10
+    logits = randn(8, 90) * 10
     logits[:, 5] = -torch.inf
-    settings = same(12, temperature)
+    settings = same(8, temperature)
     picked = pick(logits, settings, backend, device)
     if temperature < 1:
         assert picked == logits.argmax(-1).tolist()
     else:
-        assert len(set(picked)) > 8, "nearly even"
+        assert len(set(picked)) > 5, "nearly even"
 
 
 def test_what_is_not_a_number(backend: str, device: torch.device) -> None:
@@ -166,33 +173,35 @@ def test_what_is_not_a_number(backend: str, device: torch.device) -> None:
         picked = pick(logits, same(4, temperature, 2, 0.9), backend, device)
         assert all(0 <= token < 4 for token in picked)
         assert picked[3] == 1
+    half = torch.tensor([[nan, 1.0, 1.0]]).expand(12, -1)
+    assert set(pick(half, same(12, 1.0, top_k=2), backend, device)) == {1, 2}, "nan is not among the two"
 
 
 @pytest.mark.slow
 def test_a_row_does_not_depend_on_its_batch(backend: str, device: torch.device, randn: Draw) -> None:
-    logits = randn(12, 400) * 2
-    settings = same(12, 0.9, 50, 0.95, seed=3)
+    logits = randn(4, 400) * 2
+    settings = same(4, 0.9, 50, 0.95, seed=3)
     together = pick(logits, settings, backend, device)
-    for i in (0, 5, 11):
+    for i in (0, 3):
         alone = Settings(*([values[i]] for values in vars(settings).values()))
         assert pick(logits[i : i + 1], alone, backend, device) == together[i : i + 1]
 
 
 def test_rows_of_a_wider_matrix(backend: str, device: torch.device, randn: Draw) -> None:
-    wide = randn(6, 64).to(device)
-    settings = same(6)
+    wide = randn(3, 64).to(device)
+    settings = same(3)
     assert pick(wide[:, 3:40], settings, backend, device) == pick(
         wide[:, 3:40].contiguous(), settings, backend, device
     )
 
 
-def test_wrong_arguments_are_named(backend: str) -> None:
-    right = same(2).tensors(torch.device("cpu"))
+def test_wrong_arguments_are_named() -> None:
+    right: dict[str, Any] = {**same(2).tensors(torch.device("cpu"))}
     for logits in (torch.zeros(3), torch.zeros(2, 0)):
         with pytest.raises(ValueError, match=r"logits: expected \(rows, vocab\), vocab not empty"):
-            sample(logits, **right, backend=backend)
-    for name in right:
+            sample(logits, **right)
+    for name, value in right.items():
         with pytest.raises(ValueError, match=rf"{name}: expected .* \(2,\) on cpu, got .* \(3,\)"):
-            sample(torch.zeros(2, 4), **right | {name: right[name].new_zeros(3)}, backend=backend)
+            sample(torch.zeros(2, 4), **right | {name: value.new_zeros(3)})
         with pytest.raises(ValueError, match=f"{name}: expected .* got torch.float64"):
-            sample(torch.zeros(2, 4), **right | {name: right[name].double()}, backend=backend)
+            sample(torch.zeros(2, 4), **right | {name: value.double()})

@@ -6,17 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from antiphon.kernels import backends, snake
+from antiphon.kernels import snake
 from antiphon.kernels.snake import SNAKE_EPS, snake_reference
 
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
 
 SHAPES = [(1, 1, 1), (0, 3, 5), (2, 3, 0), (2, 7, 33), (3, 5, 1100)]
-
-
-def test_the_backends() -> None:
-    assert backends("snake") == ["triton", "torch"]
 
 
 @pytest.mark.usefixtures("poisoned_memory")

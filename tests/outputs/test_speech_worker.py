@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ from antiphon.codec.flow.flow import FlowInput
 from antiphon.codec.flow.stream import FlowStream
 from antiphon.codec.hift.stream import HiftStream
 from antiphon.codec.stream import advance
-from antiphon.errors import InvalidRequest
+from antiphon.errors import AntiphonError, InvalidRequest
 from antiphon.outputs.request_output import OutputState
 from antiphon.outputs.speech_worker import Job, SpeechWorker
 
@@ -427,6 +428,58 @@ def test_a_decode_that_nobody_wants_is_given_up(
         thread.join(LONG_S)
         assert not thread.is_alive()
         assert steps == []
+
+
+# --- units of no request --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_units_of_no_request_become_the_codecs_speech(worker: SpeechWorker, codec: Codec) -> None:
+    speaks(worker, "beside")
+    made = [worker.decode(units_of(12, seed)) for seed in range(3)]
+    for seed, result in enumerate(made):
+        assert np.array_equal(result.result(60), codec.decode([units_of(12, seed)])[0])
+    assert all_spoken(worker)[1] == {"beside": None}
+    for wrong in ([], [-1], [10_000]):
+        with pytest.raises(InvalidRequest, match="units"):
+            worker.decode(wrong)
+    with pytest.raises(InvalidRequest, match="voice"):
+        worker.decode([1], "nobody")
+
+
+def test_units_of_no_request_that_fail_fail_alone(
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks_on_poison(codec, monkeypatch)
+    good, bad = worker.decode([1, 2, 3]), worker.decode([1, POISON])
+    with pytest.raises(AntiphonError, match="out of luck"):
+        bad.result(60)
+    assert len(good.result(60))
+
+
+def test_a_thread_that_dies_is_noticed_by_whoever_looks_after_it(
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raises_once(monkeypatch, worker, "make", Fault())
+    made = worker.decode([1, 2, 3])
+    for _ in range(600):
+        worker.look_after()
+        if made.done():
+            break
+        time.sleep(0.05)
+    with pytest.raises(AntiphonError, match="speech: "):
+        made.result(0)
+    assert len(worker.decode([1, 2, 3]).result(60))
+
+
+def test_units_of_no_request_that_nobody_wants_are_given_up(codec: Codec) -> None:
+    worker = SpeechWorker(codec)
+    assert worker.decode(units_of(2000, 0)).cancel()
+    assert worker.num_speaking == 0
+    made = worker.decode(units_of(2000, 0))
+    worker.close()
+    with pytest.raises(AntiphonError, match="closed"):
+        made.result(0)
 
 
 # --- in the engine ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from antiphon.sched.block_pool import BlockPool
 
 
 def filled(num_blocks: int, num_cached: int) -> BlockPool:
-    """All blocks free again; the first ones cached as b"0", b"1" ..., given back in this order."""
+    """All blocks are free again, the first ones cached as b"0", b"1" ... and given back in this order."""
     pool = BlockPool(num_blocks)
     blocks = pool.allocate(num_blocks)
     assert blocks is not None
@@ -40,7 +40,7 @@ def test_no_room_changes_nothing() -> None:
     pool.check_integrity()
 
 
-def test_what_holds_nothing_is_reused_before_what_is_cached() -> None:
+def test_empty_blocks_are_reused_before_cached_ones() -> None:
     """Cached blocks go last, the one cached longest ago first."""
     pool = filled(6, num_cached=3)
     assert pool.allocate(4) == [3, 4, 5, 0]
@@ -52,7 +52,7 @@ def test_what_holds_nothing_is_reused_before_what_is_cached() -> None:
 
 
 def test_the_end_of_a_sequence_is_lost_first() -> None:
-    """A prefix is of use without what follows it, but not the other way round."""
+    """A prefix is useful without what follows it, but not the other way round."""
     pool = BlockPool(4)
     blocks = pool.allocate(4)
     assert blocks is not None
@@ -69,7 +69,7 @@ def test_use_makes_recent() -> None:
     assert pool.allocate(3) == [1, 2, 0]
 
 
-def test_a_shared_block_is_free_when_all_have_let_go() -> None:
+def test_a_shared_block_is_free_when_all_holders_have_let_go() -> None:
     pool = filled(3, num_cached=1)
     hit = pool.lookup(b"0")
     assert hit is not None
@@ -86,7 +86,7 @@ def test_a_shared_block_is_free_when_all_have_let_go() -> None:
     pool.check_integrity()
 
 
-def test_only_who_is_alone_with_a_block_may_write_to_it_again() -> None:
+def test_only_the_sole_holder_of_a_block_may_write_to_it_again() -> None:
     pool = BlockPool(3)
     assert pool.allocate(1) == [0]
     assert pool.is_exclusive(0)
@@ -99,7 +99,7 @@ def test_only_who_is_alone_with_a_block_may_write_to_it_again() -> None:
     assert pool.is_exclusive(0)
 
 
-def test_the_first_of_equal_contents_is_the_one() -> None:
+def test_of_equal_contents_the_first_block_stays_cached() -> None:
     pool = BlockPool(2)
     assert pool.allocate(2) == [0, 1]
     pool.publish(0, b"same")
@@ -151,7 +151,7 @@ def test_a_free_block_cannot_be_published() -> None:
 
 
 def test_a_pool_needs_blocks() -> None:
-    with pytest.raises(AssertionError, match="a pool needs blocks"):
+    with pytest.raises(AssertionError, match="a pool needs at least one block"):
         BlockPool(0)
 
 

@@ -1,4 +1,4 @@
-"""Prompts that grow and change while their users speak: what is kept, who makes way, to the exact block."""
+"""Prompts that grow and change while their users speak: what is kept, who makes way, and in which blocks."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_nothing_is_picked_while_it_grows(max_units: int | None) -> None:
 
 
 def test_more_units_cost_those_units() -> None:
-    """The top layers keep one position behind: they read the last of a prompt together with text."""
+    """The top layers stay one position behind: they read a prompt's last position together with text."""
     world = GrowingWorld(20, mind=STEADY)
     request = world.open([1, 2], max_units=2)
     assert spans(world.settle()) == {"bottom": [(0, 6)], "text": [(0, 6)], "top": [(0, 5)]}
     assert world.update_speech(request, [1, 2, 3, 4])
     assert spans(world.settle()) == {"bottom": [(6, 8)], "text": [(6, 8)], "top": [(5, 7)]}
-    assert world.update_speech(request, [1, 2, 3, 4]), "nothing new"
+    assert world.update_speech(request, [1, 2, 3, 4]), "there is nothing new"
     assert not world.scheduler.has_work
     world.commit(request)
     first = world.step()
@@ -74,7 +74,7 @@ def test_a_change_in_a_block_of_its_own_costs_what_follows_it() -> None:
 
 
 def test_a_change_in_a_published_block_gives_it_back() -> None:
-    """The second blocks, 1 and 4, are full and can be found: they keep what they hold for who says that."""
+    """The second blocks, 1 and 4, are full and can be found: they keep their contents for others."""
     world = GrowingWorld(20, mind=STEADY)
     request = world.open([1, 2, 3, 4, 5])
     world.settle()
@@ -82,7 +82,7 @@ def test_a_change_in_a_published_block_gives_it_back() -> None:
     assert world.update_speech(request, [1, 2, 9, 9])
     assert tables(request) == ([0], [3])
     assert spans(world.settle()) == {"bottom": [(4, 8)], "text": [(4, 8)], "top": []}
-    # the third blocks were not full: nothing in them to keep, so they are taken again first
+    # the third blocks were not full: there was nothing in them to keep, so they are reused first
     assert tables(request) == ([0, 2], [3, 5])
     other = world.open([1, 2, 3, 4, 5])
     assert spans(world.settle()) == {"bottom": [(8, 9)], "text": [(8, 9)], "top": []}
@@ -104,7 +104,7 @@ def test_a_change_at_a_blocks_start_keeps_what_is_before() -> None:
 
 
 def test_a_block_that_others_read_is_not_written_to() -> None:
-    """Though it can be found no more: the prefix cache was reset while both held it."""
+    """Even if it can no longer be found: the prefix cache was reset while both held it."""
     world = GrowingWorld(30, mind=STEADY)
     first = world.open([1, 2, 3, 4, 5])
     world.settle()
@@ -132,8 +132,8 @@ def test_without_prefix_cache_every_block_is_its_own() -> None:
 
 
 def test_the_bottom_layers_go_back_with_the_llm() -> None:
-    """A text block of 4 is full and shared, the speech block of 8 is not: what the LLM reads again of it has
-    to be heard again, for soft embeddings are not kept once they are read."""
+    """A text block of 4 is full and shared, the speech block of 8 is not: what the LLM reads again has to be
+    heard again, since soft embeddings are not kept once they are read."""
     world = GrowingWorld(20, num_text_layers=4, num_speech_layers=2, mind=STEADY)
     request = world.open([1, 2, 3])
     world.settle()
@@ -196,7 +196,7 @@ def test_fewer_units_leave_nothing_to_compute() -> None:
 
 @pytest.mark.parametrize("max_units", [None, 3], ids=["text", "speech"])
 def test_what_was_computed_while_it_grew_is_found_by_others(max_units: int | None) -> None:
-    """Under the names that a prompt has which came at once; but for the last position of one that speaks."""
+    """Digests are those of a prompt that came at once. A spoken reply does not share its last position."""
     world = GrowingWorld(40, mind=STEADY)
     request = world.open([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], max_units=max_units)
     world.settle()
@@ -230,7 +230,7 @@ def test_pictures_stay_where_they_are() -> None:
     world.check_answer(request)
 
 
-def test_too_many_units_are_known_before_anything_changes() -> None:
+def test_too_many_units_are_refused_before_anything_changes() -> None:
     world = GrowingWorld(6, mind=STEADY)
     request = world.open([1, 2])
     world.settle()
@@ -264,8 +264,8 @@ def test_a_silent_user_holds_no_row() -> None:
         world.check_answer(one)
 
 
-def test_two_who_speak_in_turn_share_a_row() -> None:
-    """A silent one makes way for one that speaks, but not for ever and ever: what rests stays away."""
+def test_two_users_who_speak_in_turn_share_a_row() -> None:
+    """A silent one makes way for one that speaks, and does not come straight back: it rests."""
     world = GrowingWorld(40, max_num_seqs=1, mind=STEADY)
     first = world.open([1])
     world.settle()
@@ -282,7 +282,7 @@ def test_two_who_speak_in_turn_share_a_row() -> None:
         world.check_answer(request)
 
 
-def test_one_who_speaks_makes_no_way_for_another() -> None:
+def test_a_speaking_user_does_not_make_way_for_another() -> None:
     world = GrowingWorld(40, max_num_seqs=1, max_num_batched_tokens=2, mind=STEADY)
     first = world.open([1, 2, 3, 4, 5, 6])
     world.step()
@@ -292,7 +292,7 @@ def test_one_who_speaks_makes_no_way_for_another() -> None:
     assert list(world.scheduler.waiting_growing) == [second]
 
 
-def test_who_waits_comes_before_who_speaks() -> None:
+def test_waiting_users_come_before_speaking_ones() -> None:
     world = GrowingWorld(40, max_num_seqs=2, max_num_batched_tokens=2, mind=STEADY)
     speaking = [world.open([k] * 6) for k in (1, 2)]
     world.step()
@@ -304,7 +304,7 @@ def test_who_waits_comes_before_who_speaks() -> None:
     assert set(world.scheduler.running) == set(speaking)
 
 
-def test_one_that_is_committed_waits_in_line() -> None:
+def test_a_committed_request_waits_in_line() -> None:
     world = GrowingWorld(40, max_num_seqs=1, mind=STEADY)
     request = world.open([1])
     other, late = (world.make(make_prompt(ids(6), speaks=False), max_tokens=3) for _ in range(2))
@@ -317,7 +317,7 @@ def test_one_that_is_committed_waits_in_line() -> None:
     assert order == [r.request_id for r in (other, request, late)]
 
 
-def test_blocks_are_taken_from_who_is_silent_then_from_who_speaks() -> None:
+def test_blocks_are_taken_from_silent_users_then_from_speaking_ones() -> None:
     world = GrowingWorld(50, max_num_batched_tokens=16, enable_prefix_caching=False, mind=STEADY)
     silent = world.open([1])
     world.settle()
@@ -338,7 +338,7 @@ def test_blocks_are_taken_from_who_is_silent_then_from_who_speaks() -> None:
     assert world.scheduler.resting == [silent]
 
 
-def test_one_who_speaks_takes_no_block_from_who_waits() -> None:
+def test_a_speaking_user_takes_no_block_from_a_waiting_one() -> None:
     """It makes way for itself, and goes on when the other is done."""
     world = GrowingWorld(9, enable_prefix_caching=False, mind=STEADY)
     written = world.add(world.make(make_prompt(ids(5), speaks=False), max_tokens=14))
@@ -357,7 +357,7 @@ def test_one_who_speaks_takes_no_block_from_who_waits() -> None:
         world.check_answer(one)
 
 
-def test_aborted_wherever_it_is() -> None:
+def test_a_request_is_aborted_wherever_it_is() -> None:
     world = GrowingWorld(40, max_num_seqs=1, max_num_batched_tokens=4, mind=STEADY)
     resting, running, waiting = (world.open([k] * 9) for k in (1, 2, 3))
     while not world.scheduler.resting:

@@ -1,5 +1,5 @@
-"""Whatever users say, take back and leave open, and whoever comes between: each request gets what it would
-get if all had been said at once, and open requests hold nobody up."""
+"""Whatever users say, take back and leave open, and whatever comes between: each request gets what it would
+get if everything had been said at once, and open requests hold nobody up."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ opened = st.fixed_dictionaries(
         "max_units": st.sampled_from([None, 1, 8, 40]),
     }
 )
-# Which request; how many units are taken back from its end, and what comes instead; how many steps follow,
-# None: all there are.
+# Which request; how many units are taken back from its end, and what comes instead; how many steps follow
+# (None: until nothing is left to do).
 updates = st.tuples(
     st.integers(0, 2),
     st.sampled_from([1, 2, 3, 4, 6, 9, 0]),
@@ -70,7 +70,7 @@ def test_each_gets_what_it_would_get_at_once(
 
     def commit(request: RequestState) -> None:
         if not request.unit_positions:
-            assert world.update_speech(request, [1]), "of what is said, there is something"
+            assert world.update_speech(request, [1]), "there is room for a unit"
         world.commit(request)
 
     for name, what in todo:

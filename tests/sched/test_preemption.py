@@ -1,4 +1,4 @@
-"""Too few blocks: who waits, who makes way, and that nothing of it shows in the results."""
+"""Too few blocks: which requests wait or make way, and that the results show nothing of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fake_model import FIRST_UNIT, STEADY, Mind, ids, make_prompt
 from fake_world import World
 
 
-def test_admission_leaves_room_for_those_who_run() -> None:
+def test_admission_leaves_room_for_running_requests() -> None:
     """A block for each track of each running request stays free, or the newcomer would soon be preempted."""
     for num_blocks, admitted in [(5, ["r0"]), (6, ["r0", "r1"]), (8, ["r0", "r1"]), (10, ["r0", "r1", "r2"])]:
         world = World(num_blocks, mind=STEADY)
@@ -27,8 +27,8 @@ def test_the_oldest_goes_first() -> None:
     assert admitted == ["r0", "r1", "r2"]
 
 
-def test_who_speaks_can_be_passed_over() -> None:
-    """And keeps its place for when it is not."""
+def test_requests_for_speech_can_be_passed_over() -> None:
+    """They keep their places for when they are not."""
     world = World(20, mind=STEADY)
     for first, speaks in ((20, True), (21, False), (22, True), (23, False)):
         world.add(world.make(make_prompt(ids(8, first), speaks=speaks), max_units=9 if speaks else None))
@@ -73,7 +73,7 @@ def test_the_last_admitted_is_preempted_first() -> None:
 
 
 def test_several_are_preempted_in_order() -> None:
-    """One that wants much takes the blocks of two; they queue as they came."""
+    """One that needs many blocks takes those of two, which queue in the order in which they came."""
     world = World(10, mind=STEADY)
     requests = [world.add(world.make(make_prompt(ids(n), speaks=False))) for n in (5, 6, 7)]
     assert world.scheduler.admit() == requests
@@ -81,13 +81,13 @@ def test_several_are_preempted_in_order() -> None:
     assert world.scheduler._make_room(requests[0], requests[0].text, 10 * 4)
     assert world.scheduler.running == requests[:1]
     assert list(world.scheduler.waiting) == requests[1:]
-    # nothing was cached in what the two have given back, so it comes before what was never used
+    # the two gave back blocks without cached contents, which are reused before those never used
     assert requests[0].text.block_table == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     world.scheduler.check_integrity()
 
 
-def test_who_is_last_makes_way_for_itself() -> None:
-    """The last admitted takes nothing from those before it: it steps back, and comes again later."""
+def test_the_last_admitted_makes_way_for_itself() -> None:
+    """It takes nothing from those before it: it steps back, and is admitted again later."""
     world = World(7, enable_prefix_caching=False, mind=STEADY)
     first = world.add(world.make(make_prompt(ids(5, 20), speaks=False), max_tokens=12))
     second = world.add(world.make(make_prompt(ids(8, 21), speaks=False), max_tokens=12))
@@ -98,7 +98,7 @@ def test_who_is_last_makes_way_for_itself() -> None:
 
 
 def test_units_are_computed_again_within_the_spare_windows() -> None:
-    """Several units of one request in a pass each need a window: so many at a time, others one by one."""
+    """Several units of a request in one pass need a window each: the spare ones first, then one at a time."""
     mind = Mind(text=lambda _: 10, unit=lambda _: FIRST_UNIT, label=lambda state: state % 3)
     world = World(60, max_fused_tokens=4, mind=mind)
     request = world.add(world.make(make_prompt(ids(6), speaks=True), max_units=20))
@@ -106,7 +106,7 @@ def test_units_are_computed_again_within_the_spare_windows() -> None:
         world.step()
     world.scheduler.preempt(request)
     steps = [world.step() for _ in range(4)]
-    # one block of the prompt was shared and is found again; positions 5 to 16 look at text
+    # one block of the prompt was shared and is found again; positions 5 to 16 attend to text
     assert [step.bottom for step in steps] == [[("r0", 4, 17, False)], [], [], [("r0", 17, 18, False)]]
     assert [step.top for step in steps] == [
         [("r0", 4, 9, False)],
@@ -119,7 +119,7 @@ def test_units_are_computed_again_within_the_spare_windows() -> None:
 
 
 def test_spare_windows_are_shared_out() -> None:
-    """Two requests recompute their units in one pass: the second gets what the first has left, or one."""
+    """Two requests recompute their units in one pass: the second gets what is left, and at least one."""
     world = World(60, max_fused_tokens=4, enable_prefix_caching=False, mind=STEADY)
     requests = [world.add(world.make(make_prompt(ids(6), speaks=True), max_units=20)) for _ in range(2)]
     while len(requests[1].unit_ids) < 6:
@@ -127,7 +127,7 @@ def test_spare_windows_are_shared_out() -> None:
     for request in requests[::-1]:
         world.scheduler.preempt(request)
     spans = [[(start, end) for _, start, end, _ in world.step().top] for _ in range(4)]
-    # positions 0 to 4 of the prompt look at no text, 5 to 11 do
+    # positions 0 to 4 of the prompt attend to no text, 5 to 11 do
     assert spans == [[(0, 9), (0, 6)], [(9, 12), (6, 7)], [(12, 13), (7, 11)], [(13, 14), (11, 12)]]
     world.drain()
     for request in requests:
@@ -150,7 +150,7 @@ def test_what_was_heard_is_not_heard_again() -> None:
 
 
 def alone_in_the_cache(num_blocks: int, **params: Any) -> tuple[World, list[int]]:
-    """A spoken reply that has run 7 ids ahead beside a text reply, which has then ended."""
+    """A spoken reply that has run 7 ids ahead beside a text reply that has ended since."""
     world = World(num_blocks, block_size=16, text_lookahead=7, enable_prefix_caching=False, mind=STEADY)
     request = world.add(world.make(make_prompt([], [1] * 5, speaks=True), **params))
     world.add(world.make(make_prompt(ids(5), speaks=False), max_tokens=12))
@@ -176,7 +176,7 @@ def test_run_ahead_is_given_up_before_anything_ends() -> None:
     assert len(world.requests["r0"].unit_ids) == 45, "its own limit"
 
 
-def test_the_end_comes_when_the_whole_cache_is_its_own() -> None:
+def test_a_reply_ends_when_it_fills_the_whole_cache() -> None:
     world, tables = alone_in_the_cache(5, max_units=500)
     assert tables[-2] == 1
     assert world.requests["r0"].finish_reason == "length"
@@ -195,8 +195,8 @@ def test_a_text_reply_ends_when_the_cache_is_full() -> None:
 
 
 def test_too_long_with_its_run_ahead() -> None:
-    """Preempted when both tracks were about to want a block, and the other held but one: alone, all that it
-    knows is one block too long. It starts without its text, which it does not wait for."""
+    """Preempted when both tracks were about to need a block, and the other request held only one: alone, all
+    that it knows is one block too long. It starts without its text, which it does not wait for."""
     world = World(3, block_size=64, text_lookahead=7, max_num_batched_tokens=200, mind=STEADY)
     written = world.add(world.make(make_prompt(ids(5), speaks=False), max_tokens=25))
     world.step()
@@ -220,7 +220,7 @@ def test_too_long_with_its_run_ahead() -> None:
         world.check_answer(request)
 
 
-def test_what_can_never_fit_is_told_at_once() -> None:
+def test_what_can_never_fit_is_known_at_once() -> None:
     world = World(4)
     for num_positions, fits in [(15, True), (16, False), (40, False)]:
         prompt = make_prompt(ids(num_positions), speaks=False)
@@ -233,7 +233,7 @@ def test_what_can_never_fit_is_told_at_once() -> None:
 
 
 def test_cached_tokens_are_those_of_the_first_admission() -> None:
-    """What a request finds of its own after a preemption was computed for it, not saved."""
+    """Blocks of its own that a request finds after a preemption were computed for it: nothing was saved."""
     world = World(30, mind=STEADY)
     request = world.add(world.make(make_prompt(ids(13), speaks=False)))
     world.step()

@@ -7,7 +7,7 @@ from fake_world import World
 
 
 def test_blocks_follow_what_is_known() -> None:
-    """One block more whenever the last is full; all free at the end, the partly filled one in front."""
+    """One more block whenever the last is full; all are free at the end, the partly filled one first."""
     world = World(10, mind=STEADY)
     request = world.add(world.make(make_prompt(ids(7), speaks=False), max_tokens=7))
     tables = []
@@ -21,7 +21,7 @@ def test_blocks_follow_what_is_known() -> None:
 
 
 def test_both_tracks_take_from_one_pool() -> None:
-    """Speech positions are smaller here: 8 to a block, where the text track has 4."""
+    """Speech positions are smaller here: 8 to a block, and 4 text positions."""
     world = World(10, num_text_layers=4, num_speech_layers=2, mind=STEADY)
     request = world.add(world.make(make_prompt([], [7] * 4, speaks=True), max_units=3))
     world.step()
@@ -41,7 +41,7 @@ def test_a_prefix_over_ids() -> None:
         request = world.add(world.make(make_prompt(prompt, speaks=False), max_tokens=9))
         world.step()
         tables.append(list(request.text.block_table))
-    # 13 to 14 positions share 3 blocks, 12 of another share 2, one of another word the opening
+    # the second prompt shares 3 blocks with the first, the third 2, the last the opening alone
     assert tables == [[0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 5], [0, 6, 7]]
     cached = [request.num_cached_tokens for request in world.requests.values()]
     assert cached == [0, 12, 8, 4]
@@ -50,7 +50,7 @@ def test_a_prefix_over_ids() -> None:
 
 
 def test_at_least_one_position_is_computed() -> None:
-    """The same prompt again: its last position gives the next id, whatever is cached."""
+    """A repeated prompt computes its last position, which gives the next id, whatever is cached."""
     world = World(20, mind=STEADY)
     prompt = make_prompt(ids(8), speaks=False)
     first = world.add(world.make(prompt, max_tokens=9))
@@ -74,7 +74,7 @@ def test_a_reply_is_a_prefix_of_the_next_turn() -> None:
 
 
 def test_a_prefix_over_pictures() -> None:
-    """The ids are the same; what the pictures show decides."""
+    """The ids are the same; the pictures' contents decide."""
     world = World(40, mind=STEADY)
     cached = []
     for names in ("ab", "ab", "ac", "cb"):
@@ -87,7 +87,7 @@ def test_a_prefix_over_pictures() -> None:
 
 
 def test_soft_and_plain_never_mix() -> None:
-    """A spoken prompt begins with the ids of a written one, and the LLM reads them otherwise."""
+    """A spoken prompt begins with the ids of a written one, but the LLM reads them differently."""
     world = World(40)
     written = world.add(world.make(make_prompt(ids(13), speaks=False)))
     world.drain()
@@ -108,14 +108,14 @@ def test_speaking_and_listening_never_mix() -> None:
         steps = world.drain()
         speech_starts.append(steps[0].bottom[0][1])
         text_starts.append(steps[0].text[0][1])
-    # 12 positions, of which the last is computed: 8 in full blocks
+    # 12 positions, of which the last must be computed: full blocks hold 8 of the others
     assert text_starts == [0, 8, 8, 8]
-    assert speech_starts == [0, 0, 8, 8], "the second finds no top layers, the last what the first left"
+    assert speech_starts == [0, 0, 8, 8], "the second finds no top layers, the last finds what the first left"
     for request in world.requests.values():
         world.check_answer(request)
 
 
-def test_blocks_are_shared_when_both_stacks_are_through() -> None:
+def test_blocks_are_shared_once_both_stacks_are_through() -> None:
     """A request that is preempted between the bottom and the top pass leaves nothing that looks whole."""
     world = World(40)
     request = world.add(world.make(make_prompt([], [1] * 11, speaks=True), max_units=4))
@@ -130,7 +130,7 @@ def test_blocks_are_shared_when_both_stacks_are_through() -> None:
 
 
 def test_labels_come_with_the_blocks() -> None:
-    """The transcript is whole, though most of the prompt was not read again."""
+    """The transcript is complete, though most of the prompt was not read again."""
     world = World(40)
     prompt = make_prompt([], list(range(11)), speaks=False)
     first = world.add(world.make(prompt))

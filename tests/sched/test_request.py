@@ -52,7 +52,7 @@ def test_speech_is_heard_on_one_track_and_thought_on_the_other() -> None:
     ids = [*OPENING, 20, FIRST_UNIT + 7, FIRST_UNIT + 8, CLOSING]
     assert request.speech is not None
     assert list(request.speech.ids) == list(request.speech.keys) == ids
-    assert list(request.text.keys) == [i + SOFT_KEY for i in ids], "another key than of the plain embedding"
+    assert list(request.text.keys) == [i + SOFT_KEY for i in ids], "the plain embedding has other keys"
     assert list(request.text.ids) == [NO_ID] * 8, "the LLM reads soft embeddings"
     assert request.speaking is None
     assert sorted(request.unit_positions) == [5, 6]
@@ -96,7 +96,7 @@ def test_keys_tell_pictures_apart() -> None:
 
 @pytest.mark.parametrize("units", [(), (7,)], ids=["text", "speech"])
 def test_the_last_position_of_a_speaking_prompt_is_its_own(units: tuple[int, ...]) -> None:
-    """It attends to text, and what it attends to is no part of the key."""
+    """It attends to text, which is not part of the key."""
     request = spoken_reply(units=units)
     assert request.speech is not None
     assert request.speech.num_shareable == request.num_speech_prompt - 1
@@ -107,7 +107,7 @@ def test_the_last_position_of_a_speaking_prompt_is_its_own(units: tuple[int, ...
 
 
 def test_text_of_a_spoken_prompt_waits_for_the_bottom_layers() -> None:
-    """Pictures right behind what was heard need not wait."""
+    """Pictures right after what was heard need not wait."""
     request = World(30).make(make_prompt([20], [7], [picture("a", 2)], speaks=False))
     assert request.speech is not None
     ready = []
@@ -191,7 +191,7 @@ def test_stop_ids_can_be_ignored() -> None:
     assert request.end_of_picks() == "length"
 
 
-def test_only_end_of_turn_ends_text_that_is_spoken() -> None:
+def test_only_the_end_of_turn_ends_text_that_is_spoken() -> None:
     request = spoken_reply()
     ended = []
     for token in (END_OF_TEXT, EOT):
@@ -242,7 +242,7 @@ def test_text_that_speech_has_not_asked_for_is_not_shown() -> None:
     assert not request.waits_for_text
 
 
-def test_a_finished_request_wants_nothing() -> None:
+def test_a_finished_request_needs_nothing() -> None:
     world = World(30)
     request = world.add(text_reply())
     assert request.waits_for_text

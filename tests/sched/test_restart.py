@@ -20,11 +20,11 @@ from antiphon.sched.trial import Trial
 
 
 class Fault(BaseException):
-    """From nowhere."""
+    """Raised at an arbitrary line."""
 
 
 class Line:
-    """Raises Fault at the line of this number of those that the scheduler's code runs."""
+    """Raises Fault when the scheduler's code runs its line of this number, counted as they are run."""
 
     def __init__(self, number: int) -> None:
         self._left = number
@@ -73,7 +73,7 @@ def test_each_gets_what_it_would_get_alone(
     faults: list[tuple[int, int, bool]],
     num_spare_blocks: int,
 ) -> None:
-    """A fault is (steps before it, line, whether those that ran are then served one by one)."""
+    """A fault is (steps before it, line, whether the requests that ran are then served one by one)."""
     unbounded = World(10_000, **setting)
     smallest = max(
         sum(t.blocks_missing(len(t) + 1) for t in (r.text, r.speech) if t is not None)
@@ -103,14 +103,14 @@ def _stack(request: RequestState) -> Any:
 
 
 def _end(request: RequestState) -> int:
-    """Where such a request is again before it has anything new."""
+    """Where such a request is again before it gets anything new."""
     if _stack(request) == "top":
         return request.num_speech_known
     return len(request.text)
 
 
-def test_what_was_picked_is_known_however_far_that_had_come() -> None:
-    """Picked, and not yet fed back; the last id, and not yet the end."""
+def test_picked_ids_stay_known_however_far_they_had_come() -> None:
+    """One was picked but not fed back yet; others were the last, but the request had not ended yet."""
     world = World(100)
     half, ended, cut = (
         world.add(world.make(make_prompt([20 + i], speaks=False), max_tokens=2)) for i in range(3)
@@ -124,7 +124,7 @@ def test_what_was_picked_is_known_however_far_that_had_come() -> None:
     assert list(world.scheduler.waiting) == [half]
 
 
-def test_a_trial_is_served_alone_and_until_it_has_passed_the_place() -> None:
+def test_a_request_on_trial_is_served_alone_until_it_has_passed_the_place() -> None:
     world = World(100)
     first, second = (world.add(world.make(make_prompt([20 + i] * 6, speaks=False))) for i in range(2))
     world.step()

@@ -58,8 +58,8 @@ def test_the_llm_rests_while_nobody_waits() -> None:
 
 
 @pytest.mark.parametrize("text_lookahead", [0, 1, 3])
-def test_who_has_room_comes_along(text_lookahead: int) -> None:
-    """A text reply waits at every step; the spoken one runs ahead beside it, so far and no further."""
+def test_requests_with_room_come_along(text_lookahead: int) -> None:
+    """A text reply waits at every step; the spoken one runs ahead beside it, up to its look-ahead."""
     world = World(40, text_lookahead=text_lookahead, mind=STEADY)
     spoken = world.add(world.make(make_prompt(ids(6), speaks=True), max_units=30))
     for _ in range(5):
@@ -67,15 +67,15 @@ def test_who_has_room_comes_along(text_lookahead: int) -> None:
     assert spoken.num_text_ahead == 0
     world.add(world.make(make_prompt(ids(7), speaks=False)))
     steps = [world.step() for _ in range(6)]
-    # who waits is served before who runs ahead
+    # waiting requests are served before those that run ahead
     assert [[name for name, *_ in step.text] for step in steps] == [
         ["r1", "r0"] if i < text_lookahead else ["r1"] for i in range(6)
     ]
     assert spoken.num_text_ahead == text_lookahead
 
 
-def test_running_ahead_is_worth_nobodys_blocks() -> None:
-    """Free blocks it may take; when there are none it stays behind, and nobody is preempted."""
+def test_running_ahead_preempts_nobody() -> None:
+    """It may take free blocks; when there are none, the request just does not run ahead."""
     world = World(9, text_lookahead=30, enable_prefix_caching=False, mind=STEADY)
     written = world.add(world.make(make_prompt(ids(5), speaks=False), max_tokens=6))
     spoken = world.add(world.make(make_prompt(ids(8), speaks=True), max_units=6))
@@ -86,8 +86,8 @@ def test_running_ahead_is_worth_nobodys_blocks() -> None:
     assert spoken.num_preemptions == written.num_preemptions == 0
 
 
-def test_text_that_is_over_gives_its_blocks_back() -> None:
-    """Speech goes on for long after its text has ended."""
+def test_text_that_has_ended_gives_its_blocks_back() -> None:
+    """Speech goes on long after its text has ended."""
     mind = Mind(text=lambda _: EOT, unit=lambda _: FIRST_UNIT, label=lambda _: BLANK)
     world = World(9, mind=mind)
     request = world.add(world.make(make_prompt(ids(8), speaks=True), max_units=6))
@@ -106,7 +106,7 @@ def test_no_more_run_than_there_are_rows() -> None:
         world.add(world.make(make_prompt(ids(length), speaks=False), max_tokens=length - 4))
     steps = world.drain()
     admitted = [step.admitted for step in steps]
-    # r0 ends at the second step, r1 at the third; who comes next takes the row over
+    # r0 ends at the second step, r1 at the third; the next request takes over the row
     assert admitted == [["r0", "r1"], [], ["r2"], ["r3"], [], [], [], []]
 
 
@@ -126,7 +126,7 @@ def test_abort_while_waiting() -> None:
 @pytest.mark.parametrize("units", [(), (1, 2, 3, 4, 5, 6)], ids=["text", "speech"])
 def test_abort_at_any_moment(units: tuple[int, ...], speaks: bool) -> None:
     """Before admission, in the middle of a prompt, while it waits for text, after its end: all is free,
-    and the others have what they would have had."""
+    and the others get what they would have got."""
     prompt = make_prompt([20, 21, 22], units, [picture("a")], speaks=speaks)
     for moment in range(16):
         world = World(30, max_num_batched_tokens=5)

@@ -28,7 +28,7 @@ def speaking(
 @pytest.mark.parametrize("case", SPOKEN.values(), ids=SPOKEN)
 @pytest.mark.parametrize("num_ahead", [0, 1, 5, 1000])
 def test_golden(case: dict[str, Any], num_ahead: int) -> None:
-    """`num_ahead` text tokens beyond those asked for are there at each step."""
+    """At each step, `num_ahead` more text tokens are there than were asked for."""
     state = SpeakingState(
         blank=GOLDEN["blank_id"],
         eot=GOLDEN["eot_id"],
@@ -58,7 +58,7 @@ def test_golden(case: dict[str, Any], num_ahead: int) -> None:
 
 
 def _carries_by_golden(case: dict[str, Any]) -> Any:
-    """Of the ids of this case: those that became fusion entries."""
+    """The ids of this case that became fusion entries."""
     carries = set(case["fusion_ids"])
     return carries.__contains__
 
@@ -126,7 +126,7 @@ def test_nothing_to_say_at_all() -> None:
 
 @pytest.mark.parametrize(("text_input", "entries"), [(True, 3), (False, 4)])
 def test_a_blank_as_text_closes_speech_from_text(text_input: bool, entries: int) -> None:
-    """The released code's guard, in text-to-speech mode alone."""
+    """The released code's guard, only in text-to-speech mode."""
     state = speaking(text_input=text_input)
     text = [5, 6, BLANK, 7]
     state.consume(text, text_ended=False)
@@ -150,10 +150,10 @@ def test_a_unit_is_read_after_it_was_spoken() -> None:
     text_input=st.booleans(),
     portions=st.lists(st.integers(1, 5), min_size=1, max_size=20),
 )
-def test_portions_do_not_count(
+def test_portions_make_no_difference(
     text: list[int], labels: list[int], lag: int, text_input: bool, portions: list[int]
 ) -> None:
-    """Text all at once, and in any portions as it is waited for: the same is seen at every step."""
+    """With text all at once, or in any portions as it is waited for, every step sees the same."""
 
     def run(sizes: list[int]) -> tuple[list[int], list[int], int]:
         state = speaking(lag=lag, text_input=text_input, silent_ids=frozenset({1, 2}))

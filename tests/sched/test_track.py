@@ -61,7 +61,7 @@ def test_full_blocks_of_computed_positions_are_shared() -> None:
 
 
 def test_block_sizes_do_not_mix() -> None:
-    """With other positions in a block its digest is another."""
+    """With other positions in a block, its digest differs."""
     pool = BlockPool(9)
     computed(pool)
     assert Track(2, b"text", KEYS).cached_prefix(pool, 10) == []
@@ -76,7 +76,7 @@ def test_a_block_is_shared_when_it_is_full_and_not_before() -> None:
         assert len(pool._cached) == shared
 
 
-def test_only_what_may_be_shared_is() -> None:
+def test_only_shareable_positions_are_shared() -> None:
     pool = BlockPool(9)
     track = Track(4, b"text", KEYS, num_shareable=7)
     assert track.reserve(pool, 10)
@@ -95,8 +95,8 @@ def test_keys_that_become_known_are_shared_too() -> None:
     assert prefix(pool, tuple(range(12))) == [0, 1, 2]
 
 
-def test_ids_that_do_not_say_it_all_have_keys_beside_them() -> None:
-    """The names of blocks are those of the keys, through every change of what is known."""
+def test_ids_that_are_not_the_keys_have_keys_beside_them() -> None:
+    """Digests are those of the keys, through every change of what is known."""
     pool = BlockPool(9)
     track = Track(4, b"text", [0] * 8, keys=KEYS[:8])
     track.append(8)
@@ -154,7 +154,7 @@ def test_releasing_a_part_keeps_whole_blocks() -> None:
     assert pool.num_free == 5
 
 
-def test_what_was_lost_is_shared_again() -> None:
+def test_a_lost_block_is_shared_again() -> None:
     pool = BlockPool(3)
     track = computed(pool)
     track.release(pool, keep_positions=4)
@@ -178,7 +178,7 @@ def test_without_prefix_caching() -> None:
     [(10, 3, 10), (9, 3, 9), (8, 2, 8), (7, 1, 4), (4, 1, 4), (2, 0, 0)],
 )
 def test_rewinding_keeps_off_published_blocks(num_positions: int, blocks: int, num_computed: int) -> None:
-    """Of ten positions in blocks of 4, the last two are in a block that is not full, and so its own."""
+    """Of ten positions in blocks of 4, the last two are in a block that is not full, so not shared."""
     pool = BlockPool(5)
     track = computed(pool)
     track.rewind(pool, num_positions)
@@ -194,7 +194,7 @@ def test_rewinding_keeps_a_part_of_a_block_of_its_own() -> None:
     assert (track.block_table, track.num_computed) == ([0, 1], 6)
 
 
-def test_rewinding_behind_what_is_computed_gives_back_what_was_reserved() -> None:
+def test_rewinding_to_a_point_after_the_computed_positions_gives_back_reserved_blocks() -> None:
     pool = BlockPool(5)
     track = Track(4, b"text", KEYS)
     assert track.reserve(pool, 10)
@@ -204,7 +204,7 @@ def test_rewinding_behind_what_is_computed_gives_back_what_was_reserved() -> Non
 
 
 def test_another_tail_has_other_digests() -> None:
-    """The block that the change cuts was looked up before: its name must not be that of the old keys."""
+    """The block that the change cuts was looked up before: its digest must not be that of the old keys."""
     pool = BlockPool(9)
     track = computed(pool)
     other = (*KEYS[:6], 66, 77, 88)
@@ -221,7 +221,7 @@ def test_another_tail_has_other_digests() -> None:
 
 
 def test_a_block_that_could_not_be_published_is_its_own() -> None:
-    """Equal contents were there first. After a change it holds others, and can be found by these."""
+    """Equal contents were there first. After a change it holds others, by which it can be found."""
     pool = BlockPool(9)
     computed(pool)
     track = computed(pool)

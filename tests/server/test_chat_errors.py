@@ -155,6 +155,7 @@ def test_a_reply_that_has_expired_is_not_found() -> None:
             chat.create(model=MODEL, messages=assistant(audio={"id": message.audio.id}))
 
 
+@pytest.mark.slow
 def test_a_server_without_a_codec_does_not_speak() -> None:
     with serving_http(lambda: AsyncEngine.from_engine(load())) as served:
         name = served.service.model_name
@@ -171,6 +172,22 @@ def test_a_body_that_is_no_json_or_no_object(served: Served) -> None:
         answer = served.http.post("/v1/chat/completions", content=body, headers=headers)
         assert answer.status_code == 400, body
         assert answer.json()["error"]["message"]
+
+
+def test_odd_text_is_quoted_as_can_be_sent(served: Served) -> None:
+    headers = {"content-type": "application/json"}
+    for body in (
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"messages": [{"role": "\\ud800", "content": "x"}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "service_tier": 3}',
+        b'{"messages": [{"role": "user", "content": "x", "\\ud800": 1}]}',
+        b'{"messages": [{"role": "user", "content": "x"}], "seed": 1' + b"0" * 5000 + b"}",
+        b"[" * 100_000,
+    ):
+        answer = served.http.post("/v1/chat/completions", content=body, headers=headers)
+        assert answer.status_code == 400 and answer.json()["error"]["message"], body
+    plain = served.http.post("/v1/chat/completions", content=b'{"messages": []}')
+    assert "Content-Type" in plain.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

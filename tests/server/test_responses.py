@@ -178,6 +178,14 @@ def test_refused_by_name(served: Served, given: dict[str, Any], param: str, is_s
     assert str(refused.value.body["message"]).startswith(f"{param}: ")  # type: ignore[index]
 
 
+def test_what_comes_back_must_be_text(served: Served) -> None:
+    headers = {"content-type": "application/json"}
+    for field in ('"user": "\\ud800"', '"metadata": {"a": "\\ud800"}', '"instructions": "\\ud800"'):
+        body = f'{{"input": "Hello", {field}}}'
+        answer = served.http.post("/v1/responses", content=body, headers=headers)
+        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
+
+
 def test_failures_within_a_stream(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     async def failing(*_: Any) -> AsyncGenerator[Event, None]:
         yield TextDelta("id", "Hello")

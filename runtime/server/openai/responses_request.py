@@ -13,6 +13,7 @@ from antiphon.server.openai.schemas import (
     NoList,
     StreamOptions,
     Strict,
+    Text,
     TextFormat,
     by_form,
 )
@@ -88,7 +89,7 @@ class ResponsesRequest(Strict):
 
     input: Input
     model: str | None = None
-    instructions: str | None = None
+    instructions: Text | None = None
     """A system message before all others."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -103,8 +104,8 @@ class ResponsesRequest(Strict):
     """Go on to the limit."""
 
     # Without effect on a reply.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
+    user: Text | None = None
+    metadata: dict[Text, Text] | None = None
     store: bool | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None

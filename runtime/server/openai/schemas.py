@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from antiphon.types import Completion, FinishReason, SamplingParams
@@ -19,6 +19,7 @@ __all__ = [
     "PromptDetails",
     "StreamOptions",
     "Strict",
+    "Text",
     "TextFormat",
     "Usage",
     "by_form",
@@ -47,6 +48,19 @@ def _refused(value: Any) -> Any:
     return value
 
 
+def _unicode(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError(
+                "string_unicode", "expected valid Unicode, got a lone surrogate"
+            ) from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+"""Text that comes back in an answer, which must be possible to send."""
 NoList = Annotated[list[Any], Field(max_length=0), BeforeValidator(_refused)]
 """A list for something that is not supported: only an empty one is accepted, which asks for nothing."""
 NoDict = Annotated[dict[str, Any], Field(max_length=0), BeforeValidator(_refused)]

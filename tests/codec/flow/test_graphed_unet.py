@@ -55,7 +55,7 @@ def test_sizes_are_few() -> None:
 @pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("lengths", [[1], [16], [7, 20, 20], [3, 3], [17, 2, 9, 33]], ids=str)
+@pytest.mark.parametrize("lengths", [[1], [16], [17, 2, 33]], ids=str)
 def test_rows_equal_those_without(unet: UNet, capture: FxCapture, packed: bool, lengths: list[int]) -> None:
     estimator = PackedUNet(unet, torch.float32, onednn=False) if packed else unet
     graphed = GraphedEstimator(estimator, capture)
@@ -93,22 +93,22 @@ def test_broken_input_of_one_batch_does_not_reach_the_next(unet: UNet, capture: 
     assert capture.num_recorded == 1
 
 
-@pytest.mark.slow
+def first_channels(x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
+    """An estimator, as far as sizes go."""
+    return x[:, :80] + 0
+
+
 @torch.inference_mode()
-def test_the_size_used_longest_ago_is_dropped(unet: UNet, capture: FxCapture) -> None:
-    graphed = GraphedEstimator(unet, capture, max_graphs=2)
-    time_bias = unet.time_bias(torch.tensor([0.3]))[0]
+def test_the_size_used_longest_ago_is_dropped(capture: FxCapture) -> None:
+    graphed = GraphedEstimator(first_channels, capture, max_graphs=2)
     for frames in (10, 20, 10, 40, 10, 20):  # 20 is dropped for 40, and recorded again
-        graphed(torch.zeros(1, 320, frames), time_bias)
+        graphed(torch.zeros(1, 320, frames), torch.zeros(1))
     assert (capture.num_recorded, capture.num_replayed) == (4, 6)
 
 
 @torch.inference_mode()
 def test_large_sizes_are_not_recorded(capture: FxCapture) -> None:
-    def estimator(x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x[:, :80]
-
-    graphed = GraphedEstimator(estimator, capture)
+    graphed = GraphedEstimator(first_channels, capture)
     assert graphed(torch.zeros(16, 1, MAX_ELEMENTS // 16 + 1), torch.zeros(1)).shape[0] == 16
     assert capture.num_recorded == 0
 

@@ -1,0 +1,84 @@
+"""Another application on a port of its own, in the event loop of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from antiphon.errors import ConfigError
+
+__all__ = ["Site", "address_of", "http_config"]
+
+KEEP_ALIVE_S = 75
+"""How long an idle connection is kept; longer than what usual proxies keep theirs."""
+CLOSE_S = 5
+"""How long connections may take to close once all requests have ended."""
+
+
+def http_config(app: Any, **settings: Any) -> uvicorn.Config:
+    """How all our applications are served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=CLOSE_S,
+        h11_max_incomplete_event_size=64 << 10,
+        **settings,
+    )
+
+
+def address_of(listening: socket.socket) -> str:
+    """The URL of a socket that listens."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Site:
+    """Bound to its port from the beginning, so that a port that is taken is told at once; it answers from
+    `start` to `stop`."""
+
+    def __init__(
+        self, name: str, app: Any, host: str, port: int, on_close: Callable[[], None] = lambda: None
+    ) -> None:
+        """name: for the operator. on_close: called at the end. `ConfigError` if the port cannot be bound."""
+        self.name = name
+        self._on_close = on_close
+        self._server = uvicorn.Server(http_config(app, lifespan="off"))
+        self._ticks: asyncio.Task[None] | None = None
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._socket = socket.socket(family, kind, protocol)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind(place)
+        except OSError as error:
+            raise ConfigError(f"{name}: port {port} of {host}: {error.strerror or error}") from error
+        self.address = address_of(self._socket)
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup([self._socket])
+        self._ticks = asyncio.create_task(self._server.main_loop())
+
+    async def stop(self) -> None:
+        """Close all connections, those of running requests when they have ended or after `CLOSE_S`."""
+        if self._ticks is not None:
+            self._server.should_exit = True
+            await self._ticks
+            await self._server.shutdown([self._socket])
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the port; for a server that never started, too."""
+        self._socket.close()
+        self._on_close()
