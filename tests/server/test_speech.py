@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import time
@@ -203,3 +204,23 @@ def test_a_late_one_is_told() -> None:
         pytest.raises(openai.InternalServerError, match="took too long"),
     ):
         spoken(hurried, SENTENCES[0])
+
+
+@pytest.mark.slow
+def test_a_server_that_drains_lets_all_sentences_end() -> None:
+    """Those that have not begun when it is told to end, too."""
+    texts = SENTENCES * 4
+    with serving_http(drain_timeout_s=60.0) as ending:
+        body = {"model": MODEL, "input": " ".join(texts), "response_format": "pcm"}
+        num_bytes = 0
+        with ending.http.stream("POST", "/v1/audio/speech", json=body) as answer:
+            pieces = answer.iter_bytes()
+            num_bytes += len(next(pieces))
+            loop = ending.server._loop
+            assert loop is not None
+            drained = asyncio.run_coroutine_threadsafe(ending.service.drain(), loop)
+            num_bytes += sum(map(len, pieces))
+        drained.result(timeout=5)
+        assert num_bytes / 48_000 > len(texts) * 1.2
+        refused = ending.http.post("/v1/audio/speech", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")

@@ -44,6 +44,12 @@ class SpokenText:
 
     async def samples(self) -> AsyncGenerator[AudioArray, None]:
         """float32 (n,), in order. Leaving it aborts what runs. Raises ApiError for a sentence that failed."""
+        with self._service.working():
+            async with aclosing(self._samples()) as pieces:
+                async for samples in pieces:
+                    yield samples
+
+    async def _samples(self) -> AsyncGenerator[AudioArray, None]:
         waiting = deque(enumerate(self._pieces))
         running: deque[_Sentence] = deque()
         pause = np.zeros(int(PAUSE_S * self.rate_hz), np.float32)
@@ -98,7 +104,7 @@ class _Sentence:
             self._samples.put_nowait(None)
 
     async def _listen(self) -> None:
-        async with aclosing(self._service.stream(self._request, self._params)) as events:
+        async with aclosing(self._service.stream(self._request, self._params, is_part=True)) as events:
             async for each in events:
                 if isinstance(each, AudioDelta):
                     self._samples.put_nowait(each.samples)
