@@ -15,9 +15,11 @@ from antiphon.server.errors import add_handlers
 from antiphon.server.gate import Gate
 from antiphon.server.keeper import EngineKeeper
 from antiphon.server.metrics import Metrics
+from antiphon.server.openai.audio_voices import voices
 from antiphon.server.openai.chat import chat
 from antiphon.server.openai.models import models
 from antiphon.server.openai.responses import responses
+from antiphon.server.openai.speech import speech
 from antiphon.server.openai.transcriptions import transcriptions
 from antiphon.server.operations import operations
 from antiphon.server.service import Service
@@ -25,7 +27,15 @@ from antiphon.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
-ROUTERS: tuple[Callable[[Service], Any], ...] = (operations, models, chat, responses, transcriptions)
+ROUTERS: tuple[Callable[[Service], Any], ...] = (
+    operations,
+    models,
+    chat,
+    responses,
+    transcriptions,
+    speech,
+    voices,
+)
 
 
 def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:

@@ -40,6 +40,8 @@ class Service:
         """Whether the server is about to end and takes no more requests."""
         self._running: set[str] = set()
         self._num_working = 0
+        self._is_over = False
+        """Whether the time to drain has passed."""
 
     @property
     def engine(self) -> AsyncEngine:
@@ -68,15 +70,15 @@ class Service:
         return self.model_name
 
     async def stream(
-        self, request: Request, params: SamplingParams | None = None
+        self, request: Request, params: SamplingParams | None = None, *, is_part: bool = False
     ) -> AsyncGenerator[Event, None]:
         """The events of a request, `Finished` last. One that takes longer than the operator allows is
         aborted, and ends with finish_reason "abort". Raises what `AsyncEngine.stream` raises.
 
         Use it under `contextlib.aclosing`: it is left there, and the request aborted, when its client goes
-        away.
+        away. is_part: it belongs to `working` that has begun, so it is taken while the server drains.
         """
-        self._check_open()
+        self._check_open(is_part=is_part)
         engine = self.engine
         request_id = f"{request.request_id or 'request'}-{uuid.uuid4().hex}"
         request = replace(request, request_id=request_id)
@@ -96,7 +98,8 @@ class Service:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Work in this block that is no request of the engine's, for which the server's end waits as well."""
+        """Work in this block that is no request of the engine's, or several that belong together: the
+        server's end waits for it as well."""
         self._check_open()
         self._num_working += 1
         try:
@@ -104,9 +107,11 @@ class Service:
         finally:
             self._num_working -= 1
 
-    async def complete(self, request: Request, params: SamplingParams | None = None) -> Completion:
+    async def complete(
+        self, request: Request, params: SamplingParams | None = None, *, is_part: bool = False
+    ) -> Completion:
         """The whole result of a request; ApiError for one that ended with an error."""
-        async with aclosing(self.stream(request, params)) as events:
+        async with aclosing(self.stream(request, params, is_part=is_part)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return checked(event.completion)
@@ -118,11 +123,12 @@ class Service:
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
         while (self._running or self._num_working) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
+        self._is_over = True
         for request_id in list(self._running):
             await self._abort(request_id)
 
-    def _check_open(self) -> None:
-        if self.is_draining:
+    def _check_open(self, *, is_part: bool = False) -> None:
+        if self.is_draining and (self._is_over or not is_part):
             raise ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
 
     async def _abort_late(self, request_id: str) -> None:

@@ -80,7 +80,7 @@ def cut_into_pieces(samples: AudioArray, rate_hz: int, longest_s: float = TARGET
     lead, rest, gap = (int(seconds * rate_hz) for seconds in (lead_s, rest_s, gap_s))
     pieces: list[Piece] = []
     done, num = 0, len(samples)
-    whole_rest = min(int(WHOLE_REST_S * rate_hz), room * hop - num)
+    is_short = len(runs) == 1 and num <= room * hop
     for (first, last), (following, _) in zip(runs, [*runs[1:], (None, None)], strict=True):
         loud_start, loud_end = first * hop, min(last * hop, num)
         start = max(done, loud_start - lead)
@@ -88,7 +88,7 @@ def cut_into_pieces(samples: AudioArray, rate_hz: int, longest_s: float = TARGET
             pieces += _quiet(done, start, room * hop)
         limit = num if following is None else max(loud_end, following * hop - lead)
         done = limit if limit - loud_end <= rest + gap else loud_end + rest
-        if len(runs) == 1 and start <= gap and num - loud_end <= whole_rest:
+        if is_short and start <= gap and num - loud_end <= WHOLE_REST_S * rate_hz:
             start, done = 0, num
         pieces.append(Piece(start, done, loud_start, loud_end))
     pieces += _quiet(done, num, room * hop)

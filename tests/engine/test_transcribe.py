@@ -95,6 +95,7 @@ def test_longer_than_a_request_may_be(engine: Engine) -> None:
     check_times(said)
 
 
+@pytest.mark.slow
 def test_a_small_model_hears_short_pieces() -> None:
     """max_model_len leaves room for three seconds beside the default system message."""
     with Engine(device="cpu", progress=False, kv_cache_bytes=64 << 20, max_model_len=128) as engine:
@@ -113,6 +114,7 @@ def test_nobody_speaks(engine: Engine) -> None:
         assert said.duration_s == len(samples) / RATE_HZ
 
 
+@pytest.mark.slow
 def test_asyncio_gives_the_same(engine: Engine) -> None:
     numbers = [0, 5, 7, 3]
     samples, _ = with_pauses(numbers, 1.0)
@@ -162,6 +164,7 @@ def test_what_cannot_be_transcribed(engine: Engine, speech: Speech, error: str) 
         engine.transcribe(speech)
 
 
+@pytest.mark.slow
 def test_limits_are_its_own() -> None:
     limits = InputLimits(max_audio_s=1, max_transcribed_s=2)
     with Engine(device="cpu", progress=False, kv_cache_bytes=64 << 20, limits=limits) as engine:

@@ -110,9 +110,10 @@ class _Task:
     async def segments(self) -> AsyncGenerator[Segment, None]:
         """In order, each as soon as it is known."""
         assert self._recording is not None
-        async with aclosing(segments_of(self._recording, self._complete)) as segments:
-            async for segment in segments:
-                yield segment
+        with self._service.working():
+            async with aclosing(segments_of(self._recording, self._complete)) as segments:
+                async for segment in segments:
+                    yield segment
 
     async def whole(self) -> Transcription:
         """All of them."""
@@ -141,7 +142,7 @@ class _Task:
         return TokenUsage.of(self._num_prompt, self._num_units, self._num_tokens)
 
     async def _complete(self, request: Request) -> Completion:
-        completion = await self._service.complete(request)
+        completion = await self._service.complete(request, is_part=True)
         if completion.finish_reason == "abort":
             raise ApiError(
                 503,
