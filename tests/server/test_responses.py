@@ -187,7 +187,7 @@ def test_what_comes_back_must_be_text(served: Served) -> None:
 
 
 def test_failures_within_a_stream(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def failing(*_: Any) -> AsyncGenerator[Event, None]:
+    async def failing(*_: Any, **options: Any) -> AsyncGenerator[Event, None]:
         yield TextDelta("id", "Hello")
         raise EngineDead("the engine has failed")
 
