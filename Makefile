@@ -59,8 +59,8 @@ dist: $(VENV)/dev.stamp  ## build sdist and wheel in dist/, and check what they 
 	$(BIN)/check-wheel-contents dist
 	$(BIN)/twine check --strict dist/*
 
-check-lock: $(VENV)/dev.stamp  ## ask the public package index whether requirements/lock.txt can be installed
-	$(BIN)/pytest -m index tests/project/test_lock.py
+check-lock: $(VENV)/dev.stamp  ## ask the public package index: can the lock be installed, is the older client served
+	$(BIN)/pytest -m index tests/project/test_lock.py tests/server/test_openai_versions.py
 
 # One file for all Pythons and machines, resolved against the public index alone: others cannot install what a
 # private index or a folder of wheels offers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 import antiphon
 from antiphon.aio.async_engine import AsyncEngine
+from antiphon.server.document import describe
 from antiphon.server.errors import add_handlers
 from antiphon.server.gate import Gate
 from antiphon.server.keeper import EngineKeeper
@@ -57,6 +59,7 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
 
     app = FastAPI(title="Antiphon", version=antiphon.__version__, lifespan=lifespan)
     app.state.service = service
+    app.openapi = partial(describe, app, needs_key=bool(settings.api_keys))  # type: ignore[method-assign]
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router(service))

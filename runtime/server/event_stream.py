@@ -17,10 +17,17 @@ from antiphon.server.service import until_gone
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["DONE", "EventStream", "begun", "error_event", "event"]
+__all__ = ["DONE", "EVENTS", "EventStream", "begun", "error_event", "event"]
 
 DONE = "data: [DONE]\n\n"
 """How OpenAI's chats end."""
+_ITEM = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+EVENTS: dict[str, Any] = {"text/event-stream": {"itemSchema": _ITEM}}
+"""For the `content` of a route's answers: events, whose data are JSON."""
 
 
 def event(data: dict[str, Any] | BaseModel, name: str | None = None) -> str:

@@ -9,13 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from command_line import TIMEOUT_S, run_python
+from http_server import Served, serving_http
 from tiny_speaker import save_speaker_network
 
 from antiphon.codec import read_audio
+from antiphon.server.settings import ReferenceSettings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = {path.stem: path for path in sorted((ROOT / "examples").glob("*.py"))}
@@ -126,6 +129,54 @@ def test_asyncio_service(tmp_path: Path) -> None:
             assert service.wait(TIMEOUT_S) == 0
         finally:
             service.kill()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """With the released code's ports."""
+    with serving_http(reference=ReferenceSettings(0, 0, 0)) as running:
+        yield running
+
+
+def assert_heard_and_answered(out: str, sound: Path) -> None:
+    """The same of every example that asks the demo's question, whichever way it asks."""
+    heard, reply, said = out.strip().splitlines()
+    assert heard == "heard: What is in the picture?"
+    assert reply == "reply: I see a blue heart and a red star and a black circle."
+    assert said == f"sound: {sound}"
+    samples, rate_hz = read_audio(sound)
+    assert 1 < len(samples) / rate_hz < 8
+    assert abs(samples).max() > 0.1
+
+
+@pytest.mark.slow
+def test_in_process(tmp_path: Path) -> None:
+    out, _ = run("in_process", "--out", str(tmp_path / "said.wav"), cwd=tmp_path)
+    assert_heard_and_answered(out, tmp_path / "said.wav")
+
+
+@pytest.mark.slow
+def test_openai_client(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "said.wav"
+    out, _ = run("openai_client", "--base-url", f"{served.address}/v1", "--out", str(file), cwd=tmp_path)
+    assert_heard_and_answered(out, file)
+
+
+@pytest.mark.slow
+def test_released_protocol(served: Served, tmp_path: Path) -> None:
+    options = ("--controller", served.sites["controller"], "--codec-worker", served.sites["codec worker"])
+    out, _ = run("released_protocol", *options, cwd=tmp_path)
+    assert_heard_and_answered(out, Path(out.rpartition("sound: ")[2].strip()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_curl(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "said.mp3"
+    command = ["sh", str(ROOT / "examples" / "curl.sh"), served.address, str(file)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    assert_heard_and_answered(done.stdout, file)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
-from http_server import Served, serving_http
+from http_server import Served
 from openai_client import DEMO, client
-from tiny_speaker import save_speaker_network
 
-from antiphon import AsyncEngine
 from antiphon.codec import encode_audio
 from antiphon.server.openai import audio_voices
 
 MODEL = "stream_omni"
-TINY = Path(str(files("antiphon.assets") / "tiny"))
 CLIP = (DEMO / "question.wav").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def cloning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = Path(shutil.copytree(TINY / "cosyvoice", tmp_path_factory.mktemp("codec") / "codec"))
-    save_speaker_network(folder / "campplus.onnx")
-
-    def make() -> AsyncEngine:
-        model = str(TINY / "stream_omni")
-        return AsyncEngine(model, codec=folder, device="cpu", progress=False, kv_cache_bytes=64 << 20)
-
-    with serving_http(make) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 from antiphon.server.errors import ApiError
-from antiphon.server.openai.schemas import ERRORS, Strict
+from antiphon.server.openai.schemas import Strict, errors
 from antiphon.server.openai.voices import OPENAI_VOICES
 from antiphon.server.service import Service
 
@@ -81,13 +81,13 @@ def voices(service: Service) -> APIRouter:
         kind: Literal["audio_sample", "built_in"] = "audio_sample" if name in created_s else "built_in"
         return Voice(id=name, name=name, created_at=created_s.get(name, service.started_s), type=kind)
 
-    @router.get("/v1/audio/voices", responses=ERRORS)
+    @router.get("/v1/audio/voices", responses=errors(401, 500, 503))
     async def list_voices() -> VoiceList:
         """The voices that can be named."""
         codec = service.engine.engine.codec
         return VoiceList(data=[described(name) for name in (codec.voices if codec is not None else [])])
 
-    @router.post("/v1/audio/voices", responses=ERRORS)
+    @router.post("/v1/audio/voices", responses=errors(400, 401, 413, 500, 503))
     async def create_voice(form: Annotated[VoiceForm, Form(media_type="multipart/form-data")]) -> Voice:
         """Clone the voice of a clip. It lasts as long as the server."""
         codec = _speaking_codec(service)
@@ -104,7 +104,7 @@ def voices(service: Service) -> APIRouter:
             created_s[form.name] = int(time.time())
         return described(form.name)
 
-    @router.delete("/v1/audio/voices/{voice}", responses=ERRORS)
+    @router.delete("/v1/audio/voices/{voice}", responses=errors(400, 401, 404, 500, 503))
     async def delete_voice(voice: str) -> DeletedVoice:
         """Forget a cloned voice."""
         codec = _speaking_codec(service)

@@ -12,7 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import BaseModel
 
 from antiphon.server.audio_output import encode_speech
-from antiphon.server.event_stream import begun
+from antiphon.server.event_stream import EVENTS, begun
 from antiphon.server.openai.chat_request import ChatRequest
 from antiphon.server.openai.chat_stream import chat_events
 from antiphon.server.openai.chat_turn import ChatTurn, read_chat
@@ -66,12 +66,11 @@ class ChatCompletion(BaseModel):
 def chat(service: Service) -> APIRouter:
     """`/v1/chat/completions`."""
     router = APIRouter(tags=["chat"])
-    streamed = {"text/event-stream": {"schema": {"type": "string", "description": "Chunks, then [DONE]."}}}
 
     @router.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses={**ERRORS, 200: {"content": streamed}},
+        responses={**ERRORS, 200: {"content": EVENTS}},
     )
     async def complete_chat(body: ChatRequest, http: HttpRequest) -> Any:
         """The reply to a conversation."""

@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from antiphon.server.openai.schemas import errors
 from antiphon.server.service import Service
 
 __all__ = ["models"]
@@ -35,12 +36,12 @@ def models(service: Service) -> APIRouter:
     def described() -> Model:
         return Model(id=service.model_name, created=service.started_s)
 
-    @router.get("/v1/models")
+    @router.get("/v1/models", responses=errors(401, 500, 503))
     async def list_models() -> ModelList:
         """The models that are served."""
         return ModelList(data=[described()])
 
-    @router.get("/v1/models/{model:path}", responses={404: {"description": "No such model."}})
+    @router.get("/v1/models/{model:path}", responses=errors(401, 404, 500, 503))
     async def retrieve_model(model: str) -> Model:
         """One model, by its id."""
         service.check_model(model)

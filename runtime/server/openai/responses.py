@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 
 from antiphon.server.errors import ApiError, api_error
-from antiphon.server.event_stream import begun, error_event, event
+from antiphon.server.event_stream import EVENTS, begun, error_event, event
 from antiphon.server.openai.conversation import Conversation, wrong
 from antiphon.server.openai.responses_answer import (
     OutputMessage,
@@ -44,12 +44,9 @@ class _Turn:
 def responses(service: Service) -> APIRouter:
     """`/v1/responses`."""
     router = APIRouter(tags=["responses"])
-    streamed = {
-        "text/event-stream": {"schema": {"type": "string", "description": "Events, each by its name."}}
-    }
 
     @router.post(
-        "/v1/responses", response_model=ResponseObject, responses={**ERRORS, 200: {"content": streamed}}
+        "/v1/responses", response_model=ResponseObject, responses={**ERRORS, 200: {"content": EVENTS}}
     )
     async def respond(body: ResponsesRequest, http: HttpRequest) -> Any:
         """The reply to a conversation."""

@@ -23,6 +23,7 @@ __all__ = [
     "TextFormat",
     "Usage",
     "by_form",
+    "errors",
     "finish_reason",
     "sampling_params",
 ]
@@ -96,11 +97,24 @@ class ErrorBody(BaseModel):
     error: Error
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request cannot be served as it stands."},
-    "5XX": {"model": ErrorBody, "description": "The server cannot serve it now."},
+_STATUSES = {
+    400: "A field is wrong, or asks for what is not supported; `param` names it.",
+    401: "An API key is needed.",
+    404: "There is no such model, voice or spoken reply.",
+    413: "The body is too large.",
+    429: "Too many requests wait. `Retry-After` says when to try again.",
+    500: "The server failed to answer.",
+    503: "The engine has failed, or the server is about to end.",
 }
-"""For the `responses` of a route."""
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the `responses` of a route: the errors that it may answer."""
+    return {status: {"model": ErrorBody, "description": _STATUSES[status]} for status in statuses}
+
+
+ERRORS = errors(*_STATUSES)
+"""Those of a route that asks the engine."""
 
 
 class PromptDetails(BaseModel):

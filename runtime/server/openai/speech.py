@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from antiphon.server.audio_output import AudioEncoder, check_format, media_type
-from antiphon.server.event_stream import begun, error_event, event
+from antiphon.server.event_stream import EVENTS, begun, error_event, event
 from antiphon.server.openai.schemas import ERRORS, Strict, by_form
 from antiphon.server.openai.spoken_text import SpokenText
 from antiphon.server.openai.voices import VoiceId, speaking_voice
@@ -77,12 +77,11 @@ def speech(service: Service) -> APIRouter:
     router = APIRouter(tags=["audio"])
     sound = {"schema": {"type": "string", "format": "binary"}}
     kinds = {media_type(name): sound for name in ("mp3", "opus", "aac", "flac", "wav", "pcm")}
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
 
     @router.post(
         "/v1/audio/speech",
         response_class=StreamingResponse,
-        responses={**ERRORS, 200: {"content": {**kinds, **events}}},
+        responses={**ERRORS, 200: {"content": {**kinds, **EVENTS}}},
     )
     async def speak(body: SpeechRequest, http: HttpRequest) -> Any:
         """The text as a sound file, which is sent as it is spoken, or as events."""

@@ -16,7 +16,7 @@ from antiphon.engine.transcribing import CutRecording
 from antiphon.errors import InvalidRequest
 from antiphon.outputs.transcription import Segment, Transcription
 from antiphon.server.errors import ApiError
-from antiphon.server.event_stream import begun, error_event, event
+from antiphon.server.event_stream import EVENTS, begun, error_event, event
 from antiphon.server.openai.schemas import ERRORS
 from antiphon.server.openai.transcription_answer import (
     TokenUsage,
@@ -44,12 +44,12 @@ def transcriptions(service: Service) -> APIRouter:
     router = APIRouter(tags=["audio"])
     reading = asyncio.Semaphore(MAX_READ)
     text = {"schema": {"type": "string"}}
-    kinds = dict.fromkeys(("text/plain", "text/vtt", "text/event-stream"), text)
+    kinds = dict.fromkeys(("text/plain", "text/vtt"), text)
 
     @router.post(
         "/v1/audio/transcriptions",
         response_model=TranscriptionJson | TranscriptionVerbose,
-        responses={**ERRORS, 200: {"content": kinds}},
+        responses={**ERRORS, 200: {"content": {**kinds, **EVENTS}}},
     )
     async def transcribe(
         form: Annotated[TranscriptionForm, Form(media_type="multipart/form-data")], http: HttpRequest
