@@ -25,7 +25,7 @@ STAND_INS = {
     "path/to/stream-omni-8b": str(ASSETS / "tiny" / "stream_omni"),
     "path/to/CosyVoice-300M-25Hz": str(ASSETS / "tiny" / "cosyvoice"),
 }
-FUTURE = ("server/", "quant/", "scale/")
+FUTURE = ("quant/", "scale/")
 """Rooms that the architecture names before they are there."""
 FILES = {"cat.jpg": "shapes.png", "shapes.png": "shapes.png", "question.wav": "question.wav"}
 
