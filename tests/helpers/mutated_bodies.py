@@ -172,7 +172,7 @@ def _odd_values() -> tuple[Any, ...]:
     return (
         None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63) - 1, 10**30, 10**400, 1e308, -0.0, 0.1,
         float("nan"), float("inf"), float("-inf"), "", " ", "\0", "\ud800", "\udfff\ud800", "é", "\u202e",
-        "🎵", "NaN", "null", "<|eot_id|>", "<image>", "<Audio_3>", "../../etc/passwd", "file:///etc/passwd",
+        "🎵", "NaN", "text", "<|eot_id|>", "<image>", "<Audio_3>", "../../etc/passwd", "file:///etc/passwd",
         "http://127.0.0.1:1/", "http://[::1", "data:", "data:;base64", "data:image/png;base64,",
         "data:image/png;base64,====", "data:audio/wav;base64,AAAA", "data:," + "%" * 50, "x" * 5000,
         [], {}, [[]], [None], [0], [""], {"": None}, {"type": "text"}, {"id": "alloy"}, {"type": []},

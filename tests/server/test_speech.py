@@ -149,6 +149,7 @@ def test_voices_by_every_name(served: Served) -> None:
         ({"input": ""}, "input"),
         ({"input": " \n ... "}, "input"),
         ({"input": "word " * 2000}, "input"),
+        ({"input": "Yes there is. It is <Audio_3>."}, "input"),  # which only its second sentence shows
         ({"voice": "nobody"}, "voice"),
         ({"voice": {"id": "alloy"}}, "voice"),
         ({"response_format": "wma"}, "response_format"),

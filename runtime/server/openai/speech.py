@@ -90,6 +90,7 @@ def speech(service: Service) -> APIRouter:
         check_format(body.response_format, "response_format")
         check_speed(body.speed)
         spoken = SpokenText(service, body.input, voice)
+        await asyncio.to_thread(spoken.check)
         data = _encoded(spoken, body)
         if body.stream_format == "sse":
             return await begun(http, _events(spoken, data))

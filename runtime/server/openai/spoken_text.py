@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import numpy as np
 
-from antiphon.errors import EngineOverloaded
+from antiphon.errors import EngineOverloaded, InvalidRequest
 from antiphon.server.errors import ApiError
 from antiphon.server.service import Service, checked
 from antiphon.sound.arrays import AudioArray
@@ -42,6 +42,17 @@ class SpokenText:
         self.num_units = 0
         """Of speech, stop ids included."""
 
+    def check(self) -> None:
+        """Raises ApiError, about `input`, if any sentence cannot be said: once the first is heard, it is
+        too late to refuse the others. It computes: call it in a thread."""
+        prepare = self._service.engine.engine.prepare
+        for piece in self._pieces:
+            try:
+                prepare(_request(piece, self._voice))
+            except InvalidRequest as error:
+                reason = str(error).removeprefix("say: ")
+                raise ApiError(400, f"input: {reason}", param="input", code="invalid_value") from error
+
     async def samples(self) -> AsyncGenerator[AudioArray, None]:
         """float32 (n,), in order. Leaving it aborts what runs. Raises ApiError for a sentence that failed."""
         with self._service.working():
@@ -71,12 +82,16 @@ class SpokenText:
             await asyncio.gather(*(sentence.task for sentence in running), return_exceptions=True)
 
 
+def _request(text: str, voice: str | None) -> Request:
+    return Request(say=text, modalities=("text", "audio"), voice=voice)
+
+
 class _Sentence:
     """One sentence, whose request runs in a task from here on."""
 
     def __init__(self, service: Service, text: str, voice: str | None, index: int) -> None:
         self._service = service
-        self._request = Request(say=text, modalities=("text", "audio"), voice=voice)
+        self._request = _request(text, voice)
         self._params = SamplingParams(seed=index)  # a text sounds the same whenever it is asked for
         self._is_first = index == 0
         self._samples: asyncio.Queue[AudioArray | None] = asyncio.Queue()
