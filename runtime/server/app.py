@@ -57,7 +57,10 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
         finally:
             await keeper.close()
 
-    app = FastAPI(title="Antiphon", version=antiphon.__version__, lifespan=lifespan)
+    # FastAPI's pages of documentation load scripts from elsewhere: there is the document alone.
+    app = FastAPI(
+        title="Antiphon", version=antiphon.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.state.service = service
     app.openapi = partial(describe, app, needs_key=bool(settings.api_keys))  # type: ignore[method-assign]
     add_handlers(app)

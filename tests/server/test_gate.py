@@ -55,6 +55,12 @@ def test_answers_bear_the_clients_id_or_a_new_one(served: Served) -> None:
         assert answered.startswith("req_")
 
 
+def test_no_page_of_the_server_loads_anything_from_elsewhere(served: Served) -> None:
+    for path in ("/docs", "/redoc"):
+        assert served.http.get(path).status_code == 404
+    assert served.http.get("/openapi.json").json()["info"]["title"] == "Antiphon"
+
+
 def test_what_is_not_there_is_told_as_openai_does(served: Served) -> None:
     answer = served.http.get("/nowhere")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
