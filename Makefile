@@ -18,7 +18,7 @@ SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1
 CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check share test lint style types layers sanitize dist check-lock lock format clean
+.PHONY: help demo check share test soak lint style types layers sanitize dist check-lock lock format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ share: $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp  ## build, then run all tests on up to four cores; pytest's options: ARGS='-k audio'
 	$(BIN)/pytest $(ALL) $(ARGS)
+
+soak: $(VENV)/dev.stamp  ## load a server with good and bad clients for an hour, or SOAK_S seconds
+	$(BIN)/python tests/server/soak.py
 
 lint: style types layers  ## ruff, clang-format, mypy (strict), pyright, and what may import what
 

@@ -73,6 +73,18 @@ def serve(
         float,
         typer.Option(min=0, help="How long SIGTERM waits for requests.", rich_help_panel=SERVER_PANEL),
     ] = 30.0,
+    audio_expiry_s: Annotated[
+        float,
+        typer.Option(
+            min=0.1, help="How long a spoken reply can be referred to.", rich_help_panel=SERVER_PANEL
+        ),
+    ] = 3600.0,
+    max_kept_audio_mb: Annotated[
+        int,
+        typer.Option(
+            min=0, help="What these replies may take, in MiB; the oldest go.", rich_help_panel=SERVER_PANEL
+        ),
+    ] = 256,
     restart: Annotated[
         bool,
         typer.Option(
@@ -150,7 +162,7 @@ def serve(
     options.check_codec(model, codec)
     with signals.at_once():
         try:
-            from antiphon.server.log import set_up_logs
+            from antiphon.server.log import logs_written
             from antiphon.server.running import serve as run
             from antiphon.server.settings import ReferenceSettings, ServerSettings
         except ModuleNotFoundError as error:
@@ -175,6 +187,8 @@ def serve(
         max_body_bytes=max_body_mb << 20,
         request_timeout_s=request_timeout_s,
         drain_timeout_s=drain_timeout_s,
+        audio_expiry_s=audio_expiry_s,
+        max_kept_audio_bytes=max_kept_audio_mb << 20,
         restart=restart,
         log_format=log_format,
         reference=reference,
@@ -186,10 +200,11 @@ def serve(
     }
     if max_model_len is not None:
         engine_settings["max_model_len"] = max_model_len
-    set_up_logs(log_format)
     load = partial(_load, model, codec, device, dtype, engine_settings)
-    with signals.noted(signals.Note(), patience_s=None):  # a signal asks it to drain; a second ends it
-        in_order = run(load, settings, partial(_show, model is None), _show_site)
+    # While the engine loads, a signal ends it at once; then one asks it to drain, and a second ends it.
+    with logs_written(log_format), signals.noted(repeats=False) as note:
+        in_order = run(load, settings, partial(_show, model is None, note), _show_site, signals.end)
+        signals.forget()
     if not in_order:
         raise typer.Exit(1)
 
@@ -202,7 +217,9 @@ def _load(
     return AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)  # type: ignore[arg-type]
 
 
-def _show(is_packaged: bool, address: str) -> None:
+def _show(is_packaged: bool, note: signals.Note, address: str) -> None:
+    if note.number is not None:  # it came before the server took signals
+        signals.end(note.number)
     if is_packaged:
         from antiphon.assets.embedded import EMBEDDED_WORLD
 

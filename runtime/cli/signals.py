@@ -56,6 +56,8 @@ class _Watch:
     def __init__(self) -> None:
         self.patience_s: float | None = PATIENCE_S
         """How long a signal may go unanswered; None: until a second one comes."""
+        self.repeats = True
+        """Whether the main thread is sent a signal a second time."""
         self._raised_s = -TWICE_S
         self._readable, self._writable = os.pipe()
         os.set_blocking(self._writable, False)
@@ -110,12 +112,12 @@ class _Watch:
         is_repeated = is_echoing = False
         while True:
             left = None
-            if number and not is_repeated:
+            if number and not is_repeated and self.repeats:
                 left = max(0.0, since + REPEAT_S - time.monotonic())
             elif number and self.patience_s is not None:
                 left = max(0.0, since + self.patience_s - time.monotonic())
             if not select.select([self._readable], [], [], left)[0]:
-                if is_repeated:
+                if is_repeated or not self.repeats:
                     self.end(number)
                 is_repeated = is_echoing = True
                 signal.pthread_kill(self._main_thread, number)
@@ -181,24 +183,28 @@ def at_once() -> Iterator[None]:
 
 
 @contextmanager
-def _patience(seconds: float | None) -> Iterator[None]:
+def _patience(seconds: float | None, *, repeats: bool = True) -> Iterator[None]:
     watch = _watch()
     if watch is None:
         yield
         return
-    before, watch.patience_s = watch.patience_s, seconds
+    before = watch.patience_s, watch.repeats
+    watch.patience_s, watch.repeats = seconds, repeats
     try:
         yield
     finally:
-        watch.patience_s = before
+        watch.patience_s, watch.repeats = before
         watch.tell(LOOK)
 
 
 @contextmanager
-def noted(note: Note | None = None, *, patience_s: float | None = None) -> Iterator[Note]:
+def noted(
+    note: Note | None = None, *, patience_s: float | None = None, repeats: bool = True
+) -> Iterator[Note]:
     """Signals raise nothing in the block, which must check the note and `forget` the signals it answered.
 
-    patience_s: how long that may take; None: forever, or until a second signal comes.
+    patience_s: how long that may take; None: forever, or until a second signal comes. repeats: False for a
+    block with handlers of its own, which would take the repeat of a signal for a second one.
     """
     note = note or Note()
     if threading.current_thread() is not threading.main_thread():
@@ -213,7 +219,7 @@ def noted(note: Note | None = None, *, patience_s: float | None = None) -> Itera
     numbers = [n for n in WORDS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     before: dict[signal.Signals, Any] = {n: signal.signal(n, take) for n in numbers}
     try:
-        with _patience(patience_s):
+        with _patience(patience_s, repeats=repeats):
             yield note
     finally:
         for number, handler in before.items():

@@ -45,17 +45,18 @@ class Gate:
         headers = dict(scope["headers"])
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        begun_s, status, has_begun = time.perf_counter(), 0, False
+        begun_s, status, has_begun, has_ended = time.perf_counter(), 0, False, False
         is_too_large, has_left = False, False
 
         async def numbered(message: Message) -> None:
-            nonlocal status, has_begun
+            nonlocal status, has_begun, has_ended
             if is_too_large and has_begun:  # the application's own answer to a body that it could not read
                 return
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
                 message["headers"] = [*message.get("headers", []), (REQUEST_ID, request_id.encode())]
             await send(message)
+            has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         async def refuse() -> None:
             if not has_begun:
@@ -85,6 +86,11 @@ class Gate:
         except (ClientDisconnect, asyncio.CancelledError):  # how an application gives up what nobody awaits
             if not has_left:
                 raise
+        except Exception as error:  # a framework inside has answered, and raised it again
+            if not has_begun:
+                await error_response(error)(scope, receive, numbered)
+            elif not has_ended:
+                raise  # closes the connection
         finally:
             seconds = time.perf_counter() - begun_s
             log_access(request_id, scope["method"], scope["path"], status, seconds)

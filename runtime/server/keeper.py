@@ -30,6 +30,8 @@ class EngineKeeper:
         self._watch: asyncio.Task[None] | None = None
         self.has_failed = asyncio.Event()
         """Set once no engine will serve any more."""
+        self.load_error: BaseException | None = None
+        """Why `start` could not load an engine."""
         self.num_restarts = 0
 
     @property
@@ -46,7 +48,11 @@ class EngineKeeper:
 
     async def start(self) -> None:
         """Load the engine. Raises what loading raises."""
-        self._engine = await asyncio.to_thread(self._load)
+        try:
+            self._engine = await asyncio.to_thread(self._load)
+        except BaseException as error:
+            self.load_error = error
+            raise
         self._watch = asyncio.create_task(self._look())
 
     async def close(self) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from antiphon.server.keeper import EngineKeeper
-from antiphon.types import Completion
+from antiphon.types import Completion, FinishReason
 
 __all__ = ["Metrics"]
 
@@ -64,6 +65,10 @@ class Metrics:
         )
         self._completed = counter("speech_stream_completed", "Spoken replies that came to their end.")
         self._aborted = counter("speech_stream_aborted", "Spoken replies that did not.")
+        for reason in get_args(FinishReason):  # so that each series begins at 0
+            self._success.labels(reason)
+        for threshold_ms in CONTINUITY_MS:
+            self._continuous.labels(str(threshold_ms))
 
     @contextmanager
     def counted(self) -> Iterator[None]:

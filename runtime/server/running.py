@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -14,16 +15,22 @@ from antiphon.server.app import create_app
 from antiphon.server.reference.ports import open_ports
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
-from antiphon.server.site import Site, address_of, http_config
+from antiphon.server.site import Site, address_of, bound, http_config
 
 __all__ = ["Server", "serve"]
+
+TWICE_S = 0.2
+"""Within this time, repeats of a signal count once: `timeout` signals a process and then its group."""
 
 _LOG = logging.getLogger("antiphon.server")
 
 
 class Server(uvicorn.Server):
     """uvicorn, which drains before it ends: a signal stops it from taking requests, and those that run have
-    `drain_timeout_s`. A second signal aborts them at once. Its sites answer as long as it does."""
+    `drain_timeout_s`. A second signal aborts them at once. Its sites answer as long as it does.
+
+    What is wrong with loading is in `service.keeper.load_error` when it raises SystemExit.
+    """
 
     def __init__(
         self,
@@ -31,8 +38,13 @@ class Server(uvicorn.Server):
         service: Service,
         ready: Callable[[str], None],
         sites: Sequence[Site] = (),
+        give_up: Callable[[int], object] | None = None,
     ) -> None:
+        """give_up: called with the number of a signal that comes before it serves; None: it ends once the
+        engine is loaded."""
         super().__init__(config)
+        self._give_up = give_up
+        self._signalled_s = float("-inf")
         self.service = service
         self.sites = sites
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -41,7 +53,12 @@ class Server(uvicorn.Server):
         self._watch: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+        log = logging.getLogger("uvicorn.error")
+        was_disabled, log.disabled = log.disabled, True  # it shows the traceback of a model that is not there
+        try:
+            await super().startup(sockets)  # type: ignore[arg-type]
+        finally:
+            log.disabled = was_disabled
         if self.should_exit:
             return
         self._loop = asyncio.get_running_loop()
@@ -56,9 +73,12 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal, in the main thread, between any two instructions."""
-        if self._loop is None:  # not serving yet
+        if self._loop is None:
+            if self._give_up is not None:
+                self._give_up(sig)
             self.should_exit = True
-        else:
+        elif time.monotonic() - self._signalled_s > TWICE_S:
+            self._signalled_s = time.monotonic()
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
@@ -84,14 +104,18 @@ def serve(
     settings: ServerSettings,
     ready: Callable[[str], None] = lambda _: None,
     site_ready: Callable[[str, str], None] = lambda _, __: None,
+    give_up: Callable[[int], object] | None = None,
 ) -> bool:
     """Serve until a signal, or until the engine has failed for good. Returns whether it ended in order.
 
     ready: called with the server's address once it and its sites answer. site_ready: called before that with
-    the name and the address of each other site.
+    the name and the address of each other site. give_up: see `Server`. Raises what loading raises, and
+    ConfigError for a port that cannot be bound.
     """
     app = create_app(load, settings)
     service: Service = app.state.service
+    keeper = service.keeper
+    listening = bound("server", settings.host, settings.port)
     sites = open_ports(service, settings.reference) if settings.reference is not None else []
 
     def all_ready(address: str) -> None:
@@ -99,10 +123,15 @@ def serve(
             site_ready(site.name, site.address)
         ready(address)
 
-    server = Server(http_config(app, host=settings.host, port=settings.port), service, all_ready, sites)
+    server = Server(http_config(app), service, all_ready, sites, give_up)
     try:
-        server.run()
+        server.run([listening])
+    except SystemExit:
+        if keeper.load_error is not None:
+            raise keeper.load_error from None
+        raise
     finally:
+        listening.close()
         for site in sites:
             site.close()
-    return server.started and not service.keeper.has_failed.is_set()
+    return server.started and not keeper.has_failed.is_set()

@@ -11,7 +11,7 @@ import uvicorn
 
 from antiphon.errors import ConfigError
 
-__all__ = ["Site", "address_of", "http_config"]
+__all__ = ["Site", "address_of", "bound", "http_config"]
 
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept; longer than what usual proxies keep theirs."""
@@ -39,6 +39,27 @@ def address_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def bound(name: str, host: str, port: int) -> socket.socket:
+    """A socket bound to a port, which does not listen yet. `ConfigError` if the port cannot be bound.
+
+    name: what it is for, for the operator.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(place)
+        except BaseException:
+            made.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"{name}: port {port} of {host}: {error.strerror or error}") from error
+    return made
+
+
 class Site:
     """Bound to its port from the beginning, so that a port that is taken is told at once; it answers from
     `start` to `stop`."""
@@ -51,15 +72,7 @@ class Site:
         self._on_close = on_close
         self._server = uvicorn.Server(http_config(app, lifespan="off"))
         self._ticks: asyncio.Task[None] | None = None
-        try:
-            family, kind, protocol, _, place = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(family, kind, protocol)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind(place)
-        except OSError as error:
-            raise ConfigError(f"{name}: port {port} of {host}: {error.strerror or error}") from error
+        self._socket = bound(name, host, port)
         self.address = address_of(self._socket)
 
     async def start(self) -> None:

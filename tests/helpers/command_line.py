@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Child", "Ended", "antiphon", "run_python"]
+__all__ = ["Child", "Ended", "antiphon", "environment", "run_python"]
 
 TIMEOUT_S = 120
 """Long enough for whatever does not hang, even on a slow machine."""
@@ -29,7 +29,7 @@ def _as_a_shell_does() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """With one thread: where other tests run at the same time, more threads mostly wait for each other."""
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -43,7 +43,7 @@ def run_python(*arguments: str, stdin: bytes = b"", **options: Any) -> Ended:
         "preexec_fn": _as_a_shell_does,
     }
     done = subprocess.run(
-        [sys.executable, *arguments], check=False, timeout=TIMEOUT_S, env=_environment(), **(usual | options)
+        [sys.executable, *arguments], check=False, timeout=TIMEOUT_S, env=environment(), **(usual | options)
     )
     return Ended(done.returncode, done.stdout or b"", (done.stderr or b"").decode())
 
@@ -63,7 +63,7 @@ class Child:
             stderr=subprocess.PIPE,
             cwd=cwd,
             bufsize=0,
-            env=_environment(),
+            env=environment(),
             preexec_fn=_as_a_shell_does,  # noqa: PLW1509
         )
         self._timer = threading.Timer(TIMEOUT_S, self._process.kill)

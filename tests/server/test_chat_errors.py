@@ -207,7 +207,7 @@ def test_failures_before_the_stream_are_statuses(
     code: str,
     is_streamed: bool,
 ) -> None:
-    async def failing(*_: Any, **options: Any) -> AsyncGenerator[Event, None]:
+    async def failing(*_: Any, **__: Any) -> AsyncGenerator[Event, None]:
         raise error
         yield  # type: ignore[unreachable]
 
@@ -219,7 +219,7 @@ def test_failures_before_the_stream_are_statuses(
 
 
 def test_failures_within_a_stream_are_its_last_event(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def failing(*_: Any, **options: Any) -> AsyncGenerator[Event, None]:
+    async def failing(*_: Any, **__: Any) -> AsyncGenerator[Event, None]:
         yield TextDelta("id", "Hello")
         raise EngineDead("the engine has failed")
 
