@@ -72,7 +72,9 @@ def server_process(
         err = Path(folder) / "stderr"
         with err.open("wb") as file:
             usual: dict[str, Any] = {"stderr": file, "env": environment()}
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, **(usual | options))
+            process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, stdout=subprocess.PIPE, **(usual | options)
+            )
         timer = threading.Timer(limit_s, process.kill)
         timer.start()
         try:
