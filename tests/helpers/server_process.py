@@ -71,10 +71,8 @@ def server_process(
     with tempfile.TemporaryDirectory() as folder:
         err = Path(folder) / "stderr"
         with err.open("wb") as file:
-            usual: dict[str, Any] = {"stderr": file, "env": environment()}
-            process: subprocess.Popen[bytes] = subprocess.Popen(
-                command, stdout=subprocess.PIPE, **(usual | options)
-            )
+            used: Any = {"stderr": file, "env": environment()} | options
+            process = subprocess.Popen(command, text=False, stdout=subprocess.PIPE, **used)
         timer = threading.Timer(limit_s, process.kill)
         timer.start()
         try:
