@@ -37,7 +37,7 @@ def chat(text: str = "Hello", **fields: Any) -> dict[str, Any]:
 class ServerProcess:
     """The process once it serves, with a client. Its stderr goes to a file."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, err: Path, start_s: float) -> None:
+    def __init__(self, process: subprocess.Popen[Any], address: str, err: Path, start_s: float) -> None:
         self.process = process
         self.address = address
         self.start_s = start_s
