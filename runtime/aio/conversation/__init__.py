@@ -1,0 +1,1 @@
+"""A conversation by voice: turns, replies and what was heard of them."""

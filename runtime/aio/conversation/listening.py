@@ -1,0 +1,292 @@
+"""The user's side of a conversation: turns are found in the audio, and become items."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from antiphon.aio.client_input import take_samples
+from antiphon.aio.conversation.audio_buffer import AudioBuffer
+from antiphon.aio.conversation.events import (
+    ConversationEvent,
+    Heard,
+    HeardUpdate,
+    InputCleared,
+    InputCommitted,
+    InputTimedOut,
+    ItemAdded,
+    ItemDone,
+    NotHeard,
+    SpeechStarted,
+    SpeechStopped,
+)
+from antiphon.aio.conversation.items import History, Item, new_id
+from antiphon.aio.conversation.settings import ConversationSettings
+from antiphon.aio.conversation.turn import SpokenTurn
+from antiphon.errors import InvalidRequest
+from antiphon.plain import told
+from antiphon.types import Request, TranscriptUpdate, Units
+
+if TYPE_CHECKING:
+    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.replying import Replying
+    from antiphon.sound.arrays import AudioArray
+
+__all__ = ["Listening"]
+
+SPARE_S = 1.0
+"""What is kept of the audio before a turn, beyond the padding that the turn takes of it."""
+
+
+class Listening:
+    """The part of a conversation that hears. Its methods but `take` are called by the conversation's task."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        history: History,
+        replying: Replying,
+        settings: ConversationSettings,
+        emit: Callable[[ConversationEvent], None],
+        post: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        """emit: gets events. post: has something done by the conversation's task, in its turn."""
+        self._engine = engine
+        self._history = history
+        self._replying = replying
+        self._settings = settings
+        self._emit = emit
+        self._post = post
+        self._rate_hz = 0
+        self._reader: Any = None
+        self._buffer: AudioBuffer | None = None
+        self._detector: TurnDetector | None = None
+        self._turn: SpokenTurn | None = None
+        self._fault: str | None = None
+        """Why the turn cannot be heard."""
+        self._peeking: asyncio.Task[None] | None = None
+        self._transcribing: set[asyncio.Task[None]] = set()
+
+    async def take(self, samples: Any, rate_hz: int) -> AudioArray:
+        """A piece of audio as mono float32 (n,). Raises InvalidRequest."""
+        from antiphon.sound.reading import check_rate
+        from antiphon.sound.samples import SampleReader
+
+        if self._engine.engine.codec is None:
+            raise InvalidRequest("audio: no codec is loaded to hear it with")
+        rate_hz = check_rate(rate_hz)
+        if self._rate_hz not in (0, rate_hz):
+            raise InvalidRequest(f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}")
+        limits = self._engine.engine.config.limits
+        if self._buffer is None:
+            self._reader = SampleReader()
+            self._buffer = AudioBuffer(int(limits.max_audio_s * rate_hz))
+            self._rate_hz = rate_hz
+            self._detector = self._new_detector()
+        mono = await take_samples(samples, self._reader, limits)
+        return mono.copy()  # the caller may fill the same buffer again
+
+    async def hear(self, samples: AudioArray) -> None:
+        """The audio that follows."""
+        assert self._buffer is not None and self._detector is not None, "`take` makes them"
+        self._buffer.push(samples)
+        for event in await asyncio.to_thread(self._detector.push, samples):
+            await self._follow(event)
+        await self._feed()
+
+    async def commit(self, committed_s: float) -> str:
+        """See `Conversation.commit`."""
+        if self._buffer is None or not len(self._buffer):
+            raise InvalidRequest("input_audio_buffer: expected audio since the last turn, got none")
+        if self._turn is None:  # nothing in it seems to be speech: it is for the model to say
+            await self._begin(self._buffer.begin)
+        turn = self._turn
+        assert turn is not None
+        end = turn.paused_at if turn.paused_at is not None else self._buffer.end
+        item_id = await self._end(turn, end, told=False)
+        self._detector = self._new_detector()
+        self._buffer.forget(self._buffer.end)
+        return item_id
+
+    async def clear(self) -> None:
+        """See `Conversation.clear`."""
+        await self._forget_turn()
+        if self._buffer is not None:
+            self._buffer.forget(self._buffer.end)
+            self._detector = self._new_detector()
+        self._emit(InputCleared())
+
+    async def update(self, settings: ConversationSettings) -> None:
+        """See `Conversation.update`."""
+        before, self._settings = self._settings, settings
+        changed = (before.turn_detection, before.activity) != (settings.turn_detection, settings.activity)
+        if changed and self._detector is not None:
+            await self._forget_turn()
+            self._detector = self._new_detector()
+
+    async def close(self) -> None:
+        """Hear no more."""
+        await self._forget_turn()
+        for task in list(self._transcribing):
+            task.cancel()
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    async def _follow(self, event: TurnEvent) -> None:
+        at = self._origin + event.at
+        if isinstance(event, turns.SpeechStarted):
+            if self._detection is not None and self._detection.interrupt_response:
+                await self._replying.interrupt()
+            await self._begin(at)
+        elif isinstance(event, turns.IdleTimeout):
+            self._emit(InputTimedOut(self._idle_since / self._rate_hz, at / self._rate_hz))
+            self._idle_since = at
+        elif (turn := self._turn) is None:
+            return
+        elif isinstance(event, turns.SpeechPaused):
+            turn.paused_at = at
+            await self._push(turn, at)
+            self._peek(turn, at)
+        elif isinstance(event, turns.SpeechResumed):
+            turn.paused_at = None
+            self._replying.drop_ahead()
+        else:
+            await self._end(turn, at, told=True)
+
+    async def _begin(self, at: int) -> None:
+        turn = self._turn = SpokenTurn(new_id("item"), at, self._rate_hz)
+        self._fault = None
+        if self._detection is not None:
+            self._emit(SpeechStarted(turn.item_id, at / self._rate_hz))
+        options = self._settings.reply
+        request = Request(
+            messages=self._history.messages(options.system, (Units(()),)),
+            modalities=options.modalities,
+            system=options.system,
+            voice=options.voice,
+        )
+        try:
+            await turn.open(self._engine.open(request, options.sampling_params), self._note_update)
+        except Exception as error:  # noqa: BLE001 - it concerns this turn alone
+            self._fault = told(error)
+
+    async def _feed(self) -> None:
+        """Give the model what surely belongs to the turn, and let go of what belongs to none."""
+        assert self._buffer is not None and self._detector is not None
+        if self._turn is not None:
+            if self._turn.paused_at is None:
+                await self._push(self._turn, self._origin + self._detector.sure)
+            self._buffer.forget(self._turn.num_read)
+        elif self._detection is not None:
+            padding_s = self._detection.prefix_padding_ms / 1000 + SPARE_S
+            self._buffer.forget(self._buffer.end - int(padding_s * self._rate_hz))
+
+    async def _push(self, turn: SpokenTurn, end: int) -> None:
+        assert self._buffer is not None
+        if self._fault is None and end > turn.num_read:
+            try:
+                await turn.push(self._buffer.read(turn.num_read, end))
+            except Exception as error:  # noqa: BLE001 - it concerns this turn alone
+                self._fault = told(error)
+
+    def _note_update(self, turn: SpokenTurn, update: TranscriptUpdate) -> None:
+        self._post(partial(self._updated, turn, update))
+
+    async def _updated(self, turn: SpokenTurn, update: TranscriptUpdate) -> None:
+        if self._turn is not turn or self._detector is None:
+            return
+        if update.text != turn.text:
+            turn.text = update.text
+            self._emit(HeardUpdate(turn.item_id, update.text))
+        for event in self._detector.heard(update.text, update.num_trailing_blanks, update.num_units):
+            await self._follow(event)
+
+    # --- a pause, which may be the end ---------------------------------------------------------------
+
+    def _peek(self, turn: SpokenTurn, at: int) -> None:
+        if self._fault is not None:
+            return
+
+        async def peek() -> None:
+            try:
+                units = await turn.peek()
+            except Exception as error:  # noqa: BLE001 - it concerns this turn alone
+                self._post(partial(self._failed, turn, told(error)))
+                return
+            if turn.paused_at == at:
+                turn.units = Units(tuple(units))
+                self._post(partial(self._peeked, turn, at))
+
+        turn.peeking = asyncio.create_task(peek())
+
+    async def _failed(self, turn: SpokenTurn, error: str) -> None:
+        if self._turn is turn:
+            self._fault = error
+
+    async def _peeked(self, turn: SpokenTurn, at: int) -> None:
+        if self._turn is turn and turn.paused_at == at and turn.units is not None and self._may_speculate:
+            self._replying.speculate(self._settings.reply, turn.units, turn.item_id)
+
+    @property
+    def _may_speculate(self) -> bool:
+        return self._settings.speculate and (self._detection is None or self._detection.create_response)
+
+    async def _end(self, turn: SpokenTurn, at: int, *, told: bool) -> str:
+        """The turn becomes an item. told: by turn detection, which may want a reply."""
+        if turn.paused_at != at or turn.peeking is None:
+            turn.paused_at = at
+            await self._push(turn, at)
+            self._peek(turn, at)
+        if turn.peeking is not None:
+            await asyncio.wait([turn.peeking])
+        self._turn = None
+        detection = self._detection
+        if detection is not None:
+            self._emit(SpeechStopped(turn.item_id, at / self._rate_hz))
+        if turn.units is None:
+            fault = self._fault or "the speech could not be read"
+            self._replying.drop_ahead()
+            await turn.close()
+            self._emit(NotHeard(turn.item_id, fault))
+            raise InvalidRequest(f"input_audio_buffer: {fault}")
+        item = Item("user", (turn.units,), turn.item_id)
+        previous = self._history.add(item)
+        self._emit(InputCommitted(turn.item_id, previous))
+        self._emit(ItemAdded(item, previous))
+        if told and detection is not None and detection.create_response:
+            await self._replying.answer(self._settings.reply, turn.item_id)
+        elif self._replying.hears(turn.item_id):
+            self._replying.turn_is_over(turn.item_id)
+        else:
+            self._transcribe(turn.item_id, turn.units)
+        self._emit(ItemDone(item, previous))
+        await turn.close()
+        return turn.item_id
+
+    def _transcribe(self, item_id: str, units: Units) -> None:
+        """Have a transcript made of a turn that nothing else reads."""
+
+        async def transcribe() -> None:
+            try:
+                done = await self._engine.generate(Request(units, modalities=("transcript",)))
+            except Exception as error:  # noqa: BLE001 - it concerns this transcript alone
+                self._emit(NotHeard(item_id, told(error)))
+                return
+            self._post(partial(self._heard, item_id, done.transcript.strip(), units))
+
+        task = asyncio.create_task(transcribe())
+        self._transcribing.add(task)
+        task.add_done_callback(self._transcribing.discard)
+
+    async def _heard(self, item_id: str, text: str, units: Units) -> None:
+        if self._history.holds(item_id):
+            self._history.change(replace(self._history.find(item_id), transcript=text))
+        self._emit(Heard(item_id, text, len(units.units) / UNITS_PER_S))
+
+    async def _forget_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        self._replying.drop_ahead()
+        if turn is not None:
+            await turn.close()

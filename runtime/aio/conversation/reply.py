@@ -1,0 +1,131 @@
+"""One reply, from its request to what was heard of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from antiphon.aio.conversation.items import new_id
+from antiphon.aio.conversation.settings import ReplyOptions
+from antiphon.plain import told
+from antiphon.types import UNITS_PER_S, AudioDelta, Completion, Event, Finished, Message, Request
+
+if TYPE_CHECKING:
+    from antiphon.aio.async_engine import AsyncEngine
+
+__all__ = ["Failed", "Reply"]
+
+
+class Failed:
+    """Takes the place of a reply's last event if there will be none."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = told(error)
+
+
+class Reply:
+    """A reply that is being made, or whose sound may still be playing.
+
+    A speculative one is kept back: `held` has its events until it is confirmed.
+    """
+
+    def __init__(self, messages: list[Message], options: ReplyOptions, *, is_speculative: bool) -> None:
+        self.reply_id = new_id("resp")
+        self.item_id = new_id("item")
+        self.options = options
+        self.request = Request(
+            messages=messages,
+            modalities=options.modalities,
+            system=options.system,
+            voice=options.voice,
+            request_id=self.reply_id,
+            sampling_params=options.sampling_params,
+            is_speculative=is_speculative,
+        )
+        self.is_confirmed = not is_speculative
+        self.in_conversation = True
+        """Whether it becomes an item."""
+        self.turn_id: str | None = None
+        """The item of the turn that it answers, if the turn's transcript has yet to be told."""
+        self.may_tell = False
+        """Whether that turn is over, so that its transcript may be told."""
+        self.heard: str | Failed | None = None
+        """The transcript of that turn; None while the model reads it."""
+        self.held: list[Event | Failed] = []
+        self.has_ended = False
+        """Nothing more will come of it, or is wanted."""
+        self.text = ""
+        self.transcript = ""
+        self.num_text = 0
+        self.num_units = 0
+        self.spoken_chars: list[int] = []
+        self.sent_s = 0.0
+        """Length of the sound that was sent."""
+        self.completion: Completion | None = None
+        self._first_sent_s: float | None = None
+        self._played_s: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_spoken(self) -> bool:
+        return "audio" in self.options.modalities
+
+    def matches(self, messages: list[Message], options: ReplyOptions) -> bool:
+        """Whether it is the reply to these messages, made in this way."""
+        return self.options == options and self.request.messages == messages
+
+    def start(self, engine: AsyncEngine, tell: Callable[[Reply, Event | Failed], None]) -> None:
+        """Have it made; `tell` gets each event in the event loop's thread, `Finished` or `Failed` last."""
+        self._task = asyncio.create_task(self._run(engine, tell))
+
+    async def confirm(self, engine: AsyncEngine, confirmed_s: float) -> None:
+        """It is wanted: from here on it is an ordinary request."""
+        if not self.is_confirmed:
+            self.is_confirmed = True
+            await engine.confirm(self.reply_id, confirmed_s)
+
+    def drop(self) -> None:
+        """Stop making it; nothing more is told."""
+        self.has_ended = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def sent(self, event: AudioDelta) -> float:
+        """Sound goes out. Returns where it begins in the reply's sound, in seconds."""
+        if self._first_sent_s is None:
+            self._first_sent_s = time.monotonic()
+        start_s, self.sent_s = self.sent_s, self.sent_s + len(event.samples) / event.sample_rate_hz
+        return start_s
+
+    def played(self, seconds: float) -> None:
+        """The client says how much of the sound it has played."""
+        self._played_s = max(0.0, min(seconds, self.sent_s))
+
+    @property
+    def heard_s(self) -> float:
+        """How much of the sound has been heard: what the client says, else as if it played what it got."""
+        if self._played_s is not None:
+            return self._played_s
+        if self._first_sent_s is None:
+            return 0.0
+        return min(self.sent_s, time.monotonic() - self._first_sent_s)
+
+    @property
+    def is_playing(self) -> bool:
+        """Whether some of its sound has not been heard."""
+        return self.heard_s < self.sent_s - 1 / UNITS_PER_S
+
+    async def _run(self, engine: AsyncEngine, tell: Callable[[Reply, Event | Failed], None]) -> None:
+        try:
+            async with aclosing(engine.stream(self.request)) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        # the sound was sent piece by piece
+                        event = replace(event, completion=replace(event.completion, audio=None))
+                    tell(self, event)
+        except Exception as error:  # noqa: BLE001 - the client is told, and the conversation goes on
+            tell(self, Failed(error))
