@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +21,19 @@ from antiphon.aio.conversation.events import (
     ItemAdded,
     ItemDone,
     NotHeard,
-    SpeechStarted,
     SpeechStopped,
 )
+from antiphon.aio.conversation.events import SpeechStarted as SpeechBegun
 from antiphon.aio.conversation.items import History, Item, new_id
 from antiphon.aio.conversation.settings import ConversationSettings
 from antiphon.aio.conversation.turn import SpokenTurn
 from antiphon.errors import InvalidRequest
 from antiphon.plain import told
-from antiphon.types import Request, TranscriptUpdate, Units
+from antiphon.turns.activity import voice_activity
+from antiphon.turns.detector import TurnDetector
+from antiphon.turns.events import IdleTimeout, SpeechEnded, SpeechPaused, SpeechStarted, TurnEvent
+from antiphon.turns.settings import MAX_SILENCE_MS, TurnDetection
+from antiphon.types import UNITS_PER_S, Request, TranscriptUpdate, Units
 
 if TYPE_CHECKING:
     from antiphon.aio.async_engine import AsyncEngine
@@ -63,6 +69,8 @@ class Listening:
         self._reader: Any = None
         self._buffer: AudioBuffer | None = None
         self._detector: TurnDetector | None = None
+        self._origin = 0
+        """The position at which the detector began."""
         self._turn: SpokenTurn | None = None
         self._fault: str | None = None
         """Why the turn cannot be heard."""
@@ -103,19 +111,20 @@ class Listening:
         if self._turn is None:  # nothing in it seems to be speech: it is for the model to say
             await self._begin(self._buffer.begin)
         turn = self._turn
-        assert turn is not None
+        assert turn is not None and self._detector is not None
         end = turn.paused_at if turn.paused_at is not None else self._buffer.end
-        item_id = await self._end(turn, end, told=False)
-        self._detector = self._new_detector()
-        self._buffer.forget(self._buffer.end)
-        return item_id
+        self._detector.drop()
+        try:
+            return await self._end(turn, end, committed_s)
+        finally:
+            self._buffer.forget(self._buffer.end)
 
     async def clear(self) -> None:
         """See `Conversation.clear`."""
         await self._forget_turn()
-        if self._buffer is not None:
+        if self._buffer is not None and self._detector is not None:
             self._buffer.forget(self._buffer.end)
-            self._detector = self._new_detector()
+            self._detector.drop()
         self._emit(InputCleared())
 
     async def update(self, settings: ConversationSettings) -> None:
@@ -124,6 +133,7 @@ class Listening:
         changed = (before.turn_detection, before.activity) != (settings.turn_detection, settings.activity)
         if changed and self._detector is not None:
             await self._forget_turn()
+            self._origin = self._origin + self._detector.num_samples
             self._detector = self._new_detector()
 
     async def close(self) -> None:
@@ -132,34 +142,40 @@ class Listening:
         for task in list(self._transcribing):
             task.cancel()
 
+    def _new_detector(self) -> TurnDetector:
+        # Where the client says when a turn ends, only its bounds and its pauses are wanted.
+        detection = self._settings.turn_detection or TurnDetection(silence_duration_ms=MAX_SILENCE_MS)
+        return TurnDetector(detection, voice_activity(self._settings.activity), self._rate_hz)
+
     # --- turns ------------------------------------------------------------------------------------
 
     async def _follow(self, event: TurnEvent) -> None:
-        at = self._origin + event.at
-        if isinstance(event, turns.SpeechStarted):
-            if self._detection is not None and self._detection.interrupt_response:
-                await self._replying.interrupt()
-            await self._begin(at)
-        elif isinstance(event, turns.IdleTimeout):
-            self._emit(InputTimedOut(self._idle_since / self._rate_hz, at / self._rate_hz))
-            self._idle_since = at
-        elif (turn := self._turn) is None:
-            return
-        elif isinstance(event, turns.SpeechPaused):
+        at, turn, detection = self._origin + event.at, self._turn, self._settings.turn_detection
+        if isinstance(event, IdleTimeout):
+            idle_s = 0 if detection is None else (detection.idle_timeout_ms or 0) / 1000
+            self._emit(InputTimedOut(at / self._rate_hz - idle_s, at / self._rate_hz))
+        elif turn is None:
+            if isinstance(event, SpeechStarted):
+                if detection is not None and detection.interrupt_response:
+                    await self._replying.interrupt()
+                await self._begin(at)
+        elif isinstance(event, SpeechPaused):
             turn.paused_at = at
             await self._push(turn, at)
             self._peek(turn, at)
-        elif isinstance(event, turns.SpeechResumed):
+        elif isinstance(event, SpeechEnded):
+            if detection is not None:
+                with suppress(InvalidRequest):  # it was told as `NotHeard`
+                    await self._end(turn, at)
+        else:  # it goes on, or begins again where only the client says that it is over
             turn.paused_at = None
             self._replying.drop_ahead()
-        else:
-            await self._end(turn, at, told=True)
 
     async def _begin(self, at: int) -> None:
         turn = self._turn = SpokenTurn(new_id("item"), at, self._rate_hz)
         self._fault = None
-        if self._detection is not None:
-            self._emit(SpeechStarted(turn.item_id, at / self._rate_hz))
+        if self._settings.turn_detection is not None:
+            self._emit(SpeechBegun(turn.item_id, at / self._rate_hz))
         options = self._settings.reply
         request = Request(
             messages=self._history.messages(options.system, (Units(()),)),
@@ -177,10 +193,10 @@ class Listening:
         assert self._buffer is not None and self._detector is not None
         if self._turn is not None:
             if self._turn.paused_at is None:
-                await self._push(self._turn, self._origin + self._detector.sure)
+                await self._push(self._turn, self._buffer.end)
             self._buffer.forget(self._turn.num_read)
-        elif self._detection is not None:
-            padding_s = self._detection.prefix_padding_ms / 1000 + SPARE_S
+        elif self._settings.turn_detection is not None:
+            padding_s = self._settings.turn_detection.prefix_padding_ms / 1000 + SPARE_S
             self._buffer.forget(self._buffer.end - int(padding_s * self._rate_hz))
 
     async def _push(self, turn: SpokenTurn, end: int) -> None:
@@ -231,10 +247,11 @@ class Listening:
 
     @property
     def _may_speculate(self) -> bool:
-        return self._settings.speculate and (self._detection is None or self._detection.create_response)
+        return self._settings.speculate and (self._settings.turn_detection is None or self._settings.turn_detection.create_response)
 
-    async def _end(self, turn: SpokenTurn, at: int, *, told: bool) -> str:
-        """The turn becomes an item. told: by turn detection, which may want a reply."""
+    async def _end(self, turn: SpokenTurn, at: int, committed_s: float | None = None) -> str:
+        """The turn becomes an item. committed_s: when the client committed it; None: turn detection has ended it,
+        and may want a reply. InvalidRequest if it could not be heard."""
         if turn.paused_at != at or turn.peeking is None:
             turn.paused_at = at
             await self._push(turn, at)
@@ -242,7 +259,7 @@ class Listening:
         if turn.peeking is not None:
             await asyncio.wait([turn.peeking])
         self._turn = None
-        detection = self._detection
+        detection = self._settings.turn_detection
         if detection is not None:
             self._emit(SpeechStopped(turn.item_id, at / self._rate_hz))
         if turn.units is None:
@@ -255,7 +272,7 @@ class Listening:
         previous = self._history.add(item)
         self._emit(InputCommitted(turn.item_id, previous))
         self._emit(ItemAdded(item, previous))
-        if told and detection is not None and detection.create_response:
+        if committed_s is None and detection is not None and detection.create_response:
             await self._replying.answer(self._settings.reply, turn.item_id)
         elif self._replying.hears(turn.item_id):
             self._replying.turn_is_over(turn.item_id)
