@@ -43,7 +43,7 @@ class OutputState:
         no_speech: NoSpeech = "answer",
     ) -> None:
         """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
-        sample_rate_hz: that of its speech; None if no speech is made. no_speech: see `EngineConfig`."""
+        sample_rate_hz: that of its speech; None if no sound is made. no_speech: see `EngineConfig`."""
         self.request = request
         self.error: str | None = None
         """Why it ended with "error"."""
@@ -103,6 +103,11 @@ class OutputState:
             self._note_first("ttfu_s", unit=True)
             if units:
                 yield UnitDelta(request.request_id, tuple(units))
+
+    @property
+    def makes_sound(self) -> bool:
+        """Whether speech is made of its units."""
+        return self._sample_rate_hz is not None
 
     @property
     def stop(self) -> FinishReason | None:
@@ -185,7 +190,7 @@ class OutputState:
 
     def add_audio(self, samples: np.ndarray) -> AudioDelta:
         """More of its sound was made: float32 (n,), not empty."""
-        assert self._sample_rate_hz is not None, "speech comes only if it was asked for"
+        assert self._sample_rate_hz is not None, "sound comes only if it was asked for"
         self._audio.append(samples)
         now, metrics = time.perf_counter() - self._added_s, self._metrics
         if metrics.ttfa_s is None:

@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import GOLDEN, Case, cases
 from http_server import Served, serving_http
 from reference_client import Answer, ReferenceClient, chat, units_of
 from serving import load
 
-from antiphon import AsyncEngine
+from antiphon import AsyncEngine, Engine
 from antiphon.server.settings import ReferenceSettings
 
 ANY_PORTS = ReferenceSettings(0, 0, 0)
@@ -90,6 +91,22 @@ def check_idle(served: Served) -> None:
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 def test_golden_replies(client: ReferenceClient, case: Case) -> None:
     check(case, ask(client, case))
+
+
+def test_no_sound_is_made_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine() -> AsyncEngine:
+        made = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", progress=False, kv_cache_bytes=32 << 20)
+        assert made.speech_worker is not None
+        monkeypatch.setattr(made.speech_worker, "begin", None)
+        return AsyncEngine.from_engine(made)
+
+    with (
+        serving_http(engine, reference=ANY_PORTS) as served,
+        ReferenceClient(served.sites["model worker"]) as client,
+    ):
+        for name in ("t2s", "s2s"):
+            case = next(case for case in cases() if case.name == name)
+            check(case, ask(client, case))
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class Generation(BaseModel):
             raise InvalidRequest(
                 f"inference_type: {self.inference_type}, but the prompt {found} units of speech"
             )
-        return Request(messages=messages, modalities=("text", "audio") if self.speaks else ("text",))
+        return Request(messages=messages, modalities=("text", "units") if self.speaks else ("text",))
 
     def params(self) -> SamplingParams:
         """How to pick."""
