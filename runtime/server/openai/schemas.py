@@ -26,6 +26,7 @@ __all__ = [
     "by_form",
     "errors",
     "finish_reason",
+    "input_transcript",
     "sampling_params",
 ]
 
@@ -208,3 +209,8 @@ def sampling_params(**given: Any) -> SamplingParams:
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
     """OpenAI's word. A request is aborted when its time is over, so that its reply is cut: "length"."""
     return "stop" if reason == "stop" else "length"
+
+
+def input_transcript(completion: Completion) -> str | None:
+    """What was heard in the last message that holds speech; None if no message does."""
+    return completion.transcript.strip() if completion.metrics.num_prompt_units else None
