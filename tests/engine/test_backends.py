@@ -12,7 +12,7 @@ from golden_cases import Case, cases
 from antiphon import Engine
 from antiphon.kernels import registry
 
-NUM_UNITS = 4
+NUM_UNITS = 2
 """A prompt and a few steps: the interpreter takes a second for each."""
 
 
