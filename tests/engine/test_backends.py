@@ -34,8 +34,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return wanted
 
 
+# Text that is spoken runs no kernel that speech in, speech out does not.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["s2s_short", "t2s"])
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("torch", "s2s_short"), ("torch", "t2s"), ("triton", "s2s_short")],
+    indirect=["backend"],
+)
 def test_golden_ids(backend: str, name: str) -> None:
     case = case_named(name)
     with Engine(RANDOM_MODEL) as engine:

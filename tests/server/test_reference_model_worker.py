@@ -93,6 +93,7 @@ def test_golden_replies(client: ReferenceClient, case: Case) -> None:
     check(case, ask(client, case))
 
 
+@pytest.mark.slow
 def test_no_sound_is_made_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
     def engine() -> AsyncEngine:
         made = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", progress=False, kv_cache_bytes=32 << 20)
@@ -125,6 +126,7 @@ def test_the_controller_answers_as_the_worker_does(golden_server: Served) -> Non
             check(case, Answer(case.data["prompt"], list(messages)))
 
 
+@pytest.mark.slow
 def test_defaults_are_speech_to_speech_of_256_units(client: ReferenceClient) -> None:
     with client.stream({"prompt": chat("<Audio_1><Audio_2>")}) as messages:
         answer = Answer(chat("<Audio_1><Audio_2>"), list(messages))
@@ -132,6 +134,7 @@ def test_defaults_are_speech_to_speech_of_256_units(client: ReferenceClient) -> 
     assert 0 < len(units_of(answer.text)) <= 256
 
 
+@pytest.mark.slow
 def test_the_limit_is_of_units_or_of_tokens_and_1024_at_most(client: ReferenceClient) -> None:
     spoken = client.generate(chat("<Audio_1>"), "speech_to_speech", max_new_tokens=5, temperature=0.001)
     assert len(units_of(spoken.text)) == 5
@@ -318,6 +321,7 @@ def test_a_client_that_waits_hears_something_again_and_again(
     assert len(set(texts)) < len(texts)
 
 
+@pytest.mark.slow
 def test_while_too_many_wait_others_are_told() -> None:
     def engine() -> AsyncEngine:
         return AsyncEngine.from_engine(load(max_num_seqs=1, max_num_waiting=1))
