@@ -201,6 +201,16 @@ class RequestMetrics:
     """Time to the last audio sample, divided by audio_s."""
     underrun_s: float | None = None
     """How long in all a player that began with the first samples had nothing to play."""
+    queue_wait_s: float | None = None
+    """How long it waited until it was admitted for the first time."""
+    prefill_s: float | None = None
+    """From then to the first id: a unit if the text is given. For a transcript, to its end."""
+    text_s: float | None = None
+    """From the first text token to the last; those that speech follows."""
+    units_s: float | None = None
+    """From the first unit to the last."""
+    codec_s: float | None = None
+    """From the first unit to the last audio samples. These stages of a reply overlap."""
     num_prompt_tokens: int = 0
     """Positions of the text track's prompt, including pictures."""
     num_prompt_units: int = 0

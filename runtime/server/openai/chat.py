@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from antiphon.server.audio_output import encode_speech
 from antiphon.server.event_stream import EVENTS, begun
+from antiphon.server.json_body import JsonRoute
 from antiphon.server.openai.chat_request import ChatRequest
 from antiphon.server.openai.chat_stream import chat_events
 from antiphon.server.openai.chat_turn import ChatTurn, read_chat
@@ -67,7 +68,7 @@ class ChatCompletion(BaseModel):
 
 def chat(service: Service) -> APIRouter:
     """`/v1/chat/completions`."""
-    router = APIRouter(tags=["chat"])
+    router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post(
         "/v1/chat/completions",
