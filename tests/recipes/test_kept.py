@@ -66,6 +66,7 @@ def test_what_was_restored_can_be_kept_again(tmp_path: Path) -> None:
         assert torch.equal(tensor, load_file(two)[name])
 
 
+@pytest.mark.slow
 def test_of_a_stage_that_another_went_on_with_only_the_losses_are_kept(tmp_path: Path) -> None:
     run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
     loop, model = trained(run.folder("language"))

@@ -116,6 +116,7 @@ def test_spoken_questions_are_heard_and_answered(work: Path, engine: Engine) -> 
     same_picks(logits[: len(answer)], answer)
 
 
+@pytest.mark.slow
 def test_replies_are_spoken(work: Path, engine: Engine) -> None:
     model = rounded(speaking_training.Speaking(stages.Run(work)), work)
     layout = model.layout
