@@ -12,13 +12,14 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.
 # ThreadSanitizer of older compilers knows only some layouts of memory
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-# Options of pytest: all tests on several cores, and what `make check` runs, one case of each test that is not slow
+# Options of pytest: all tests on several cores, and what `make check` runs, one case of every
+# second test that is not slow
 ALL := --numprocesses auto --maxprocesses 4 --dist worksteal
-SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1
+SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1 --share 2
 CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check share test soak lint style types layers sanitize dist check-lock lock format clean
+.PHONY: help demo check share test soak lint style types mypy layers sanitize dist check-lock lock format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -28,8 +29,8 @@ help:  ## list the targets
 demo: $(VENV)/run.stamp  ## build, then answer a spoken question about a picture with the packaged model
 	$(BIN)/antiphon generate --demo --max-units 125 --out reply.wav
 
-check: $(VENV)/dev.stamp  ## before every commit, under a minute: lint, and a share of the tests of each room
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target share lint
+check: $(VENV)/dev.stamp  ## before every commit, under a minute: style, types, and a share of the tests of each room
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target share style mypy layers
 
 share: $(VENV)/dev.stamp
 	$(BIN)/pytest --quiet $(SHARE)
@@ -47,11 +48,13 @@ style: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(if $(wildcard .clang-format),$(BIN)/clang-format --dry-run --Werror $(CPP))
 
-types: $(VENV)/dev.stamp
+types: mypy $(VENV)/dev.stamp
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+mypy: $(VENV)/dev.stamp
 	@test -d src/antiphon/kernels || { echo 'src/antiphon holds no links, which type checkers follow:' \
 		'git config core.symlinks true; git checkout -- src' >&2; exit 1; }
 	$(BIN)/mypy src/antiphon tests recipes examples
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 layers: $(VENV)/dev.stamp
 	$(BIN)/lint-imports --no-logo --cache-dir build/import_linter_cache

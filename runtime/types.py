@@ -38,7 +38,9 @@ __all__ = [
 FinishReason = Literal["stop", "length", "abort", "error"]
 UNITS_PER_S = 25
 """Units per second of speech."""
-MODALITIES = (("text",), ("text", "audio"), ("transcript",))
+MODALITIES = (("text",), ("text", "audio"), ("text", "units"), ("transcript",))
+SPOKEN_MODALITIES = frozenset({"audio", "units"})
+"""Those of a reply that has units of speech."""
 ROLES = ("system", "user", "assistant")
 
 MAX_STOP_STRINGS = 32
@@ -155,8 +157,9 @@ class Request:
     """One thing to answer: ``content`` (a single user turn) or ``messages`` (a conversation).
 
     A request with a `Speech` or `Units` part is speech input. ``system=None`` is the model's default
-    system message, ``system=""`` leaves it out. ``modalities`` says what is asked for: ``("text",)``,
-    ``("text", "audio")``, or ``("transcript",)``, which is what was said, and no reply.
+    system message, ``system=""`` leaves it out. ``modalities`` says what is asked for: ``("text",)``;
+    ``("text", "audio")``, a spoken reply; ``("text", "units")``, the units of a spoken reply without their
+    sound; or ``("transcript",)``, which is what was said, and no reply.
     """
 
     content: Content | None = None
@@ -198,6 +201,16 @@ class RequestMetrics:
     """Time to the last audio sample, divided by audio_s."""
     underrun_s: float | None = None
     """How long in all a player that began with the first samples had nothing to play."""
+    queue_wait_s: float | None = None
+    """How long it waited until it was admitted for the first time."""
+    prefill_s: float | None = None
+    """From then to the first id: a unit if the text is given. For a transcript, to its end."""
+    text_s: float | None = None
+    """From the first text token to the last; those that speech follows."""
+    units_s: float | None = None
+    """From the first unit to the last."""
+    codec_s: float | None = None
+    """From the first unit to the last audio samples. These stages of a reply overlap."""
     num_prompt_tokens: int = 0
     """Positions of the text track's prompt, including pictures."""
     num_prompt_units: int = 0
@@ -236,7 +249,7 @@ class Completion:
     unit_ids: list[int] = field(default_factory=list)
     """Ids as picked, including the stop id."""
     audio: np.ndarray | None = None
-    """float32 (samples,) at sample_rate_hz; None if no speech was asked for or no codec is loaded."""
+    """float32 (samples,) at sample_rate_hz; None if no sound was asked for or no codec is loaded."""
     sample_rate_hz: int | None = None
     finish_reason: FinishReason = "stop"
     error: str | None = None

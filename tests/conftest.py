@@ -1,11 +1,12 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread per process,
-no network, and the option --cases."""
+no network, and the options --cases and --share."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import network_guard
 import pytest
@@ -13,6 +14,8 @@ import torch
 from hypothesis import settings
 
 import antiphon  # noqa: F401  # before any test imports onnxruntime, whose telemetry it switches off
+
+T = TypeVar("T")
 
 network_guard.watch()
 
@@ -36,22 +39,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run at most N cases of each parametrized test, spread over all of them",
     )
+    parser.addoption(
+        "--share",
+        type=int,
+        metavar="N",
+        help="run one in N tests of each file, at least one, spread over the file",
+    )
 
 
 @pytest.hookimpl(trylast=True)  # to choose from what -k and -m leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    most = config.getoption("--cases")
-    if most is None:
-        return
-    cases: dict[str, list[pytest.Item]] = {}
+    most, share = config.getoption("--cases"), config.getoption("--share")
+    chosen = list(items)
+    if most is not None:
+        chosen = [item for group in grouped(chosen, function_of) for item in spread(group, most)]
+    if share is not None:
+        for_files = (grouped(group, function_of) for group in grouped(chosen, lambda item: str(item.path)))
+        chosen = [
+            item for tests in for_files for test in spread(tests, -(-len(tests) // share)) for item in test
+        ]
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def function_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]
+
+
+def grouped(items: list[pytest.Item], key: Callable[[pytest.Item], str]) -> list[list[pytest.Item]]:
+    """The items by their key, in the order in which the keys come."""
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    chosen = {item for group in cases.values() for item in spread(group, most)}
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
-    items[:] = [item for item in items if item in chosen]
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
 
 
-def spread(group: list[pytest.Item], most: int) -> list[pytest.Item]:
+def spread(group: list[T], most: int) -> list[T]:
     """The middles of `most` equal parts of a list; all of a list that is not longer."""
     count = min(most, len(group))
     return [group[(2 * part + 1) * len(group) // (2 * count)] for part in range(count)]

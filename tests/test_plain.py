@@ -183,6 +183,7 @@ def test_values_in_messages() -> None:
         assert shown(value) == expected
 
 
+@pytest.mark.slow
 @given(
     st.recursive(st.none() | st.text() | st.binary() | st.floats() | st.integers(), st.lists, max_leaves=30)
 )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from antiphon.aio.client_input import take_request
-from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.request_events import RequestEvents
-from antiphon.types import Event, Request, SamplingParams
+from antiphon.types import Event
 
 __all__ = ["EventStream"]
 
@@ -22,17 +21,6 @@ class EventStream(RequestEvents):
         EngineOverloaded: too many requests are waiting; it may be sent again later.
         EngineDead: the engine was closed, or has failed, for the reason in `__cause__`.
     """
-
-    def __init__(
-        self,
-        owner: object,
-        thread: EngineThread,
-        request: Request,
-        sampling_params: SamplingParams | None,
-    ) -> None:
-        super().__init__(owner, thread)
-        self._request = request
-        self._sampling_params = sampling_params
 
     async def __anext__(self) -> Event:
         if self._has_ended:

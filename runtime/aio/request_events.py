@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.mailbox import Mailbox, ring
 from antiphon.process.ownership import OfOneProcess
-from antiphon.types import Event, Finished
+from antiphon.types import Event, Finished, Request, SamplingParams
 
 __all__ = ["RequestEvents", "fail"]
 
@@ -19,10 +19,18 @@ class _Left(Exception):
 class RequestEvents(OfOneProcess, AsyncIterator[Event]):
     """The reader's end of one request of an engine's thread."""
 
-    def __init__(self, owner: object, thread: EngineThread) -> None:
+    def __init__(
+        self,
+        owner: object,
+        thread: EngineThread,
+        request: Request,
+        sampling_params: SamplingParams | None,
+    ) -> None:
         """owner: the `AsyncEngine`. It closes when dropped, which must not happen while this is open."""
         self._owner = owner
         self._thread = thread
+        self._request = request
+        self._sampling_params = sampling_params
         self._mailbox: Mailbox | None = None
         """None: the request has not been sent."""
         self._has_ended = False

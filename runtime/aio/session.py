@@ -48,9 +48,7 @@ class Session(RequestEvents):
         request: Request,
         sampling_params: SamplingParams | None,
     ) -> None:
-        super().__init__(owner, thread)
-        self._request = request
-        self._sampling_params = sampling_params
+        super().__init__(owner, thread, request, sampling_params)
         self._is_entered = False
         self._feed: AudioFeed | None = None
         self._reader: SampleReader | None = None

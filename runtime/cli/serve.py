@@ -69,6 +69,14 @@ def serve(
         float,
         typer.Option(min=0.1, help="Longest time that a request may take.", rich_help_panel=SERVER_PANEL),
     ] = 600.0,
+    send_timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="How long a client may read nothing of its answer before it counts as gone.",
+            rich_help_panel=SERVER_PANEL,
+        ),
+    ] = 60.0,
     drain_timeout_s: Annotated[
         float,
         typer.Option(min=0, help="How long SIGTERM waits for requests.", rich_help_panel=SERVER_PANEL),
@@ -186,6 +194,7 @@ def serve(
         allowed_origins=tuple(allowed_origins or ()),
         max_body_bytes=max_body_mb << 20,
         request_timeout_s=request_timeout_s,
+        send_timeout_s=send_timeout_s,
         drain_timeout_s=drain_timeout_s,
         audio_expiry_s=audio_expiry_s,
         max_kept_audio_bytes=max_kept_audio_mb << 20,

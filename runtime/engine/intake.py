@@ -16,7 +16,7 @@ from antiphon.prompt import Prompt
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import Event, Request, SamplingParams, Units
+from antiphon.types import SPOKEN_MODALITIES, Event, Request, SamplingParams, Units
 
 __all__ = ["Intake"]
 
@@ -89,7 +89,8 @@ class Intake:
             )
         self.check_room()
         params = sampling_params or request.sampling_params or SamplingParams()
-        speaks, transcribes = "audio" in request.modalities, "transcript" in request.modalities
+        speaks = not SPOKEN_MODALITIES.isdisjoint(request.modalities)
+        transcribes = "transcript" in request.modalities
         if speaks and params.stop:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
         seed = params.seed if params.seed is not None else (self._config.seed << 32) + number
@@ -104,7 +105,7 @@ class Intake:
             self._tokenizer,
             self._model,
             arrived_s,
-            self._sample_rate_hz if speaks else None,
+            self._sample_rate_hz if "audio" in request.modalities else None,
             no_speech="answer" if transcribes else self._config.no_speech,
         )
         self._replies.take(output, request.voice, self._config.stream_schedule if stream_audio else None)

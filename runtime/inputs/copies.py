@@ -18,7 +18,18 @@ from torch import Tensor
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 from antiphon.plain import count, flag, integer, items, kind, reading, shown, string
-from antiphon.types import MODALITIES, ROLES, Image, Message, Part, Request, SamplingParams, Speech, Units
+from antiphon.types import (
+    MODALITIES,
+    ROLES,
+    SPOKEN_MODALITIES,
+    Image,
+    Message,
+    Part,
+    Request,
+    SamplingParams,
+    Speech,
+    Units,
+)
 
 __all__ = [
     "is_plain",
@@ -61,6 +72,8 @@ def plain_options(request: object) -> Request:
                 raise InvalidRequest(f"{name}: expected a string or None, got {kind(value)}")
             names[name] = string(name, value, None if name == "system" else MAX_NAME_CHARS)
     modalities = _modalities(given["modalities"])
+    if names["voice"] is not None and "units" in modalities:
+        raise InvalidRequest(f"voice: it needs the modality audio, got {', '.join(modalities)}")
     return Request(
         modalities=modalities,
         sampling_params=plain_params(given["sampling_params"]),
@@ -272,7 +285,7 @@ def _modalities(modalities: object) -> tuple[str, ...]:
     """In the order of `MODALITIES`."""
     found: tuple[Any, ...] = ()
     if issubclass(type(modalities), (list, tuple)):
-        found = items("modalities", modalities, "a list", 2)
+        found = items("modalities", modalities, "a list", 4)
     names = {str.__str__(name) for name in found if issubclass(type(name), str)}
     for known in MODALITIES:
         if names == set(known) and len(found) == len(known):
@@ -286,8 +299,8 @@ def _say(text: object, modalities: tuple[str, ...]) -> str | None:
         return None
     if not issubclass(type(text), str):
         raise InvalidRequest(f"say: expected a string or None, got {kind(text)}")
-    if "audio" not in modalities:
-        raise InvalidRequest(f"say: it needs the modality audio, got {', '.join(modalities)}")
+    if SPOKEN_MODALITIES.isdisjoint(modalities):
+        raise InvalidRequest(f"say: it needs the modality audio or units, got {', '.join(modalities)}")
     said = string("say", text)
     if not said.strip():
         raise InvalidRequest(f"say: expected text to speak, got {shown(said)}")

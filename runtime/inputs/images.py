@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import io
@@ -19,6 +18,7 @@ from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 from antiphon.files.reading import read_bounded
 from antiphon.inputs.appearance import array_as_bytes, as_seen
+from antiphon.inputs.base64_text import decode_base64
 from antiphon.inputs.image_file import check_num_bytes, check_size, open_file
 from antiphon.inputs.tiles import Tiler
 from antiphon.plain import kind, told
@@ -106,7 +106,7 @@ def _data_url_bytes(url: str, limits: InputLimits) -> bytes:
     check_num_bytes((len(url) - len(header) - 1) // 4 * 3 - 2, limits)
     payload = url[len(header) + 1 :]
     try:
-        return base64.b64decode(payload, validate=True)
+        return decode_base64(payload)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"image: the data: URL is not valid base64: {told(error)}") from error
 

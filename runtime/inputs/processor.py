@@ -20,7 +20,7 @@ from antiphon.inputs.turns import Turns
 from antiphon.plain import reading, shown
 from antiphon.prompt import IMAGE_ID, GrowingPrompt, PreparedImage, Prompt
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import UNITS_PER_S, Image, Request, Speech, Units
+from antiphon.types import SPOKEN_MODALITIES, UNITS_PER_S, Image, Request, Speech, Units
 
 __all__ = ["InputProcessor", "Recording", "SpeechTokenizer"]
 
@@ -115,7 +115,7 @@ class InputProcessor:
         images, recordings = self._read(request, messages)
         openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
         spoken = [turn.num_units for turn in turns if turn.num_units]
-        speaks_from_text = "audio" in request.modalities and not spoken
+        speaks_from_text = not spoken and not SPOKEN_MODALITIES.isdisjoint(request.modalities)
         speaking_ids = self._layout.speaking_ids(openings) if speaks_from_text else None
         if turns or speaking_ids is None:
             ids = self._layout.prompt_ids([*openings, *turns])

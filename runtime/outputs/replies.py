@@ -40,7 +40,7 @@ class Replies:
         """Take a new request, whose speech is made by this schedule. If it raises, no trace of it is left."""
         request = output.request
         try:
-            if request.speaks and self._worker is not None:
+            if output.makes_sound and self._worker is not None:
                 self._worker.begin(request.request_id, voice, request.seed, schedule)
             self.outputs[request.request_id] = output
             self._scheduler.add(request)
@@ -69,7 +69,7 @@ class Replies:
             return
         for chunk in plan.chunks:
             output = self.outputs.get(chunk.request.request_id)
-            if output is None:  # it could not be reported
+            if output is None or not output.makes_sound:  # None: it could not be reported
                 continue
             try:
                 if units := output.new_units():
@@ -103,7 +103,8 @@ class Replies:
         events: list[Event] = []
         try:
             events += output.close()
-            if self._worker is not None and request.speaks and request.finish_reason in ("stop", "length"):
+            has_ended = request.finish_reason in ("stop", "length")
+            if self._worker is not None and output.makes_sound and has_ended:
                 self._worker.push(request_id, output.new_units(), final=True)
                 self.awaiting_audio.add(request_id)
                 return events
@@ -112,7 +113,7 @@ class Replies:
                 log_fault("request %s failed", request_id, error=error)
                 output.error = told(error)
                 self._scheduler.finish(request, "error")
-        if self._worker is not None and request.speaks:
+        if self._worker is not None and output.makes_sound:
             self._worker.abort(request_id)
             self.awaiting_audio.discard(request_id)
         events.append(Finished(request_id, output.completion()))

@@ -43,7 +43,7 @@ class OutputState:
         no_speech: NoSpeech = "answer",
     ) -> None:
         """arrived_s: when the request came, on the clock of `time.perf_counter`; None: now.
-        sample_rate_hz: that of its speech; None if no speech is made. no_speech: see `EngineConfig`."""
+        sample_rate_hz: that of its speech; None if no sound is made. no_speech: see `EngineConfig`."""
         self.request = request
         self.error: str | None = None
         """Why it ended with "error"."""
@@ -71,7 +71,8 @@ class OutputState:
         """Units that `new_units` has handed out to be made into speech."""
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
         self._metrics = RequestMetrics()
-        self._last_id_s = self._added_s
+        self._last_text_s = self._last_unit_s = 0.0
+        """When the last ids were reported, since the request was added."""
 
     def poll(self) -> Iterator[Event]:
         """Events for everything that became known since the last call."""
@@ -94,15 +95,24 @@ class OutputState:
             new = request.text_ids[self._num_text : num_shown]
             self._num_text = num_shown
             self._held_ids += new
-            self._note_first("ttft_s", unit=False)
+            self._last_text_s = self._now_s()
+            if self._metrics.ttft_s is None:
+                self._metrics.ttft_s = self._last_text_s
             if text := self._detokenizer.push(new):
                 yield self._text_delta(text)
         if len(request.unit_ids) > self._num_units:
             units = self._numbers(request.unit_ids[self._num_units :])
             self._num_units = len(request.unit_ids)
-            self._note_first("ttfu_s", unit=True)
+            self._last_unit_s = self._now_s()
+            if self._metrics.ttfu_s is None:
+                self._metrics.ttfu_s = self._last_unit_s
             if units:
                 yield UnitDelta(request.request_id, tuple(units))
+
+    @property
+    def makes_sound(self) -> bool:
+        """Whether speech is made of its units."""
+        return self._sample_rate_hz is not None
 
     @property
     def stop(self) -> FinishReason | None:
@@ -118,7 +128,7 @@ class OutputState:
 
     def commit(self, committed_s: float) -> None:
         """The request is no longer open: from now on its user waits, and the final transcript is sent."""
-        self._added_s = self._last_id_s = committed_s
+        self._added_s = committed_s
         self._hypothesis = None
         self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
 
@@ -136,16 +146,18 @@ class OutputState:
     def completion(self) -> Completion:
         request, is_empty = self.request, self._says_nothing
         metrics = self._metrics
-        metrics.e2e_s = time.perf_counter() - self._added_s
+        metrics.e2e_s = self._now_s()
         metrics.num_prompt_tokens = request.num_text_prompt
         metrics.num_prompt_units = len(request.prompt.unit_positions)
         metrics.num_image_positions = sum(span.end - span.start for span in request.image_spans)
         metrics.num_cached_tokens = request.num_cached_tokens or 0
         metrics.num_preemptions = request.num_preemptions
-        first = metrics.ttfu_s if request.speaks else metrics.ttft_s
+        self._note_stages()
+        first_s = metrics.ttfu_s if request.speaks else metrics.ttft_s
+        last_s = self._last_unit_s if request.speaks else self._last_text_s
         picked = len(request.unit_ids if request.speaks else request.text_ids)
-        if first is not None and picked > 1:
-            metrics.tpot_s = (self._last_id_s - self._added_s - first) / (picked - 1)
+        if first_s is not None and picked > 1:
+            metrics.tpot_s = (last_s - first_s) / (picked - 1)
         return Completion(
             request.request_id,
             transcript=self.transcript,
@@ -185,9 +197,9 @@ class OutputState:
 
     def add_audio(self, samples: np.ndarray) -> AudioDelta:
         """More of its sound was made: float32 (n,), not empty."""
-        assert self._sample_rate_hz is not None, "speech comes only if it was asked for"
+        assert self._sample_rate_hz is not None, "sound comes only if it was asked for"
         self._audio.append(samples)
-        now, metrics = time.perf_counter() - self._added_s, self._metrics
+        now, metrics = self._now_s(), self._metrics
         if metrics.ttfa_s is None:
             metrics.ttfa_s, metrics.underrun_s, metrics.audio_s = now, 0.0, 0.0
             self._plays_until_s = now
@@ -197,14 +209,28 @@ class OutputState:
         self._plays_until_s = max(self._plays_until_s, now) + seconds
         metrics.audio_s += seconds
         metrics.rtf = now / metrics.audio_s
+        if metrics.ttfu_s is not None:
+            metrics.codec_s = now - metrics.ttfu_s
         return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
 
-    def _note_first(self, name: str, *, unit: bool) -> None:
-        now = time.perf_counter()
-        if getattr(self._metrics, name) is None:
-            setattr(self._metrics, name, now - self._added_s)
-        if unit == self.request.speaks:
-            self._last_id_s = now
+    def _note_stages(self) -> None:
+        request, metrics = self.request, self._metrics
+        if request.admitted_s is None:
+            return
+        metrics.queue_wait_s = wait_s = max(0.0, request.admitted_s - self._added_s)
+        is_given = bool(request.prompt.reply_ids)
+        first_s = metrics.ttfu_s if is_given else metrics.ttft_s
+        if request.transcribes:
+            first_s = metrics.e2e_s
+        if first_s is not None:
+            metrics.prefill_s = first_s - wait_s
+        if metrics.ttft_s is not None and not is_given:
+            metrics.text_s = self._last_text_s - metrics.ttft_s
+        if metrics.ttfu_s is not None:
+            metrics.units_s = self._last_unit_s - metrics.ttfu_s
+
+    def _now_s(self) -> float:
+        return time.perf_counter() - self._added_s
 
     def _numbers(self, ids: list[int]) -> list[int]:
         first = self._config.first_unit_id

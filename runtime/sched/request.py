@@ -75,6 +75,8 @@ class RequestState:
         """Why it ended; None until it has. Set by `Scheduler.finish`, and by nothing else."""
         self.row: int | None = None
         """Its row in the runner's per-request tensors while it runs; None while it does not."""
+        self.admitted_s: float | None = None
+        """When it was first admitted, on the clock of `time.perf_counter`."""
         self.num_preemptions = 0
         self.num_faults = 0
         """Failed passes that it was part of."""

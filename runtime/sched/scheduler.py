@@ -15,6 +15,7 @@ had nothing left to compute when it was preempted, it rests until its prompt is 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -115,6 +116,8 @@ class Scheduler:
                     return admitted
                 queue.remove(request)
                 request.row = self._rows.pop()
+                if request.admitted_s is None:
+                    request.admitted_s = time.perf_counter()
                 self.running.append(request)
                 admitted.append(request)
         return admitted

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.process.faults import log_fault
+from antiphon.server.keeper import EngineAway
 
 __all__ = ["ApiError", "add_handlers", "api_error", "error_response"]
 
@@ -61,7 +62,8 @@ def api_error(error: BaseException) -> ApiError:
         headers = {"Retry-After": str(RETRY_AFTER_S)}
         return ApiError(429, str(error), kind="rate_limit_error", code="overloaded", headers=headers)
     if isinstance(error, EngineDead):
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        wait_s = error.retry_after_s if isinstance(error, EngineAway) else RETRY_AFTER_S
+        headers = {"Retry-After": str(wait_s)}
         return ApiError(503, str(error), kind="server_error", code="engine_dead", headers=headers)
     log_fault("a request could not be answered", error=error)
     return ApiError(

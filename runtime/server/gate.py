@@ -1,4 +1,8 @@
-"""What every request passes before it is read: its id, its key, and the size of its body."""
+"""What every request passes before it is read: its id, its key, and the size of its body.
+
+An answer that comes before its request was read reaches clients that send all of it first: the gate goes on
+reading for a while, and only then has the connection closed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from antiphon.server.errors import ApiError, error_response
 from antiphon.server.log import log_access
+from antiphon.server.request_body import RequestBody
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,34 +51,40 @@ class Gate:
         request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         begun_s, status, has_begun, has_ended = time.perf_counter(), 0, False, False
-        is_too_large, has_left = False, False
+        answered_s: float | None = None
+        is_too_large = False
+        body = RequestBody(headers, receive)
 
         async def numbered(message: Message) -> None:
-            nonlocal status, has_begun, has_ended
+            nonlocal status, has_begun, has_ended, answered_s
             if is_too_large and has_begun:  # the application's own answer to a body that it could not read
                 return
             if message["type"] == "http.response.start":
                 status, has_begun = message["status"], True
-                message["headers"] = [*message.get("headers", []), (REQUEST_ID, request_id.encode())]
+                added = [(REQUEST_ID, request_id.encode())]
+                if not body.has_ended:
+                    added.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", []), *added]
+            elif not message.get("more_body", False):
+                answered_s = time.perf_counter()
+                if not body.has_ended:  # the server closes the connection once it has the answer's end
+                    await send({**message, "more_body": True})
+                    await body.discard()
+                    message = {"type": "http.response.body"}
             await send(message)
-            has_ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+            has_ended = answered_s is not None
 
         async def refuse() -> None:
             if not has_begun:
                 await error_response(self._too_large())(scope, receive, numbered)
 
-        num_bytes = 0
-
         async def counted() -> Message:
-            nonlocal num_bytes, is_too_large, has_left
-            message = await receive()
-            has_left = has_left or message["type"] == "http.disconnect"
-            if message["type"] == "http.request":
-                num_bytes += len(message.get("body", b""))
-                if num_bytes > self._max_body_bytes:
-                    await refuse()
-                    is_too_large = True
-                    raise _TooLarge
+            nonlocal is_too_large
+            message = await body.receive()
+            if body.num_bytes > self._max_body_bytes:
+                await refuse()
+                is_too_large = True
+                raise _TooLarge
             return message
 
         try:
@@ -84,7 +95,7 @@ class Gate:
         except _TooLarge:
             pass  # it is answered
         except (ClientDisconnect, asyncio.CancelledError):  # how an application gives up what nobody awaits
-            if not has_left:
+            if not body.has_left:
                 raise
         except Exception as error:  # a framework inside has answered, and raised it again
             if not has_begun:
@@ -92,7 +103,7 @@ class Gate:
             elif not has_ended:
                 raise  # closes the connection
         finally:
-            seconds = time.perf_counter() - begun_s
+            seconds = (answered_s or time.perf_counter()) - begun_s
             log_access(request_id, scope["method"], scope["path"], status, seconds)
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
@@ -116,7 +127,7 @@ class Gate:
 
     def _too_large(self) -> ApiError:
         message = f"the body: expected at most {self._max_body_bytes} bytes, got more"
-        return ApiError(413, message, code="request_too_large", headers={"Connection": "close"})
+        return ApiError(413, message, code="request_too_large")
 
 
 def _given_id(headers: dict[bytes, bytes]) -> str | None:

@@ -20,6 +20,19 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 CONTINUITY_MS = (0, 100)
 """How much sound a player buffers before it begins, in ms."""
+TIMES: dict[str, tuple[str, str, tuple[float, ...]]] = {
+    "ttft_s": ("time_to_first_token_seconds", "To the first token of text.", SECONDS),
+    "tpot_s": ("inter_token_latency_seconds", "Mean time per id after the first.", SECONDS),
+    "e2e_s": ("e2e_request_latency_seconds", "To the end of the reply.", SECONDS),
+    "queue_wait_s": ("request_queue_wait_s", "Until the engine first had room for it.", SECONDS),
+    "ttfa_s": ("audio_ttfp_s", "To the first samples of speech.", SECONDS),
+    "audio_s": ("audio_duration_s", "Length of the speech made.", SECONDS),
+    "rtf": ("audio_rtf", "Time to the last sample, by the length of the speech.", FRACTIONS),
+    "underrun_s": ("audio_underrun_s", "For how long a player has had nothing to play.", SECONDS),
+}
+"""By fields of `RequestMetrics`: the name, what it is, and the buckets of a histogram."""
+STAGES = ("prefill", "text", "units", "codec")
+"""Of which `RequestMetrics` has the times."""
 
 
 class Metrics:
@@ -32,8 +45,10 @@ class Metrics:
         def counter(name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"antiphon:{name}", about, labels, registry=registry)
 
-        def histogram(name: str, about: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
-            return Histogram(f"antiphon:{name}", about, buckets=buckets, registry=registry)
+        def histogram(
+            name: str, about: str, buckets: tuple[float, ...] = SECONDS, labels: tuple[str, ...] = ()
+        ) -> Histogram:
+            return Histogram(f"antiphon:{name}", about, labels, buckets=buckets, registry=registry)
 
         def gauge(name: str, about: str) -> Gauge:
             return Gauge(f"antiphon:{name}", about, registry=registry)
@@ -44,13 +59,9 @@ class Metrics:
         self._alive = gauge("engine_alive", "1 while the engine serves, else 0.")
         self._restarts = gauge("engine_restarts", "Fresh engines that took over from failed ones.")
         self._connected = gauge("http_requests_in_flight", "Requests whose answers are under way.")
-        self._ttft = histogram("time_to_first_token_seconds", "To the first token of text.")
-        self._tpot = histogram("inter_token_latency_seconds", "Mean time per id after the first.")
-        self._e2e = histogram("e2e_request_latency_seconds", "To the end of the reply.")
-        self._ttfa = histogram("audio_ttfp_s", "To the first samples of speech.")
-        self._audio = histogram("audio_duration_s", "Length of the speech made.")
-        self._rtf = histogram("audio_rtf", "Time to the last sample, by the length of the speech.", FRACTIONS)
-        self._underrun = histogram("audio_underrun_s", "For how long a player has had nothing to play.")
+        self._times = {field: histogram(*row) for field, row in TIMES.items()}
+        about = "What each stage of a reply took; they overlap."
+        self._stages = histogram("stage_gen_time_s", about, labels=("stage",))
         self._success = counter("request_success", "Requests that ended, by how.", ("finished_reason",))
         self._prompt = counter("prompt_tokens", "Positions of prompts, pictures and speech included.")
         self._generated = counter("generation_tokens", "Ids picked, of text and of speech.")
@@ -69,6 +80,8 @@ class Metrics:
             self._success.labels(reason)
         for threshold_ms in CONTINUITY_MS:
             self._continuous.labels(str(threshold_ms))
+        for stage in STAGES:
+            self._stages.labels(stage)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -86,17 +99,10 @@ class Metrics:
             return
         metrics, speaks = completion.metrics, completion.sample_rate_hz is not None
         self._success.labels(completion.finish_reason).inc()
-        for histogram, value in (
-            (self._ttft, metrics.ttft_s),
-            (self._tpot, metrics.tpot_s),
-            (self._e2e, metrics.e2e_s),
-            (self._ttfa, metrics.ttfa_s),
-            (self._audio, metrics.audio_s),
-            (self._rtf, metrics.rtf),
-            (self._underrun, metrics.underrun_s),
-        ):
-            if value is not None:
-                histogram.observe(value)
+        for field, histogram in self._times.items():
+            _observe(histogram, getattr(metrics, field))
+        for stage in STAGES:
+            _observe(self._stages.labels(stage), getattr(metrics, f"{stage}_s"))
         self._prompt.inc(metrics.num_prompt_tokens)
         self._generated.inc(len(completion.text_ids) + len(completion.unit_ids))
         self._frames.inc(len(completion.units))
@@ -121,3 +127,8 @@ class Metrics:
             self._waiting.set(health.num_waiting)
             self._usage.set(health.kv_cache_usage)
         return generate_latest(self._registry)
+
+
+def _observe(histogram: Histogram, value: float | None) -> None:
+    if value is not None:
+        histogram.observe(value)

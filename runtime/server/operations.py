@@ -17,20 +17,24 @@ def operations(service: Service) -> APIRouter:
     """`/health`, `/ready`, `/ping`, `/version` and `/metrics`."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/health", responses={503: {"description": "The engine has failed."}})
+    keeper = service.keeper
+
+    @router.get("/health", responses={503: {"description": "There is no engine, or it has failed."}})
     async def health() -> Response:
         """200 while the engine lives."""
-        return _told(is_fine=service.keeper.is_alive)
+        return _told(keeper.state, is_fine=keeper.is_alive, retry_after_s=keeper.retry_after_s)
 
     @router.get("/ready", responses={503: {"description": "Not now: it loads, drains, or has failed."}})
     async def ready() -> Response:
         """200 while requests are taken."""
-        return _told(is_fine=service.keeper.is_alive and not service.is_draining)
+        is_fine = keeper.is_alive and not service.is_draining
+        detail = "the server is shutting down" if service.is_draining else keeper.state
+        return _told(detail, is_fine=is_fine, retry_after_s=keeper.retry_after_s)
 
     @router.get("/ping")
     async def ping() -> Response:
         """200 while the server answers at all."""
-        return _told(is_fine=True)
+        return _told("", is_fine=True)
 
     @router.get("/version")
     async def version() -> dict[str, str]:
@@ -47,6 +51,9 @@ def operations(service: Service) -> APIRouter:
     return router
 
 
-def _told(*, is_fine: bool) -> JSONResponse:
-    body: dict[str, Any] = {"status": "ok" if is_fine else "unavailable"}
-    return JSONResponse(body, 200 if is_fine else 503)
+def _told(detail: str, *, is_fine: bool, retry_after_s: int = 1) -> JSONResponse:
+    """detail: what is the matter, if something is."""
+    if is_fine:
+        return JSONResponse({"status": "ok"})
+    body: dict[str, Any] = {"status": "unavailable", "detail": detail}
+    return JSONResponse(body, 503, {"Retry-After": str(retry_after_s)})

@@ -50,6 +50,8 @@ class ServerSettings:
     max_body_bytes: int = 64 * MB
     request_timeout_s: float = 600.0
     """After this a request is aborted, and what there is of its reply is sent."""
+    send_timeout_s: float = 60.0
+    """How long a client may read nothing of what waits for it before its connection is broken off."""
     drain_timeout_s: float = 30.0
     """How long a server that is to end waits for its requests before it aborts them."""
     audio_expiry_s: float = 3600.0
@@ -66,7 +68,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port: expected 0 to 65535, got {self.port}")
-        for name in ("max_body_bytes", "request_timeout_s", "audio_expiry_s"):
+        for name in ("max_body_bytes", "request_timeout_s", "send_timeout_s", "audio_expiry_s"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for name in ("drain_timeout_s", "max_kept_audio_bytes"):

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 
 from antiphon.errors import ConfigError
+from antiphon.server.connection import reading_protocol
 
 __all__ = ["Site", "address_of", "bound", "http_config"]
 
@@ -19,10 +20,11 @@ CLOSE_S = 5
 """How long connections may take to close once all requests have ended."""
 
 
-def http_config(app: Any, **settings: Any) -> uvicorn.Config:
-    """How all our applications are served."""
+def http_config(app: Any, send_timeout_s: float, **settings: Any) -> uvicorn.Config:
+    """How all our applications are served. send_timeout_s: see `ServerSettings`."""
     return uvicorn.Config(
         app,
+        http=reading_protocol(send_timeout_s),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -65,12 +67,20 @@ class Site:
     `start` to `stop`."""
 
     def __init__(
-        self, name: str, app: Any, host: str, port: int, on_close: Callable[[], None] = lambda: None
+        self,
+        name: str,
+        app: Any,
+        host: str,
+        port: int,
+        on_close: Callable[[], None] = lambda: None,
+        *,
+        send_timeout_s: float,
     ) -> None:
-        """name: for the operator. on_close: called at the end. `ConfigError` if the port cannot be bound."""
+        """name: for the operator. on_close: called at the end. send_timeout_s: see `ServerSettings`.
+        `ConfigError` if the port cannot be bound."""
         self.name = name
         self._on_close = on_close
-        self._server = uvicorn.Server(http_config(app, lifespan="off"))
+        self._server = uvicorn.Server(http_config(app, send_timeout_s, lifespan="off"))
         self._ticks: asyncio.Task[None] | None = None
         self._socket = bound(name, host, port)
         self.address = address_of(self._socket)

@@ -67,6 +67,7 @@ def test_ten_spoken_questions_are_answered_right(
     assert [words(done.text) for done in answers] == [words(q["answer"]) for q in questions]
 
 
+@pytest.mark.slow
 def test_the_answers_are_spoken_to_their_end(answers: list[Completion]) -> None:
     """No reply runs away, none is silent, and none is out of all proportion to its text."""
     for done in answers:

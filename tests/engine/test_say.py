@@ -100,7 +100,7 @@ def test_deltas_add_up_to_what_was_spoken(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (Request(say="Hi"), "say: it needs the modality audio, got text"),
+        (Request(say="Hi"), "say: it needs the modality audio or units, got text"),
         (Request(say="  ", modalities=AUDIO), "say: expected text to speak"),
         (Request(say=3, modalities=AUDIO), "say: expected a string or None, got int"),  # type: ignore[arg-type]
         (Request(say="\ud800", modalities=AUDIO), "say: expected valid Unicode"),

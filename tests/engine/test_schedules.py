@@ -33,7 +33,7 @@ def run(engine: Engine, script: list[tuple[Case, int]]) -> list[tuple[Case, Comp
 
 
 @pytest.mark.slow
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(
     script=arrivals,
     block_size=st.integers(1, 64),

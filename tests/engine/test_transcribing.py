@@ -119,7 +119,7 @@ def test_there_must_be_speech() -> None:
     engine = load()
     with pytest.raises(InvalidRequest, match="a transcript is of speech, got a request without any"):
         engine.add_request(Request("Hello", ("transcript",)))
-    with pytest.raises(InvalidRequest, match="say: it needs the modality audio"):
+    with pytest.raises(InvalidRequest, match="say: it needs the modality audio or units"):
         engine.add_request(Request(Units([1]), ("transcript",), say="Hello"))
     with pytest.raises(InvalidRequest, match=r"modalities: expected one of \[text\], \[text, audio\]"):
         engine.add_request(Request(messages=[Message("user", "a")], modalities=("audio", "transcript")))

@@ -29,6 +29,9 @@ from antiphon.kernels import checks, registry
 
 SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}
 """How much of a multiprocessor's shared memory a program may take, by compute capability."""
+CAPABILITIES = {torch.float32: (80,), torch.bfloat16: (80, 90), torch.float16: (90,)}
+"""What each call is compiled for. Models are kept in bfloat16; what goes wrong with another type goes wrong
+on either generation, or with bfloat16 as well."""
 OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
@@ -46,7 +49,11 @@ def launched() -> list[str]:
 
 
 def compile_launch(
-    found: dict[str, object], kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    found: dict[str, object],
+    capabilities: tuple[int, ...],
+    kernel: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> None:
     options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
     signature, constants, attrs = {}, {}, {}
@@ -62,7 +69,8 @@ def compile_launch(
             if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
                 attrs[(i,)] = [["tt.divisibility", 16]]
     name = f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
-    for capability, shared_bytes in SHARED_BYTES.items():
+    for capability in capabilities:
+        shared_bytes = SHARED_BYTES[capability]
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
         try:
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
@@ -82,9 +90,15 @@ def main() -> None:
             found = results[f"{call_name} {str(dtype).removeprefix('torch.')}"] = {}
 
             def run(
-                kernel: Any, *args: Any, grid: Any, warmup: bool, found: Any = found, **kwargs: Any
+                kernel: Any,
+                *args: Any,
+                grid: Any,
+                warmup: bool,
+                found: Any = found,
+                dtype: torch.dtype = dtype,
+                **kwargs: Any,
             ) -> None:
-                compile_launch(found, kernel, args, kwargs)
+                compile_launch(found, CAPABILITIES[dtype], kernel, args, kwargs)
 
             with (
                 mock.patch.object(JITFunction, "run", run),

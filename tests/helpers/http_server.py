@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import uvicorn
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.server.app import create_app
@@ -17,6 +16,7 @@ from antiphon.server.reference.ports import open_ports
 from antiphon.server.running import Server
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
+from antiphon.server.site import http_config
 
 __all__ = ["Served", "serving_http"]
 
@@ -45,7 +45,7 @@ def serving_http(load: Callable[[], AsyncEngine] | None = None, **settings: Any)
     """
     served = ServerSettings(port=0, **settings)
     app = create_app(load or _packaged, served)
-    config = uvicorn.Config(app, host=served.host, port=0, log_config=None, access_log=False)
+    config = http_config(app, served.send_timeout_s, host=served.host, port=0)
     addresses: queue.Queue[str] = queue.Queue()
     sites = open_ports(app.state.service, served.reference) if served.reference is not None else []
     server = Server(config, app.state.service, addresses.put, sites)

@@ -51,7 +51,7 @@ def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_a_spoken_question_is_asked_of_several_pictures(work: Path) -> None:
     once = spoken.spoken_questions(work, "test_heart", limit=100)
-    asked = spoken.spoken_questions(work, "test_heart", limit=2000, num_pictures=3)
+    asked = spoken.spoken_questions(work, "test_heart", limit=300, num_pictures=3)
     seen = Counter(question.sample.turns[0].question for question in asked)
     pictured = {question.sample.turns[0].question for question in asked if question.sample.scene}
     each = {(q.sample.turns[0].question, q.sample.scene and q.sample.scene.key) for q in asked}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_what_was_restored_can_be_kept_again(tmp_path: Path) -> None:
         assert torch.equal(tensor, load_file(two)[name])
 
 
+@pytest.mark.slow
 def test_of_a_stage_that_another_went_on_with_only_the_losses_are_kept(tmp_path: Path) -> None:
     run, other = stages.Run(tmp_path / "work"), stages.Run(tmp_path / "other")
     loop, model = trained(run.folder("language"))
@@ -149,10 +151,10 @@ def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_kept_model_answers_questions_that_it_has_not_seen(tmp_path: Path) -> None:
+def test_the_kept_model_answers_questions_that_it_has_not_seen(skeleton: Path, tmp_path: Path) -> None:
     run = stages.Run(tmp_path)
     registered = stages.all_stages()
-    registered["skeleton"].run(run)
+    shutil.copytree(skeleton, tmp_path / "skeleton")
     kept.restore(run)
     registered["export"].run(run)
     with Engine(tmp_path / "stream_omni") as engine:

@@ -6,6 +6,7 @@ Random weights, rounded as the export rounds them: where the two pick another id
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ LEVEL = 2e-3
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(skeleton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where an untrained model has been exported to `typed`."""
     folder: Path = tmp_path_factory.mktemp("work")
     run = stages.Run(folder)
     registered = stages.all_stages()
-    registered["skeleton"].run(run)
+    shutil.copytree(skeleton, folder / "skeleton")
     torch.manual_seed(0)
     model = speaking_training.Speaking(run)
     with torch.no_grad():
@@ -115,6 +116,7 @@ def test_spoken_questions_are_heard_and_answered(work: Path, engine: Engine) -> 
     same_picks(logits[: len(answer)], answer)
 
 
+@pytest.mark.slow
 def test_replies_are_spoken(work: Path, engine: Engine) -> None:
     model = rounded(speaking_training.Speaking(stages.Run(work)), work)
     layout = model.layout

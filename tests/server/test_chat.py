@@ -21,6 +21,7 @@ from antiphon.codec import encode_audio, read_audio
 pytestmark = pytest.mark.slow
 
 SPOKEN: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+WRITTEN: Any = {"modalities": ["text"]}
 SEEN = {"blue", "heart", "red", "star", "black", "circle"}
 """Words of a right answer to the demo's question."""
 MODEL = "stream_omni"
@@ -94,6 +95,31 @@ def test_speech_may_come_in_other_formats_than_it_says(served: Served) -> None:
         part = {"type": "input_audio", "input_audio": {"data": data, "format": "mp3"}}
         done = client(served).chat.completions.create(model=MODEL, messages=[user(PICTURE, part)])
         assert words(done.choices[0].message.content or "") >= SEEN
+
+
+def test_what_was_heard_is_told(served: Served) -> None:
+    chat: Any = client(served).chat.completions
+    silence = base64.b64encode(encode_audio(np.zeros(16_000, np.float32), 16_000, "wav")).decode()
+    nothing = {"type": "input_audio", "input_audio": {"data": silence, "format": "wav"}}
+    heard = run(heard_again(served, base64.b64decode(QUESTION["input_audio"]["data"]))).strip()
+    assert words(heard) == {"what", "is", "in", "the", "picture"}
+    asked = [user(PICTURE, QUESTION)]
+    for messages, expected in (
+        (asked, heard),
+        ([*asked, {"role": "assistant", "content": "Shapes."}, user("Which?")], heard),
+        ([user(nothing)], ""),
+        ([user("Hello")], None),
+    ):
+        for form in (WRITTEN, SPOKEN):
+            given = {"model": MODEL, "messages": messages, "max_completion_tokens": 5, **form}
+            assert chat.create(**given).input_transcript == expected
+            chunks = list(chat.create(**given, stream=True, stream_options={"include_usage": True}))
+            found = [chunk.input_transcript for chunk in chunks if "input_transcript" in chunk.to_dict()]
+            assert found == ([] if expected is None else [expected])
+            with chat.stream(**given) as stream:
+                *_, last = [each.chunk for each in stream if each.type == "chunk"]
+            assert last.choices[0].finish_reason
+            assert getattr(last, "input_transcript", None) == expected
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "aac", "pcm16"])

@@ -98,6 +98,7 @@ def stuck_pipe() -> Iterator[tuple[int, Any]]:
             os.close(readable)
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_holds_up_nobody() -> None:
     """What it misses is counted."""
     log, read = logging.getLogger("antiphon.server"), bytearray()

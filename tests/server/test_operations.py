@@ -122,6 +122,8 @@ NAMES = """
     audio_underrun_s_count prompt_tokens_total generation_tokens_total audio_frames_total
     prefix_cache_queries_total prefix_cache_hits_total num_preemptions_total speech_stream_completed_total
     speech_stream_aborted_total request_success_total{finished_reason=stop}
+    request_queue_wait_s_count stage_gen_time_s_count{stage=prefill} stage_gen_time_s_count{stage=text}
+    stage_gen_time_s_count{stage=units} stage_gen_time_s_count{stage=codec}
     request_success_total{finished_reason=length} audio_continuity_ok_total{threshold_ms=100}
 """
 
@@ -156,6 +158,12 @@ def test_metrics_are_those_of_the_requests() -> None:
     assert found["time_to_first_token_seconds_count"] == found["e2e_request_latency_seconds_count"] == 3
     assert found["audio_ttfp_s_sum"] >= 0
     assert found["time_to_first_token_seconds_sum"] < found["e2e_request_latency_seconds_sum"]
+    assert found["request_queue_wait_s_count"] == 3
+    numbers = {"prefill": 3, "text": 3, "units": 1, "codec": 1}
+    assert {stage: found[f"stage_gen_time_s_count{{stage={stage}}}"] for stage in numbers} == numbers
+    in_turn_s = found["request_queue_wait_s_sum"] + found["stage_gen_time_s_sum{stage=prefill}"]
+    assert in_turn_s == pytest.approx(found["time_to_first_token_seconds_sum"])
+    assert found["stage_gen_time_s_sum{stage=units}"] < found["e2e_request_latency_seconds_sum"]
     ends = {"stop": 2, "length": 1, "abort": 1}
     assert {name: found[f"request_success_total{{finished_reason={name}}}"] for name in ends} == ends
     assert (found["speech_stream_completed_total"], found["engine_alive"]) == (1, 1)

@@ -150,6 +150,7 @@ def test_other_paths_and_methods(client: ReferenceClient) -> None:
     assert client.http.get("/token_to_speech").status_code == 405
 
 
+@pytest.mark.slow
 def test_a_server_without_a_codec_says_so() -> None:
     with (
         serving_http(lambda: AsyncEngine.from_engine(load()), reference=ANY_PORTS) as served,

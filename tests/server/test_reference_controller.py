@@ -218,6 +218,7 @@ def test_what_is_no_url_of_a_worker(url: str) -> None:
         check_url(url)
 
 
+@pytest.mark.slow
 def test_nobody_registers_where_workers_are_not_allowed() -> None:
     with (
         other_worker() as (url, kind),
@@ -292,6 +293,7 @@ def test_clients_that_leave_within_their_body_or_tell_no_host(
 # --- who may reach the ports ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_keys_hold_for_these_ports_too() -> None:
     with serving_http(small, reference=ANY_PORTS, api_keys=("secret",)) as served:
         for name, path in (
@@ -324,6 +326,7 @@ def test_the_workers_address_is_one_that_the_client_can_reach() -> None:
     assert address_for("http://0.0.0.0:40000", None) == "http://0.0.0.0:40000"
 
 
+@pytest.mark.slow
 def test_bodies_that_are_too_large_are_refused_whole_or_in_pieces() -> None:
     with serving_http(small, reference=ANY_PORTS, max_body_bytes=1000) as served:
         for name, path in (
@@ -351,6 +354,7 @@ def test_wrong_settings() -> None:
         ServerSettings(reference=ReferenceSettings(0, 0, 70000))
 
 
+@pytest.mark.slow
 def test_draining_refuses_on_all_ports_and_lets_what_runs_end() -> None:
     with (
         serving_http(small, reference=ANY_PORTS) as served,

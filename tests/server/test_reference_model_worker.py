@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import GOLDEN, Case, cases
 from http_server import Served, serving_http
 from reference_client import Answer, ReferenceClient, chat, units_of
 from serving import load
 
-from antiphon import AsyncEngine
+from antiphon import AsyncEngine, Engine
 from antiphon.server.settings import ReferenceSettings
 
 ANY_PORTS = ReferenceSettings(0, 0, 0)
@@ -93,6 +94,23 @@ def test_golden_replies(client: ReferenceClient, case: Case) -> None:
 
 
 @pytest.mark.slow
+def test_no_sound_is_made_of_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    def engine() -> AsyncEngine:
+        made = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", progress=False, kv_cache_bytes=32 << 20)
+        assert made.speech_worker is not None
+        monkeypatch.setattr(made.speech_worker, "begin", None)
+        return AsyncEngine.from_engine(made)
+
+    with (
+        serving_http(engine, reference=ANY_PORTS) as served,
+        ReferenceClient(served.sites["model worker"]) as client,
+    ):
+        for name in ("t2s", "s2s"):
+            case = next(case for case in cases() if case.name == name)
+            check(case, ask(client, case))
+
+
+@pytest.mark.slow
 def test_sixteen_at_a_time_each_get_their_own_reply(client: ReferenceClient) -> None:
     asked = [cases()[index % len(cases())] for index in range(16)]
     with ThreadPoolExecutor(16) as pool:
@@ -108,6 +126,7 @@ def test_the_controller_answers_as_the_worker_does(golden_server: Served) -> Non
             check(case, Answer(case.data["prompt"], list(messages)))
 
 
+@pytest.mark.slow
 def test_defaults_are_speech_to_speech_of_256_units(client: ReferenceClient) -> None:
     with client.stream({"prompt": chat("<Audio_1><Audio_2>")}) as messages:
         answer = Answer(chat("<Audio_1><Audio_2>"), list(messages))
@@ -115,6 +134,7 @@ def test_defaults_are_speech_to_speech_of_256_units(client: ReferenceClient) -> 
     assert 0 < len(units_of(answer.text)) <= 256
 
 
+@pytest.mark.slow
 def test_the_limit_is_of_units_or_of_tokens_and_1024_at_most(client: ReferenceClient) -> None:
     spoken = client.generate(chat("<Audio_1>"), "speech_to_speech", max_new_tokens=5, temperature=0.001)
     assert len(units_of(spoken.text)) == 5
@@ -301,6 +321,7 @@ def test_a_client_that_waits_hears_something_again_and_again(
     assert len(set(texts)) < len(texts)
 
 
+@pytest.mark.slow
 def test_while_too_many_wait_others_are_told() -> None:
     def engine() -> AsyncEngine:
         return AsyncEngine.from_engine(load(max_num_seqs=1, max_num_waiting=1))

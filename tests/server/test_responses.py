@@ -62,6 +62,7 @@ def test_an_answers_output_goes_into_the_next_input(served: Served) -> None:
     assert "tom" in words(done.output_text)
 
 
+@pytest.mark.slow
 def test_instructions_are_a_system_message(served: Served) -> None:
     asked = client(served)
     told = asked.responses.create(
@@ -131,6 +132,7 @@ def test_events_come_in_the_order_that_the_client_expects(served: Served) -> Non
     assert final.usage == whole.usage or (final.usage is not None and final.usage.input_tokens > 0)
 
 
+@pytest.mark.slow
 def test_with_asyncio(served: Served) -> None:
     async def main() -> None:
         async with async_client(served) as asked:

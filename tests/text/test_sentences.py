@@ -39,6 +39,7 @@ def test_long_sentences_are_cut_at_commas_or_spaces_or_anywhere() -> None:
     assert [len(piece) for piece in anywhere] == [300, 300, 300, 100]
 
 
+@pytest.mark.slow
 @given(st.text(st.sampled_from("ab.!? ,\n。A\"'…"), max_size=1500) | st.text(max_size=1000))
 def test_nothing_is_lost(text: str) -> None:
     pieces = spoken_pieces(text)

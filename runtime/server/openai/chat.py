@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from antiphon.server.audio_output import encode_speech
 from antiphon.server.event_stream import EVENTS, begun
+from antiphon.server.json_body import JsonRoute
 from antiphon.server.openai.chat_request import ChatRequest
 from antiphon.server.openai.chat_stream import chat_events
 from antiphon.server.openai.chat_turn import ChatTurn, read_chat
-from antiphon.server.openai.schemas import ERRORS, Usage, finish_reason
+from antiphon.server.openai.schemas import ERRORS, Usage, finish_reason, input_transcript
 from antiphon.server.service import Service, until_gone
 from antiphon.types import Completion
 
@@ -61,11 +62,13 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+    input_transcript: str | None = None
+    """What was heard in the last message that holds speech; null if no message does. Not in OpenAI's API."""
 
 
 def chat(service: Service) -> APIRouter:
     """`/v1/chat/completions`."""
-    router = APIRouter(tags=["chat"])
+    router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post(
         "/v1/chat/completions",
@@ -99,7 +102,12 @@ async def _whole(service: Service, turn: ChatTurn) -> ChatCompletion:
         message = ReplyMessage(content=None, audio=audio)
     choice = Choice(message=message, finish_reason=finish_reason(completion.finish_reason))
     return ChatCompletion(
-        id=turn.id, created=turn.created_s, model=turn.model, choices=[choice], usage=Usage.of(completion)
+        id=turn.id,
+        created=turn.created_s,
+        model=turn.model,
+        choices=[choice],
+        usage=Usage.of(completion),
+        input_transcript=input_transcript(completion),
     )
 
 

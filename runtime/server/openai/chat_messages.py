@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from collections.abc import Sequence
 
+from antiphon.inputs.base64_text import decode_base64
 from antiphon.server.errors import ApiError
 from antiphon.server.openai.chat_request import (
     AssistantMessage,
@@ -56,7 +56,7 @@ async def _user(service: Service, message: UserMessage, place: str) -> str | lis
 
 async def _speech(data: str, place: str) -> Speech:
     try:
-        sound = await asyncio.to_thread(base64.b64decode, data, validate=True)
+        sound = await asyncio.to_thread(decode_base64, data)
     except (binascii.Error, ValueError) as error:
         raise wrong(place, "expected a sound file in base64, got something else") from error
     if not sound:

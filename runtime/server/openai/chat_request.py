@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from antiphon.server.openai.schemas import INT64, NoDict, NoList, StreamOptions, Strict, TextFormat, by_form
+from antiphon.server.openai.schemas import INT64, NoDict, NoList, ReplyRequest, Strict, TextFormat, by_form
 from antiphon.server.openai.voices import VoiceId
 from antiphon.types import MAX_STOP_CHARS, MAX_STOP_STRINGS
 
@@ -131,51 +131,30 @@ StopStrings = Annotated[
 ]
 
 
-class ChatRequest(Strict):
+class ChatRequest(ReplyRequest):
     """A conversation to go on with."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    model: str | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     """["text"], or ["text", "audio"]."""
     audio: AudioOutput | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
     """Limit on the tokens of text, also of a spoken reply; for speech, see max_units."""
     max_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
     """The older name of max_completion_tokens."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 unless it is given."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stop: StopStrings | None = None
     """Of text-only replies."""
-    top_k: Annotated[int, Field(ge=-1, lt=INT64)] | None = None
-    """Keep this many of the most likely ids; 0 and -1 keep all. As in vLLM, not in OpenAI's API."""
-    ignore_eos: bool | None = None
-    """Go on to the limit. As in vLLM, not in OpenAI's API."""
     max_units: Annotated[int, Field(ge=1, lt=INT64)] | None = None
     """Limit on the units of a spoken reply; 25 make a second. Not in OpenAI's API."""
 
     # Without effect on a reply.
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
 
     # Only what asks for nothing.
     n: Literal[1] | None = None
-    tools: NoList | None = None
-    tool_choice: Literal["none", "auto"] | None = None
     response_format: TextFormat | None = None
     logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
     logit_bias: NoDict | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from antiphon.server.audio_output import AudioEncoder, Blocks
 from antiphon.server.event_stream import DONE, error_event, event
 from antiphon.server.openai.chat_turn import ChatTurn
-from antiphon.server.openai.schemas import Usage, finish_reason
+from antiphon.server.openai.schemas import Usage, finish_reason, input_transcript
 from antiphon.server.service import Service, checked
 from antiphon.sound.arrays import AudioArray
 from antiphon.types import AudioDelta, Completion, Finished, TextDelta
@@ -60,6 +60,8 @@ class ChatChunk(BaseModel):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
+    input_transcript: str | None = None
+    """In the chunk that says why the reply has ended, if a message holds speech. Not in OpenAI's API."""
 
 
 async def chat_events(service: Service, turn: ChatTurn) -> AsyncGenerator[str, None]:
@@ -119,13 +121,15 @@ class _Chunks:
 
     def last(self, completion: Completion) -> list[str]:
         """The chunk that says why the reply has ended, and the one that says what it took."""
-        found = [self._told(Delta(), finish_reason(completion.finish_reason))]
+        end = ChunkChoice(index=0, delta=Delta(), finish_reason=finish_reason(completion.finish_reason))
+        heard = input_transcript(completion)
+        found = [event(self._chunk([end], **({} if heard is None else {"input_transcript": heard})))]
         if self._turn.include_usage:
             found.append(event(self._chunk([], usage=Usage.of(completion))))
         return found
 
-    def _told(self, delta: Delta, reason: Literal["stop", "length"] | None = None) -> str:
-        return event(self._chunk([ChunkChoice(index=0, delta=delta, finish_reason=reason)]))
+    def _told(self, delta: Delta) -> str:
+        return event(self._chunk([ChunkChoice(index=0, delta=delta, finish_reason=None)]))
 
     def _chunk(self, choices: list[ChunkChoice], **fields: Any) -> ChatChunk:
         turn = self._turn

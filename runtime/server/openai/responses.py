@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 
 from antiphon.server.errors import ApiError, api_error
 from antiphon.server.event_stream import EVENTS, begun, error_event, event
+from antiphon.server.json_body import JsonRoute
 from antiphon.server.openai.conversation import Conversation, wrong
 from antiphon.server.openai.responses_answer import (
     OutputMessage,
@@ -43,7 +44,7 @@ class _Turn:
 
 def responses(service: Service) -> APIRouter:
     """`/v1/responses`."""
-    router = APIRouter(tags=["responses"])
+    router = APIRouter(tags=["responses"], route_class=JsonRoute)
 
     @router.post(
         "/v1/responses", response_model=ResponseObject, responses={**ERRORS, 200: {"content": EVENTS}}

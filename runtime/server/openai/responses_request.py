@@ -11,7 +11,7 @@ from antiphon.server.openai.schemas import (
     INT64,
     NoDict,
     NoList,
-    StreamOptions,
+    ReplyRequest,
     Strict,
     Text,
     TextFormat,
@@ -84,47 +84,26 @@ class TextConfig(Strict):
     format: TextFormat | None = None
 
 
-class ResponsesRequest(Strict):
+class ResponsesRequest(ReplyRequest):
     """A conversation to go on with, in text."""
 
     input: Input
-    model: str | None = None
     instructions: Text | None = None
     """A system message before all others."""
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=INT64)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 unless it is given."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=INT64)] | None = None
-    """Keep this many of the most likely ids; 0 and -1 keep all. Not in OpenAI's API, like the next two."""
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
-    ignore_eos: bool | None = None
-    """Go on to the limit."""
 
     # Without effect on a reply.
     user: Text | None = None
     metadata: dict[Text, Text] | None = None
-    store: bool | None = None
-    safety_identifier: str | None = None
-    service_tier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
 
     # Only what asks for nothing.
     previous_response_id: None = None
     conversation: None = None
     background: Literal[False] | None = None
-    tools: NoList | None = None
-    tool_choice: Literal["none", "auto"] | None = None
     include: NoList | None = None
     reasoning: NoDict | None = None
     text: TextConfig | None = None
     truncation: Literal["disabled"] | None = None
-    top_logprobs: Literal[0] | None = None
 
 
 async def read_input(service: Service, body: ResponsesRequest) -> Conversation:

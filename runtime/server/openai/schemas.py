@@ -17,6 +17,7 @@ __all__ = [
     "NoDict",
     "NoList",
     "PromptDetails",
+    "ReplyRequest",
     "StreamOptions",
     "Strict",
     "Text",
@@ -25,6 +26,7 @@ __all__ = [
     "by_form",
     "errors",
     "finish_reason",
+    "input_transcript",
     "sampling_params",
 ]
 
@@ -80,6 +82,37 @@ class StreamOptions(Strict):
     """A last chunk says what was used."""
     include_obfuscation: bool | None = None
     """Without effect: nothing is padded."""
+
+
+class ReplyRequest(Strict):
+    """What chats and responses are asked with alike."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 unless it is given."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    """In OpenAI's API, chats alone have it."""
+    top_k: Annotated[int, Field(ge=-1, lt=INT64)] | None = None
+    """Keep this many of the most likely ids; 0 and -1 keep all. As in vLLM, not in OpenAI's API."""
+    ignore_eos: bool | None = None
+    """Go on to the limit. As in vLLM, not in OpenAI's API."""
+
+    # Without effect on a reply.
+    store: bool | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    # Only what asks for nothing.
+    tools: NoList | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    top_logprobs: Literal[0] | None = None
 
 
 class Error(BaseModel):
@@ -176,3 +209,8 @@ def sampling_params(**given: Any) -> SamplingParams:
 def finish_reason(reason: FinishReason) -> Literal["stop", "length"]:
     """OpenAI's word. A request is aborted when its time is over, so that its reply is cut: "length"."""
     return "stop" if reason == "stop" else "length"
+
+
+def input_transcript(completion: Completion) -> str | None:
+    """What was heard in the last message that holds speech; None if no message does."""
+    return completion.transcript.strip() if completion.metrics.num_prompt_units else None

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, field_validator
 
 from antiphon.server.audio_output import AudioEncoder, check_format, media_type
 from antiphon.server.event_stream import EVENTS, begun, error_event, event
+from antiphon.server.json_body import JsonRoute
 from antiphon.server.openai.schemas import ERRORS, Strict, by_form
 from antiphon.server.openai.spoken_text import SpokenText
 from antiphon.server.openai.voices import VoiceId, speaking_voice
@@ -74,7 +75,7 @@ class SpeechDone(BaseModel):
 
 def speech(service: Service) -> APIRouter:
     """`/v1/audio/speech`."""
-    router = APIRouter(tags=["audio"])
+    router = APIRouter(tags=["audio"], route_class=JsonRoute)
     sound = {"schema": {"type": "string", "format": "binary"}}
     kinds = {media_type(name): sound for name in ("mp3", "opus", "aac", "flac", "wav", "pcm")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import re
 from collections.abc import AsyncGenerator
@@ -17,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from antiphon.errors import InvalidRequest
+from antiphon.inputs.base64_text import decode_base64
 from antiphon.server.errors import api_error
 from antiphon.server.reference.messages import WRONG, MessageStream, failure, message, paced
 from antiphon.server.reference.prompt import read_prompt, units_text
@@ -81,7 +81,7 @@ class Generation(BaseModel):
             raise InvalidRequest(
                 f"inference_type: {self.inference_type}, but the prompt {found} units of speech"
             )
-        return Request(messages=messages, modalities=("text", "audio") if self.speaks else ("text",))
+        return Request(messages=messages, modalities=("text", "units") if self.speaks else ("text",))
 
     def params(self) -> SamplingParams:
         """How to pick."""
@@ -201,6 +201,6 @@ def _read(body: bytes) -> Generation:
 
 def _picture(index: int, text: str) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return decode_base64("".join(text.split()))
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"images[{index}]: expected a picture in base64") from error

@@ -37,7 +37,8 @@ def open_ports(service: Service, settings: ReferenceSettings) -> list[Site]:
 
         def site(name: str, port: int, routes: Sequence[Route]) -> Site:
             on_close = folder.close if not sites else lambda: None
-            sites.append(Site(name, _app(service, routes), host, port, on_close))
+            timeout_s = service.settings.send_timeout_s
+            sites.append(Site(name, _app(service, routes), host, port, on_close, send_timeout_s=timeout_s))
             return sites[-1]
 
         site("codec worker", settings.codec_worker_port, codec_worker(service, folder))
