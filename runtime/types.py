@@ -235,6 +235,11 @@ class Completion:
     """Unit numbers from 0, without stop ids."""
     unit_ids: list[int] = field(default_factory=list)
     """Ids as picked, including the stop id."""
+    spoken_chars: list[int] = field(default_factory=list)
+    """For each of units, how many characters of text speech has begun by its end: it never falls, and at
+    the last unit of a reply that ended by itself (finish_reason "stop") it is all of them. Speech has begun a
+    word when the model reads it back in its own units, which is seldom before it has been said. The last
+    unit of any other reply is not read back; it counts what the one before it does."""
     audio: np.ndarray | None = None
     """float32 (samples,) at sample_rate_hz; None if no speech was asked for or no codec is loaded."""
     sample_rate_hz: int | None = None
@@ -281,6 +286,10 @@ class UnitDelta:
 
     request_id: str
     units: tuple[int, ...]
+    spoken_chars: tuple[int, ...] = ()
+    """For each unit, how many characters of the reply speech had begun by its end, as far as is known when
+    it is sent: a unit is read back in the next step, so what it begins itself is told with the unit after it.
+    Never more than the text deltas so far hold. `Completion.spoken_chars` is exact."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ class AudioFeed:
     async def peek(self) -> list[int]:
         """All units if the audio that was pushed before this call were all of it; more may follow. Raises
         what ended the feed."""
-        asked = asyncio.get_running_loop().create_future()
+        asked: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         async with self._changed:
             self._check_open()
             self._peeks.append(asked)

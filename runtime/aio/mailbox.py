@@ -145,8 +145,10 @@ def _merged(events: Sequence[Event]) -> Iterator[Event]:
     if text := [e for e in events if isinstance(e, TextDelta)]:
         token_ids = chain.from_iterable(e.token_ids for e in text)
         yield TextDelta(request_id, "".join(e.text for e in text), tuple(token_ids))
-    if units := [e.units for e in events if isinstance(e, UnitDelta)]:
-        yield UnitDelta(request_id, tuple(chain.from_iterable(units)))
+    if spoken := [e for e in events if isinstance(e, UnitDelta)]:
+        units = chain.from_iterable(e.units for e in spoken)
+        spoken_chars = chain.from_iterable(e.spoken_chars for e in spoken)
+        yield UnitDelta(request_id, tuple(units), tuple(spoken_chars))
     if audio := [e for e in events if isinstance(e, AudioDelta)]:
         samples = np.concatenate([e.samples for e in audio])
         yield AudioDelta(request_id, samples, audio[0].sample_rate_hz)

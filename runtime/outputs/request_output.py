@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from antiphon.config import ModelConfig, NoSpeech
+from antiphon.outputs.spoken_text import SpokenText
 from antiphon.outputs.transcript import Hypothesis, Transcript
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
@@ -66,6 +67,7 @@ class OutputState:
         self._held_ids: list[int] = []
         """Ids whose text has not been sent yet: parts of a character, or white space."""
         self._num_units = 0
+        self._spoken = SpokenText(request, tokenizer, config.blank_token_id)
         self._num_taken = 0
         """Units that `new_units` has handed out to be made into speech."""
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
@@ -97,11 +99,13 @@ class OutputState:
             if text := self._detokenizer.push(new):
                 yield self._text_delta(text)
         if len(request.unit_ids) > self._num_units:
+            self._spoken.advance()
             units = self._numbers(request.unit_ids[self._num_units :])
+            spoken_chars = self._spoken_chars(self._num_units)
             self._num_units = len(request.unit_ids)
             self._note_first("ttfu_s", unit=True)
             if units:
-                yield UnitDelta(request.request_id, tuple(units))
+                yield UnitDelta(request.request_id, tuple(units), tuple(spoken_chars))
 
     @property
     def stop(self) -> FinishReason | None:
@@ -156,6 +160,7 @@ class OutputState:
             fusion_ids=list(request.speaking.fusion_ids) if request.speaking and not is_empty else [],
             units=[] if is_empty else self.units(),
             unit_ids=[] if is_empty else list(request.unit_ids),
+            spoken_chars=[] if is_empty else self._all_spoken_chars(),
             audio=np.concatenate(self._audio) if self._audio else None,
             sample_rate_hz=self._sample_rate_hz,
             finish_reason=self._finish_reason(),

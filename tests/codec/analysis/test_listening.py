@@ -162,7 +162,7 @@ def test_a_peek_is_the_end_and_changes_nothing(
             patch.setattr(f"antiphon.codec.analysis.{module}.PIECE_SAMPLES", RATE_HZ)
         patch.setattr(codec, "tokenizer", SpeechTokenizer(relative_network, 64))
         listener, undisturbed = codec.listen(rate_hz, schedule), codec.listen(rate_hz, schedule)
-        num_pushed = 0
+        num_pushed, expected = 0, list[int]()
         for chunk in chunked(samples, cuts):
             assert listener.push(chunk) == undisturbed.push(chunk)
             num_pushed += len(chunk)
