@@ -169,6 +169,9 @@ class Request:
     say: str | None = field(default=None, kw_only=True)
     """The text of a spoken reply, to be spoken as it stands: the LLM is not run. With it, content and
     messages may both be left out."""
+    is_speculative: bool = field(default=False, kw_only=True)
+    """Nobody waits for it yet, and perhaps nobody ever will: it is served after all others and makes way
+    first, until `Engine.confirm`. Its result is the same."""
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -179,7 +182,8 @@ class RequestMetrics:
     """Times in seconds from the moment the request was added; None for what did not happen.
 
     For a request that was opened while its user still spoke, they count from the commit, since that is
-    when the user begins to wait.
+    when the user begins to wait. For a speculative one they count from `Engine.confirm`, if that is called;
+    what happened before is then 0.
     """
 
     ttft_s: float | None = None

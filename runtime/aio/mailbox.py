@@ -51,6 +51,8 @@ class Mailbox:
         """None: the engine has yet to name it."""
         self.is_taken = False
         """The engine has taken the request."""
+        self.confirmed_s: float | None = None
+        """When the request was confirmed, if the engine had not taken it by then."""
         self.is_over = False
         """Nothing more is wanted. Set without a lock: the garbage collector may do it, inside anything."""
         self._lock = threading.Lock()

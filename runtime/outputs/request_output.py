@@ -52,6 +52,8 @@ class OutputState:
         self._on_no_speech = no_speech
         self._sample_rate_hz = sample_rate_hz
         self._audio: list[np.ndarray] = []
+        self._audio_times: list[tuple[float, float]] = []
+        """Of each piece of `_audio`: when it was made, and how long it is."""
         self._plays_until_s = 0.0
         """When playback ends, if it began with the first samples and pauses when there are none."""
         self.transcript = ""
@@ -125,6 +127,19 @@ class OutputState:
         self._hypothesis = None
         self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
 
+    def confirm(self, confirmed_s: float) -> None:
+        """Somebody waits for it from now on, or since an earlier moment: what happened before that took them
+        no time."""
+        earlier_s, self._added_s = self._added_s - confirmed_s, confirmed_s
+        metrics = self._metrics
+        if metrics.ttft_s is not None:
+            metrics.ttft_s = max(0.0, metrics.ttft_s + earlier_s)
+        if metrics.ttfu_s is not None:
+            metrics.ttfu_s = max(0.0, metrics.ttfu_s + earlier_s)
+        metrics.ttfa_s = None
+        for made_s, seconds in self._audio_times:
+            self._play(made_s, seconds)
+
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
         yield from self.poll()
@@ -148,7 +163,7 @@ class OutputState:
         first = metrics.ttfu_s if request.speaks else metrics.ttft_s
         picked = len(request.unit_ids if request.speaks else request.text_ids)
         if first is not None and picked > 1:
-            metrics.tpot_s = (self._last_id_s - self._added_s - first) / (picked - 1)
+            metrics.tpot_s = (max(0.0, self._last_id_s - self._added_s) - first) / (picked - 1)
         return Completion(
             request.request_id,
             transcript=self.transcript,
@@ -191,17 +206,22 @@ class OutputState:
         """More of its sound was made: float32 (n,), not empty."""
         assert self._sample_rate_hz is not None, "speech comes only if it was asked for"
         self._audio.append(samples)
-        now, metrics = time.perf_counter() - self._added_s, self._metrics
+        made_s, seconds = time.perf_counter(), len(samples) / self._sample_rate_hz
+        self._audio_times.append((made_s, seconds))
+        self._play(made_s, seconds)
+        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
+
+    def _play(self, made_s: float, seconds: float) -> None:
+        """Count a piece of its sound."""
+        now, metrics = max(0.0, made_s - self._added_s), self._metrics
         if metrics.ttfa_s is None:
             metrics.ttfa_s, metrics.underrun_s, metrics.audio_s = now, 0.0, 0.0
             self._plays_until_s = now
         assert metrics.underrun_s is not None and metrics.audio_s is not None
         metrics.underrun_s += max(0.0, now - self._plays_until_s)
-        seconds = len(samples) / self._sample_rate_hz
         self._plays_until_s = max(self._plays_until_s, now) + seconds
         metrics.audio_s += seconds
         metrics.rtf = now / metrics.audio_s
-        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
 
     def _note_first(self, name: str, *, unit: bool) -> None:
         now = time.perf_counter()
@@ -209,6 +229,18 @@ class OutputState:
             setattr(self._metrics, name, now - self._added_s)
         if unit == self.request.speaks:
             self._last_id_s = now
+
+    def _spoken_chars(self, start: int = 0) -> list[int]:
+        """Of the units from here on, without stop ids, as far as is known."""
+        ids = enumerate(self.request.unit_ids[start:], start)
+        return [self._spoken.by_the_end_of(unit) for unit, i in ids if self._numbers([i])]
+
+    def _all_spoken_chars(self) -> list[int]:
+        self._spoken.advance()
+        spoken_chars = self._spoken_chars()
+        if spoken_chars and self._finish_reason() == "stop":
+            spoken_chars[-1] = len(self.text)
+        return spoken_chars
 
     def _numbers(self, ids: list[int]) -> list[int]:
         first = self._config.first_unit_id
