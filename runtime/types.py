@@ -172,6 +172,9 @@ class Request:
     say: str | None = field(default=None, kw_only=True)
     """The text of a spoken reply, to be spoken as it stands: the LLM is not run. With it, content and
     messages may both be left out."""
+    is_speculative: bool = field(default=False, kw_only=True)
+    """Nobody waits for it yet, and perhaps nobody ever will: it is served after all others and makes way
+    first, until `Engine.confirm`. Its result is the same."""
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -182,7 +185,8 @@ class RequestMetrics:
     """Times in seconds from the moment the request was added; None for what did not happen.
 
     For a request that was opened while its user still spoke, they count from the commit, since that is
-    when the user begins to wait.
+    when the user begins to wait. For a speculative one they count from `Engine.confirm`, if that is called;
+    what happened before is then 0.
     """
 
     ttft_s: float | None = None
@@ -248,6 +252,11 @@ class Completion:
     """Unit numbers from 0, without stop ids."""
     unit_ids: list[int] = field(default_factory=list)
     """Ids as picked, including the stop id."""
+    spoken_chars: list[int] = field(default_factory=list)
+    """For each of units, how many characters of text speech has begun by its end: it never falls, and at
+    the last unit of a reply that ended by itself (finish_reason "stop") it is all of them. Speech has begun a
+    word when the model reads it back in its own units, which is seldom before it has been said. The last
+    unit of any other reply is not read back; it counts what the one before it does."""
     audio: np.ndarray | None = None
     """float32 (samples,) at sample_rate_hz; None if no sound was asked for or no codec is loaded."""
     sample_rate_hz: int | None = None
@@ -267,10 +276,15 @@ class TranscriptDelta:
 @dataclass(frozen=True)
 class TranscriptUpdate:
     """What has been heard of an open request's last message: the whole of it, replacing the previous update.
-    After the commit, deltas give the final transcript."""
+    It comes whenever the message's units have been read as something else than before, even if that leaves
+    the text as it was. After the commit, deltas give the final transcript."""
 
     request_id: str
     text: str
+    num_units: int = 0
+    """Units of the message, all of which have been read."""
+    num_trailing_blanks: int = 0
+    """How many of the last of these were read as blank: all of them, if nothing has been heard yet."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +303,10 @@ class UnitDelta:
 
     request_id: str
     units: tuple[int, ...]
+    spoken_chars: tuple[int, ...] = ()
+    """For each unit, how many characters of the reply speech had begun by its end, as far as is known when
+    it is sent: a unit is read back in the next step, so what it begins itself is told with the unit after it.
+    Never more than the text deltas so far hold. `Completion.spoken_chars` is exact."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from antiphon.aio.session import Session
 from antiphon.aio.transcripts import segments_of
 from antiphon.engine.engine import Engine
 from antiphon.outputs.transcription import Segment, Transcription
-from antiphon.plain import string
+from antiphon.plain import number, string
 from antiphon.process.ownership import OfOneProcess
 from antiphon.types import Completion, Finished, Request, SamplingParams, Speech
 
@@ -138,6 +138,13 @@ class AsyncEngine(OfOneProcess):
         Its blocks are free when this returns. A request that was given no id has the one in its events.
         """
         return await self._thread.answer(self._thread.abort(string("request_id", request_id)))
+
+    async def confirm(self, request_id: str, confirmed_s: float | None = None) -> bool:
+        """`Engine.confirm`: somebody waits for a speculative request, which may still be waiting to be read.
+        False if it does not exist, or has ended."""
+        now = time.perf_counter()
+        since = now if confirmed_s is None else min(now, number("confirmed_s", confirmed_s, 0.0))
+        return await self._thread.answer(self._thread.confirm(string("request_id", request_id), since))
 
     def health(self) -> Health:
         """The state of the engine right now. Never waits, and may be called from any thread."""

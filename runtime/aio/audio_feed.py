@@ -47,6 +47,8 @@ class AudioFeed:
         self._tell = tell
         self._fail = fail
         self._pieces: deque[np.ndarray] = deque()
+        self._peeks: list[asyncio.Future[list[int]]] = []
+        """Calls of `peek` that wait for their answers."""
         self._is_whole = False
         self._units: list[int] = []
         self._error: BaseException | None = None
@@ -58,11 +60,19 @@ class AudioFeed:
         """Add samples, float32 (n,), once there is room for them. Raises what ended the feed."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._pieces) < MAX_PENDING_PIECES or self._is_whole)
-            self._check()
-            if self._is_whole:
-                raise InvalidRequest("audio: the speech has ended; more cannot be heard")
+            self._check_open()
             self._pieces.append(samples)
             self._changed.notify_all()
+
+    async def peek(self) -> list[int]:
+        """All units if the audio that was pushed before this call were all of it; more may follow. Raises
+        what ended the feed."""
+        asked: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        async with self._changed:
+            self._check_open()
+            self._peeks.append(asked)
+            self._changed.notify_all()
+        return await asked
 
     async def finish(self) -> list[int]:
         """No more audio will come: returns all units, once all is heard. Raises what ended the feed."""
@@ -91,10 +101,14 @@ class AudioFeed:
     async def _run(self) -> None:
         submit = self._thread.submit
         try:
-            while pieces := await self._next():
-                units = await asyncio.wrap_future(submit(self._listen, pieces))
-                if units is not None:
-                    await self._tell(units)
+            while any(there := await self._next()):
+                pieces, peeks = there
+                if pieces:
+                    units = await asyncio.wrap_future(submit(self._listen, pieces))
+                    if units is not None:
+                        await self._tell(units)
+                if peeks:
+                    self._answer(peeks, await asyncio.wrap_future(submit(self._listener.peek)))
             self._units = await asyncio.wrap_future(submit(self._listener.finish))
         except asyncio.CancelledError:
             self._error = InvalidRequest("audio: the session has ended")
@@ -105,6 +119,7 @@ class AudioFeed:
         finally:
             self._thread.stop()
             self._is_whole = True
+            self._refuse(self._peeks)
             async with self._changed:
                 self._changed.notify_all()  # callers that wait for room find that the feed has ended
 
@@ -114,19 +129,37 @@ class AudioFeed:
         except Exception as fault:  # noqa: BLE001 - the next push or commit tells it all the same
             log_fault("a session could not be told that its audio failed", error=fault)
 
-    async def _next(self) -> list[np.ndarray]:
-        """All pieces that wait, once there are any; empty, once all have been heard."""
+    async def _next(self) -> tuple[list[np.ndarray], list[asyncio.Future[list[int]]]]:
+        """All pieces and all calls of `peek` that wait, once there are any; none, once all audio has been
+        heard."""
         async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._pieces) or self._is_whole)
+            await self._changed.wait_for(lambda: self._pieces or self._peeks or self._is_whole)
             pieces = list(self._pieces)
             self._pieces.clear()
             self._changed.notify_all()
-        return pieces
+        return pieces, list(self._peeks)
+
+    def _answer(self, peeks: list[asyncio.Future[list[int]]], units: list[int]) -> None:
+        self._peeks = self._peeks[len(peeks) :]
+        for asked in peeks:
+            if not asked.done():  # its caller waits no longer
+                asked.set_result(list(units))
+
+    def _refuse(self, peeks: list[asyncio.Future[list[int]]]) -> None:
+        error = self._error or InvalidRequest("audio: the speech has ended; more cannot be heard")
+        for asked in peeks:
+            if not asked.done():
+                asked.set_exception(error)
 
     def _listen(self, pieces: list[np.ndarray]) -> list[int] | None:
         samples = np.concatenate(pieces)
         self._activity.push(samples)
         return self._listener.push(samples)
+
+    def _check_open(self) -> None:
+        self._check()
+        if self._is_whole:
+            raise InvalidRequest("audio: the speech has ended; more cannot be heard")
 
     def _check(self) -> None:
         if self._error is not None:

@@ -11,7 +11,7 @@ from antiphon.aio.mailbox import Mailbox
 from antiphon.prompt import Prompt
 from antiphon.types import Request, SamplingParams
 
-__all__ = ["Abort", "Add", "Close", "Command", "Commit", "Leave", "UpdateSpeech"]
+__all__ = ["Abort", "Add", "Close", "Command", "Commit", "Confirm", "Leave", "UpdateSpeech"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,16 @@ class Abort:
     """Abort the request of this id; `done` gets whether there was one."""
 
     request_id: str
+    done: Future[bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Confirm:
+    """Somebody waits for the speculative request of this id; `done` gets whether there is a request."""
+
+    request_id: str
+    confirmed_s: float
+    """On the clock of `time.perf_counter`."""
     done: Future[bool]
 
 
@@ -71,4 +81,4 @@ class Close:
     """End the thread."""
 
 
-Command: TypeAlias = Add | Leave | Abort | UpdateSpeech | Commit | Close
+Command: TypeAlias = Add | Leave | Abort | Confirm | UpdateSpeech | Commit | Close

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from antiphon.aio.commands import Abort, Add, Close, Command, Commit, Leave, UpdateSpeech
+from antiphon.aio.commands import Abort, Add, Close, Command, Commit, Confirm, Leave, UpdateSpeech
 from antiphon.aio.mailbox import LOOK_UP_S, Mailbox, ring
 from antiphon.aio.subscribers import Subscribers
 from antiphon.engine.engine import Engine
@@ -118,14 +118,11 @@ class EngineThread:
 
     def abort(self, request_id: str) -> Future[bool]:
         """Abort a request wherever it is; done when its blocks are free. False: there is no such request."""
-        self.check_process()
-        done: Future[bool] = Future()
-        with self._lock:
-            if not self.is_alive:
-                done.set_result(False)
-            else:
-                self._inbox.put(Abort(request_id, done))
-        return done
+        return self._send_named(Abort(request_id, Future()))
+
+    def confirm(self, request_id: str, confirmed_s: float) -> Future[bool]:
+        """Somebody waits for a speculative request. False: there is no such request."""
+        return self._send_named(Confirm(request_id, confirmed_s, Future()))
 
     def update_speech(self, mailbox: Mailbox, units: Sequence[int]) -> Future[None]:
         """Replace the units heard so far of an open request that the engine has taken. `units` are plain."""
@@ -136,6 +133,15 @@ class EngineThread:
     ) -> Future[None]:
         """The user of such a request has finished, see `Commit`."""
         return self._send(Commit(mailbox, units, Future(), committed_s, no_speech))
+
+    def _send_named(self, command: Abort | Confirm) -> Future[bool]:
+        self.check_process()
+        with self._lock:
+            if not self.is_alive:
+                command.done.set_result(False)
+            else:
+                self._inbox.put(command)
+        return command.done
 
     def _send(self, command: UpdateSpeech | Commit) -> Future[None]:
         self.check_process()
@@ -273,6 +279,8 @@ class EngineThread:
                     self._subscribers.leave(command.mailbox)
                 case Abort():
                     self._answer(command.done, partial(self._abort, command.request_id))
+                case Confirm():
+                    self._answer(command.done, partial(self._confirm, command))
                 case UpdateSpeech():
                     self._answer(command.done, partial(self._subscribers.update_speech, command))
                 case Commit():
@@ -312,6 +320,13 @@ class EngineThread:
         ring(preparing)
         return self._subscribers.abort(request_id) or bool(preparing)
 
+    def _confirm(self, command: Confirm) -> bool:
+        with self._lock:
+            preparing = [m for m in self._preparing if m.request_id == command.request_id and not m.is_over]
+        for mailbox in preparing:
+            mailbox.confirmed_s = command.confirmed_s
+        return self._subscribers.confirm(command.request_id, command.confirmed_s) or bool(preparing)
+
     def _end(self) -> None:
         """Tell everybody who is waiting for something, and let go of the engine."""
         with self._lock:
@@ -340,7 +355,7 @@ class EngineThread:
     def _refuse_commands(self) -> None:
         while not self._inbox.empty():
             command = self._inbox.get()
-            if isinstance(command, Abort) and command.done.set_running_or_notify_cancel():
+            if isinstance(command, (Abort, Confirm)) and command.done.set_running_or_notify_cancel():
                 command.done.set_result(False)
             if isinstance(command, (UpdateSpeech, Commit)) and command.done.set_running_or_notify_cancel():
                 command.done.set_exception(self._dead())

@@ -51,6 +51,8 @@ class Mailbox:
         """None: the engine has yet to name it."""
         self.is_taken = False
         """The engine has taken the request."""
+        self.confirmed_s: float | None = None
+        """When the request was confirmed, if the engine had not taken it by then."""
         self.is_over = False
         """Nothing more is wanted. Set without a lock: the garbage collector may do it, inside anything."""
         self._lock = threading.Lock()
@@ -145,8 +147,10 @@ def _merged(events: Sequence[Event]) -> Iterator[Event]:
     if text := [e for e in events if isinstance(e, TextDelta)]:
         token_ids = chain.from_iterable(e.token_ids for e in text)
         yield TextDelta(request_id, "".join(e.text for e in text), tuple(token_ids))
-    if units := [e.units for e in events if isinstance(e, UnitDelta)]:
-        yield UnitDelta(request_id, tuple(chain.from_iterable(units)))
+    if spoken := [e for e in events if isinstance(e, UnitDelta)]:
+        units = chain.from_iterable(e.units for e in spoken)
+        spoken_chars = chain.from_iterable(e.spoken_chars for e in spoken)
+        yield UnitDelta(request_id, tuple(units), tuple(spoken_chars))
     if audio := [e for e in events if isinstance(e, AudioDelta)]:
         samples = np.concatenate([e.samples for e in audio])
         yield AudioDelta(request_id, samples, audio[0].sample_rate_hz)

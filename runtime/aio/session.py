@@ -140,6 +140,15 @@ class Session(RequestEvents):
         self._has_units = True
         await _update_speech(self._thread, mailbox, numbers)
 
+    async def peek_units(self) -> list[int]:
+        """The units of all audio pushed so far if it ended now, once it has been heard: those that a commit
+        would give the engine. The session goes on, and the engine is not told. Empty before the first sample.
+        """
+        self._speaking()
+        if self._has_units:
+            raise InvalidRequest("audio: this session was given units")
+        return [] if self._feed is None else await self._feed.peek()
+
     async def commit(self) -> None:
         """The user has finished; from here on the reply is made, and metrics count. Returns when all audio
         has been heard and the engine has been told.

@@ -69,6 +69,10 @@ class Subscribers:
             no_speech=command.no_speech,
         )
 
+    def confirm(self, request_id: str, confirmed_s: float) -> bool:
+        """See `Engine.confirm`."""
+        return self._engine.confirm(request_id, confirmed_s)
+
     def leave(self, mailbox: Mailbox) -> None:
         """Abort the request of a mailbox that nobody reads any more."""
         request_id = mailbox.request_id
@@ -96,6 +100,8 @@ class Subscribers:
         )
         mailbox.request_id, mailbox.is_taken = request_id, True
         self._mailboxes[request_id] = mailbox
+        if mailbox.confirmed_s is not None:
+            self._engine.confirm(request_id, mailbox.confirmed_s)
         if prompt.is_growing:
             self._wake([mailbox])
 

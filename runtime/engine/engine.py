@@ -31,7 +31,7 @@ from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.speech_worker import SpeechWorker
 from antiphon.outputs.transcription import Transcription
-from antiphon.plain import flag, string, told
+from antiphon.plain import flag, number, string, told
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.interrupts import Interrupts
 from antiphon.process.ownership import OfOneProcess, Ownership
@@ -270,6 +270,28 @@ class Engine(OfOneProcess):
             self._check_alive()
             self._growing_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
+    def confirm(self, request_id: str, confirmed_s: float | None = None) -> bool:
+        """Somebody waits for a speculative request: from here on it is like any other. False if it does not
+        exist, or has ended.
+
+        confirmed_s: when they began to wait, on the clock of `time.perf_counter`; metrics count from there,
+        and what happened before took no time. None, or a moment to come: now. A request that is not
+        speculative stays as it is.
+        """
+        request_id = string("request_id", request_id)
+        if confirmed_s is not None:
+            confirmed_s = number("confirmed_s", confirmed_s, 0.0)
+        with self._ownership.turn("confirm"):
+            self._check_alive()
+            output = self._replies.outputs.get(request_id)
+            if output is None:
+                return False
+            if output.request.is_speculative:
+                now = time.perf_counter()
+                self.scheduler.confirm(output.request)
+                output.confirm(now if confirmed_s is None else min(now, confirmed_s))
+            return True
+
     def abort(self, request_id: str) -> bool:
         """End a request now; its `Finished` event comes from the next `step`. False if it does not exist."""
         request_id = string("request_id", request_id)
@@ -291,7 +313,7 @@ class Engine(OfOneProcess):
 
     def has_unfinished(self) -> bool:
         """Whether `step` has something to do or to tell. Open requests that wait for their users do not
-        count."""
+        count; speculative ones do."""
         return bool(self._untold) or self._has_work()
 
     # --- the loop -----------------------------------------------------------------------------

@@ -95,6 +95,7 @@ class Intake:
             raise InvalidRequest("SamplingParams.stop: stop strings are for text-only replies")
         seed = params.seed if params.seed is not None else (self._config.seed << 32) + number
         state = self._state(request_id, prompt, params, seed, speaks=speaks, transcribes=transcribes)
+        state.is_speculative = request.is_speculative
         if not self._scheduler.fits(state, num_more=len(prompt.closing)):
             raise InvalidRequest(
                 f"the prompt of {state.num_text_prompt} text and {state.num_speech_prompt} speech positions "

@@ -49,6 +49,8 @@ def check_request(request: Request, *, is_growing: bool = False) -> list[Checked
     """
     if is_growing and request.say is not None:
         raise InvalidRequest("say: a request whose user still speaks has no reply yet")
+    if is_growing and request.is_speculative:
+        raise InvalidRequest("is_speculative: a request whose user still speaks comes after others as it is")
     if request.content is None and request.messages is None:
         return []  # there is only something to say
     if request.messages is None:

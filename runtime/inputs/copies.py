@@ -64,7 +64,8 @@ def plain_options(request: object) -> Request:
     if not issubclass(type(request), Request):
         raise InvalidRequest(f"request: expected a Request, got {kind(request)}")
     with reading("request"):
-        given = {name: getattr(request, name) for name in ("modalities", "sampling_params", "say")}
+        asked = ("modalities", "sampling_params", "say", "is_speculative")
+        given = {name: getattr(request, name) for name in asked}
         names = {name: getattr(request, name) for name in ("system", "voice", "request_id")}
     for name, value in names.items():
         if value is not None:
@@ -78,6 +79,7 @@ def plain_options(request: object) -> Request:
         modalities=modalities,
         sampling_params=plain_params(given["sampling_params"]),
         say=_say(given["say"], modalities),
+        is_speculative=flag("is_speculative", given["is_speculative"]),
         **names,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from antiphon.config import ModelConfig, NoSpeech
+from antiphon.outputs.spoken_text import SpokenText
 from antiphon.outputs.transcript import Hypothesis, Transcript
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
@@ -20,7 +21,6 @@ from antiphon.types import (
     RequestMetrics,
     TextDelta,
     TranscriptDelta,
-    TranscriptUpdate,
     UnitDelta,
 )
 
@@ -52,6 +52,8 @@ class OutputState:
         self._on_no_speech = no_speech
         self._sample_rate_hz = sample_rate_hz
         self._audio: list[np.ndarray] = []
+        self._audio_times: list[tuple[float, float]] = []
+        """Of each piece of `_audio`: when it was made, and how long it is."""
         self._plays_until_s = 0.0
         """When playback ends, if it began with the first samples and pauses when there are none."""
         self.transcript = ""
@@ -67,6 +69,7 @@ class OutputState:
         self._held_ids: list[int] = []
         """Ids whose text has not been sent yet: parts of a character, or white space."""
         self._num_units = 0
+        self._spoken = SpokenText(request, tokenizer, config.blank_token_id)
         self._num_taken = 0
         """Units that `new_units` has handed out to be made into speech."""
         self._added_s = time.perf_counter() if arrived_s is None else arrived_s
@@ -78,8 +81,8 @@ class OutputState:
         """Events for everything that became known since the last call."""
         request = self.request
         if self._hypothesis is not None:
-            if (text := self._hypothesis.changed()) is not None:
-                yield TranscriptUpdate(request.request_id, text)
+            if (update := self._hypothesis.changed()) is not None:
+                yield update
             return
         if (heard := self._heard.advance()) and not request.prompt.no_speech:
             self.transcript += heard
@@ -101,13 +104,15 @@ class OutputState:
             if text := self._detokenizer.push(new):
                 yield self._text_delta(text)
         if len(request.unit_ids) > self._num_units:
+            self._spoken.advance()
             units = self._numbers(request.unit_ids[self._num_units :])
+            spoken_chars = self._spoken_chars(self._num_units)
             self._num_units = len(request.unit_ids)
             self._last_unit_s = self._now_s()
             if self._metrics.ttfu_s is None:
                 self._metrics.ttfu_s = self._last_unit_s
             if units:
-                yield UnitDelta(request.request_id, tuple(units))
+                yield UnitDelta(request.request_id, tuple(units), tuple(spoken_chars))
 
     @property
     def makes_sound(self) -> bool:
@@ -131,6 +136,21 @@ class OutputState:
         self._added_s = committed_s
         self._hypothesis = None
         self._heard = Transcript(self.request, self._tokenizer, self._config.blank_token_id)
+
+    def confirm(self, confirmed_s: float) -> None:
+        """Somebody waits for it from now on, or since an earlier moment: what happened before that took them
+        no time."""
+        earlier_s, self._added_s = self._added_s - confirmed_s, confirmed_s
+        metrics = self._metrics
+        if metrics.ttft_s is not None:
+            metrics.ttft_s = max(0.0, metrics.ttft_s + earlier_s)
+        if metrics.ttfu_s is not None:
+            metrics.ttfu_s = max(0.0, metrics.ttfu_s + earlier_s)
+        self._last_text_s = max(0.0, self._last_text_s + earlier_s)
+        self._last_unit_s = max(0.0, self._last_unit_s + earlier_s)
+        metrics.ttfa_s = None
+        for made_s, seconds in self._audio_times:
+            self._play(made_s, seconds)
 
     def close(self) -> Iterator[Event]:
         """The rest of the text, once the request has ended."""
@@ -169,6 +189,7 @@ class OutputState:
             fusion_ids=list(request.speaking.fusion_ids) if request.speaking and not is_empty else [],
             units=[] if is_empty else self.units(),
             unit_ids=[] if is_empty else list(request.unit_ids),
+            spoken_chars=[] if is_empty else self._all_spoken_chars(),
             audio=np.concatenate(self._audio) if self._audio else None,
             sample_rate_hz=self._sample_rate_hz,
             finish_reason=self._finish_reason(),
@@ -199,19 +220,24 @@ class OutputState:
         """More of its sound was made: float32 (n,), not empty."""
         assert self._sample_rate_hz is not None, "sound comes only if it was asked for"
         self._audio.append(samples)
-        now, metrics = self._now_s(), self._metrics
+        made_s, seconds = time.perf_counter(), len(samples) / self._sample_rate_hz
+        self._audio_times.append((made_s, seconds))
+        self._play(made_s, seconds)
+        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
+
+    def _play(self, made_s: float, seconds: float) -> None:
+        """Count a piece of its sound."""
+        now, metrics = max(0.0, made_s - self._added_s), self._metrics
         if metrics.ttfa_s is None:
             metrics.ttfa_s, metrics.underrun_s, metrics.audio_s = now, 0.0, 0.0
             self._plays_until_s = now
         assert metrics.underrun_s is not None and metrics.audio_s is not None
         metrics.underrun_s += max(0.0, now - self._plays_until_s)
-        seconds = len(samples) / self._sample_rate_hz
         self._plays_until_s = max(self._plays_until_s, now) + seconds
         metrics.audio_s += seconds
         metrics.rtf = now / metrics.audio_s
         if metrics.ttfu_s is not None:
             metrics.codec_s = now - metrics.ttfu_s
-        return AudioDelta(self.request.request_id, samples, self._sample_rate_hz)
 
     def _note_stages(self) -> None:
         request, metrics = self.request, self._metrics
@@ -230,7 +256,19 @@ class OutputState:
             metrics.units_s = self._last_unit_s - metrics.ttfu_s
 
     def _now_s(self) -> float:
-        return time.perf_counter() - self._added_s
+        return max(0.0, time.perf_counter() - self._added_s)
+
+    def _spoken_chars(self, start: int = 0) -> list[int]:
+        """Of the units from here on, without stop ids, as far as is known."""
+        ids = enumerate(self.request.unit_ids[start:], start)
+        return [self._spoken.by_the_end_of(unit) for unit, i in ids if self._numbers([i])]
+
+    def _all_spoken_chars(self) -> list[int]:
+        self._spoken.advance()
+        spoken_chars = self._spoken_chars()
+        if spoken_chars and self._finish_reason() == "stop":
+            spoken_chars[-1] = len(self.text)
+        return spoken_chars
 
     def _numbers(self, ids: list[int]) -> list[int]:
         first = self._config.first_unit_id

@@ -66,6 +66,8 @@ class RequestState:
         self.prompt = prompt
         self.is_growing = prompt.is_growing
         """The user is still speaking: the prompt may change, and nothing is picked from its last position."""
+        self.is_speculative = False
+        """Nobody waits for it yet: it comes after all others. `Scheduler.confirm` changes that."""
         self.params = params
         self.speaks = speaks
         self.transcribes = transcribes

@@ -11,6 +11,10 @@ request that has room to run ahead: text passes are few and full.
 An *open* request, whose user is still speaking, is computed as far as it is known, but nobody is waiting
 for its answer yet: it is admitted, scheduled and served after all others, and preempted before them. If it
 had nothing left to compute when it was preempted, it rests until its prompt is updated.
+
+A *speculative* request, for whose answer nobody may ever wait, comes after the open ones in all of this. What
+an open request computes is little, it will be needed, and it tells when its user has finished. A speculative
+one computes a whole answer, and it can best be spared: it keeps the ids that it has picked.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -58,6 +63,8 @@ class Scheduler:
         self.waiting: deque[RequestState] = deque()
         self.waiting_growing: deque[RequestState] = deque()
         """Open requests that have something to compute, but no room for it yet."""
+        self.waiting_speculative: deque[RequestState] = deque()
+        """Speculative requests that have no room yet."""
         self.resting: list[RequestState] = []
         """Open requests that made way with nothing left to compute, and have not been updated since."""
         self.running: list[RequestState] = []
@@ -73,15 +80,29 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Requests that are not running, for whatever reason."""
-        return len(self.waiting) + len(self.waiting_growing) + len(self.resting)
+        return sum(map(len, (*self._queues, self.resting)))
+
+    @property
+    def _queues(self) -> tuple[deque[RequestState], ...]:
+        """Requests that have something to compute, but no room for it; in the order in which they are
+        served."""
+        return self.waiting, self.waiting_growing, self.waiting_speculative
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything. A waiting request can always be admitted sooner or later."""
-        return bool(self.waiting or self.waiting_growing) or any(r.has_work for r in self.running)
+        return any(self._queues) or any(r.has_work for r in self.running)
 
     def add(self, request: RequestState) -> None:
-        (self.waiting_growing if request.is_growing else self.waiting).append(request)
+        self._queue_of(request).append(request)
+
+    def confirm(self, request: RequestState) -> None:
+        """Somebody waits for a speculative request: from here on it is like any other. If it waits itself,
+        it waits behind those that came before."""
+        if request in self.waiting_speculative:
+            self.waiting_speculative.remove(request)
+            self.waiting.append(request)
+        request.is_speculative = False
 
     def fits(self, request: RequestState, num_more: int = 0) -> bool:
         """Whether the pool could ever hold the request's tracks, each with `num_more` + 1 positions more."""
@@ -110,7 +131,10 @@ class Scheduler:
         admitted: list[RequestState] = []
         while self.trials and self.trials[0].is_over:
             self.trials.popleft()
-        for queue in (self.waiting, self.waiting_growing):
+        for queue in self._queues:
+            others_wait = self.waiting or self.waiting_growing  # some may have been passed over
+            if queue is self.waiting_speculative and others_wait and not self.trials:
+                break
             while (request := self._first_of(queue, may_speak=may_speak)) is not None:
                 if not self._make_way(request):
                     return admitted
@@ -132,7 +156,7 @@ class Scheduler:
             self.running.remove(request)
             self._release(request)
             return
-        for queue in (self.waiting, self.waiting_growing, self.resting):
+        for queue in (*self._queues, self.resting):
             if request in queue:
                 queue.remove(request)
 
@@ -142,10 +166,8 @@ class Scheduler:
         self.running.remove(request)
         self._release(request)
         request.num_preemptions += 1
-        if not request.is_growing:
-            self.waiting.appendleft(request)
-        elif has_work:
-            self.waiting_growing.appendleft(request)
+        if has_work:
+            self._queue_of(request).appendleft(request)
         else:
             self.resting.append(request)
 
@@ -156,7 +178,7 @@ class Scheduler:
         requests: all that exist, including finished ones; any others are dropped.
         """
         ran = list(self.running)
-        queues = (self.running, self.waiting, self.waiting_growing, self.resting)
+        queues = (self.running, *self._queues, self.resting)
         known = {id(request) for request in requests}
         in_order = {id(r): r for r in (*(r for queue in queues for r in queue), *requests) if id(r) in known}
         for queue in queues:
@@ -197,7 +219,7 @@ class Scheduler:
             for r in self._in_turn()
             if waits and r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
         ]
-        for request in waits + ahead:
+        for request in sorted(waits + ahead, key=attrgetter("is_speculative")):
             track = request.text
             start = track.num_computed
             end = min(request.text_ready(), start + budget)
@@ -279,7 +301,7 @@ class Scheduler:
         held = {block for table in tables for block in table}
         in_use = self.pool.num_blocks - self.pool.num_free
         assert len(held) == in_use, f"{in_use} blocks are in use, {len(held)} are in block tables"
-        for request in (*self.waiting, *self.waiting_growing, *self.resting):
+        for request in (*chain(*self._queues), *self.resting):
             for track in (request.text, request.speech):
                 assert track is None or not track.block_table, f"{request.request_id} waits but holds blocks"
 
@@ -289,7 +311,12 @@ class Scheduler:
         """The running requests in serving order; during a trial, only the one that is tried."""
         if self.trials:
             return [r for r in self.running if r is self.trials[0].request]
-        return sorted(self.running, key=attrgetter("is_growing"))
+        return sorted(self.running, key=attrgetter("is_speculative", "is_growing"))
+
+    def _queue_of(self, request: RequestState) -> deque[RequestState]:
+        if request.is_growing:
+            return self.waiting_growing
+        return self.waiting_speculative if request.is_speculative else self.waiting
 
     def _first_of(self, queue: Iterable[RequestState], *, may_speak: bool) -> RequestState | None:
         """The request of a queue to start next."""
@@ -297,27 +324,32 @@ class Scheduler:
             return next((r for r in queue if r is self.trials[0].request), None)
         return next((r for r in queue if may_speak or not r.speaks), None)
 
-    def _next_victim(self, *, only_silent: bool = False) -> RequestState | None:
-        """The request to preempt next: open requests before others, those with nothing to compute first, and
-        among equals the one admitted last. only_silent: only one with nothing to compute, None if there is
-        no such request."""
+    def _next_victim(self, newcomer: RequestState | None = None) -> RequestState | None:
+        """The request to preempt next: speculative ones before open ones with nothing to compute, these
+        before other open ones, and the rest last; among equals the one admitted last. newcomer: only one that
+        makes way for this request, None if there is no such request."""
         backwards = self.running[::-1]
-        silent = next((r for r in backwards if r.is_growing and not r.has_work), None)
-        if silent is not None or only_silent:
-            return silent
-        return next((r for r in backwards if r.is_growing), self.running[-1])
+        speculative = [r for r in backwards if r.is_speculative]
+        silent = [r for r in backwards if r.is_growing and not r.has_work]
+        speaking = [r for r in backwards if r.is_growing and r.has_work]
+        if newcomer is None or self.trials:
+            order = speculative + silent + speaking + backwards
+        elif newcomer.is_growing:
+            order = speculative + silent
+        else:
+            order = silent if newcomer.is_speculative else speculative + silent + speaking
+        return next(iter(order), None)
 
     def _make_way(self, newcomer: RequestState) -> bool:
         """Free a row for a waiting request, and reserve blocks for all that is known of it, if possible.
 
-        For a request whose user is waiting, all open requests make way; for an open one, only those with
-        nothing to compute; for one on trial, everyone.
+        For a request whose user is waiting, all speculative and open requests make way; for an open one, the
+        speculative ones and the open ones with nothing to compute; for a speculative one, only the latter,
+        which lose nothing by it until their users go on; for one on trial, everyone.
         """
         while not self._rows or not reserve_known(self.pool, newcomer, len(self.running)):
-            if not self.running:
-                return False
-            victim = self._next_victim(only_silent=newcomer.is_growing and not self.trials)
-            if victim is None or not (victim.is_growing or self.trials):
+            victim = self._next_victim(newcomer)
+            if victim is None:
                 return False
             self.preempt(victim)
         return True
@@ -328,6 +360,8 @@ class Scheduler:
         """Make room for a running request that must go on: others make way. False if it had to itself."""
         while not track.reserve(self.pool, num_positions):
             victim = self._next_victim()
+            if victim is request and request.is_speculative:
+                victim = self._next_victim(request) or request  # open ones lose nothing, see `_make_way`
             assert victim is not None
             if victim is not request:
                 self.preempt(victim)

@@ -23,6 +23,8 @@ class SpeakingState:
     ) -> None:
         self.fusion_ids: list[int] = []
         """Consumed text ids that carry something to say."""
+        self.entry_ends: list[int] = []
+        """For each of these, how many text tokens had been consumed with it."""
         self.visible: list[int] = []
         """For each unit step that may be taken: how many fusion entries it may attend to."""
         self.unit_labels: list[int] = []
@@ -98,6 +100,7 @@ class SpeakingState:
                 self.num_consumed += 1
                 if self._carries_speech(token):
                     self.fusion_ids.append(token)
+                    self.entry_ends.append(self.num_consumed)
                 self.ended = token == self._eot
             elif text_ended:  # by its length limit: speech goes on with what there is
                 self._grant()

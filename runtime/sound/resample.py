@@ -4,6 +4,7 @@ rates without a common divisor cost no more than others."""
 
 from __future__ import annotations
 
+from copy import copy
 from functools import lru_cache
 from math import gcd
 from typing import Any
@@ -63,6 +64,10 @@ class StreamingResampler:
         if self._old == self._new:
             return np.zeros(0, np.float32)
         return self._emit(np.zeros(self._half + 1, np.float32), -(-self._num_in * self._new // self._old))
+
+    def tail(self) -> AudioArray:
+        """What `finish` would return now; more may still be pushed."""
+        return copy(self).finish()  # which replaces what it holds, and writes to none of it
 
     def _emit(self, samples: AudioArray, until: int) -> AudioArray:
         """The next output samples up to `until`, for which the samples held and given here suffice."""

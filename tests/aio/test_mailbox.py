@@ -49,7 +49,7 @@ def test_a_longer_one_is_merged_by_kind_and_adds_up() -> None:
         mailbox = Mailbox(asyncio.get_running_loop(), "a")
         mailbox.put([TranscriptDelta("a", "he"), TranscriptDelta("a", "ard")])
         for i in range(500):
-            mailbox.put([TextDelta("a", f"{i} ", (i, -i)), UnitDelta("a", (i,))])
+            mailbox.put([TextDelta("a", f"{i} ", (i, -i)), UnitDelta("a", (i,), (2 * i,))])
             mailbox.put([AudioDelta("a", np.array([i, i + 0.5], np.float32), 22050)])
         mailbox.put([finished()])
         events = await read(mailbox)
@@ -59,6 +59,8 @@ def test_a_longer_one_is_merged_by_kind_and_adds_up() -> None:
         assert "".join(e.text for e in text) == "".join(f"{i} " for i in range(500))
         assert [k for e in text for k in e.token_ids] == [k for i in range(500) for k in (i, -i)]
         assert [k for e in events if isinstance(e, UnitDelta) for k in e.units] == list(range(500))
+        spoken = [k for e in events if isinstance(e, UnitDelta) for k in e.spoken_chars]
+        assert spoken == list(range(0, 1000, 2))
         audio = [e for e in events if isinstance(e, AudioDelta)]
         assert {e.sample_rate_hz for e in audio} == {22050}
         np.testing.assert_array_equal(np.concatenate([e.samples for e in audio]), np.arange(0, 500, 0.5))

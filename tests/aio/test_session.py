@@ -77,6 +77,9 @@ class FakeListener:
     def finish(self) -> Any:
         return self._heard()
 
+    def peek(self) -> Any:
+        return [*self._heard(), 63]
+
     def _heard(self) -> Any:
         return list(self._units)
 
@@ -275,6 +278,95 @@ def test_a_caller_that_pushes_faster_than_is_heard_waits(monkeypatch: pytest.Mon
             await session.commit()
             assert case.differences(reply(await collect(session))) == []
         assert len(codec.pieces) < len(units)
+
+    run(main())
+
+
+def test_a_peek_of_real_audio() -> None:
+    """Whatever has been pushed, and however it was cut."""
+    t = np.arange(24000) / 24000
+    samples = (0.3 * np.sin(2 * np.pi * (150 + 60 * t) * t)).astype(np.float32)
+    engine = Engine(RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", kv_cache_bytes=32 << 20)
+    codec = engine.codec
+    assert codec is not None
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served:
+            async with served.open(OPEN, SHORT) as session:
+                assert await session.peek_units() == []
+                for begin in range(0, 24000, 5000):
+                    await session.push_audio(samples[begin : begin + 5000], 24000)
+                    assert await session.peek_units() == codec.tokenize(samples[: begin + 5000], 24000)
+                await session.commit()
+                done = reply(await collect(session))
+            (whole,) = [await served.generate(Request(Speech((samples, 24000))), SHORT)]
+            assert (done.text_ids, done.transcript) == (whole.text_ids, whole.transcript)
+
+    run(main())
+
+
+def test_a_peek_hears_what_was_pushed_before_it() -> None:
+    codec = FakeCodec(threading.Semaphore(0))
+    engine = hearing(codec)
+    case, request, units = spoken("s2t")
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served, served.open(request) as session:
+            peeks = []
+            for unit in units[:6]:
+                await session.push_audio(sound([unit]), RATE_HZ)
+                peeks.append(asyncio.create_task(session.peek_units()))
+                await asyncio.sleep(0)
+            peeks.pop(1).cancel()
+            await asyncio.sleep(0.01)
+            assert not any(peek.done() for peek in peeks)
+            assert codec.gate is not None
+            codec.gate.release(10_000)
+            found = await asyncio.gather(*peeks)
+            for n, heard in zip((1, 3, 4, 5, 6), found, strict=True):
+                assert heard[:n] == units[:n] and heard[-1] == 63
+            await session.push_audio(sound(units[6:]), RATE_HZ)
+            last = asyncio.create_task(session.peek_units())
+            await asyncio.sleep(0)
+            await session.commit()
+            assert await last == [*units, 63], "it was asked before the commit"
+            with pytest.raises(InvalidRequest, match="it is committed"):
+                await session.peek_units()
+            assert case.differences(reply(await collect(session))) == []
+
+    run(main())
+
+
+def test_a_peek_that_is_not_answered() -> None:
+    engine = hearing(FakeCodec(threading.Semaphore(0)))
+
+    async def main() -> None:
+        async with AsyncEngine.from_engine(engine) as served:
+            session = served.open(replace(OPEN, request_id="u"))
+            with pytest.raises(InvalidRequest, match="it has to be entered first"):
+                await session.peek_units()
+            async with session:
+                await session.push_units([1, 2])
+                with pytest.raises(InvalidRequest, match="this session was given units"):
+                    await session.peek_units()
+            gate = engine.codec.gate  # type: ignore[union-attr]
+            async with served.open(OPEN) as session:
+                await session.push_audio(sound([1, -1]), RATE_HZ)
+                peek = asyncio.create_task(session.peek_units())
+                await asyncio.sleep(0)
+                gate.release()
+                with pytest.raises(RuntimeError, match="the codec fell over"):
+                    await peek
+                with pytest.raises((RuntimeError, InvalidRequest)):
+                    await session.peek_units()
+            async with served.open(replace(OPEN, request_id="c")) as session:
+                await session.push_audio(sound([1]), RATE_HZ)
+                peek = asyncio.create_task(session.peek_units())
+                await asyncio.sleep(0)
+            with pytest.raises(InvalidRequest, match="the session has ended"):
+                await peek
+            gate.release(10)
+        assert_nothing_held(engine)
 
     run(main())
 

@@ -54,14 +54,14 @@ POINTS: dict[Any, str] = {
     Job: "is_ready",
     SpeechStream: "add",
     Codec: "decode stream listen voice",
-    Listener: "push finish",
+    Listener: "push peek finish",
     Replies: "poll speak reap _close collect_audio take clear",
     OutputState: "poll new_units close completion add_audio",
     EngineThread: "_prepare _pass_on _run _obey _add _abort _end _refuse",
     Subscribers: "add _take leave abort update_speech commit step _deliver",
     Mailbox: "put fail get taken _must_ring _wake",
-    AudioFeed: "push finish close _next _listen",
-    Session: "push_audio push_units commit",
+    AudioFeed: "push peek finish close _next _listen",
+    Session: "push_audio push_units peek_units commit",
     Engine: "step add_prepared abort commit update_speech prepare has_unfinished close",
     InputProcessor: "process process_growing with_speech",
     Scheduler: "add finish update_speech",
@@ -159,6 +159,7 @@ async def speaks_in_audio(served: AsyncEngine) -> str:
     async with served.open(Request(Units([]), modalities=("text", "audio")), SPOKEN) as session:
         for piece in np.split(samples, 4):
             await session.push_audio(piece, 16000)
+            await session.peek_units()
         await session.commit()
         return await until_end(session)
 

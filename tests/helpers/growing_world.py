@@ -1,4 +1,4 @@
-"""The fake world with requests whose users are still speaking.
+"""The fake world with requests whose users are still speaking, and speculative ones.
 
 Its memory lets nobody write to a block that others read or may find, and its runner forgets what it heard as
 soon as it may.
@@ -57,7 +57,13 @@ class GrowingWorld(World):
     @property
     def unfinished(self) -> list[RequestState]:
         scheduler = self.scheduler
-        return [*super().unfinished, *scheduler.waiting_growing, *scheduler.resting]
+        waiting = (*scheduler.waiting_growing, *scheduler.waiting_speculative)
+        return [*super().unfinished, *waiting, *scheduler.resting]
+
+    def guess(self, request: RequestState) -> RequestState:
+        """Add a request as a speculative one."""
+        request.is_speculative = True
+        return self.add(request)
 
     def open(
         self,

@@ -132,3 +132,15 @@ def test_nothing_follows_the_end_of_a_stream() -> None:
             stream.push(np.zeros(1, np.float32))
         with pytest.raises(InvalidRequest, match="after the end"):
             stream.finish()
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_a_tail_is_what_the_end_would_give(rate_hz: int) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.3, 60).astype(np.float32)
+    stream, so_far = StreamingResampler(rate_hz, 16000), np.zeros(0, np.float32)
+    for n in range(60):
+        assert np.array_equal(np.concatenate([so_far, stream.tail()]), resample(samples[:n], rate_hz, 16000))
+        so_far = np.concatenate([so_far, stream.push(samples[n : n + 1])])
+    assert np.array_equal(np.concatenate([so_far, stream.finish()]), resample(samples, rate_hz, 16000))
+    with pytest.raises(InvalidRequest, match="nothing more after the end"):
+        stream.tail()

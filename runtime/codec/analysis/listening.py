@@ -79,6 +79,8 @@ class Listener(OfOneProcess):
         self._num_read = 0
         self._open_units: list[int] = []
         self._final_units: list[int] = []
+        self._peeked: tuple[int, list[int]] = (0, [])
+        """The last result of `peek`, and of how many samples it is."""
         self._is_open = True
 
     @awaited_at_exit
@@ -106,12 +108,33 @@ class Listener(OfOneProcess):
         return self._final_units + self._open_units[:num_open]
 
     @awaited_at_exit
+    def peek(self) -> list[int]:
+        """All units if the audio ended here, those of `Codec.tokenize`; empty before the first sample.
+
+        More may be pushed after it, and what comes of that is as if this had not been called. It runs the
+        network over the open piece, except where nothing was pushed since it last did. Raises InvalidRequest
+        after the end.
+        """
+        self._check_open()
+        if self._peeked[0] != self._num_samples:
+            tail = self._resampler.tail()
+            if len(tail) or self._num_read < self._num_held:
+                held = np.concatenate([self._piece[: self._num_held], tail])
+                open_units = self._tokenizer.tokenize(held)
+            else:
+                open_units = self._open_units
+            self._peeked = (self._num_samples, self._final_units + open_units)
+        return list(self._peeked[1])
+
+    @awaited_at_exit
     def finish(self) -> list[int]:
         """Returns all units. Raises InvalidRequest if nothing was ever pushed, and after the end."""
         self._check_open()
         if not self._num_samples:
             raise InvalidRequest("audio: expected at least one sample, got none")
         self._is_open = False
+        if self._peeked[0] == self._num_samples:
+            return self._peeked[1]
         self._take(self._resampler.finish())
         if self._num_read < self._num_held:
             self._read()

@@ -135,6 +135,78 @@ def test_every_result_is_that_of_the_audio_so_far(tokenizer: RecordingTokenizer)
         assert listener.push(samples[begin : begin + 1000]) == tokenizer.tokenize(samples[: begin + 1000])
 
 
+@pytest.mark.slow
+@settings(max_examples=40)
+@given(
+    rate_hz=st.sampled_from([8000, 11025, 16000, 44100, 48000]),
+    duration_s=st.floats(0.0002, 2.5),
+    cuts=st.lists(st.floats(0, 1), max_size=6),
+    schedule=st.builds(
+        ListenSchedule, interval_s=st.sampled_from([1e-6, 0.05, 0.4, 100]), growth=st.sampled_from([0, 1])
+    ),
+    seed=st.integers(0, 100),
+)
+def test_a_peek_is_the_end_and_changes_nothing(
+    codec: Codec,
+    relative_network: Path,
+    rate_hz: int,
+    duration_s: float,
+    cuts: list[float],
+    schedule: ListenSchedule,
+    seed: int,
+) -> None:
+    """Pieces of a second here, so that the end of a resampler's window may begin another."""
+    samples = speech(max(1, int(duration_s * rate_hz)), seed)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("listening", "speech_tokenizer"):
+            patch.setattr(f"antiphon.codec.analysis.{module}.PIECE_SAMPLES", RATE_HZ)
+        patch.setattr(codec, "tokenizer", SpeechTokenizer(relative_network, 64))
+        listener, undisturbed = codec.listen(rate_hz, schedule), codec.listen(rate_hz, schedule)
+        num_pushed, expected = 0, list[int]()
+        for chunk in chunked(samples, cuts):
+            assert listener.push(chunk) == undisturbed.push(chunk)
+            num_pushed += len(chunk)
+            expected = codec.tokenize(samples[:num_pushed], rate_hz) if num_pushed else []
+            assert listener.peek() == expected
+            assert listener.peek() == expected
+        assert listener.finish() == undisturbed.finish() == expected
+        with pytest.raises(InvalidRequest, match="has finished"):
+            listener.peek()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 24000, 48000])
+def test_a_peek_where_the_piece_is_almost_full(
+    codec: Codec, relative_network: Path, monkeypatch: pytest.MonkeyPatch, rate_hz: int
+) -> None:
+    for module in ("listening", "speech_tokenizer"):
+        monkeypatch.setattr(f"antiphon.codec.analysis.{module}.PIECE_SAMPLES", RATE_HZ)
+    monkeypatch.setattr(codec, "tokenizer", SpeechTokenizer(relative_network, 64))
+    samples = speech(rate_hz + 40, 3)
+    listener = codec.listen(rate_hz, ListenSchedule(interval_s=100))
+    listener.push(samples[: rate_hz - 40])
+    for n in range(rate_hz - 40, rate_hz + 40):
+        listener.push(samples[n : n + 1])
+        assert listener.peek() == codec.tokenize(samples[: n + 1], rate_hz)
+
+
+def test_a_peek_costs_nothing_twice(tokenizer: RecordingTokenizer) -> None:
+    listener = Listener(tokenizer, RATE_HZ, ListenSchedule())
+    assert listener.peek() == []
+    listener.push(noise(0.2))
+    units = listener.peek()
+    assert units == tokenizer.tokenize(noise(0.2))
+    tokenizer.num_read.clear()
+    units.clear()
+    assert len(listener.peek()) == 5
+    listener.push(noise(0.0))
+    assert len(listener.finish()) == 5
+    assert tokenizer.num_read == [], "it was read before"
+    listener = Listener(tokenizer, RATE_HZ, EVERY_PUSH)
+    heard = listener.push(noise(0.2))
+    assert listener.peek() == heard
+    assert tokenizer.num_read == [3200]
+
+
 def test_golden_units(codec: Codec, golden: dict[str, Tensor]) -> None:
     listener = codec.listen(RATE_HZ)
     results = [listener.push(chunk) for chunk in golden["logmel.wav16k"].numpy().reshape(-1, 320)]
