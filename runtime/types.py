@@ -254,10 +254,15 @@ class TranscriptDelta:
 @dataclass(frozen=True)
 class TranscriptUpdate:
     """What has been heard of an open request's last message: the whole of it, replacing the previous update.
-    After the commit, deltas give the final transcript."""
+    It comes whenever the message's units have been read as something else than before, even if that leaves
+    the text as it was. After the commit, deltas give the final transcript."""
 
     request_id: str
     text: str
+    num_units: int = 0
+    """Units of the message, all of which have been read."""
+    num_trailing_blanks: int = 0
+    """How many of the last of these were read as blank: all of them, if nothing has been heard yet."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from antiphon.types import (
     RequestMetrics,
     TextDelta,
     TranscriptDelta,
-    TranscriptUpdate,
     UnitDelta,
 )
 
@@ -77,8 +76,8 @@ class OutputState:
         """Events for everything that became known since the last call."""
         request = self.request
         if self._hypothesis is not None:
-            if (text := self._hypothesis.changed()) is not None:
-                yield TranscriptUpdate(request.request_id, text)
+            if (update := self._hypothesis.changed()) is not None:
+                yield update
             return
         if (heard := self._heard.advance()) and not request.prompt.no_speech:
             self.transcript += heard

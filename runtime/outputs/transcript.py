@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import torch
 
@@ -10,6 +10,7 @@ from antiphon.kernels.ctc_collapse import ctc_collapse
 from antiphon.sched.request import RequestState
 from antiphon.text.detokenizer import IncrementalDetokenizer
 from antiphon.text.tokenizer import Tokenizer
+from antiphon.types import TranscriptUpdate
 
 __all__ = ["Hypothesis", "Transcript"]
 
@@ -89,11 +90,10 @@ class Hypothesis:
         self._tokenizer = tokenizer
         self._blank = blank
         self._labels: list[int | None] = []
-        self._text = ""
 
-    def changed(self) -> str | None:
-        """The text, once all units have been read, if it has changed: each unit that is heard may change any
-        part of it. None if it has not."""
+    def changed(self) -> TranscriptUpdate | None:
+        """What has been heard, once all units have been read, if any label has changed: each unit that is
+        heard may change any part of it. None if none has."""
         prompt = self._request.prompt
         first = len(prompt.unit_positions) - prompt.num_last_units
         labels = [self._request.prompt_labels[position] for position in prompt.unit_positions[first:]]
@@ -101,5 +101,6 @@ class Hypothesis:
             return None
         self._labels = labels
         hearing = Transcript(self._request, self._tokenizer, self._blank)
-        before, self._text = self._text, hearing.advance() + hearing.finish()
-        return None if self._text == before else self._text
+        text = hearing.advance() + hearing.finish()
+        blanks = takewhile(lambda label: label == self._blank, reversed(labels))
+        return TranscriptUpdate(self._request.request_id, text, len(labels), sum(1 for _ in blanks))
