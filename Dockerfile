@@ -11,7 +11,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 WORKDIR /src
 COPY . .
 RUN python -m venv /opt/antiphon
-RUN /opt/antiphon/bin/pip install --no-cache-dir --constraint requirements/lock.txt '.[serve,heif]'
+RUN /opt/antiphon/bin/pip install --no-cache-dir --constraint requirements/lock.txt '.[serve,heif,talk]'
 
 FROM python:3.12.12-slim-bookworm
 RUN useradd --create-home --uid 10001 antiphon

@@ -107,7 +107,7 @@ $(VENV)/torch.stamp: requirements/lock.txt
 
 $(VENV)/run.stamp: $(VENV)/torch.stamp $(SOURCES)
 	$(INSTALL) setuptools pybind11
-	$(INSTALL) --no-build-isolation --editable '.[heif,serve]'
+	$(INSTALL) --no-build-isolation --editable '.[heif,serve,talk]'
 	touch $@
 
 # Holds all that run.stamp stands for, and does not need it: each of them compiles the extension.

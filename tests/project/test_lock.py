@@ -72,7 +72,7 @@ def test_every_dependency_is_pinned_within_its_range(python: str, machine: str) 
         if requirement.name != "antiphon"
         and any(
             requirement.marker is None or requirement.marker.evaluate(environment(python, machine, extra))
-            for extra in ("", "test", "bench", "onnx", *EXTRAS)
+            for extra in ("", "test", "bench", "onnx", "talk", *EXTRAS)
         )
     ]
     assert {requirement.name for requirement in wanted} > {"torch", "numpy", "pytest", "ruff", "triton", "uv"}
