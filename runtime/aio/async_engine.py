@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from antiphon.aio.conversation.conversation import Conversation
+from antiphon.aio.conversation.settings import ConversationSettings
 from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.event_stream import EventStream
 from antiphon.aio.session import Session
@@ -107,6 +109,14 @@ class AsyncEngine(OfOneProcess):
         For `async with`; see `Session`.
         """
         return Session(self, self._thread, request, sampling_params)
+
+    def converse(self, settings: ConversationSettings | None = None) -> Conversation:
+        """A conversation by voice: audio goes in as it is recorded, turns and replies come out.
+
+        For `async with`; see `Conversation`. settings: None: speech is answered by speech, and turns end by
+        themselves.
+        """
+        return Conversation(self, settings or ConversationSettings())
 
     async def generate(self, request: Request, sampling_params: SamplingParams | None = None) -> Completion:
         """The request's whole result. Raises what `stream` raises; cancelling it aborts the request."""

@@ -140,14 +140,19 @@ class Session(RequestEvents):
         self._has_units = True
         await _update_speech(self._thread, mailbox, numbers)
 
-    async def peek_units(self) -> list[int]:
+    async def peek_units(self, *, tell: bool = False) -> list[int]:
         """The units of all audio pushed so far if it ended now, once it has been heard: those that a commit
-        would give the engine. The session goes on, and the engine is not told. Empty before the first sample.
+        would give the engine. The session goes on. Empty before the first sample.
+
+        tell: have the engine read them, until more is heard; `TranscriptUpdate` then tells what they say.
         """
-        self._speaking()
+        mailbox = self._speaking()
         if self._has_units:
             raise InvalidRequest("audio: this session was given units")
-        return [] if self._feed is None else await self._feed.peek()
+        units = [] if self._feed is None else await self._feed.peek()
+        if tell and units:
+            await _update_speech(self._thread, mailbox, units)
+        return units
 
     async def commit(self) -> None:
         """The user has finished; from here on the reply is made, and metrics count. Returns when all audio

@@ -102,6 +102,11 @@ class TurnDetector:
         return self._num_samples
 
     @property
+    def num_judged(self) -> int:
+        """Those of them in frames that have been judged: during speech, all of them belong to the turn."""
+        return self._at(self._num_frames)
+
+    @property
     def started_at(self) -> int | None:
         """Where the turn began that has not ended; None between turns."""
         return self._started_at

@@ -13,7 +13,7 @@ __all__ = ["AudioBuffer"]
 
 
 class AudioBuffer:
-    """Samples by their position in the audio of a conversation. What nobody can ask for any more is let go."""
+    """Samples by their position in the audio of a conversation. What nobody will ask for is let go."""
 
     def __init__(self, max_samples: int) -> None:
         """max_samples: what may be kept at most."""

@@ -37,7 +37,7 @@ class Conversation:
     """Speech in, turns and replies out, from `AsyncEngine.converse`.
 
         async with engine.converse() as talk:
-            microphone = asyncio.create_task(feed(talk))    # await talk.push_audio(samples, 16000), again and again
+            feeding = asyncio.create_task(feed(talk))  # calls talk.push_audio(samples, 16000)
             async for event in talk:
                 if isinstance(event, ReplyAudio):
                     speaker.play(event.samples)
@@ -59,6 +59,7 @@ class Conversation:
         self._events: asyncio.Queue[ConversationEvent | None] = asyncio.Queue()
         self._replying = Replying(engine, self.history, self._emit, self._post)
         self._listening = Listening(engine, self.history, self._replying, settings, self._emit, self._post)
+        self._replying.lost = self._listening.transcribe
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -150,8 +151,8 @@ class Conversation:
         await self._do(partial(self._replying.cancel, reply_id))
 
     async def truncate(self, item_id: str, audio_end_s: float) -> None:
-        """Only this much of a reply's sound was heard: in the history, its text ends at the last word that was
-        begun by then. The last call counts."""
+        """Only this much of a reply's sound was heard: in the history, its text ends with the word that was
+        begun last by then. The last call counts."""
 
         async def cut() -> None:
             self._replying.truncate(item_id, audio_end_s)
@@ -215,7 +216,8 @@ class Conversation:
                     done.set_result(result)
 
         self._jobs.put_nowait(run)
-        await asyncio.wait([done, self._task], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [done, self._task]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             raise InvalidRequest("conversation: it was closed")
         return done.result()

@@ -55,7 +55,9 @@ class Item:
             return text
         num_units = int(self.heard_s * UNITS_PER_S)
         if num_units >= len(self.spoken_chars):
-            return text if self.status == "completed" else text[: self._begun(len(self.spoken_chars))].rstrip()
+            return (
+                text if self.status == "completed" else text[: self._begun(len(self.spoken_chars))].rstrip()
+            )
         return text[: self._begun(num_units)].rstrip()
 
     def _begun(self, num_units: int) -> int:
@@ -124,7 +126,9 @@ class History:
         """
         spoken = [(item.role, self._parts(item)) for item in self._items if item.status != "in_progress"]
         opening = [] if system is None else [system]
-        opening += [part for role, parts in spoken if role == "system" for part in parts if isinstance(part, str)]
+        opening += [
+            part for role, parts in spoken if role == "system" for part in parts if isinstance(part, str)
+        ]
         turns = [(role, parts) for role, parts in spoken if role != "system" and parts]
         if also:
             turns.append(("user", tuple(also)))

@@ -74,7 +74,6 @@ class Listening:
         self._turn: SpokenTurn | None = None
         self._fault: str | None = None
         """Why the turn cannot be heard."""
-        self._peeking: asyncio.Task[None] | None = None
         self._transcribing: set[asyncio.Task[None]] = set()
 
     async def take(self, samples: Any, rate_hz: int) -> AudioArray:
@@ -86,7 +85,9 @@ class Listening:
             raise InvalidRequest("audio: no codec is loaded to hear it with")
         rate_hz = check_rate(rate_hz)
         if self._rate_hz not in (0, rate_hz):
-            raise InvalidRequest(f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}")
+            raise InvalidRequest(
+                f"audio: expected the rate of the first piece, {self._rate_hz}, got {rate_hz}"
+            )
         limits = self._engine.engine.config.limits
         if self._buffer is None:
             self._reader = SampleReader()
@@ -193,7 +194,7 @@ class Listening:
         assert self._buffer is not None and self._detector is not None
         if self._turn is not None:
             if self._turn.paused_at is None:
-                await self._push(self._turn, self._buffer.end)
+                await self._push(self._turn, self._origin + self._detector.num_judged)
             self._buffer.forget(self._turn.num_read)
         elif self._settings.turn_detection is not None:
             padding_s = self._settings.turn_detection.prefix_padding_ms / 1000 + SPARE_S
@@ -247,11 +248,13 @@ class Listening:
 
     @property
     def _may_speculate(self) -> bool:
-        return self._settings.speculate and (self._settings.turn_detection is None or self._settings.turn_detection.create_response)
+        return self._settings.speculate and (
+            self._settings.turn_detection is None or self._settings.turn_detection.create_response
+        )
 
     async def _end(self, turn: SpokenTurn, at: int, committed_s: float | None = None) -> str:
-        """The turn becomes an item. committed_s: when the client committed it; None: turn detection has ended it,
-        and may want a reply. InvalidRequest if it could not be heard."""
+        """The turn becomes an item. committed_s: when the client committed it; None: turn detection has ended
+        it, and may want a reply. InvalidRequest if it could not be heard."""
         if turn.paused_at != at or turn.peeking is None:
             turn.paused_at = at
             await self._push(turn, at)
@@ -277,13 +280,16 @@ class Listening:
         elif self._replying.hears(turn.item_id):
             self._replying.turn_is_over(turn.item_id)
         else:
-            self._transcribe(turn.item_id, turn.units)
+            self.transcribe(turn.item_id)
         self._emit(ItemDone(item, previous))
         await turn.close()
         return turn.item_id
 
-    def _transcribe(self, item_id: str, units: Units) -> None:
-        """Have a transcript made of a turn that nothing else reads."""
+    def transcribe(self, item_id: str) -> None:
+        """Have a transcript made of a turn that no reply reads."""
+        if not self._history.holds(item_id):
+            return
+        units = next(part for part in self._history.find(item_id).parts if isinstance(part, Units))
 
         async def transcribe() -> None:
             try:

@@ -71,6 +71,8 @@ class Replying:
     ) -> None:
         """emit: gets events. post: has something done by the conversation's task, in its turn."""
         self.speculation = Speculation()
+        self.lost: Callable[[str], None] = lambda turn_id: None
+        """Gets the id of a turn whose transcript a dropped reply would have told."""
         self._engine = engine
         self._history = history
         self._emit = emit
@@ -105,6 +107,7 @@ class Replying:
         if ahead is not None:
             self.speculation.num_dropped_units += _num_units(ahead.held)
             ahead.drop()
+            self._pass_on(ahead)
 
     def hears(self, turn_id: str) -> bool:
         """Whether the transcript of this turn will be told, since a reply to it is being made."""
@@ -142,6 +145,8 @@ class Replying:
             self._ahead = None
             self.speculation.num_confirmed += 1
             await reply.confirm(self._engine, time.perf_counter())
+            reply.may_tell = True
+            self._tell_heard(reply)
         else:
             self.drop_ahead()
             reply = Reply(messages, options, is_speculative=False)
@@ -191,6 +196,12 @@ class Replying:
             self._say(reply, event)
         else:
             reply.held.append(event)
+
+    def _pass_on(self, reply: Reply) -> None:
+        """Have another tell the transcript that this reply would have told, if its turn is over."""
+        turn_id, reply.turn_id = reply.turn_id, None
+        if turn_id is not None and reply.may_tell:
+            self.lost(turn_id)
 
     def _tell_heard(self, reply: Reply) -> None:
         turn_id = reply.turn_id
@@ -243,13 +254,11 @@ class Replying:
         self,
         reply: Reply,
         status: ReplyStatus,
-        reason: CancelReason | None | str = None,
+        reason: CancelReason | str | None = None,
         error: str | None = None,
     ) -> None:
-        if reply.heard is None:
-            reply.heard = Failed(RuntimeError("the reply was cancelled before all was heard"))
-            self._tell_heard(reply)
         reply.drop()
+        self._pass_on(reply)
         if reply.in_conversation:
             item = Item(
                 "assistant",

@@ -64,7 +64,7 @@ class SpokenTurn:
     async def peek(self) -> list[int]:
         """The units, if the turn ended with the audio so far."""
         assert self._session is not None, "a turn is opened before it is heard"
-        return await self._session.peek_units()
+        return await self._session.peek_units(tell=True)
 
     async def close(self) -> None:
         """The open request is not needed any more: what it computed stays in the prefix cache."""
@@ -81,5 +81,3 @@ class SpokenTurn:
             async for event in session:
                 if isinstance(event, TranscriptUpdate):
                     update(self, event)
-
-
