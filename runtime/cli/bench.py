@@ -25,6 +25,10 @@ BENCHMARKS = {
         "speech",
         "Spoken questions and answers from end to end: time to the first sound, and speech per second.",
     ),
+    "turns": (
+        "turns",
+        "Where turns end in questions with a pause inside: share that is cut in the middle, and delay.",
+    ),
     "serve": (
         "serve",
         "A server under load, as its clients see it: first text, first audio, gaps, throughput, failures.",

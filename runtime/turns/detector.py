@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from antiphon.errors import ConfigError
 from antiphon.plain import integer
 from antiphon.sound.arrays import AudioArray
 from antiphon.sound.resample import StreamingResampler
@@ -74,8 +73,6 @@ class TurnDetector:
         self.settings = settings
         self.rate_hz = integer("rate_hz", rate_hz, 1)
         self._activity = activity
-        if activity.rate_hz < 1 or activity.frame_samples < 1:
-            raise ConfigError("voice activity: expected frames of at least one sample")
         self._resampler = StreamingResampler(self.rate_hz, activity.rate_hz)
         self._low = max(settings.threshold - HYSTERESIS, settings.threshold / 2)
         self._padding = settings.prefix_padding_ms * self.rate_hz // 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.resources import files
@@ -28,8 +27,6 @@ CONTEXT_SAMPLES = 64
 STATE_SHAPE = (2, 1, 128)
 NO_EXTRA = "voice activity: silero-vad is not installed: pip install 'antiphon[talk]'"
 
-_lock = threading.Lock()
-
 
 def has_silero() -> bool:
     """Whether the extra is installed."""
@@ -46,8 +43,7 @@ class SileroActivity:
     frame_samples = FRAME_SAMPLES
 
     def __init__(self) -> None:
-        with _lock:
-            self._session = _network(os.getpid())
+        self._session = _network(os.getpid())
         self._frames = Frames(FRAME_SAMPLES)
         self._clear()
 

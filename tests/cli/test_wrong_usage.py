@@ -57,7 +57,7 @@ def ended(arguments: list[str], monkeypatch: pytest.MonkeyPatch, stdin: str = ""
         ["profile", "--audio", "/nowhere.wav"],
         *(
             ["bench", name, "--json", "/nowhere/x"]
-            for name in ("engine", "codec", "streaming", "kernels", "speech", "serve")
+            for name in ("engine", "codec", "streaming", "kernels", "speech", "turns", "serve")
         ),
         ["bench", "kernels", "--csv", "/"],
         ["bench", "kernels", "--plot", "/nowhere/x.png"],
