@@ -25,7 +25,7 @@ __all__ = ["MODEL", "MockRealtime", "Reply", "mock_realtime"]
 
 MODEL = "mock-omni"
 RATE_HZ = 24000
-WORD_S = 0.3
+WORD_MS = 300
 """How long each word of a reply sounds."""
 LOUD = 0.02
 """Frames whose root mean square is above this are speech."""
@@ -114,7 +114,8 @@ class _Session:
     async def cut(self, code: int) -> None:
         if self.socket is not None:
             socket, self.socket = self.socket, None
-            await socket.close(code)
+            with suppress(RuntimeError, WebSocketDisconnect):
+                await socket.close(code)
 
     async def receive(self, event: dict[str, Any]) -> None:
         kind = event["type"]
@@ -214,19 +215,19 @@ class _Session:
         for index, word in enumerate(reply.text.split()):
             delta = word if index == 0 else " " + word
             num_chars += len(delta)
-            start_ms, end_ms = int(index * WORD_S * 1000), int((index + 1) * WORD_S * 1000)
+            start_ms, end_ms = index * WORD_MS, (index + 1) * WORD_MS
             await self.emit("response.output_audio_transcript.delta", **place_in, delta=delta)
             await self.emit("antiphon.output_audio.spoken", **place, num_chars=num_chars, end_ms=end_ms)
             await self.emit("response.output_audio.delta", **place_in, delta=tone, start_ms=start_ms)
-            await asyncio.sleep(WORD_S / reply.pace)
+            await asyncio.sleep(WORD_MS / 1000 / reply.pace)
         await self.emit("response.output_audio.done", **place_in)
         await self.emit("response.output_audio_transcript.done", **place_in, transcript=reply.text)
 
 
 def _tone() -> str:
     """A word's length of sound, in base64."""
-    seconds = np.arange(int(RATE_HZ * WORD_S)) / RATE_HZ
-    sound = 0.2 * np.sin(2 * np.pi * 220 * seconds) * np.sin(np.pi * seconds / WORD_S)
+    seconds = np.arange(RATE_HZ * WORD_MS // 1000) / RATE_HZ
+    sound = 0.2 * np.sin(2 * np.pi * 220 * seconds) * np.sin(np.pi * seconds * 1000 / WORD_MS)
     return base64.b64encode((sound * 32767).astype("<i2").tobytes()).decode()
 
 

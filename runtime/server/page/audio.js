@@ -1,6 +1,7 @@
 /** The microphone and the loudspeaker, both 16-bit mono at 24 kHz for their users. */
 
 export const RATE_HZ = 24000;
+const RESUMED_MS = 1000;
 const SILENT_MS = 300; // what a worklet that the browser has stopped in the background is waited for
 
 let context = null;
@@ -12,7 +13,8 @@ async function audioContext() {
     const module = (name) => context.audioWorklet.addModule(new URL(name, import.meta.url));
     context.loaded = Promise.all([module("capture.worklet.js"), module("playback.worklet.js")]);
   }
-  await Promise.all([context.state === "running" ? null : context.resume(), context.loaded]);
+  const resumed = context.state === "running" ? null : context.resume(); // which may wait for another click
+  await Promise.all([Promise.race([resumed, new Promise((resolve) => setTimeout(resolve, RESUMED_MS))]), context.loaded]);
   return context;
 }
 

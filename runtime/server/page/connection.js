@@ -65,7 +65,7 @@ export class Connection {
       this.#resumeToken = null;
       this.#lastNumber = -1;
     }
-    this.listener.onState(this.#cutAt === null ? "connecting" : "reconnecting");
+    this.listener.onState(isResuming ? "reconnecting" : "connecting");
     const protocols = ["realtime"];
     if (this.place.key) protocols.push(`openai-insecure-api-key.${this.place.key}`);
     let socket;

@@ -211,7 +211,7 @@ talk.addEventListener("click", (event) => {
 
 /** Whether the space bar is for talking: not where it types or does something else. */
 function isTalkKey(event) {
-  const isFree = !event.target.closest("button:not(#talk), a, input, select, textarea, dialog");
+  const isFree = !event.target.closest("button:not(#talk), a, input:not([name=mode]), select, textarea, dialog");
   return event.code === "Space" && isHold() && isFree && !document.querySelector("dialog[open]");
 }
 addEventListener("keydown", (event) => {
@@ -241,8 +241,12 @@ byId("new").addEventListener("click", () => {
   notify(null);
   conversation.renew();
   byId("announcer").textContent = "A new conversation has begun.";
+  talk.focus();
 });
-byId("notice-close").addEventListener("click", () => notify(null));
+byId("notice-close").addEventListener("click", () => {
+  notify(null);
+  talk.focus();
+});
 
 // Typing
 
@@ -276,6 +280,7 @@ async function showPicture(file) {
   }
   conversation.show(url);
   byId("announcer").textContent = "The model sees the picture.";
+  talk.focus(); // the space bar talks again
 }
 
 byId("choose").addEventListener("click", () => byId("file").click());
@@ -285,7 +290,7 @@ byId("file").addEventListener("change", ({ target }) => {
 });
 byId("shown-remove").addEventListener("click", () => {
   conversation.hide();
-  question.focus();
+  talk.focus();
 });
 
 const camera = new Camera(

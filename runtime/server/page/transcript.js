@@ -48,7 +48,7 @@ export class Transcript {
 
 class ShownTurn {
   #text = null;
-  #words = []; // {node, from, start}: its place in the text, and that of its first letter
+  #words = []; // {node, from, start}: its place in the text, and the same in characters
 
   constructor(turn) {
     this.turn = turn;
@@ -83,7 +83,7 @@ class ShownTurn {
       return;
     }
     const numSpoken = turn.numSpoken;
-    if (turn.isSettled && numSpoken >= turn.text.length) {
+    if (turn.isSettled && numSpoken >= turn.numChars) {
       this.#setText(turn.text.trim()); // whole again, for screen readers and for copying
       return;
     }
@@ -111,9 +111,11 @@ class ShownTurn {
     const last = this.#words.pop(); // it may have grown
     last?.node.remove();
     const from = last?.from ?? 0;
+    let start = last?.start ?? 0;
     for (const { 0: word, index } of text.slice(from).matchAll(/\s*\S+\s*|\s+$/g)) {
       const node = this.words.appendChild(made("span", "word", word));
-      this.#words.push({ node, from: from + index, start: from + index + Math.max(0, word.search(/\S/)) });
+      this.#words.push({ node, from: from + index, start });
+      start += [...word].length;
     }
     this.#text = text;
   }

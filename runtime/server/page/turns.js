@@ -18,6 +18,11 @@ export class Turn {
     this.since = null; // when the question ended
   }
 
+  /** As the server counts them: an emoji is one. */
+  get numChars() {
+    return [...this.text].length;
+  }
+
   /** The first characters of the text have begun by a time of the sound. */
   mark(numChars, endMs) {
     this.#marks.push({ numChars, endMs });
@@ -25,8 +30,8 @@ export class Turn {
 
   /** How many characters of the text have been begun in what was heard. */
   get numSpoken() {
-    if (!this.hasSound) return this.text.length;
-    if (this.#marks.length === 0) return this.isSettled && this.end === null ? this.text.length : 0;
+    if (!this.hasSound) return this.numChars;
+    if (this.#marks.length === 0) return this.isSettled && this.end === null ? this.numChars : 0;
     let [beforeChars, beforeMs] = [0, 0];
     for (const { numChars, endMs } of this.#marks) {
       if (this.heardMs < endMs) {
@@ -35,6 +40,6 @@ export class Turn {
       }
       [beforeChars, beforeMs] = [numChars, endMs];
     }
-    return this.isSettled && this.end === null ? this.text.length : beforeChars;
+    return this.isSettled && this.end === null ? this.numChars : beforeChars;
   }
 }
