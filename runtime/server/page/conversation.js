@@ -78,7 +78,7 @@ export class Conversation {
     this.stop();
     this.session.open();
     this.listening.press();
-    this.#turns("user").at(-1)?.id === null || this.#begin("user", null);
+    this.#begin("user", null); // the server will name it
     this.listener.onChange();
   }
 
@@ -90,7 +90,7 @@ export class Conversation {
       this.#ask();
     } else {
       this.session.clear();
-      this.#remove(this.turns.find(({ id, role }) => role === "user" && id === null));
+      this.#remove(this.#turns("user").findLast(({ id }) => id === null));
     }
     this.listener.onChange();
     return isEnough;
@@ -216,7 +216,7 @@ export class Conversation {
   #userTurn(id) {
     const known = this.#turn(id);
     if (known) return known;
-    const unnamed = this.turns.find((turn) => turn.role === "user" && turn.id === null);
+    const unnamed = this.#turns("user").find((turn) => turn.id === null && !turn.isSettled);
     if (unnamed) unnamed.id = id;
     return unnamed ?? this.#begin("user", id);
   }
@@ -384,9 +384,10 @@ export class Conversation {
 
   #done({ id, status, status_details: details }) {
     if (this.#response?.id === id) this.#response = null;
-    for (const turn of this.#turns("assistant").filter(({ responseId }) => responseId === id)) {
-      if (turn.isSettled) continue;
-      if (status !== "completed") turn.end = { failed: "failed", incomplete: "limit" }[status] ?? "cut";
+    const turns = this.#turns("assistant").filter((turn) => turn.responseId === id && !turn.isSettled);
+    if (status === "cancelled" && turns.length > 0) this.#hush();
+    for (const turn of status === "cancelled" ? [] : turns) {
+      if (status !== "completed") turn.end = status === "failed" ? "failed" : "limit";
       const isSounding = this.speaker.items.includes(turn.id);
       if (isSounding) this.speaker.end(turn.id);
       else turn.isSettled = true;
@@ -394,7 +395,6 @@ export class Conversation {
       this.listener.onTurn(turn);
     }
     if (status === "failed") this.listener.onNotice(errorNotice(details?.error));
-    if (status === "cancelled") this.#hush();
     this.listener.onChange();
   }
 }

@@ -28,10 +28,15 @@ export class Turn {
     this.#marks.push({ numChars, endMs });
   }
 
+  /** All that was said of it was heard. */
+  get #isWhole() {
+    return this.isSettled && (this.end === null || this.end === "limit");
+  }
+
   /** How many characters of the text have been begun in what was heard. */
   get numSpoken() {
     if (!this.hasSound) return this.numChars;
-    if (this.#marks.length === 0) return this.isSettled && this.end === null ? this.numChars : 0;
+    if (this.#marks.length === 0) return this.#isWhole ? this.numChars : 0;
     let [beforeChars, beforeMs] = [0, 0];
     for (const { numChars, endMs } of this.#marks) {
       if (this.heardMs < endMs) {
@@ -40,6 +45,6 @@ export class Turn {
       }
       [beforeChars, beforeMs] = [numChars, endMs];
     }
-    return this.isSettled && this.end === null ? this.numChars : beforeChars;
+    return this.#isWhole ? this.numChars : beforeChars;
   }
 }
