@@ -24,6 +24,7 @@ from antiphon.server.openai.responses import responses
 from antiphon.server.openai.speech import speech
 from antiphon.server.openai.transcriptions import transcriptions
 from antiphon.server.operations import operations
+from antiphon.server.page_routes import page
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
 
@@ -31,6 +32,7 @@ __all__ = ["create_app"]
 
 ROUTERS: tuple[Callable[[Service], Any], ...] = (
     operations,
+    page,
     models,
     chat,
     responses,

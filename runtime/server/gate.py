@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from antiphon.server.errors import ApiError, error_response
 from antiphon.server.log import log_access
+from antiphon.server.page_routes import PAGE_PATHS
 from antiphon.server.request_body import RequestBody
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Gate"]
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/ping"})
-"""What needs no key: those who ask whether a server is there have none."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping"}) | PAGE_PATHS
+"""What needs no key: those who ask whether a server is there have none, and the page asks for it."""
 REQUEST_ID = b"x-request-id"
 MAX_ID_CHARS = 128
 
