@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 __all__ = ["LARGE_BYTES", "JsonRoute", "parsed"]
 
@@ -24,6 +25,9 @@ STEP_CHARS = 256 << 10
 MAX_COMMAS = 20_000
 """A body with more holds many values rather than long strings: step by step, it would take several times as
 long."""
+MOST_COMMAS = 500_000
+"""A body with more is refused: no model reads that many values, and parsing them in C would keep everybody
+waiting for seconds."""
 
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = decoder.scanstring  # type: ignore[attr-defined]
 
@@ -55,7 +59,8 @@ class _JsonRequest(Request):
 
 
 async def parsed(body: bytes) -> Any:
-    """What `json.loads` returns or raises; large bodies are parsed in a thread that lets others run."""
+    """What `json.loads` returns or raises. Large bodies are parsed in a thread that lets others run; those of
+    too many values are refused by an HTTPException."""
     if len(body) < LARGE_BYTES:
         return json.loads(body)
     return await asyncio.to_thread(_loaded, body)
@@ -63,7 +68,10 @@ async def parsed(body: bytes) -> Any:
 
 def _loaded(body: bytes) -> Any:
     text = body.decode(json.detect_encoding(body), "surrogatepass")
-    if text.startswith("\ufeff") or text.count(",") > MAX_COMMAS:
+    num_commas = text.count(",")
+    if num_commas > MOST_COMMAS:
+        raise HTTPException(413, f"the body: expected at most {MOST_COMMAS} commas, got {num_commas}")
+    if text.startswith("\ufeff") or num_commas > MAX_COMMAS:
         return json.loads(text)
     return _StepwiseDecoder().decode(text)
 

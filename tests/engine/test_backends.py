@@ -38,7 +38,11 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "name"),
-    [("torch", "s2s_short"), ("torch", "t2s"), ("triton", "s2s_short")],
+    [
+        ("torch", "s2s_short"),
+        ("torch", "t2s"),
+        pytest.param("triton", "s2s_short", marks=pytest.mark.long),
+    ],
     indirect=["backend"],
 )
 def test_golden_ids(backend: str, name: str) -> None:

@@ -35,6 +35,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [str(dtype).removeprefix("torch.") for dtype in DTYPES])
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.long
 def test_compiles(compiled: dict[str, Any], call: str, dtype: str) -> None:
     kernels = compiled["calls"][f"{call} {dtype}"]
     assert kernels, "the call launched nothing"
@@ -43,6 +44,7 @@ def test_compiles(compiled: dict[str, Any], call: str, dtype: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_no_kernel_is_left_out(compiled: dict[str, Any]) -> None:
     reached = {name.split(" ")[0] for kernels in compiled["calls"].values() for name in kernels}
     assert reached == set(compiled["kernels"])

@@ -85,6 +85,7 @@ def context() -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_steps_make_a_server(tmp_path: Path) -> None:
     source, opt = tmp_path / "src", tmp_path / "opt" / "antiphon"
     for path in context():

@@ -170,7 +170,10 @@ def sdist(target: Path) -> Path:
     return target / run(sys.executable, "-c", program, target, cwd=copy_sources(target / "copy")).split()[-1]
 
 
-@pytest.mark.parametrize("source", [copy_sources, sdist, archive, clone])
+@pytest.mark.parametrize(
+    "source",
+    [sdist, *(pytest.param(source, marks=pytest.mark.long) for source in (copy_sources, archive, clone))],
+)
 def test_an_installed_package(
     source: Callable[[Path], Path], install: Install, checker_cache: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +197,7 @@ def test_an_editable_checkout(install: Install, checker_cache: Path, tmp_path: P
     assert_checks(made, checker_cache)
 
 
+@pytest.mark.long
 def test_an_editable_clone_without_links(install: Install, tmp_path: Path) -> None:
     """It runs, and is tested and linted; type checkers cannot follow how setuptools puts it together."""
     tree = clone(tmp_path)

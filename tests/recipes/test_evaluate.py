@@ -49,6 +49,7 @@ def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_spoken_question_is_asked_of_several_pictures(work: Path) -> None:
     once = spoken.spoken_questions(work, "test_heart", limit=100)
     asked = spoken.spoken_questions(work, "test_heart", limit=300, num_pictures=3)

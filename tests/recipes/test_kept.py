@@ -151,6 +151,7 @@ def test_a_stage_that_has_not_run_cannot_be_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_kept_model_answers_questions_that_it_has_not_seen(skeleton: Path, tmp_path: Path) -> None:
     run = stages.Run(tmp_path)
     registered = stages.all_stages()

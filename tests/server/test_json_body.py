@@ -9,6 +9,7 @@ import random
 import threading
 from typing import Any
 
+import httpx2
 import pytest
 from http_server import Served
 from server_process import chat
@@ -58,6 +59,14 @@ def test_a_large_body_is_what_it_would_be_if_it_were_small(text: str) -> None:
             assert found[0] == "RecursionError"
         else:
             assert repr(found) == repr(wanted)
+
+
+def test_a_body_of_very_many_values_is_refused(served: Served) -> None:
+    body = {**chat("Hello"), "metadata": dict.fromkeys(map(str, range(json_body.MOST_COMMAS + 1)), "")}
+    answer = httpx2.post(f"{served.address}/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert "at most 500000 commas" in answer.json()["error"]["message"]
 
 
 def test_only_large_bodies_are_read_in_another_thread(

@@ -25,6 +25,7 @@ def module() -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nothing_is_lost_mixed_up_or_leaked() -> None:
     with server_process("--max-body-mb", "1", limit_s=600) as server:
         seen = asyncio.run(module().soak(server, SOAK_S))
