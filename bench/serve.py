@@ -8,7 +8,7 @@ import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from antiphon.bench.serving.measuring import Load, Plan, measure
 from antiphon.bench.serving.plot import plot_load
 from antiphon.bench.serving.processes import run_until_signal, server_process
 from antiphon.bench.serving.questions import WORKLOAD, Question, read_workload
+from antiphon.bench.serving.realtime_target import RealtimeTarget, TurnEnd
 from antiphon.bench.serving.report import tables, verdict
 from antiphon.bench.serving.summary import Summary, breaking_rate
 from antiphon.bench.serving.targets import EngineTarget, HttpTarget, Target
@@ -135,6 +136,14 @@ def run(
         bool,
         typer.Option("--compare", help="Start a server, and ask it and an engine in this process, in turns."),
     ] = False,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime",
+            help="Speak the questions over the realtime protocol. Times count from the last sample of "
+            "speech, where the client commits, and where the server finds the end of the turn.",
+        ),
+    ] = False,
     model: Annotated[
         Path | None,
         typer.Option("--model", "-m", metavar="FOLDER", help="Checkpoint.", rich_help_panel=ENGINE_PANEL),
@@ -166,10 +175,12 @@ def run(
     """
     options = _EngineOptions(model, codec, device, dtype, max_num_seqs)
     _check_targets(options, base_url, in_process=in_process, compare=compare)
+    if realtime and (in_process or compare or rate is not None):
+        raise typer.BadParameter("asks a server, N at a time, alone", param_hint="--realtime")
     _check_outputs(json_out, plot)
     plan = Plan(
         loads=_read_loads(concurrency, rate),
-        questions=_read_questions(workload),
+        questions=_read_questions(workload, only_spoken=realtime),
         limits=Limits(
             num_requests if num_requests is not None or duration_s is not None else NUM_REQUESTS,
             duration_s,
@@ -193,7 +204,8 @@ def run(
         except ValueError as wrong:
             raise typer.BadParameter(str(wrong), param_hint="--base-url") from wrong
         engine = options.load() if in_process or compare else None
-        found = run_until_signal(_measure(plan, client, engine, served_model_name, fields))
+        spoken_to = (base_url or BASE_URL, api_key) if realtime else None
+        found = run_until_signal(_measure(plan, client, engine, served_model_name, fields, spoken_to))
     about = "an engine in this process" if in_process else base_url or BASE_URL
     if compare:
         about = "antiphon serve, and an engine in this process"
@@ -204,7 +216,7 @@ def run(
         console.print(table)
     console.print(verdict(found, target_ms), highlight=False, markup=False)
     if json_out is not None:
-        command = _command(plan, compare=compare, in_process=in_process, base_url=base_url)
+        command = _command(plan, compare=compare, in_process=in_process, base_url=base_url, realtime=realtime)
         runs = [asdict(summary) for summary in found]
         record = record_of(title, command, target_ms=target_ms, first_rate_beyond=breaks_at, runs=runs)
         write_record(json_out, record)
@@ -218,10 +230,15 @@ async def _measure(
     engine: AsyncEngine | None,
     model: str | None,
     fields: dict[str, Any],
+    spoken_to: tuple[str, str | None] | None,
 ) -> list[Summary]:
+    """spoken_to: address and key of a server to be asked over the realtime protocol."""
     targets: list[Target] = []
     try:
-        if client is not None:
+        if client is not None and spoken_to is not None:
+            name = model or await _first_model(client)
+            targets += [RealtimeTarget(*spoken_to, name, turn_end) for turn_end in get_args(TurnEnd)]
+        elif client is not None:
             targets.append(HttpTarget(client, model or await _first_model(client), **fields))
         if engine is not None:
             targets.append(EngineTarget(engine))
@@ -272,11 +289,16 @@ def _read_rates(numbers: str) -> list[float]:
     return rates
 
 
-def _read_questions(folder: Path) -> list[Question]:
+def _read_questions(folder: Path, *, only_spoken: bool) -> list[Question]:
     try:
-        return read_workload(folder)
+        questions = read_workload(folder)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{folder}: {error}", param_hint="--workload") from error
+    if only_spoken:
+        questions = [question for question in questions if question.sound is not None]
+    if not questions:
+        raise typer.BadParameter(f"{folder}: expected a question with a sound", param_hint="--workload")
+    return questions
 
 
 def _read_extra(text: str) -> dict[str, Any]:
@@ -313,8 +335,8 @@ def _check_outputs(json_out: Path | None, plot: Path | None) -> None:
             raise typer.BadParameter(str(wrong), param_hint="--plot") from wrong
 
 
-def _command(plan: Plan, *, compare: bool, in_process: bool, base_url: str | None) -> str:
-    words = ["antiphon bench serve"]
+def _command(plan: Plan, *, compare: bool, in_process: bool, base_url: str | None, realtime: bool) -> str:
+    words = ["antiphon bench serve", *(["--realtime"] if realtime else [])]
     words += ["--compare"] if compare else ["--in-process"] if in_process else []
     words += [f"--base-url {base_url}"] if base_url is not None and not compare else []
     for name, values in (

@@ -56,6 +56,10 @@ class Reply:
         self._audio_s = 0.0
         self.num_tokens: int | None = None
 
+    def due(self, now_s: float) -> None:
+        """The request is complete only now: times count from here."""
+        self._due_s = now_s
+
     def add_text(self, now_s: float) -> None:
         """Some text has arrived."""
         if self._first_text_s is None:

@@ -93,6 +93,24 @@ def serve(
             min=0, help="What these replies may take, in MiB; the oldest go.", rich_help_panel=SERVER_PANEL
         ),
     ] = 256,
+    realtime_max_sessions: Annotated[
+        int,
+        typer.Option(min=1, help="Conversations by voice at a time.", rich_help_panel=SERVER_PANEL),
+    ] = 64,
+    realtime_session_s: Annotated[
+        float,
+        typer.Option(min=1, help="How long a conversation by voice may last.", rich_help_panel=SERVER_PANEL),
+    ] = 3600.0,
+    realtime_resume_s: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How long it waits for a client that was cut off.", rich_help_panel=SERVER_PANEL
+        ),
+    ] = 20.0,
+    realtime_max_message_mb: Annotated[
+        int,
+        typer.Option(min=1, help="Largest event on its WebSocket, in MiB.", rich_help_panel=SERVER_PANEL),
+    ] = 16,
     restart: Annotated[
         bool,
         typer.Option(
@@ -198,6 +216,10 @@ def serve(
         drain_timeout_s=drain_timeout_s,
         audio_expiry_s=audio_expiry_s,
         max_kept_audio_bytes=max_kept_audio_mb << 20,
+        realtime_max_sessions=realtime_max_sessions,
+        realtime_session_s=realtime_session_s,
+        realtime_resume_s=realtime_resume_s,
+        realtime_max_message_bytes=realtime_max_message_mb << 20,
         restart=restart,
         log_format=log_format,
         reference=reference,

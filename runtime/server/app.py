@@ -25,6 +25,8 @@ from antiphon.server.openai.speech import speech
 from antiphon.server.openai.transcriptions import transcriptions
 from antiphon.server.operations import operations
 from antiphon.server.page_routes import page
+from antiphon.server.realtime.routes import realtime
+from antiphon.server.realtime.talks import Talks
 from antiphon.server.service import Service
 from antiphon.server.settings import ServerSettings
 
@@ -50,6 +52,7 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
     settings = settings or ServerSettings()
     keeper = EngineKeeper(load, restart=settings.restart)
     service = Service(keeper, settings, Metrics(keeper))
+    talks = Talks(service)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +60,7 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
         try:
             yield
         finally:
+            await talks.close()
             await keeper.close()
 
     # FastAPI's pages of documentation load scripts from elsewhere: there is the document alone.
@@ -68,7 +72,14 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router(service))
-    app.add_middleware(Gate, keys=settings.api_keys, max_body_bytes=settings.max_body_bytes)
+    app.include_router(realtime(service, talks))
+    app.add_middleware(
+        Gate,
+        keys=settings.api_keys,
+        max_body_bytes=settings.max_body_bytes,
+        origins=settings.allowed_origins,
+        find_secret=talks.secrets.find,
+    )
     if settings.allowed_origins:  # outside of the gate: a browser asks first, without a key
         origins = list(settings.allowed_origins)
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])

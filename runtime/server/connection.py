@@ -7,8 +7,9 @@ import logging
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.websockets.auto import AutoWebSocketsProtocol
 
-__all__ = ["reading_protocol"]
+__all__ = ["reading_protocol", "reading_websocket"]
 
 _LOG = logging.getLogger("antiphon.server")
 
@@ -19,8 +20,15 @@ def reading_protocol(send_timeout_s: float) -> type[asyncio.Protocol]:
 
     A timeout of the application's sends would not do: only breaking off gets rid of what waits.
     """
-    base: Any = AutoHTTPProtocol
+    return _reading(AutoHTTPProtocol, send_timeout_s)
 
+
+def reading_websocket(send_timeout_s: float) -> type[asyncio.Protocol]:
+    """The same for WebSockets."""
+    return _reading(AutoWebSocketsProtocol, send_timeout_s)
+
+
+def _reading(base: Any, send_timeout_s: float) -> type[asyncio.Protocol]:
     class ReadingProtocol(base):  # type: ignore[misc]
         _timer: asyncio.TimerHandle | None = None
         _num_left = 0

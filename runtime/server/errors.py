@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,7 +15,7 @@ from antiphon.errors import EngineDead, EngineOverloaded, InvalidRequest
 from antiphon.process.faults import log_fault
 from antiphon.server.keeper import EngineAway
 
-__all__ = ["ApiError", "add_handlers", "api_error", "error_response"]
+__all__ = ["ApiError", "add_handlers", "api_error", "error_response", "not_valid"]
 
 RETRY_AFTER_S = 1
 """When a client that was refused for load may try again."""
@@ -96,21 +96,26 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """The first thing that does not fit the schema, by its name."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    param = _place(first["loc"], error.body) or None
     if first["type"] == "json_invalid":
         return error_response(ApiError(400, "the body is not valid JSON", code="invalid_json"))
-    if first["type"] == "extra_forbidden":
-        message = f"{param}: this server does not support it"
-        return error_response(ApiError(400, message, param=param, code="unsupported_parameter"))
     if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
         message = "the body: expected a JSON object, sent with Content-Type: application/json"
         return error_response(ApiError(400, message, code="invalid_json"))
+    return error_response(not_valid(first, error.body))
+
+
+def not_valid(first: Mapping[str, Any], body: Any, prefix: str = "") -> ApiError:
+    """The first thing that does not fit a schema, as pydantic tells it, by its name in the body. prefix: what
+    comes before that name."""
+    param = (prefix + _place(first["loc"], body)).rstrip(".") or None
+    if first["type"] == "extra_forbidden":
+        message = f"{param}: this server does not support it"
+        return ApiError(400, message, param=param, code="unsupported_parameter")
     message = str(first["msg"]).removeprefix("Value error, ")
     told = f"{param}: {message}" if param else message
-    return error_response(ApiError(400, told, param=param, code="invalid_value"))
+    return ApiError(400, told, param=param, code="invalid_value")
 
 
 def _encodable(text: str) -> str:

@@ -10,12 +10,13 @@ import asyncio
 import hmac
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from antiphon.server.errors import ApiError, error_response
+from antiphon.server.handshake import SECRET_PREFIX, given_key, is_allowed
 from antiphon.server.log import log_access
 from antiphon.server.page_routes import PAGE_PATHS
 from antiphon.server.request_body import RequestBody
@@ -39,12 +40,27 @@ class Gate:
     """ASGI middleware: refuses clients without a key and bodies that are too large, numbers what it lets
     through, and logs how it was answered."""
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str], max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[str],
+        max_body_bytes: int,
+        origins: Sequence[str] = (),
+        find_secret: Callable[[str], object | None] = lambda _: None,
+    ) -> None:
+        """origins: those whose pages may open WebSockets, beside the server's own. find_secret: finds a key
+        that opens WebSockets alone."""
         self._app = app
+        self._origins = origins
+        self._find_secret = find_secret
         self._keys = [key.encode() for key in keys]
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._let_in(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -109,12 +125,7 @@ class Gate:
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
         if path not in OPEN_PATHS and self._keys and not self._knows(headers.get(b"authorization", b"")):
-            return ApiError(
-                401,
-                "an API key is needed: send it as `Authorization: Bearer KEY`",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
+            return _no_key()
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body_bytes:
             return self._too_large()
@@ -123,12 +134,63 @@ class Gate:
     def _knows(self, authorization: bytes) -> bool:
         """In the same time for every key, right or wrong."""
         scheme, _, given = authorization.partition(b" ")
-        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        return self._is_key(given.strip()) and scheme.lower() == b"bearer"
+
+    def _is_key(self, given: bytes) -> bool:
+        matches = [hmac.compare_digest(given, key) for key in self._keys]
+        return any(matches)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket, which is refused before it is accepted."""
+        headers = dict(scope["headers"])
+        request_id = _given_id(headers) or f"req_{uuid.uuid4().hex}"
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        begun_s, status = time.perf_counter(), 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+            await send(message)
+
+        refused = None
+        if not is_allowed(headers, self._origins):
+            message = (
+                "pages of this origin may not connect: the operator has not allowed it (--allowed-origins)"
+            )
+            refused = ApiError(403, message, code="origin_not_allowed")
+        else:
+            key = given_key(headers, scope.get("subprotocols", []))
+            state["secret"] = secret = self._find_secret(key)
+            if (
+                secret is None
+                and (key.startswith(SECRET_PREFIX) or self._keys)
+                and not self._is_key(key.encode())
+            ):
+                refused = _no_key()
+        try:
+            if refused is not None:
+                await error_response(refused)(scope, receive, noted)
+            else:
+                await self._app(scope, receive, noted)
+        finally:
+            log_access(request_id, "WEBSOCKET", scope["path"], status, time.perf_counter() - begun_s)
 
     def _too_large(self) -> ApiError:
         message = f"the body: expected at most {self._max_body_bytes} bytes, got more"
         return ApiError(413, message, code="request_too_large")
+
+
+def _no_key() -> ApiError:
+    return ApiError(
+        401,
+        "an API key is needed: send it as `Authorization: Bearer KEY`",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def _given_id(headers: dict[bytes, bytes]) -> str | None:

@@ -11,8 +11,9 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from antiphon.aio.conversation.events import ReplyEnded
 from antiphon.server.keeper import EngineKeeper
-from antiphon.types import Completion, FinishReason
+from antiphon.types import Completion, FinishReason, RequestMetrics
 
 __all__ = ["Metrics"]
 
@@ -31,6 +32,15 @@ TIMES: dict[str, tuple[str, str, tuple[float, ...]]] = {
     "underrun_s": ("audio_underrun_s", "For how long a player has had nothing to play.", SECONDS),
 }
 """By fields of `RequestMetrics`: the name, what it is, and the buckets of a histogram."""
+REASONS: dict[str, FinishReason] = {
+    "completed": "stop",
+    "incomplete": "length",
+    "cancelled": "abort",
+    "failed": "error",
+}
+"""How replies of conversations end, as requests do."""
+OUTCOMES = ("confirmed", "dropped")
+"""Of replies that were begun before their turn was over."""
 STAGES = ("prefill", "text", "units", "codec")
 """Of which `RequestMetrics` has the times."""
 
@@ -76,6 +86,14 @@ class Metrics:
         )
         self._completed = counter("speech_stream_completed", "Spoken replies that came to their end.")
         self._aborted = counter("speech_stream_aborted", "Spoken replies that did not.")
+        self.conversations = gauge("realtime_vad_active_sessions", "Conversations by voice.")
+        about = "Sound that came in between the end of speech and the end of its turn."
+        self._endpoint = histogram("realtime_vad_endpoint_delay_s", about)
+        about = "Replies begun before their turn was over, by what became of them."
+        self._speculative = counter("speculative_replies", about, ("outcome",))
+        self._wasted = counter("speculative_units_wasted", "Units of such replies that nobody wanted.")
+        for outcome in OUTCOMES:
+            self._speculative.labels(outcome)
         for reason in get_args(FinishReason):  # so that each series begins at 0
             self._success.labels(reason)
         for threshold_ms in CONTINUITY_MS:
@@ -97,20 +115,45 @@ class Metrics:
         if completion is None:
             self._success.labels("abort").inc()
             return
-        metrics, speaks = completion.metrics, completion.sample_rate_hz is not None
-        self._success.labels(completion.finish_reason).inc()
+        self._note(
+            completion.finish_reason,
+            completion.metrics,
+            len(completion.text_ids) + len(completion.unit_ids),
+            len(completion.units),
+            speaks=completion.sample_rate_hz is not None,
+        )
+
+    def note_reply(self, event: ReplyEnded, *, speaks: bool) -> None:
+        """A reply of a conversation has ended."""
+        num_ids = event.num_text + event.num_units
+        self._note(REASONS[event.status], event.metrics, num_ids, event.num_units, speaks=speaks)
+
+    def note_turn(self, delay_s: float) -> None:
+        """A turn has ended, this long after its speech."""
+        self._endpoint.observe(delay_s)
+
+    def note_speculation(self, num_confirmed: int, num_dropped: int, num_wasted_units: int) -> None:
+        """What has become of further replies that were begun ahead."""
+        self._speculative.labels("confirmed").inc(num_confirmed)
+        self._speculative.labels("dropped").inc(num_dropped)
+        self._wasted.inc(num_wasted_units)
+
+    def _note(
+        self, reason: FinishReason, metrics: RequestMetrics, num_ids: int, num_units: int, *, speaks: bool
+    ) -> None:
+        self._success.labels(reason).inc()
         for field, histogram in self._times.items():
             _observe(histogram, getattr(metrics, field))
         for stage in STAGES:
             _observe(self._stages.labels(stage), getattr(metrics, f"{stage}_s"))
         self._prompt.inc(metrics.num_prompt_tokens)
-        self._generated.inc(len(completion.text_ids) + len(completion.unit_ids))
-        self._frames.inc(len(completion.units))
+        self._generated.inc(num_ids)
+        self._frames.inc(num_units)
         self._queries.inc(metrics.num_prompt_tokens)
         self._hits.inc(metrics.num_cached_tokens)
         self._preemptions.inc(metrics.num_preemptions)
         if speaks:
-            has_ended = completion.finish_reason in ("stop", "length")
+            has_ended = reason in ("stop", "length")
             (self._completed if has_ended else self._aborted).inc()
             for threshold_ms in CONTINUITY_MS:
                 if metrics.underrun_s is not None and metrics.underrun_s * 1000 <= threshold_ms:

@@ -123,7 +123,13 @@ def serve(
             site_ready(site.name, site.address)
         ready(address)
 
-    server = Server(http_config(app, settings.send_timeout_s), service, all_ready, sites, give_up)
+    server = Server(
+        http_config(app, settings.send_timeout_s, max_message_bytes=settings.realtime_max_message_bytes),
+        service,
+        all_ready,
+        sites,
+        give_up,
+    )
     try:
         server.run([listening])
     except SystemExit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import TypeVar
@@ -42,6 +42,9 @@ class Service:
         self._num_working = 0
         self._is_over = False
         """Whether the time to drain has passed."""
+        self.on_drain: list[Callable[[float], Awaitable[None]]] = []
+        """What ends in order when the server drains: called with the time by which it must have ended, on the
+        clock of `time.monotonic`."""
 
     @property
     def engine(self) -> AsyncEngine:
@@ -78,7 +81,7 @@ class Service:
         Use it under `contextlib.aclosing`: it is left there, and the request aborted, when its client goes
         away. is_part: it belongs to `working` that has begun, so it is taken while the server drains.
         """
-        self._check_open(is_part=is_part)
+        self.check_open(is_part=is_part)
         engine = self.engine
         request_id = f"{request.request_id or 'request'}-{uuid.uuid4().hex}"
         request = replace(request, request_id=request_id)
@@ -100,7 +103,7 @@ class Service:
     def working(self) -> Iterator[None]:
         """Work in this block that is no request of the engine's, or several that belong together: the
         server's end waits for it as well."""
-        self._check_open()
+        self.check_open()
         self._num_working += 1
         try:
             yield
@@ -121,13 +124,16 @@ class Service:
         """Take no more requests, wait for those that run, and abort them when the time is over."""
         self.is_draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
+        others = [asyncio.ensure_future(each(deadline_s)) for each in self.on_drain]
         while (self._running or self._num_working) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
+        await asyncio.gather(*others)
         self._is_over = True
         for request_id in list(self._running):
             await self._abort(request_id)
 
-    def _check_open(self, *, is_part: bool = False) -> None:
+    def check_open(self, *, is_part: bool = False) -> None:
+        """ApiError 503 if nothing more is taken. is_part: see `stream`."""
         if self.is_draining and (self._is_over or not is_part):
             raise ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
 

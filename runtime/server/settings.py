@@ -58,6 +58,14 @@ class ServerSettings:
     """How long a spoken reply can be referred to by its id."""
     max_kept_audio_bytes: int = 256 * MB
     """What all of these replies may take; the oldest go first."""
+    realtime_max_sessions: int = 64
+    """Conversations at a time; more are turned away."""
+    realtime_session_s: float = 3600.0
+    """How long a conversation may last."""
+    realtime_resume_s: float = 20.0
+    """How long a conversation waits for a client whose connection has dropped."""
+    realtime_max_message_bytes: int = 16 * MB
+    """The largest event of a client."""
     restart: bool = False
     """Whether a fresh engine takes over from one that has failed; otherwise the server ends."""
     log_format: str = "text"
@@ -68,12 +76,21 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port: expected 0 to 65535, got {self.port}")
-        for name in ("max_body_bytes", "request_timeout_s", "send_timeout_s", "audio_expiry_s"):
+        for name in (
+            "max_body_bytes",
+            "request_timeout_s",
+            "send_timeout_s",
+            "audio_expiry_s",
+            "realtime_session_s",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("drain_timeout_s", "max_kept_audio_bytes"):
+        for name in ("drain_timeout_s", "max_kept_audio_bytes", "realtime_resume_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("realtime_max_sessions", "realtime_max_message_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if any(not key or key != key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: expected keys of ASCII characters without spaces around them")
         if self.log_format not in ("text", "json"):

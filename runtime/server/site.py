@@ -10,21 +10,32 @@ from typing import Any
 import uvicorn
 
 from antiphon.errors import ConfigError
-from antiphon.server.connection import reading_protocol
+from antiphon.server.connection import reading_protocol, reading_websocket
 
 __all__ = ["Site", "address_of", "bound", "http_config"]
 
 KEEP_ALIVE_S = 75
 """How long an idle connection is kept; longer than what usual proxies keep theirs."""
+PING_S = 20.0
+"""How often a WebSocket is asked whether somebody is there, and how long the answer may take."""
+MAX_MESSAGE_BYTES = 1 << 20
 CLOSE_S = 5
 """How long connections may take to close once all requests have ended."""
 
 
-def http_config(app: Any, send_timeout_s: float, **settings: Any) -> uvicorn.Config:
-    """How all our applications are served. send_timeout_s: see `ServerSettings`."""
+def http_config(
+    app: Any, send_timeout_s: float, *, max_message_bytes: int = MAX_MESSAGE_BYTES, **settings: Any
+) -> uvicorn.Config:
+    """How all our applications are served. send_timeout_s: see `ServerSettings`. max_message_bytes: the
+    largest message on a WebSocket."""
     return uvicorn.Config(
         app,
         http=reading_protocol(send_timeout_s),
+        ws=reading_websocket(send_timeout_s),
+        ws_max_size=max_message_bytes,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,  # sound does not get smaller
         log_config=None,
         access_log=False,
         server_header=False,

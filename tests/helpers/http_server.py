@@ -45,7 +45,13 @@ def serving_http(load: Callable[[], AsyncEngine] | None = None, **settings: Any)
     """
     served = ServerSettings(port=0, **settings)
     app = create_app(load or _packaged, served)
-    config = http_config(app, served.send_timeout_s, host=served.host, port=0)
+    config = http_config(
+        app,
+        served.send_timeout_s,
+        max_message_bytes=served.realtime_max_message_bytes,
+        host=served.host,
+        port=0,
+    )
     addresses: queue.Queue[str] = queue.Queue()
     sites = open_ports(app.state.service, served.reference) if served.reference is not None else []
     server = Server(config, app.state.service, addresses.put, sites)

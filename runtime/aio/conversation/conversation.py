@@ -19,7 +19,7 @@ from antiphon.aio.conversation.events import (
 )
 from antiphon.aio.conversation.items import History, Item
 from antiphon.aio.conversation.listening import Listening
-from antiphon.aio.conversation.replying import Replying
+from antiphon.aio.conversation.replying import Replying, Speculation
 from antiphon.aio.conversation.settings import ConversationSettings, ReplyOptions
 from antiphon.errors import InvalidRequest
 from antiphon.process.faults import log_fault
@@ -83,6 +83,11 @@ class Conversation:
             self._events.put_nowait(None)  # for whoever asks again
             raise StopAsyncIteration
         return event
+
+    @property
+    def speculation(self) -> Speculation:
+        """What beginning replies ahead has cost so far, and what it has brought."""
+        return self._replying.speculation
 
     # --- the user's side --------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from antiphon.aio.conversation.items import Item
+from antiphon.aio.conversation.settings import ReplyOptions
 from antiphon.types import RequestMetrics
 
 __all__ = [
@@ -148,6 +149,8 @@ class ReplyBegun:
 
     reply_id: str
     item_id: str
+    options: ReplyOptions
+    """How it is made."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Speculation:
 
     num_begun: int = 0
     num_confirmed: int = 0
+    num_dropped: int = 0
     num_dropped_units: int = 0
     """Units that were made for nothing."""
 
@@ -105,6 +106,7 @@ class Replying:
         """The turn goes on, or was forgotten."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
+            self.speculation.num_dropped += 1
             self.speculation.num_dropped_units += _num_units(ahead.held)
             ahead.drop()
             self._pass_on(ahead)
@@ -157,7 +159,7 @@ class Replying:
         return reply.reply_id
 
     def _begin(self, reply: Reply) -> None:
-        self._emit(ReplyBegun(reply.reply_id, reply.item_id))
+        self._emit(ReplyBegun(reply.reply_id, reply.item_id, reply.options))
         if reply.in_conversation:
             self._current = reply
             item = Item("assistant", item_id=reply.item_id, is_spoken=reply.is_spoken, status="in_progress")

@@ -1,0 +1,144 @@
+"""`/v1/realtime`: talking over a WebSocket, and the keys for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.websockets import WebSocket
+
+from antiphon.server.errors import ApiError, api_error, error_response
+from antiphon.server.openai.schemas import ERRORS, Strict
+from antiphon.server.realtime.client_secrets import Secret
+from antiphon.server.realtime.dialects import Beta, Dialect
+from antiphon.server.realtime.realtime_session import RealtimeSession
+from antiphon.server.realtime.session_config import (
+    SessionConfig,
+    conversation_settings,
+    default_config,
+    merged,
+    session_json,
+)
+from antiphon.server.realtime.socket import NOT_FOUND, accept, carry, turn_away
+from antiphon.server.realtime.talk import FULL, Talk
+from antiphon.server.realtime.talks import Talks
+from antiphon.server.service import Service
+
+__all__ = ["realtime"]
+
+QUERY = ("model", "intent", "antiphon", "resume", "after", "call_id")
+BETA_PROTOCOL = "openai-beta.realtime-v1"
+"""How browsers, which send no headers, ask for the beta."""
+
+
+class ExpiresAfter(Strict):
+    """How long a key lives."""
+
+    anchor: Literal["created_at"] = "created_at"
+    seconds: Annotated[int, Field(ge=10, le=7200)] = 600
+
+
+class ClientSecretRequest(Strict):
+    """What a key is to open."""
+
+    expires_after: ExpiresAfter | None = None
+    session: dict[str, Any] | None = None
+    """The session that it opens; see the events of `/v1/realtime`."""
+
+
+class ClientSecret(BaseModel):
+    """A key that lives for minutes."""
+
+    value: str
+    expires_at: int
+    session: dict[str, Any]
+
+
+def realtime(service: Service, talks: Talks) -> APIRouter:
+    """The WebSocket `/v1/realtime`, and `POST /v1/realtime/client_secrets`."""
+    router = APIRouter(tags=["realtime"])
+
+    @router.post("/v1/realtime/client_secrets", responses=ERRORS)
+    async def client_secrets(body: ClientSecretRequest) -> ClientSecret:
+        """A short-lived key, for a page that must not know the server's own."""
+        given = body.session or {}
+        config = merged(default_config(service, _kind(given)), given)
+        conversation_settings(service, config)
+        secret = talks.secrets.make(config, (body.expires_after or ExpiresAfter()).seconds)
+        told = {**session_json(service, config), "object": "realtime.session"}
+        return ClientSecret(value=secret.value, expires_at=secret.expires_s, session=told)
+
+    @router.websocket("/v1/realtime")
+    async def talk(websocket: WebSocket) -> None:
+        token = websocket.query_params.get("resume")
+        if token is not None:
+            await _come_back(talks, websocket, token)
+        else:
+            await _begin(service, talks, websocket)
+
+    return router
+
+
+async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
+    try:
+        service.check_open()
+        if talks.is_full:
+            full = ApiError(
+                429, "the server holds as many conversations as it may", kind="rate_limit_error", code="full"
+            )
+            await turn_away(websocket, FULL, full)
+            return
+        talk: Talk = RealtimeSession(service, _config(service, websocket), _dialect(websocket))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told before the socket is accepted
+        await websocket.send_denial_response(error_response(api_error(error)))
+        return
+    await talks.add(talk)
+    await accept(websocket)
+    await carry(talks, websocket, talk)
+
+
+async def _come_back(talks: Talks, websocket: WebSocket, token: str) -> None:
+    talk, after = talks.find(token), websocket.query_params.get("after", "-1")
+    number = int(after) if len(after) < 16 and after.removeprefix("-").isdecimal() else -2
+    if talk is None or not talk.outbox.rewind(number):
+        what = "session" if talk is None else "event"
+        error = ApiError(404, f"there is no such {what} to come back to", code="session_not_found")
+        await turn_away(websocket, NOT_FOUND, error)
+        return
+    await accept(websocket)
+    await carry(talks, websocket, talk)
+
+
+def _dialect(websocket: WebSocket) -> Dialect:
+    asked = websocket.headers.get("openai-beta", "")
+    if "realtime=v1" in asked or BETA_PROTOCOL in websocket.scope.get("subprotocols", []):
+        return Beta(is_transcription=websocket.query_params.get("intent") == "transcription")
+    return Dialect()
+
+
+def _config(service: Service, websocket: WebSocket) -> SessionConfig:
+    """What the session begins with. ApiError for a query that cannot be served."""
+    query = websocket.query_params
+    for name in query:
+        if name not in QUERY or name == "call_id":
+            message = f"{name[:100]!a}: this server does not support it"
+            raise ApiError(400, message, param=name[:100], code="unsupported_parameter")
+    intent = query.get("intent", "conversation")
+    if intent not in ("conversation", "transcription"):
+        message = f"intent: expected 'conversation' or 'transcription', got {intent[:100]!a}"
+        raise ApiError(400, message, param="intent", code="invalid_value")
+    service.check_model(query.get("model"))
+    secret: Secret | None = websocket.scope["state"].get("secret")
+    if secret is not None:
+        config = secret.config
+    else:
+        config = default_config(service, "transcription" if intent == "transcription" else "realtime")
+    if query.get("antiphon") == "1":
+        config = config.model_copy(update={"antiphon_events": True})
+    conversation_settings(service, config)
+    return config
+
+
+def _kind(session: dict[str, Any]) -> str:
+    return "transcription" if session.get("type") == "transcription" else "realtime"

@@ -1,0 +1,88 @@
+"""One WebSocket and the session that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from antiphon.server.errors import ApiError
+from antiphon.server.realtime.talk import FULL, Talk
+from antiphon.server.realtime.talks import Talks
+
+__all__ = ["NOT_FOUND", "accept", "carry", "turn_away"]
+
+NOT_FOUND, TAKEN = 4404, 4409
+"""Codes of ours: there is no such session to come back to; another socket has taken it."""
+PROTOCOL = "realtime"
+ENDED = frozenset({1000, 1005})
+"""Codes with which a client ends a session rather than loses it."""
+
+
+async def accept(websocket: WebSocket) -> None:
+    """Take the connection, in the subprotocol that browsers ask for."""
+    offered: Sequence[str] = websocket.scope.get("subprotocols", [])
+    await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
+
+
+async def turn_away(websocket: WebSocket, code: int, error: ApiError) -> None:
+    """Tell a client why it gets no session, and close. The code needs a connection that was accepted."""
+    await accept(websocket)
+    with suppress(WebSocketDisconnect, RuntimeError):
+        event = {"type": "error", "event_id": "event_0", "error": {**error.body()["error"], "event_id": None}}
+        await websocket.send_text(json.dumps(event))
+        await websocket.close(code, error.message[:100] if code != FULL else "the server is full")
+
+
+async def carry(talks: Talks, websocket: WebSocket, talk: Talk) -> None:
+    """Carry a session's events both ways, until it ends or its client is gone."""
+    taken = asyncio.Event()
+
+    def leave() -> None:
+        taken.set()
+
+    talks.attach(talk, leave)
+    may_return = True
+    sender = asyncio.create_task(_send(websocket, talk))
+    receiver = asyncio.create_task(_receive(websocket, talk))
+    watch = asyncio.create_task(taken.wait())
+    try:
+        await asyncio.wait([sender, receiver, watch], return_when=asyncio.FIRST_COMPLETED)
+        if taken.is_set():
+            sender.cancel()
+            await asyncio.wait([sender])
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await websocket.close(TAKEN, "another connection has taken the session")
+        elif sender.done() and sender.result():
+            may_return = False
+            with suppress(WebSocketDisconnect, RuntimeError):
+                await websocket.close(talk.close_code, talk.close_reason)
+        elif receiver.done():
+            may_return = not receiver.result()
+    finally:
+        for task in (sender, receiver, watch):
+            task.cancel()
+        talks.detach(talk, leave, may_return=may_return)
+
+
+async def _send(websocket: WebSocket, talk: Talk) -> bool:
+    """Send what there is until the session's end, or until nobody is there: whether it was the end."""
+    try:
+        while (text := await talk.outbox.take()) is not None:
+            await websocket.send_text(text)
+    except (WebSocketDisconnect, RuntimeError):
+        return False
+    return True
+
+
+async def _receive(websocket: WebSocket, talk: Talk) -> bool:
+    """Receive what the client sends until it is gone: whether it has closed the session."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return "reason" in message and message.get("code") in ENDED  # a lost connection has no reason
+        text = message.get("text")
+        await talk.receive(text if text is not None else message.get("bytes") or b"")

@@ -1,0 +1,115 @@
+"""All conversations of a server: how many there may be, who may come back, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from antiphon.server.errors import ApiError
+from antiphon.server.realtime.client_secrets import ClientSecrets
+from antiphon.server.realtime.talk import GOING_AWAY, NORMAL, Talk
+from antiphon.server.service import Service
+
+__all__ = ["Talks"]
+
+FLUSH_S = 5.0
+"""How long clients may take for their last events when the server ends."""
+
+
+class Talks:
+    """Owns the sessions of all dialects, those that wait for their clients to come back included."""
+
+    def __init__(self, service: Service) -> None:
+        self.secrets = ClientSecrets()
+        self._service = service
+        self._talks: dict[str, Talk] = {}
+        """By their tokens."""
+        self._endings: dict[str, asyncio.Task[None]] = {}
+        """By their tokens: what ends them when the time is over, of the session or of the wait."""
+        self._sockets: dict[str, Callable[[], None]] = {}
+        """By tokens of those that have one: takes a session away from its socket."""
+        self._serving: set[asyncio.Task[object]] = set()
+        service.on_drain.append(self.drain)
+
+    def __len__(self) -> int:
+        return len(self._talks)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._talks) >= self._service.settings.realtime_max_sessions
+
+    async def add(self, talk: Talk) -> None:
+        """A session begins."""
+        self._talks[talk.token] = talk
+        self._service.metrics.conversations.inc()
+        await talk.start()
+
+    def find(self, token: str) -> Talk | None:
+        """The session that a client wants back."""
+        return self._talks.get(token)
+
+    def attach(self, talk: Talk, leave: Callable[[], None]) -> None:
+        """A socket has the session from now on. leave: called when another takes it over."""
+        if (other := self._sockets.pop(talk.token, None)) is not None:
+            other()
+        self._sockets[talk.token] = leave
+        error = ApiError(400, "the session has lasted as long as it may", code="session_expired")
+        left_s = talk.expires_s - time.time()
+        self._schedule(talk, left_s, lambda: talk.end(NORMAL, "the session has expired", error))
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    def detach(self, talk: Talk, leave: Callable[[], None], *, may_return: bool) -> None:
+        """A socket is done with the session. may_return: whether its client may come back."""
+        if self._sockets.get(talk.token) is not leave:
+            return
+        del self._sockets[talk.token]
+        wait_s = self._service.settings.realtime_resume_s if may_return else 0.0
+        self._schedule(talk, wait_s, lambda: self._remove(talk))
+
+    async def drain(self, deadline_s: float) -> None:
+        """End all sessions, each when its replies are made, or at the deadline."""
+        await asyncio.gather(*(self._end_in_order(talk, deadline_s) for talk in list(self._talks.values())))
+        if self._serving:
+            await asyncio.wait(set(self._serving), timeout=FLUSH_S)
+
+    async def close(self) -> None:
+        """End all sessions at once."""
+        await asyncio.gather(*(self._remove(talk) for talk in list(self._talks.values())))
+        for task in list(self._endings.values()):
+            task.cancel()
+
+    async def _end_in_order(self, talk: Talk, deadline_s: float) -> None:
+        while talk.num_replies and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        error = ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
+        await talk.end(GOING_AWAY, "the server is shutting down", error)
+
+    async def _remove(self, talk: Talk) -> None:
+        if self._talks.pop(talk.token, None) is None:
+            return
+        try:
+            await talk.end()
+        finally:
+            self._service.metrics.conversations.dec()
+
+    def _schedule(self, talk: Talk, seconds: float, ending: Callable[[], Awaitable[None]]) -> None:
+        """Have a session end in so many seconds, in place of what was to end it before."""
+
+        async def end() -> None:
+            if seconds > 0:
+                await asyncio.sleep(seconds)
+            await ending()
+
+        if (before := self._endings.pop(talk.token, None)) is not None:
+            before.cancel()
+        task = self._endings[talk.token] = asyncio.create_task(end())
+
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._endings.get(talk.token) is done:
+                del self._endings[talk.token]
+
+        task.add_done_callback(forget)
