@@ -24,9 +24,9 @@ assert tuple(SHOWN) == METRICS
 
 
 def tables(found: Sequence[Summary], title: str) -> list[Table]:
-    """What each load amounts to; the times of each; and, with two targets, what the first one adds."""
+    """What each load amounts to; the times of each; and what a server adds to the engine in process."""
     shown = [_loads(found, title), _times(found)]
-    if len({summary.target for summary in found}) > 1:
+    if {summary.target for summary in found} == {"HTTP", "in process"}:
         shown.append(_added(found))
     return shown
 
