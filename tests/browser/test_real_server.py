@@ -1,0 +1,96 @@
+"""The page with a real server and the packaged model: spoken questions about a picture, and what is answered."""
+
+from __future__ import annotations
+
+import base64
+import wave
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import httpx2
+import pytest
+from http_server import Served, serving_http
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = pytest.mark.slow
+
+PICTURE = Path(__file__).parents[2] / "runtime" / "assets" / "demo" / "shapes.png"
+SHAPES = ("heart", "star", "circle")
+COLLECT = """
+window.sound = [];
+const Plain = WebSocket;
+window.WebSocket = class extends Plain {
+    constructor(...given) {
+        super(...given);
+        window.socket = this;
+        this.addEventListener("message", ({ data }) => {
+            const event = JSON.parse(data);
+            if (event.type === "response.output_audio.delta") window.sound.push(event.delta);
+        });
+    }
+};
+"""
+"""Has the page keep the sound that it gets, and its socket."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with serving_http() as running:
+        yield running
+
+
+@pytest.fixture
+def page(server: Served, launch: Callable[..., Browser]) -> Iterator[Page]:
+    context = launch(14.0).new_context(permissions=["microphone"])
+    opened = context.new_page()
+    opened.set_default_timeout(60000)
+    expect.set_options(timeout=60000)
+    opened.add_init_script(COLLECT)
+    opened.goto(server.address)
+    opened.wait_for_selector("#model:not(:empty)")
+    yield opened
+    context.close()
+
+
+def said(page: Page, server: Served) -> str:
+    """What a recognizer hears in all sound that the page was sent."""
+    sound = b"".join(base64.b64decode(each) for each in page.evaluate("window.sound"))
+    file = BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(2)
+        wav.setframerate(24000)
+        wav.writeframes(sound)
+    model = httpx2.get(f"{server.address}/v1/models").json()["data"][0]["id"]
+    answer = httpx2.post(
+        f"{server.address}/v1/audio/transcriptions",
+        data={"model": model},
+        files={"file": ("reply.wav", file.getvalue())},
+        timeout=60,
+    )
+    return str(answer.json()["text"]).lower()
+
+
+def test_a_spoken_question_about_a_picture_is_answered_in_speech(server: Served, page: Page) -> None:
+    page.locator("#file").set_input_files(PICTURE)
+    page.locator("#talk").click()
+    page.wait_for_selector(".turn.assistant:not(.growing)")
+    assert "picture" in page.locator(".turn.user .words").first.inner_text()
+    text = page.locator(".turn.assistant .words").first.inner_text()
+    assert all(shape in text for shape in SHAPES)
+    heard = said(page, server)
+    assert sum(shape in heard for shape in SHAPES) >= 2, heard
+
+
+def test_a_cut_connection_comes_back_and_the_conversation_goes_on(page: Page) -> None:
+    page.locator("#file").set_input_files(PICTURE)
+    page.locator("#question").fill("What is in the picture?")
+    page.locator("#question").press("Enter")
+    page.wait_for_selector(".turn.assistant:not(.growing)")
+    page.evaluate("window.socket.close(4000)")
+    page.locator("#question").fill("What is in the picture?")
+    page.locator("#question").press("Enter")
+    expect(page.locator(".turn.assistant:not(.growing)")).to_have_count(2)
+    for text in page.locator(".turn.assistant .words").all_inner_texts():
+        assert all(shape in text for shape in SHAPES)
