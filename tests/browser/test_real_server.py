@@ -1,4 +1,4 @@
-"""The page with a real server and the packaged model: spoken questions about a picture, and what is answered."""
+"""The page with a real server and the packaged model: spoken questions about a picture, and their answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from http_server import Served, serving_http
 from playwright.sync_api import Browser, Page, expect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PICTURE = Path(__file__).parents[2] / "runtime" / "assets" / "demo" / "shapes.png"
 SHAPES = ("heart", "star", "circle")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from browser_page import Talker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 RESAMPLE = """async ([fromHz, toHz, samples, size]) => {
     const { Resampler } = await import("/page/resampler.js");

@@ -15,7 +15,7 @@ from mock_realtime import MODEL, WORD_MS, MockRealtime, Reply
 from PIL import Image
 from playwright.sync_api import FilePayload
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 Open = Callable[..., Talker]
 

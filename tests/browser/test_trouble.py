@@ -8,7 +8,7 @@ import pytest
 from browser_page import Talker
 from mock_realtime import MockRealtime, Reply
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 Open = Callable[..., Talker]
 
