@@ -213,5 +213,5 @@ class Talk:
 
     async def _refuse(self, error: str | None) -> None:
         self._printer.end_line()
-        show_error(error)
+        show_error((error or "").removeprefix("InvalidRequest: "))
         await self._commands.refused()

@@ -19,6 +19,9 @@ NOISE = 1e-5
 class PortAudioError(Exception):
     """A message and PortAudio's code, as the package raises it."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])
+
 
 class FakeSoundDevice(ModuleType):
     """The module. `speak` is heard by the microphone, and `played` is what the loudspeaker has played."""
