@@ -132,7 +132,7 @@ class Talk:
             try:
                 await self._conversation.push_audio(np.concatenate(pieces), self._microphone.rate_hz)
             except InvalidRequest as error:  # more than a turn may hold
-                show_error(f"{error}; it is forgotten")
+                show_error(f"{error}; what was said since the last turn is forgotten")
                 await self._conversation.clear()
 
     async def _obey(self) -> None:
