@@ -76,7 +76,7 @@ lock:  ## write requirements/lock.txt again, with the newest releases that pypro
 	env $(addprefix -u ,UV_DEFAULT_INDEX UV_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL UV_FIND_LINKS) \
 		UV_CUSTOM_COMPILE_COMMAND='make lock    # for pip as constraints: pip install -c requirements/lock.txt' \
 		$(LOCK)/uv pip compile --quiet --no-config --upgrade --universal \
-		--python-version 3.10 --extra dev --extra gpu --extra recipe --strip-extras --no-annotate \
+		--python-version 3.10 --extra dev --extra gpu --extra mic --extra recipe --strip-extras --no-annotate \
 		--constraint requirements/held.txt --output-file requirements/lock.txt pyproject.toml
 
 # Needs no more than g++, and half a minute with -j2.

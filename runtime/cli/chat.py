@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +14,15 @@ import typer
 
 from antiphon.cli import options, signals
 from antiphon.cli.generate import run
-from antiphon.cli.inputs import about, check_texts, read_file
-from antiphon.cli.lines import lines
+from antiphon.cli.inputs import check_texts
+from antiphon.cli.lines import check_text, lines
+from antiphon.cli.microphone import Microphone
 from antiphon.cli.options import Modalities
 from antiphon.cli.sound_file import Written, write_sound
+from antiphon.cli.speaker import Speaker
 from antiphon.cli.streams import one_line, say, show_error
 from antiphon.cli.terminal import EventPrinter
+from antiphon.cli.typed_file import read_typed_file
 from antiphon.config import EngineConfig, InputLimits
 from antiphon.errors import AntiphonError, EngineDead, InvalidRequest
 from antiphon.files.writing import check_writable
@@ -37,11 +40,41 @@ a line of text   ask this question
 /clear           forget the conversation
 /quit            leave; the end of the input does the same
 Ctrl-C           stop a reply; twice at the prompt, leave"""
-PIPE_PATIENCE_S = 3.0
-"""How long a pipe given to /image or /audio may stay silent."""
+
+
+class Turns(str, Enum):
+    """What ends a spoken question."""
+
+    SERVER_VAD = "server_vad"
+    SEMANTIC_VAD = "semantic_vad"
+    NONE = "none"
 
 
 def chat(
+    mic: Annotated[
+        bool,
+        typer.Option(
+            "--mic", help="Talk: ask by voice, hear the replies.", rich_help_panel=options.SOUND_PANEL
+        ),
+    ] = False,
+    play: options.Play = False,
+    headphones: Annotated[
+        bool,
+        typer.Option(
+            "--headphones",
+            help="With --mic: speech may interrupt a reply. Without headphones it would interrupt itself.",
+            rich_help_panel=options.SOUND_PANEL,
+        ),
+    ] = False,
+    turn_detection: Annotated[
+        Turns | None,
+        typer.Option(
+            help="With --mic: what ends a question. Default: server_vad, silence; none: Enter.",
+            rich_help_panel=options.SOUND_PANEL,
+        ),
+    ] = None,
+    input_device: options.InputDevice = None,
+    output_device: options.OutputDevice = None,
     system: options.System = None,
     voice: options.Voice = None,
     out_dir: Annotated[
@@ -67,11 +100,25 @@ def chat(
 ) -> None:
     """Talk over several turns; /help lists the commands. Input may be piped.
 
+    --mic and --play need the extra `mic` and PortAudio (libportaudio2).
     At a terminal Ctrl-C stops a reply or leaves a line, and a second one at the prompt ends the chat.
     """
     check_texts({"--system": system, "--voice": voice})
-    if out_dir is not None and model is not None and codec is None:
-        raise typer.BadParameter("needs --codec, which turns units into speech", param_hint="--out-dir")
+    for hint, wants_codec in {"--out-dir": out_dir is not None, "--mic": mic, "--play": play}.items():
+        if wants_codec and model is not None and codec is None:
+            raise typer.BadParameter("needs --codec, which turns units into speech", param_hint=hint)
+    for_voice = {
+        "--headphones": headphones,
+        "--turn-detection": turn_detection is not None,
+        "--input-device": input_device is not None,
+    }
+    for hint, is_given in for_voice.items():
+        if is_given and not mic:
+            raise typer.BadParameter("is for --mic", param_hint=hint)
+    if output_device is not None and not (mic or play):
+        raise typer.BadParameter("is for --mic and --play", param_hint="--output-device")
+    if mic and out_dir is not None:
+        raise typer.BadParameter("is for a chat without --mic", param_hint="--out-dir")
     params = SamplingParams(
         temperature=temperature,
         top_p=top_p,
@@ -81,8 +128,20 @@ def chat(
         max_units=max_units,
     )
     num_replies = 0 if out_dir is None else _make_folder(out_dir)
-    with options.open_engine(model, codec, device, dtype, block_size) as engine:
-        conversation = Conversation(engine, params, system, voice, out_dir, num_replies=num_replies)
+    with ExitStack() as stack:
+        # Before the model is loaded: what is missing is said at once.
+        microphone = stack.enter_context(Microphone(input_device)) if mic else None
+        speaker = stack.enter_context(Speaker(output_device)) if mic or play else None
+        engine = options.open_engine(model, codec, device, dtype, block_size)
+        if microphone is not None and speaker is not None:
+            with signals.at_once():
+                from antiphon.cli.talk import settings_of, talk
+            kind = None if turn_detection is Turns.NONE else (turn_detection or Turns.SERVER_VAD).value
+            settings = settings_of(params, system, voice, kind)
+            talk(engine, settings, microphone, speaker, headphones=headphones)
+            return
+        stack.enter_context(engine)
+        conversation = Conversation(engine, params, system, voice, out_dir, speaker, num_replies=num_replies)
         for line in lines():
             try:
                 if not conversation.take(line):
@@ -102,6 +161,7 @@ class Conversation:
     system: str | None
     voice: str | None
     out_dir: Path | None
+    speaker: Speaker | None
     messages: list[Message] = field(default_factory=list)
     attached: list[Part] = field(default_factory=list)
     num_replies: int = 0
@@ -119,11 +179,11 @@ class Conversation:
             elif command == "/image":
                 self._attach(argument)
             elif command == "/audio":
-                self._ask(Speech(_read(argument, InputLimits().max_audio_bytes)))
+                self._ask(Speech(read_typed_file(argument, InputLimits().max_audio_bytes)))
             elif command.startswith("/"):
                 say(HELP, err=True)
             elif line:
-                _check_text(line)
+                check_text(line)
                 self._ask(line)
         except EngineDead:
             raise
@@ -137,7 +197,7 @@ class Conversation:
         limits = InputLimits()
         if len(self.attached) >= limits.max_images:
             raise InvalidRequest(f"images: expected at most {limits.max_images} with a question")
-        self.attached.append(Image(_read(name, limits.max_image_bytes)))
+        self.attached.append(Image(read_typed_file(name, limits.max_image_bytes)))
 
     def _ask(self, question: Part) -> None:
         """Answers the question, and remembers both. If either fails, the conversation stays as it was, but
@@ -145,7 +205,8 @@ class Conversation:
         asked = Message("user", [*self.attached, question])
         self.attached.clear()
         printer = EventPrinter()
-        modalities = Modalities.TEXT if self.out_dir is None else Modalities.SPEECH
+        is_text = self.out_dir is None and self.speaker is None
+        modalities = Modalities.TEXT if is_text else Modalities.SPEECH
         request = Request(
             modalities=modalities.of_request,
             system=self.system,
@@ -154,10 +215,12 @@ class Conversation:
             messages=[*self.messages, asked],
         )
         note = signals.Note()
-        completion = run(self.engine, request, printer.show, note)
+        completion = run(self.engine, request, printer.show, note, speaker=self.speaker)
         with signals.noted(note):
             wav, written = self._write(completion)
-            printer.finish(completion, wav, written.file)
+            printer.finish(completion, wav, written.file, is_played=self.speaker is not None)
+            if self.speaker is not None:
+                self.speaker.wait(lambda: note.number is not None)
             if written.error is not None:
                 show_error(written.error)
             # A conversation must not hold empty messages.
@@ -186,41 +249,3 @@ def _make_folder(folder: Path) -> int:
     except (OSError, ValueError) as error:
         raise typer.BadParameter(one_line(error), param_hint="--out-dir") from error
     return max((int(name[1]) for name in names if name), default=0)
-
-
-def _check_text(line: str) -> None:
-    """Raises InvalidRequest for a line that is not in the terminal's encoding."""
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError as error:
-        encoding = getattr(sys.stdin, "encoding", None) or "UTF-8"
-        raise InvalidRequest(f"expected a line in {encoding}, got other bytes") from error
-
-
-def _read(typed: str, max_bytes: int) -> bytes:
-    """Reads the file now: if it changes later, that must not change what was said."""
-    path = _path(typed.strip())
-    try:
-        return read_file(path, max_bytes, patience_s=PIPE_PATIENCE_S)
-    except (OSError, ValueError) as error:
-        raise OSError(about(path, error)) from error
-
-
-def _path(typed: str) -> Path:
-    """The file that was meant, by its plain name, or by its name as a shell or a dragged file writes it, with
-    quotes or backslashes."""
-    if not typed:
-        raise InvalidRequest("expected the name of a file, got nothing")
-    names = [typed]
-    with suppress(ValueError):  # a quotation mark that is part of a name
-        words = shlex.split(typed)
-        names += words if len(words) == 1 else []
-    paths = []
-    for name in names:
-        path = Path(name)
-        with suppress(RuntimeError):  # no such user
-            path = path.expanduser()
-        paths.append(path)
-    with suppress(OSError, ValueError):
-        return next((path for path in paths if path.exists()), paths[-1])
-    return paths[-1]

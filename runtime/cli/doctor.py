@@ -7,19 +7,24 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, get_args
 
 import typer
 
 from antiphon.cli import signals
+from antiphon.cli.sound_card import Kind, devices
 from antiphon.cli.streams import say
+from antiphon.errors import ConfigError
 
 __all__ = ["doctor", "inspect_machine"]
 
 REQUIRED = (
     "antiphon", "torch", "numpy", "safetensors", "tokenizers", "pillow", "soundfile", "soxr", "onnxruntime",
 )  # fmt: skip
-OPTIONAL = ("triton", "flash-attn", "bitsandbytes", "vllm", "tensorrt", "onnx", "onnxscript")
+OPTIONAL = (
+    "triton", "flash-attn", "silero-vad", "sounddevice", "bitsandbytes", "vllm", "tensorrt", "onnx",
+    "onnxscript",
+)  # fmt: skip
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 Section: TypeAlias = Mapping[str, object]
@@ -28,7 +33,7 @@ Section: TypeAlias = Mapping[str, object]
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show versions, the processor, the GPUs, optional packages, and which kernels would run."""
+    """Show versions, the processor, the GPUs, packages, sound devices, and which kernels would run."""
     with signals.at_once():
         report = inspect_machine()
     if as_json:
@@ -55,6 +60,7 @@ def inspect_machine() -> dict[str, Section]:
         "cpu": _cpu(),
         "gpus": _gpus(),
         "optional packages": {name: _version(name) for name in OPTIONAL},
+        "sound": _sound(),
         "kernels": _kernels(),
         "packaged model": _packaged_model(),
     }
@@ -93,6 +99,14 @@ def _gpus() -> Section:
         gpu = torch.cuda.get_device_properties(index)
         gpus[f"cuda:{index}"] = f"{gpu.name}, {_gib(gpu.total_memory)}, sm_{gpu.major}{gpu.minor}"
     return gpus or {"cuda": None}
+
+
+def _sound() -> Section:
+    """The devices of `chat --mic`, by number and name."""
+    try:
+        return {f"{kind} devices": [str(device) for device in devices(kind)] for kind in get_args(Kind)}
+    except ConfigError as error:
+        return {"devices": None, "because": str(error)}
 
 
 def _kernels() -> Section:

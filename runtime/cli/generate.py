@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,11 +16,22 @@ from antiphon.cli import options, signals
 from antiphon.cli.inputs import check_texts, image_input, speech_input, text_input, use_stdin_once
 from antiphon.cli.options import Modalities
 from antiphon.cli.sound_file import STDOUT, Written, check_sound_file, write_sound
+from antiphon.cli.speaker import Speaker
 from antiphon.cli.streams import say, show_error
 from antiphon.cli.terminal import EventPrinter
 from antiphon.config import EngineConfig
 from antiphon.errors import AntiphonError
-from antiphon.types import Completion, Event, Finished, Image, Part, Request, SamplingParams, Speech
+from antiphon.types import (
+    AudioDelta,
+    Completion,
+    Event,
+    Finished,
+    Image,
+    Part,
+    Request,
+    SamplingParams,
+    Speech,
+)
 
 if TYPE_CHECKING:
     from antiphon.engine.engine import Engine
@@ -45,7 +57,7 @@ def generate(
     voice: options.Voice = None,
     modalities: Annotated[
         Modalities | None,
-        typer.Option(help="What to answer with. Default: speech with --out, otherwise text."),
+        typer.Option(help="What to answer with. Default: speech with --out or --play, otherwise text."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -56,6 +68,8 @@ def generate(
             help="File for the speech: .wav, .flac or .ogg; - writes wav to stdout, and text to stderr.",
         ),
     ] = None,
+    play: options.Play = False,
+    output_device: options.OutputDevice = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     model: options.ModelFolder = None,
     codec: options.CodecFolder = None,
@@ -84,7 +98,11 @@ def generate(
         )
     check_texts({"--text": text, "--system": system, "--voice": voice, "--stop": stop})
     if modalities is None:
-        modalities = Modalities.SPEECH if out is not None else Modalities.TEXT
+        modalities = Modalities.SPEECH if out is not None or play else Modalities.TEXT
+    if play:
+        _check_speech("--play", modalities, model, codec)
+    elif output_device is not None:
+        raise typer.BadParameter("is for --play", param_hint="--output-device")
     if out is not None:
         _check_out(out, modalities, model, codec, as_json=as_json)
     params = SamplingParams(
@@ -104,18 +122,21 @@ def generate(
     # Speech that was asked for is worth making even if nobody reads its text any more.
     printer = None if as_json else EventPrinter(err=str(out) == STDOUT, goes_on=out is not None)
     note = signals.Note()
-    with options.open_engine(model, codec, device, dtype, block_size) as engine:
+    with ExitStack() as stack:
+        speaker = stack.enter_context(Speaker(output_device)) if play else None  # before the model is loaded
+        engine = stack.enter_context(options.open_engine(model, codec, device, dtype, block_size))
         with signals.noted(note):  # what was made is kept
-            completion = run(
-                engine, request, None if printer is None else printer.show, note, signals.PATIENCE_S
-            )
+            show = None if printer is None else printer.show
+            completion = run(engine, request, show, note, signals.PATIENCE_S, speaker)
             written = _write(out, completion)
             if printer is None:
                 say(json.dumps(as_record(completion, written.file)))
             else:
-                printer.finish(completion, out, written.file)
+                printer.finish(completion, out, written.file, is_played=play)
             if written.error is not None:
                 show_error(written.error)
+            if speaker is not None:
+                speaker.wait(lambda: note.number is not None)
         if note.number is not None:
             signals.stop(note.number)
     if printer is not None and printer.lost is not None:
@@ -130,9 +151,11 @@ def run(
     show: Callable[[Event], None] | None = None,
     note: signals.Note | None = None,
     patience_s: float | None = None,
+    speaker: Speaker | None = None,
 ) -> Completion:
     """Answers one request on an engine that has no other, showing events as they come.
 
+    speaker: plays the reply as it is made; None: its speech is made whole, not in chunks.
     Ctrl-C aborts the request: the completion then holds what was made so far, and `note` the signal. If that
     takes longer than `patience_s`, the process ends. Raises InvalidRequest for a bad request, AntiphonError
     for one that fails later, and what `show` raises; the engine is then free for the next request.
@@ -141,8 +164,9 @@ def run(
     prompt = engine.prepare(request)
     completion = None
     with signals.noted(note, patience_s=patience_s):
-        # whole, not in chunks: the file is of no use until it is complete
-        request_id = engine.add_prepared(request, prompt, stream_audio=False)
+        request_id = engine.add_prepared(request, prompt, stream_audio=speaker is not None)
+        if speaker is not None:
+            speaker.begin()
         try:
             while completion is None and engine.has_unfinished():
                 for event in engine.step():
@@ -150,14 +174,22 @@ def run(
                         continue
                     if isinstance(event, Finished):
                         completion = event.completion
+                    elif isinstance(event, AudioDelta) and speaker is not None:
+                        speaker.play(event.samples, event.sample_rate_hz)
                     elif show is not None:
                         show(event)
                 if note.number is not None:
+                    if speaker is not None:
+                        speaker.stop()
                     engine.abort(request_id)
                     signals.forget()
         except BaseException:
             engine.abort(request_id)
+            if speaker is not None:
+                speaker.stop()
             raise
+    if speaker is not None:
+        speaker.finish()
     assert completion is not None, "an engine finishes every request that it took"
     if completion.finish_reason == "error":
         raise AntiphonError(completion.error or "the request failed")
@@ -191,10 +223,14 @@ def as_record(completion: Completion, file: Path | None) -> dict[str, Any]:
 def _check_out(
     out: Path, modalities: Modalities, model: Path | None, codec: Path | None, *, as_json: bool
 ) -> None:
-    if modalities is Modalities.TEXT:
-        raise typer.BadParameter("is for speech, but --modalities is text", param_hint="--out")
-    if model is not None and codec is None:
-        raise typer.BadParameter("needs --codec, which turns units into speech", param_hint="--out")
+    _check_speech("--out", modalities, model, codec)
     if as_json and str(out) == STDOUT:
         raise typer.BadParameter("`-` is stdout, where --json goes", param_hint="--out")
     check_sound_file(out)
+
+
+def _check_speech(hint: str, modalities: Modalities, model: Path | None, codec: Path | None) -> None:
+    if modalities is Modalities.TEXT:
+        raise typer.BadParameter("is for speech, but --modalities is text", param_hint=hint)
+    if model is not None and codec is None:
+        raise typer.BadParameter("needs --codec, which turns units into speech", param_hint=hint)

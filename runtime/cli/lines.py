@@ -9,8 +9,9 @@ from contextlib import suppress
 from antiphon.cli import signals
 from antiphon.cli.streams import say, show_error
 from antiphon.config import InputLimits
+from antiphon.errors import InvalidRequest
 
-__all__ = ["lines"]
+__all__ = ["bounded", "check_text", "lines"]
 
 PROMPT = "> "
 SKIPPED_CHARS = 2**16
@@ -44,7 +45,7 @@ def lines() -> Iterator[str]:
             say("\npress Ctrl-C again to leave", err=True)
             continue
         was_left = False
-        if line := _bounded(line):
+        if line := bounded(line):
             yield line
 
 
@@ -54,11 +55,11 @@ def _piped_lines() -> Iterator[str]:
         rest = line
         while rest and not rest.endswith("\n"):  # read the rest of an overlong line, piece by piece
             rest = sys.stdin.readline(SKIPPED_CHARS)
-        if line := _bounded(line):
+        if line := bounded(line):
             yield line
 
 
-def _bounded(line: str) -> str:
+def bounded(line: str) -> str:
     """The line without surrounding spaces; if it is too long, reports that and returns an empty one."""
     limit = InputLimits().max_text_chars
     line = line.removesuffix("\n")
@@ -66,3 +67,12 @@ def _bounded(line: str) -> str:
         show_error(f"expected lines of up to {limit} characters; a longer one was skipped")
         return ""
     return line.strip()
+
+
+def check_text(line: str) -> None:
+    """Raises InvalidRequest for a line that is not in the terminal's encoding."""
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError as error:
+        encoding = getattr(sys.stdin, "encoding", None) or "UTF-8"
+        raise InvalidRequest(f"expected a line in {encoding}, got other bytes") from error

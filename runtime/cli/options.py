@@ -19,10 +19,13 @@ __all__ = [
     "CodecFolder",
     "Device",
     "Dtype",
+    "InputDevice",
     "MaxTokens",
     "MaxUnits",
     "Modalities",
     "ModelFolder",
+    "OutputDevice",
+    "Play",
     "Seed",
     "System",
     "Temperature",
@@ -35,6 +38,7 @@ __all__ = [
 
 MODEL_PANEL = "Model"
 SAMPLING_PANEL = "Sampling"
+SOUND_PANEL = "Sound"
 
 
 class Modalities(str, Enum):
@@ -113,6 +117,30 @@ MaxUnits = Annotated[
     int,
     typer.Option(
         min=1, help="Limit on speech units, of which 25 make a second.", rich_help_panel=SAMPLING_PANEL
+    ),
+]
+Play = Annotated[
+    bool,
+    typer.Option(
+        "--play", help="Play the reply on the loudspeaker as it is made.", rich_help_panel=SOUND_PANEL
+    ),
+]
+InputDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--input-device",
+        metavar="DEVICE",
+        help="Number or name of the microphone; `antiphon doctor` lists them.",
+        rich_help_panel=SOUND_PANEL,
+    ),
+]
+OutputDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--output-device",
+        metavar="DEVICE",
+        help="Number or name of the loudspeaker.",
+        rich_help_panel=SOUND_PANEL,
     ),
 ]
 

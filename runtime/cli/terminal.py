@@ -35,10 +35,12 @@ class EventPrinter:
         elif isinstance(event, TextDelta):
             self._add(REPLY, event.text)
 
-    def finish(self, completion: Completion, out: Path | None, file: Path | None = None) -> None:
+    def finish(
+        self, completion: Completion, out: Path | None, file: Path | None = None, *, is_played: bool = False
+    ) -> None:
         """Ends the open line, and says what speech there is and where.
 
-        out: where it should go, None if nowhere; file: where it is.
+        out: where it should go, None if nowhere; file: where it is. is_played: whether the user hears it.
         """
         if completion.finish_reason in ENDINGS:
             self._add(REPLY, ENDINGS[completion.finish_reason])
@@ -48,7 +50,7 @@ class EventPrinter:
         elif out is not None:
             made = f"{len(completion.units)} units" if completion.units else "none"
             self._add(SPEECH, f"{made}: {_shown(out)} was not written")
-        elif completion.units:
+        elif completion.units and not is_played:
             self._add(SPEECH, f"{len(completion.units)} units")
         self._end_line()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from antiphon.cli import chat, main
+from antiphon.cli import main, typed_file
 
 PICTURE = Path(__file__).parents[2] / "runtime" / "assets" / "demo" / "shapes.png"
 
@@ -19,7 +19,7 @@ PICTURE = Path(__file__).parents[2] / "runtime" / "assets" / "demo" / "shapes.pn
 def test_the_talk_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chat, "PIPE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(typed_file, "PIPE_PATIENCE_S", 0.1)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with Path("huge.wav").open("wb") as file:

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "requirements" / "lock.txt"
 HELD = ROOT / "requirements" / "held.txt"
-EXTRAS = ("dev", "gpu", "recipe")
+EXTRAS = ("dev", "gpu", "mic", "recipe")
 PYTHONS = ("3.10", "3.11", "3.12")
 MACHINES = ("x86_64", "aarch64")
 
