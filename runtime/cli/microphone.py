@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from antiphon.cli.sound_card import find_device, open_stream
+from antiphon.cli.sound_card import find_device, open_stream, start_stream
 
 if TYPE_CHECKING:
     from antiphon.sound.arrays import AudioArray
@@ -41,9 +41,9 @@ class Microphone:
         return bool(self._stream.active)
 
     def start(self, take: Callable[[AudioArray], None]) -> None:
-        """Record; take: gets mono float32 (n,), in a thread of PortAudio's."""
+        """Record; take: gets mono float32 (n,), in a thread of PortAudio's. Raises ConfigError."""
         self._take = take
-        self._stream.start()
+        start_stream(self._stream)
 
     def close(self) -> None:
         if not self._is_closed:  # PortAudio frees the stream

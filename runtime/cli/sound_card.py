@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from ctypes import CDLL, CFUNCTYPE, c_char_p, c_int
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any, Literal
 
 from antiphon.cli.streams import one_line
 from antiphon.errors import ConfigError
 
-__all__ = ["Device", "Kind", "devices", "find_device", "open_stream"]
+__all__ = ["Device", "Kind", "devices", "find_device", "open_stream", "start_stream"]
 
 Kind = Literal["input", "output"]
 NO_PACKAGE = "the package sounddevice is not installed: pip install 'antiphon[mic]'"
 NO_LIBRARY = "PortAudio's library is not installed: apt install libportaudio2"
 NO_CARD = "no sound card was found"
 WORDS = {"input": "microphone", "output": "loudspeaker"}
+LATENCY_S = 0.1
+"""What the device's buffer holds: Python may be late by this much before there is a gap."""
 IN_USE = -9985
 OTHER_FORMAT = (-9998, -9997)
 """PortAudio's codes for a number of channels and a rate that a device does not have."""
@@ -41,8 +44,7 @@ class Device:
 def devices(kind: Kind) -> list[Device]:
     """All devices of a direction. Raises ConfigError if the machine has no sound."""
     library = _library()
-    with _quiet():
-        found = list(library.query_devices())
+    found = list(library.query_devices())
     if not found:
         raise ConfigError(NO_CARD)
     able = [_device(info, kind) for info in found]
@@ -57,8 +59,7 @@ def find_device(kind: Kind, wanted: str | None) -> Device:
     library = _library()
     asked = int(wanted) if wanted is not None and wanted.isdecimal() else wanted
     try:
-        with _quiet():
-            return _device(library.query_devices(asked, kind), kind)
+        return _device(library.query_devices(asked, kind), kind)
     except (ValueError, library.PortAudioError) as error:
         got = "the system has no default" if wanted is None else f"got {wanted!r}"
         names = ", ".join(map(str, able))
@@ -74,14 +75,14 @@ def open_stream(kind: Kind, device: Device, rate_hz: int, callback: Callable[...
     why: Exception | None = None
     for rate, num_channels in formats:
         try:
-            with _quiet():
-                return make(
-                    device=device.index,
-                    samplerate=rate,
-                    channels=num_channels,
-                    dtype="float32",
-                    callback=callback,
-                )
+            return make(
+                device=device.index,
+                samplerate=rate,
+                channels=num_channels,
+                dtype="float32",
+                latency=LATENCY_S,
+                callback=callback,
+            )
         except library.PortAudioError as error:
             why = error
             code = error.args[1] if len(error.args) > 1 else None
@@ -94,7 +95,16 @@ def open_stream(kind: Kind, device: Device, rate_hz: int, callback: Callable[...
     raise ConfigError(f"the {WORDS[kind]} ({device.name}) cannot be opened: {one_line(why)}") from why
 
 
+def start_stream(stream: Any) -> None:
+    """Have a stream call its callback. Raises ConfigError."""
+    try:
+        stream.start()
+    except _library().PortAudioError as error:
+        raise ConfigError(f"a sound device cannot be started: {one_line(error)}") from error
+
+
 def _library() -> Any:
+    _quieten()
     try:
         return import_module("sounddevice")
     except ImportError as error:
@@ -114,20 +124,11 @@ def _device(info: Any, kind: Kind) -> Device:
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what ALSA writes to stderr while it tries one configuration after another."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        yield
-        return
-    try:
-        with suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+# ALSA writes to stderr what it tries and each underrun. It calls this instead, in any thread.
+_quiet = CFUNCTYPE(None, c_char_p, c_int, c_char_p, c_int, c_char_p)(lambda *_: None)
+
+
+@lru_cache(maxsize=1)
+def _quieten() -> None:
+    with suppress(OSError, AttributeError):  # another system of sound
+        CDLL("libasound.so.2").snd_lib_error_set_handler(_quiet)

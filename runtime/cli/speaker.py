@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from antiphon.cli.sound_card import find_device, open_stream
+from antiphon.cli.sound_card import find_device, open_stream, start_stream
 from antiphon.errors import AntiphonError
 
 if TYPE_CHECKING:
@@ -31,17 +31,18 @@ class Speaker:
 
     def __init__(self, wanted: str | None = None) -> None:
         """wanted: number or name of the device; None: the default."""
-        device = find_device("output", wanted)
-        self._stream = open_stream("output", device, device.rate_hz, self._fill)
-        self._rate_hz = int(self._stream.samplerate)
         self._lock = threading.Lock()
-        self._has_started = self._is_closed = False
+        self._is_closed = False
         self._resampler: StreamingResampler | None = None
         self._pieces: deque[AudioArray] = deque()
         self._num_given = 0
         """Samples of the reply that the device has taken."""
         self._heard_at_s = 0.0
         """When the last of them will have been heard, on the clock of `time.monotonic`."""
+        device = find_device("output", wanted)
+        self._stream = open_stream("output", device, device.rate_hz, self._fill)
+        self._rate_hz = int(self._stream.samplerate)
+        start_stream(self._stream)  # now, with silence: some devices take a second until they sound
 
     def __enter__(self) -> Speaker:
         return self
@@ -59,7 +60,7 @@ class Speaker:
     @property
     def is_gone(self) -> bool:
         """Whether the device has stopped by itself."""
-        return self._has_started and not self._stream.active
+        return not self._stream.active
 
     @property
     def is_playing(self) -> bool:
@@ -90,9 +91,6 @@ class Speaker:
         if self._resampler is None:
             self._resampler = StreamingResampler(rate_hz, self._rate_hz)
         self._add(self._resampler.push(samples))
-        if not self._has_started:
-            self._stream.start()
-            self._has_started = True
 
     def finish(self) -> None:
         """That was all of the reply."""

@@ -32,7 +32,7 @@ Ctrl-C           stop a reply; otherwise, twice leaves"""
 
 
 class TalkCommands:
-    """Does what is typed, in a conversation. Everything typed stops a reply that is heard."""
+    """Does what is typed, in a conversation. A question stops the reply that is being heard."""
 
     def __init__(
         self,
