@@ -87,6 +87,7 @@ async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
             full = ApiError(
                 429, "the server holds as many conversations as it may", kind="rate_limit_error", code="full"
             )
+            await accept(websocket)
             await turn_away(websocket, FULL, full)
             return
         talk: Talk = RealtimeSession(service, _config(service, websocket), _dialect(websocket))
@@ -99,15 +100,14 @@ async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
 
 
 async def _come_back(talks: Talks, websocket: WebSocket, token: str) -> None:
+    await accept(websocket)
     talk, after = talks.find(token), websocket.query_params.get("after", "-1")
-    number = int(after) if len(after) < 16 and after.removeprefix("-").isdecimal() else -2
-    if talk is None or not talk.outbox.rewind(number):
-        what = "session" if talk is None else "event"
-        error = ApiError(404, f"there is no such {what} to come back to", code="session_not_found")
+    if talk is None:
+        error = ApiError(404, "there is no such session to come back to", code="session_not_found")
         await turn_away(websocket, NOT_FOUND, error)
         return
-    await accept(websocket)
-    await carry(talks, websocket, talk)
+    number = int(after) if len(after) < 16 and after.removeprefix("-").isdecimal() else -2
+    await carry(talks, websocket, talk, number)
 
 
 def _dialect(websocket: WebSocket) -> Dialect:

@@ -41,6 +41,8 @@ class Talk(ABC):
         self.token = secrets.token_urlsafe(24)
         """What a client shows that comes back."""
         self.expires_s = int(time.time() + service.settings.realtime_session_s)
+        self.taking = asyncio.Lock()
+        """Held while a socket takes it."""
         self.outbox = Outbox(is_numbered=is_numbered)
         self.close_code, self.close_reason = NORMAL, ""
         self.has_ended = asyncio.Event()
