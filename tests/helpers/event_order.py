@@ -91,6 +91,7 @@ class EventOrder:
         elif what == "committed":
             assert self._stopped in (None, item_id) and self._speaking is None
             assert event["previous_item_id"] is None or event["previous_item_id"] in self._added
+            assert self._committed is None
             self._stopped, self._committed = None, item_id
         elif what == "cleared":
             self._speaking = None
@@ -118,7 +119,10 @@ class EventOrder:
             self._added.add(item_id)
         else:
             assert item_id in self._added, kind
-        if kind == "conversation.item.done":
+        if kind == "conversation.item.deleted":  # its id may be used again
+            self._added.discard(item_id)
+            self._done.discard(item_id)
+        elif kind == "conversation.item.done":
             assert item_id not in self._done
             self._done.add(item_id)
         for response in self._responses.values():

@@ -54,7 +54,7 @@ def url(served: Served, query: str = "", path: str = "/v1/realtime") -> str:
 def question(rate_hz: int = 24_000, *, before_s: float = 0.3, after_s: float = 0.9) -> np.ndarray:
     """The demo's question between silences, as float32: "What is in the picture?"."""
     samples, own_hz = soundfile.read(DEMO / "question.wav", dtype="float32")
-    samples = resample(samples, own_hz, rate_hz)
+    samples = resample(np.asarray(samples, np.float32), own_hz, rate_hz)
     return np.concatenate(
         [np.zeros(int(before_s * rate_hz), "f4"), samples, np.zeros(int(after_s * rate_hz), "f4")]
     )

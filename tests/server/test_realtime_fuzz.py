@@ -104,7 +104,11 @@ def fuzzed() -> Iterator[Served]:
 
 
 @given(st.lists(events, min_size=1, max_size=14))
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 def test_events_come_in_order(fuzzed: Served, sent: list[dict[str, Any]]) -> None:
     run(_fuzz(fuzzed, sent))
 

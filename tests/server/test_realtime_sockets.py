@@ -104,10 +104,11 @@ def test_a_short_lived_key_opens_the_session_that_it_was_made_for(keyed: Served)
             session={"type": "realtime", "output_modalities": ["text"], "instructions": "Sing."},
         )
         assert made.value.startswith("ek_") and 25 < made.expires_at - time.time() <= 30
-        for options in (
+        ways: tuple[Any, ...] = (
             {"additional_headers": {"Authorization": f"Bearer {made.value}"}},
             {"subprotocols": ["realtime", f"openai-insecure-api-key.{made.value}"]},
-        ):
+        )
+        for options in ways:
             async with connect(url(keyed), **options) as connection:
                 session = json.loads(await connection.recv())["session"]
                 assert session["instructions"] == "Sing." and session["output_modalities"] == ["text"]

@@ -13,7 +13,7 @@ from antiphon.server.errors import ApiError
 from antiphon.server.realtime.talk import FULL, Talk
 from antiphon.server.realtime.talks import Holder, Talks
 
-__all__ = ["NOT_FOUND", "accept", "carry", "turn_away"]
+__all__ = ["NOT_FOUND", "accept", "carry", "full_error", "turn_away"]
 
 NOT_FOUND, TAKEN = 4404, 4409
 """Codes of ours: there is no such session to come back to; another socket has taken it."""
@@ -26,6 +26,12 @@ async def accept(websocket: WebSocket) -> None:
     """Take the connection, in the subprotocol that browsers ask for."""
     offered: Sequence[str] = websocket.scope.get("subprotocols", [])
     await websocket.accept(PROTOCOL if PROTOCOL in offered else None)
+
+
+def full_error() -> ApiError:
+    """Why there is no session while there are as many as may be."""
+    message = "the server holds as many conversations as it may"
+    return ApiError(429, message, kind="rate_limit_error", code="full")
 
 
 async def turn_away(websocket: WebSocket, code: int, error: ApiError) -> None:

@@ -45,9 +45,9 @@ class Talks:
     def __len__(self) -> int:
         return len(self._talks)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._talks) >= self._service.settings.realtime_max_sessions
+    def has_room(self) -> bool:
+        """Whether another session may begin."""
+        return len(self._talks) < self._service.settings.realtime_max_sessions
 
     async def add(self, talk: Talk) -> None:
         """A session begins."""
@@ -57,7 +57,8 @@ class Talks:
 
     def find(self, token: str) -> Talk | None:
         """The session that a client wants back."""
-        return self._talks.get(token)
+        talk = self._talks.get(token)
+        return talk if talk is not None and talk.can_return else None
 
     async def attach(self, talk: Talk, holder: Holder, after: int | None) -> bool:
         """A socket has the session from now on, in place of any that has it. after: the number of the last
@@ -87,7 +88,7 @@ class Talks:
         if self._holders.get(talk.token) is not holder:
             return
         del self._holders[talk.token]
-        wait_s = self._service.settings.realtime_resume_s if may_return else 0.0
+        wait_s = self._service.settings.realtime_resume_s if may_return and talk.can_return else 0.0
         self._schedule(talk, wait_s, lambda: self._remove(talk))
 
     async def drain(self, deadline_s: float) -> None:
