@@ -47,7 +47,7 @@ ROUTERS: tuple[Callable[[Service], Any], ...] = (
 def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None = None) -> FastAPI:
     """An ASGI application that serves the engine that `load` makes when it starts.
 
-    `app.state.service` is its `Service`.
+    `app.state.service` is its `Service`, and `app.state.talks` are its conversations.
     """
     settings = settings or ServerSettings()
     keeper = EngineKeeper(load, restart=settings.restart)
@@ -68,6 +68,7 @@ def create_app(load: Callable[[], AsyncEngine], settings: ServerSettings | None 
         title="Antiphon", version=antiphon.__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.state.service = service
+    app.state.talks = talks
     app.openapi = partial(describe, app, needs_key=bool(settings.api_keys))  # type: ignore[method-assign]
     add_handlers(app)
     for router in ROUTERS:

@@ -12,7 +12,7 @@ KEY_PROTOCOL = "openai-insecure-api-key."
 """Begins the name of a subprotocol that is a key."""
 SECRET_PREFIX = "ek_"
 """Begins the keys that live for minutes."""
-PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+PORTS = {"http": 80, "https": 443}
 
 
 def given_key(headers: Mapping[bytes, bytes], subprotocols: Sequence[str]) -> str:
@@ -38,10 +38,8 @@ def is_allowed(headers: Mapping[bytes, bytes], origins: Sequence[str]) -> bool:
     try:
         page = urlsplit(named)
         host = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}")
-        port = PORTS.get(page.scheme)
-        return bool(page.hostname) and (page.hostname, page.port or port) == (
-            host.hostname,
-            host.port or port,
-        )
+        if page.hostname is None or (port := PORTS.get(page.scheme)) is None:
+            return False
+        return (page.hostname, page.port or port) == (host.hostname, host.port or port)
     except ValueError:
         return False

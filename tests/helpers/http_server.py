@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.server.app import create_app
+from antiphon.server.realtime.talks import Talks
 from antiphon.server.reference.ports import open_ports
 from antiphon.server.running import Server
 from antiphon.server.service import Service
@@ -20,14 +22,17 @@ from antiphon.server.site import http_config
 
 __all__ = ["Served", "serving_http"]
 
+T = TypeVar("T")
+
 
 class Served:
     """A server that runs, its address, and a client for it."""
 
-    def __init__(self, address: str, service: Service, server: Server) -> None:
+    def __init__(self, address: str, service: Service, server: Server, talks: Talks) -> None:
         self.address = address
         self.service = service
         self.server = server
+        self.talks = talks
         self.sites = {site.name: site.address for site in server.sites}
         """By their names, the addresses of the reference ports, if they were asked for."""
         self.http = httpx2.Client(base_url=address, timeout=60)
@@ -35,6 +40,12 @@ class Served:
     @property
     def engine(self) -> AsyncEngine:
         return self.service.engine
+
+    async def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have something done in the server's event loop."""
+        loop = self.server._loop
+        assert loop is not None
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 @contextmanager
@@ -64,7 +75,7 @@ def serving_http(load: Callable[[], AsyncEngine] | None = None, **settings: Any)
                 break
             except queue.Empty:
                 assert thread.is_alive(), "the server has ended before it began"
-        running = Served(address, app.state.service, server)
+        running = Served(address, app.state.service, server, app.state.talks)
         with running.http:
             yield running
     finally:

@@ -140,7 +140,9 @@ def read_item_fields(fields: dict[str, Any], place: str, *, may_refer: bool = Fa
     try:
         return adapter.validate_python(fields)
     except ValidationError as error:
-        raise not_valid(error.errors()[0], fields, f"{place}.") from None
+        first = error.errors()[0]
+        loc = first["loc"][1:] if first["loc"][:1] == (fields.get("role"),) else first["loc"]
+        raise not_valid({**first, "loc": loc}, fields, f"{place}.") from None
 
 
 def _unknown(message: str) -> ApiError:

@@ -65,15 +65,15 @@ class Outbox:
         self._has_ended = True
         self._news.set()
 
-    def rewind(self, after: int) -> bool:
-        """Have what follows the event of this number sent (again). False if that is not kept any more, or
-        there is no such event."""
+    def may_rewind(self, after: int) -> bool:
+        """Whether there is an event of this number, and what follows it is kept."""
         first = self._kept[0][0] if self._kept else self.num_sent
-        if not first - 1 <= after < self.num_sent:
-            return False
+        return first - 1 <= after < self.num_sent
+
+    def rewind(self, after: int) -> None:
+        """Have what follows the event of this number sent (again)."""
         self._again = deque(text for number, text in self._kept if number > after)
         self._news.set()
-        return True
 
     async def take(self) -> str | None:
         """The next event as JSON; None at the end. Of one task at a time."""

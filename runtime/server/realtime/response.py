@@ -80,7 +80,8 @@ class Response:
         if self._has_part:
             if self.is_spoken:
                 if self._writer is not None and status != "cancelled":
-                    self._tell_sound(self._writer.finish(), self._writer.end_ms)
+                    start_ms = self._writer.end_ms
+                    self._tell_sound(self._writer.finish(), start_ms)
                 self._tell_part("response.output_audio.done")
                 self._tell_part("response.output_audio_transcript.done", transcript=self._text)
             else:

@@ -1,4 +1,4 @@
-"""`/v1/realtime`: talking over a WebSocket, and the keys for it."""
+"""`/v1/realtime` and `/v1/live/sessions`: talking over WebSockets, and the keys for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from antiphon.server.errors import ApiError, api_error, error_response
 from antiphon.server.openai.schemas import ERRORS, Strict
 from antiphon.server.realtime.client_secrets import Secret
 from antiphon.server.realtime.dialects import Beta, Dialect
+from antiphon.server.realtime.live_start import begin_live
 from antiphon.server.realtime.realtime_session import RealtimeSession
 from antiphon.server.realtime.session_config import (
     SessionConfig,
@@ -20,7 +21,7 @@ from antiphon.server.realtime.session_config import (
     merged,
     session_json,
 )
-from antiphon.server.realtime.socket import NOT_FOUND, accept, carry, turn_away
+from antiphon.server.realtime.socket import NOT_FOUND, accept, carry, full_error, turn_away
 from antiphon.server.realtime.talk import FULL, Talk
 from antiphon.server.realtime.talks import Talks
 from antiphon.server.service import Service
@@ -56,7 +57,7 @@ class ClientSecret(BaseModel):
 
 
 def realtime(service: Service, talks: Talks) -> APIRouter:
-    """The WebSocket `/v1/realtime`, and `POST /v1/realtime/client_secrets`."""
+    """The WebSockets `/v1/realtime` and `/v1/live/sessions`, and `POST /v1/realtime/client_secrets`."""
     router = APIRouter(tags=["realtime"])
 
     @router.post("/v1/realtime/client_secrets", responses=ERRORS)
@@ -77,17 +78,19 @@ def realtime(service: Service, talks: Talks) -> APIRouter:
         else:
             await _begin(service, talks, websocket)
 
+    @router.websocket("/v1/live/sessions")
+    async def live(websocket: WebSocket) -> None:
+        await begin_live(service, talks, websocket)
+
     return router
 
 
 async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
     try:
         service.check_open()
-        if talks.is_full:
-            full = ApiError(
-                429, "the server holds as many conversations as it may", kind="rate_limit_error", code="full"
-            )
-            await turn_away(websocket, FULL, full)
+        if not talks.has_room():
+            await accept(websocket)
+            await turn_away(websocket, FULL, full_error())
             return
         talk: Talk = RealtimeSession(service, _config(service, websocket), _dialect(websocket))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told before the socket is accepted
@@ -99,15 +102,14 @@ async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
 
 
 async def _come_back(talks: Talks, websocket: WebSocket, token: str) -> None:
+    await accept(websocket)
     talk, after = talks.find(token), websocket.query_params.get("after", "-1")
-    number = int(after) if len(after) < 16 and after.removeprefix("-").isdecimal() else -2
-    if talk is None or not talk.outbox.rewind(number):
-        what = "session" if talk is None else "event"
-        error = ApiError(404, f"there is no such {what} to come back to", code="session_not_found")
+    if talk is None:
+        error = ApiError(404, "there is no such session to come back to", code="session_not_found")
         await turn_away(websocket, NOT_FOUND, error)
         return
-    await accept(websocket)
-    await carry(talks, websocket, talk)
+    number = int(after) if len(after) < 16 and after.removeprefix("-").isdecimal() else -2
+    await carry(talks, websocket, talk, number)
 
 
 def _dialect(websocket: WebSocket) -> Dialect:

@@ -35,12 +35,17 @@ NORMAL, GOING_AWAY, POLICY, BROKEN, FULL = 1000, 1001, 1008, 1011, 1013
 class Talk(ABC):
     """One session. It outlives the socket that it began with, if its client comes back in time."""
 
+    can_return = True
+    """Whether a client whose connection was lost may come back."""
+
     def __init__(self, service: Service, settings: ConversationSettings, *, is_numbered: bool = True) -> None:
         self.service = service
         self.session_id = new_id("sess")
         self.token = secrets.token_urlsafe(24)
         """What a client shows that comes back."""
         self.expires_s = int(time.time() + service.settings.realtime_session_s)
+        self.taking = asyncio.Lock()
+        """Held while a socket takes it."""
         self.outbox = Outbox(is_numbered=is_numbered)
         self.close_code, self.close_reason = NORMAL, ""
         self.has_ended = asyncio.Event()
@@ -77,7 +82,7 @@ class Talk(ABC):
                 raise ApiError(400, "the event is not valid JSON", code="invalid_json") from error
             if not isinstance(fields, dict):
                 raise ApiError(400, "the event: expected a JSON object", code="invalid_json")
-            given = fields.get("event_id")
+            given = fields.get("event_id", fields.get("client_event_id"))
             event_id = given[:512] if isinstance(given, str) else None
             await self.obey(fields)
         except Exception as error:  # noqa: BLE001 - the client is told

@@ -11,10 +11,20 @@ from antiphon.server.realtime.client_secrets import ClientSecrets
 from antiphon.server.realtime.talk import GOING_AWAY, NORMAL, Talk
 from antiphon.server.service import Service
 
-__all__ = ["Talks"]
+__all__ = ["Holder", "Talks"]
 
 FLUSH_S = 5.0
 """How long clients may take for their last events when the server ends."""
+
+
+class Holder:
+    """A socket that has a session."""
+
+    def __init__(self) -> None:
+        self.is_taken = asyncio.Event()
+        """Set when another takes the session over."""
+        self.has_left = asyncio.Event()
+        """Set when it sends nothing more of the session."""
 
 
 class Talks:
@@ -27,17 +37,17 @@ class Talks:
         """By their tokens."""
         self._endings: dict[str, asyncio.Task[None]] = {}
         """By their tokens: what ends them when the time is over, of the session or of the wait."""
-        self._sockets: dict[str, Callable[[], None]] = {}
-        """By tokens of those that have one: takes a session away from its socket."""
+        self._holders: dict[str, Holder] = {}
+        """By tokens of those that have one."""
         self._serving: set[asyncio.Task[object]] = set()
         service.on_drain.append(self.drain)
 
     def __len__(self) -> int:
         return len(self._talks)
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._talks) >= self._service.settings.realtime_max_sessions
+    def has_room(self) -> bool:
+        """Whether another session may begin."""
+        return len(self._talks) < self._service.settings.realtime_max_sessions
 
     async def add(self, talk: Talk) -> None:
         """A session begins."""
@@ -47,13 +57,22 @@ class Talks:
 
     def find(self, token: str) -> Talk | None:
         """The session that a client wants back."""
-        return self._talks.get(token)
+        talk = self._talks.get(token)
+        return talk if talk is not None and talk.can_return else None
 
-    def attach(self, talk: Talk, leave: Callable[[], None]) -> None:
-        """A socket has the session from now on. leave: called when another takes it over."""
-        if (other := self._sockets.pop(talk.token, None)) is not None:
-            other()
-        self._sockets[talk.token] = leave
+    async def attach(self, talk: Talk, holder: Holder, after: int | None) -> bool:
+        """A socket has the session from now on, in place of any that has it. after: the number of the last
+        event that its client has; None: it has begun with this socket. False, and nothing has changed, if
+        what follows that event is not there any more."""
+        async with talk.taking:
+            if after is not None and not talk.outbox.may_rewind(after):
+                return False
+            if (other := self._holders.pop(talk.token, None)) is not None:
+                other.is_taken.set()
+                await other.has_left.wait()
+            if after is not None:
+                talk.outbox.rewind(after)
+            self._holders[talk.token] = holder
         error = ApiError(400, "the session has lasted as long as it may", code="session_expired")
         left_s = talk.expires_s - time.time()
         self._schedule(talk, left_s, lambda: talk.end(NORMAL, "the session has expired", error))
@@ -61,13 +80,15 @@ class Talks:
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        return True
 
-    def detach(self, talk: Talk, leave: Callable[[], None], *, may_return: bool) -> None:
+    def detach(self, talk: Talk, holder: Holder, *, may_return: bool) -> None:
         """A socket is done with the session. may_return: whether its client may come back."""
-        if self._sockets.get(talk.token) is not leave:
+        holder.has_left.set()
+        if self._holders.get(talk.token) is not holder:
             return
-        del self._sockets[talk.token]
-        wait_s = self._service.settings.realtime_resume_s if may_return else 0.0
+        del self._holders[talk.token]
+        wait_s = self._service.settings.realtime_resume_s if may_return and talk.can_return else 0.0
         self._schedule(talk, wait_s, lambda: self._remove(talk))
 
     async def drain(self, deadline_s: float) -> None:
