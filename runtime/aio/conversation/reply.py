@@ -53,7 +53,7 @@ class Reply:
         *,
         is_speculative: bool,
     ) -> None:
-        """sampling_params: those of the options, with a seed if one matters."""
+        """sampling_params: those of the options, with a seed."""
         self.reply_id = new_id("resp")
         self.item_id = new_id("item")
         self.options = options
@@ -102,7 +102,7 @@ class Reply:
     def hears_one_turn(self) -> bool:
         """Whether its transcript is that of one turn: it covers the last message, which may hold several."""
         messages = self.request.messages
-        return bool(messages) and num_spoken(messages[-1]) == 1
+        return messages is not None and num_spoken(messages[-1]) == 1
 
     def has_failed(self) -> bool:
         """Whether it ended without a result."""

@@ -196,7 +196,7 @@ class Replying:
         self, messages: list[Message], options: ReplyOptions, *, is_speculative: bool, keep: bool = True
     ) -> Reply:
         params = options.sampling_params
-        if params.seed is None and params.temperature > 0:
+        if params.seed is None:  # the sound has one, too
             params = replace(params, seed=self._seed(keep=keep))
         return Reply(messages, options, params, is_speculative=is_speculative)
 
