@@ -1,15 +1,17 @@
-"""Conversations in tests: a check of the order of their events, a reader, and sound whose speech is certain."""
+"""Conversations in tests: the order of their events checked, and sound whose speech is certain."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
+from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 
-from antiphon import AsyncEngine
+from antiphon import AsyncEngine, Completion, Engine, SamplingParams, Units
 from antiphon.conversation import (
     Conversation,
     ConversationEvent,
@@ -28,6 +30,7 @@ from antiphon.conversation import (
     ReplyAudio,
     ReplyBegun,
     ReplyEnded,
+    ReplyOptions,
     ReplySpoken,
     ReplyText,
     SpeechStarted,
@@ -36,9 +39,36 @@ from antiphon.conversation import (
 from antiphon.sound.arrays import AudioArray
 from antiphon.turns.frames import FRAME_SAMPLES, RATE_HZ, Frames
 
-__all__ = ["RATE_HZ", "Reader", "Story", "Told", "conversing", "frames", "silence", "speech"]
+__all__ = [
+    "BY_HAND",
+    "LONG",
+    "RATE_HZ",
+    "SETTINGS",
+    "SHORT",
+    "Reader",
+    "Story",
+    "Told",
+    "completion",
+    "conversing",
+    "do_nothing",
+    "frames",
+    "idle",
+    "load_speaking",
+    "push",
+    "settled",
+    "silence",
+    "speech",
+    "tokenized",
+    "units_of",
+]
 
 E = TypeVar("E", bound=ConversationEvent)
+PATIENCE_S = 60
+"""A reader that waits longer for an event fails, instead of hanging."""
+SHORT = SamplingParams(max_tokens=8, max_units=20)
+LONG = SamplingParams(max_tokens=40, max_units=150, ignore_eos=True)
+SETTINGS = ConversationSettings(reply=ReplyOptions(sampling_params=SHORT))
+BY_HAND = replace(SETTINGS, turn_detection=None)
 
 
 class Story:
@@ -213,7 +243,7 @@ class Reader:
                     return event
             assert not self._task.done(), f"it ended without {kind.__name__}: {self._task}"
             self._more.clear()
-            await self._more.wait()
+            await asyncio.wait_for(self._more.wait(), PATIENCE_S)
 
     async def end(self, *, all_told: bool = False) -> list[ConversationEvent]:
         """All events, once there are no more."""
@@ -274,3 +304,50 @@ def speech(seconds: float, seed: int = 0) -> AudioArray:
 def silence(seconds: float) -> AudioArray:
     """And for silence."""
     return np.zeros(frames(seconds) * FRAME_SAMPLES, np.float32)
+
+
+def load_speaking(**settings: Any) -> Engine:
+    return Engine(
+        RANDOM_MODEL, codec=RANDOM_CODEC, device="cpu", kv_cache_bytes=32 << 20, progress=False, **settings
+    )
+
+
+async def idle(engine: AsyncEngine) -> None:
+    """Wait until the engine has carried out what it was told last, and nothing runs."""
+    await engine.abort("nothing")
+    while engine.engine.has_unfinished():
+        await asyncio.sleep(0.001)
+
+
+async def push(talk: Conversation, *sounds: np.ndarray, size: int = 1600) -> None:
+    samples = np.concatenate(sounds)
+    for begin in range(0, len(samples), size):
+        await talk.push_audio(samples[begin : begin + size], RATE_HZ)
+
+
+def completion(talk: Conversation, item_id: str) -> Completion:
+    """What the engine told of an ended reply."""
+    done = talk._replying._past[item_id].completion
+    assert done is not None
+    return done
+
+
+def units_of(item: Item) -> list[int]:
+    return [unit for part in item.parts if isinstance(part, Units) for unit in part.units]
+
+
+def tokenized(engine: AsyncEngine, samples: np.ndarray) -> list[int]:
+    assert engine.engine.codec is not None
+    return engine.engine.codec.tokenize(samples, RATE_HZ)
+
+
+async def settled(talk: Conversation) -> None:
+    """Wait until the turn's last pause has been read, and what follows from it has been done."""
+    turn = talk._listening._turn
+    assert turn is not None
+    await turn.settled()
+    await talk._do(do_nothing)
+
+
+async def do_nothing() -> None:
+    """A job for `Conversation._do`: all that was posted before has then been done."""

@@ -108,9 +108,9 @@ class Listening:
 
     async def commit(self) -> str:
         """See `Conversation.commit`."""
-        if self._buffer is None or self._detector is None or not len(self._buffer):
-            raise InvalidRequest("input_audio_buffer: expected audio since the last turn, got none")
         turn = self._turn
+        if self._buffer is None or self._detector is None or (turn is None and not len(self._buffer)):
+            raise InvalidRequest("input_audio_buffer: expected audio since the last turn, got none")
         if turn is None:  # nothing in it seems to be speech: it is for the model to say
             turn = await self._begin(self._buffer.begin)
         end = turn.paused_at if turn.paused_at is not None else self._buffer.end

@@ -9,9 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from antiphon.aio.conversation.faults import why
 from antiphon.aio.conversation.items import new_id, num_spoken
 from antiphon.aio.conversation.settings import ReplyOptions
-from antiphon.plain import told
 from antiphon.types import (
     UNITS_PER_S,
     AudioDelta,
@@ -20,6 +20,7 @@ from antiphon.types import (
     Finished,
     Message,
     Request,
+    RequestMetrics,
     SamplingParams,
     UnitDelta,
 )
@@ -66,7 +67,6 @@ class Reply:
             sampling_params=sampling_params,
             is_speculative=is_speculative,
         )
-        self.is_confirmed = not is_speculative
         self.in_conversation = True
         """Whether it becomes an item."""
         self.turn_id: str | None = None
@@ -90,6 +90,8 @@ class Reply:
         self.completion: Completion | None = None
         self._first_sent_s: float | None = None
         self._played_s: float | None = None
+        self._was_over = False
+        """Whether it was made in full before it was confirmed."""
         self._last: Finished | Failed | None = None
         """Its last event, if that has come."""
         self._task: asyncio.Task[None] | None = None
@@ -123,9 +125,11 @@ class Reply:
         has ended."""
         assert self._task is not None, "a speculative reply is begun before it is confirmed"
         # Until its task has sent the request, the engine knows none of that id.
-        while not (await engine.confirm(self.reply_id, confirmed_s) or self._task.done()):
+        while not await engine.confirm(self.reply_id, confirmed_s):
+            if self._task.done():
+                self._was_over = True
+                break
             await asyncio.wait([self._task], timeout=CONFIRM_RETRY_S)
-        self.is_confirmed = True
 
     def drop(self) -> asyncio.Task[None] | None:
         """Stop making it; nothing more is told. Returns the task that then lets go of its request."""
@@ -160,6 +164,20 @@ class Reply:
         return self.heard_s < self.sent_s - 1 / UNITS_PER_S
 
     @property
+    def metrics(self) -> RequestMetrics:
+        """Those of the completion, counted from when the reply was wanted."""
+        if self.completion is None:
+            return RequestMetrics()
+        metrics = self.completion.metrics
+        if not self._was_over:
+            return metrics
+        metrics = replace(metrics)
+        for name in ("ttft_s", "ttfu_s", "ttfa_s", "e2e_s"):
+            if getattr(metrics, name) is not None:
+                setattr(metrics, name, 0.0)
+        return metrics
+
+    @property
     def num_held_units(self) -> int:
         """Units that were made and not told."""
         return sum(len(event.units) for event in self.held if isinstance(event, UnitDelta))
@@ -173,5 +191,5 @@ class Reply:
                         event = self._last = replace(event, completion=replace(event.completion, audio=None))
                     tell(self, event)
         except Exception as error:  # noqa: BLE001 - the client is told, and the conversation goes on
-            self._last = Failed(told(error))
+            self._last = Failed(why(error))
             tell(self, self._last)

@@ -33,7 +33,6 @@ from antiphon.types import (
     Event,
     Finished,
     Message,
-    RequestMetrics,
     TextDelta,
     TranscriptDelta,
     UnitDelta,
@@ -340,7 +339,7 @@ class Replying:
                 status,
                 reason,
                 error,
-                RequestMetrics() if done is None else done.metrics,
+                reply.metrics,
                 reply.num_text if done is None else len(done.text_ids),
                 reply.num_units,
             )

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from antiphon.aio.conversation.events import ConversationEvent, Heard, NotHeard
+from antiphon.aio.conversation.faults import why
 from antiphon.aio.conversation.items import History
-from antiphon.plain import told
 from antiphon.types import UNITS_PER_S, Request, Units
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Transcripts:
             if done.finish_reason in ("abort", "error"):
                 raise RuntimeError(done.error or "the request was aborted")
         except Exception as error:  # noqa: BLE001 - it concerns this transcript alone
-            self._post(partial(self._failed, item_id, told(error)))
+            self._post(partial(self._failed, item_id, why(error)))
         else:
             self._post(partial(self._made, item_id, done.transcript))
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from antiphon.aio.conversation.faults import why
 from antiphon.aio.session import Session
-from antiphon.plain import told
+from antiphon.errors import InvalidRequest
 from antiphon.types import TranscriptUpdate, Units
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SpokenTurn:
         try:
             await session.__aenter__()
         except Exception as error:  # noqa: BLE001 - it concerns this turn alone
-            self.fault = told(error)
+            self.fault = why(error)
             return
         self._session = session
         self._reader = asyncio.create_task(self._read(session, update))
@@ -69,7 +70,7 @@ class SpokenTurn:
             try:
                 await self._session.push_audio(samples, self._rate_hz)
             except Exception as error:  # noqa: BLE001 - it concerns this turn alone
-                self.fault = told(error)
+                self._fail(error)
 
     def pause(self, at: int, peeked: Callable[[SpokenTurn], None]) -> None:
         """It may be over here, where its audio so far ends. peeked: gets told when `units` are known."""
@@ -105,19 +106,25 @@ class SpokenTurn:
         try:
             units = await session.peek_units(tell=True)
         except Exception as error:  # noqa: BLE001 - it concerns this turn alone
-            self.fault = told(error)
+            self._fail(error)
             return
         if units:
             self.units = Units(tuple(units))
             peeked(self)
         else:
-            self.fault = "expected speech of at least one unit, got none"
+            self._fail(InvalidRequest("expected speech of at least one unit, got none"))
 
     async def _read(self, session: Session, update: Callable[[SpokenTurn, TranscriptUpdate], None]) -> None:
-        with suppress(Exception):  # whoever pushes or peeks is told what went wrong
+        try:
             async for event in session:
                 if isinstance(event, TranscriptUpdate) and (own := self._own(event)) is not None:
                     update(self, own)
+        except Exception as error:  # noqa: BLE001 - it concerns this turn alone
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """It cannot be read any further. The first reason counts: later ones follow from it."""
+        self.fault = self.fault or why(error)
 
     def _own(self, update: TranscriptUpdate) -> TranscriptUpdate | None:
         """What was heard of this turn, without the turns before it in its message; None: nothing yet."""
