@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,8 @@ class AsyncEngine(OfOneProcess):
 
     def _start(self, engine: Engine) -> None:
         self._thread = EngineThread(engine)
+        self._conversations = count()
+        """Their numbers."""
         # For engines that are dropped without `close`. It must not wait: it may run inside anything.
         weakref.finalize(self, self._thread.stop)
 
@@ -116,7 +119,7 @@ class AsyncEngine(OfOneProcess):
         For `async with`; see `Conversation`. settings: None: speech is answered by speech, and turns end by
         themselves.
         """
-        return Conversation(self, settings or ConversationSettings())
+        return Conversation(self, settings or ConversationSettings(), next(self._conversations))
 
     async def generate(self, request: Request, sampling_params: SamplingParams | None = None) -> Completion:
         """The request's whole result. Raises what `stream` raises; cancelling it aborts the request."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,13 +19,17 @@ from antiphon.aio.conversation.items import History, Item
 from antiphon.aio.conversation.listening import Listening
 from antiphon.aio.conversation.replying import Replying, Speculation
 from antiphon.aio.conversation.settings import ConversationSettings, ReplyOptions
-from antiphon.errors import InvalidRequest
+from antiphon.aio.conversation.transcripts import Transcripts
+from antiphon.errors import EngineDead, InvalidRequest
 from antiphon.process.faults import log_fault
 
 if TYPE_CHECKING:
     from antiphon.aio.async_engine import AsyncEngine
 
 __all__ = ["Conversation"]
+
+LOOK_UP_S = 1.0
+"""How often a conversation looks whether its engine is alive."""
 
 T = TypeVar("T")
 Job = Callable[[], Awaitable[None]]
@@ -42,31 +44,48 @@ class Conversation:
                 if isinstance(event, ReplyAudio):
                     speaker.play(event.samples)
 
-    One task reads the events, and any others call the methods. Everything is done in the order in which it
-    came, by one task of the conversation's own, so the events tell a consistent story: every reply that has
-    begun ends with `ReplyEnded`, also when the conversation is closed.
+    One task reads the events, and any others call the methods; if several read, each event goes to one of
+    them. Everything is done in the order in which it came, by one task of the conversation's own, so the
+    events tell a consistent story: every reply that has begun ends with `ReplyEnded`, also when the
+    conversation is closed. A call that is cancelled before its turn is not carried out.
 
-    The methods raise InvalidRequest for what the caller got wrong; nothing has changed then. Of the
-    conversation's settings, `update` changes all.
+    The methods raise InvalidRequest for what the caller got wrong, and nothing has changed then; EngineDead
+    once the engine is closed or has failed, which also ends the conversation; and ConfigError for settings
+    that need what is not installed.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: ConversationSettings) -> None:
+    def __init__(self, engine: AsyncEngine, settings: ConversationSettings, number: int = 0) -> None:
+        """number: that of the conversation, for the seeds of replies that are sampled without one."""
         self.settings = settings
+        """To be changed with `update`."""
         self.history = History()
         """Its items. To be changed by the conversation alone."""
         self._engine = engine
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._events: asyncio.Queue[ConversationEvent | None] = asyncio.Queue()
-        self._replying = Replying(engine, self.history, self._emit, self._post)
+        self._transcripts = Transcripts(engine, self.history, self._emit, self._post)
+        self._replying = Replying(
+            engine,
+            self.history,
+            self._transcripts,
+            self._emit,
+            self._post,
+            number=number,
+            remembers=settings.history,
+        )
         self._listening = Listening(engine, self.history, self._replying, settings, self._emit, self._post)
-        self._replying.lost = self._listening.transcribe
         self._task: asyncio.Task[None] | None = None
+        self._is_working = False
         self._is_closed = False
+        self._fault: str | None = None
+        """What the engine died of, if that ended the conversation."""
+        self._look_up: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Conversation:
-        if self._task is not None:
+        if self._task is not None or self._is_closed:
             raise InvalidRequest("conversation: it can only be entered once")
         self._task = asyncio.create_task(self._work())
+        self._watch_engine()
         return self
 
     async def __aexit__(
@@ -78,6 +97,8 @@ class Conversation:
         return self
 
     async def __anext__(self) -> ConversationEvent:
+        if self._task is None and not self._is_closed:
+            raise InvalidRequest("conversation: it has to be entered first, with `async with`")
         event = await self._events.get()
         if event is None:
             self._events.put_nowait(None)  # for whoever asks again
@@ -86,20 +107,29 @@ class Conversation:
 
     @property
     def speculation(self) -> Speculation:
-        """What beginning replies ahead has cost so far, and what it has brought."""
+        """What beginning replies in pauses has brought so far, and what it has cost."""
         return self._replying.speculation
+
+    @property
+    def endpoint_delay_s(self) -> float | None:
+        """How much audio came after the last turn before it was taken to be over, see
+        `SpeechStopped.delay_s`; None before the first."""
+        return self._listening.endpoint_delay_s
 
     # --- the user's side --------------------------------------------------------------------------
 
     async def push_audio(self, samples: Any, rate_hz: int) -> None:
-        """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate."""
-        mono = await self._listening.take(samples, rate_hz)
-        await self._do(partial(self._listening.hear, mono))
+        """The audio that follows: samples of any form that `Codec.tokenize` takes, always at one rate.
+        Returns once it is heard; a caller that is ahead of that waits."""
+        self._check_open()
+        mono, rate_hz = await self._listening.take(samples, rate_hz)
+        await self._do(partial(self._listening.hear, mono, rate_hz))
 
     async def commit(self) -> str:
         """The turn is over, whatever turn detection says. Returns the id of its item, which then has its
-        place. No reply is begun: see `respond`. InvalidRequest if no audio was pushed since the last turn."""
-        return await self._do(partial(self._listening.commit, time.perf_counter()))
+        place. No reply is begun: see `respond`. InvalidRequest if no audio was pushed since the last turn, or
+        if it cannot be read, and then it is forgotten."""
+        return await self._do(self._listening.commit)
 
     async def clear(self) -> None:
         """Forget the audio since the last turn."""
@@ -117,7 +147,7 @@ class Conversation:
         await self._do(add)
 
     async def remove_item(self, item_id: str) -> None:
-        """Take an item out of the conversation."""
+        """Take an item out of the conversation. A reply that is being made goes on, and is not kept."""
 
         async def remove() -> None:
             self.history.remove(item_id)
@@ -152,7 +182,8 @@ class Conversation:
         return await self._do(begin)
 
     async def cancel(self, reply_id: str | None = None) -> None:
-        """Stop making a reply; None: the one that is being made. InvalidRequest if there is none."""
+        """Stop making a reply; None: the one that is being made for the conversation. InvalidRequest if there
+        is none. Its item keeps what was heard by now."""
         await self._do(partial(self._replying.cancel, reply_id))
 
     async def truncate(self, item_id: str, audio_end_s: float) -> None:
@@ -175,24 +206,21 @@ class Conversation:
         await self._do(note)
 
     async def update(self, settings: ConversationSettings) -> None:
-        """Go on with other settings; what has begun ends with those that it began with."""
+        """Go on with other settings; what has begun ends with those that it began with. If turns are to be
+        detected in another way, a turn that has begun is forgotten (`InputCleared`)."""
 
         async def change() -> None:
-            self.settings = settings
             await self._listening.update(settings)
+            self._replying.remembers = settings.history
+            self.settings = settings
 
         await self._do(change)
 
     async def aclose(self) -> None:
         """End it: what is being made is cancelled, and the last events are there to be read."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if self._task is None:
-            self._events.put_nowait(None)
-            return
-        self._jobs.put_nowait(None)
-        await asyncio.wait([self._task])
+        self._close()
+        if self._task is not None and self._task is not asyncio.current_task():
+            await asyncio.wait([self._task])
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -206,11 +234,12 @@ class Conversation:
 
     async def _do(self, job: Callable[[], Awaitable[T]]) -> T:
         """Have something done in its turn; returns or raises what it does."""
-        if self._task is None or self._is_closed:
-            raise InvalidRequest("conversation: it is closed, or was not entered")
+        task = self._check_open()
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def run() -> None:
+            if done.done():  # its caller waits no longer
+                return
             try:
                 result = await job()
             except Exception as error:  # noqa: BLE001 - it concerns the caller alone
@@ -221,23 +250,84 @@ class Conversation:
                     done.set_result(result)
 
         self._jobs.put_nowait(run)
-        either: list[asyncio.Future[Any]] = [done, self._task]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
+        either: list[asyncio.Future[Any]] = [done, task]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not done.done():
+                done.cancel()
+        if done.cancelled():
+            self._check_open()
             raise InvalidRequest("conversation: it was closed")
         return done.result()
 
+    def _check_open(self) -> asyncio.Task[None]:
+        """The task that does what is asked for; raises if there is none."""
+        if self._task is not None and not self._is_closed:
+            self._check_engine()
+        if self._fault is not None:
+            raise EngineDead(self._fault)
+        if self._task is None or self._is_closed:
+            raise InvalidRequest("conversation: it is closed, or was not entered")
+        return self._task
+
+    def _watch_engine(self) -> None:
+        """Look from time to time whether the engine is alive, since a conversation in which nothing is being
+        made does not hear of its end."""
+        if not self._is_closed:
+            self._check_engine()
+            self._look_up = asyncio.get_running_loop().call_later(LOOK_UP_S, self._watch_engine)
+
+    def _check_engine(self) -> None:
+        """End the conversation if the engine is dead."""
+        health = self._engine.health()
+        if not health.alive:
+            reason = (
+                "the engine is closed" if health.error is None else f"the engine has failed: {health.error}"
+            )
+            self._close(reason)
+
+    def _close(self, fault: str | None = None) -> None:
+        """Have the task end, whatever it is doing."""
+        if self._is_closed:
+            return
+        self._is_closed, self._fault = True, fault
+        if self._look_up is not None:
+            self._look_up.cancel()
+        if self._task is None:
+            self._events.put_nowait(None)
+        elif self._is_working and self._task is not asyncio.current_task():
+            self._task.cancel()
+        else:
+            self._jobs.put_nowait(None)
+
     async def _work(self) -> None:
+        self._is_working = True
         try:
-            while (job := await self._jobs.get()) is not None:
+            while not self._is_closed and (job := await self._jobs.get()) is not None:
                 try:
                     await job()
                 except Exception as error:  # noqa: BLE001 - the conversation goes on
                     log_fault("a conversation met a fault", error=error)
+        except asyncio.CancelledError:
+            if not self._is_closed:  # it was not `_close`: the event loop ends
+                raise
         finally:
+            self._is_working = False
             self._is_closed = True
-            with suppress(Exception):
-                await self._listening.close()
-            with suppress(Exception):
-                await self._replying.close()
-            self._events.put_nowait(None)
+            try:
+                await self._end()
+            finally:
+                self._events.put_nowait(None)
+
+    async def _end(self) -> None:
+        """Let go of everything, and tell the last events."""
+        for close in (
+            self._transcripts.close,
+            self._listening.close,
+            partial(self._replying.close, self._fault),
+        ):
+            try:
+                await close()
+            except Exception as error:  # noqa: BLE001 - the rest has to be done all the same
+                log_fault("a conversation could not be closed in order", error=error)

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ReplyStatus = Literal["completed", "cancelled", "failed", "incomplete"]
-CancelReason = Literal["turn_detected", "client_cancelled"]
+EndReason = Literal["turn_detected", "client_cancelled", "max_output_tokens"]
 
 
 # --- the user's side ------------------------------------------------------------------------------
@@ -52,15 +52,18 @@ class SpeechStarted:
 
 @dataclass(frozen=True)
 class SpeechStopped:
-    """The turn is over."""
+    """The turn is over: `InputCommitted` follows, or `NotHeard` if its speech could not be read."""
 
     item_id: str
     at_s: float
+    """Where the turn's audio ends, with a tenth of a second of what follows its speech."""
+    delay_s: float = 0.0
+    """How much audio had come after that before the turn was taken to be over."""
 
 
 @dataclass(frozen=True)
 class InputCommitted:
-    """The turn has become an item; `ItemAdded` follows."""
+    """The turn has become an item; its `ItemAdded` and `ItemDone` follow."""
 
     item_id: str
     previous_id: str | None
@@ -68,7 +71,8 @@ class InputCommitted:
 
 @dataclass(frozen=True)
 class InputCleared:
-    """What was said since the last commit is forgotten."""
+    """What was said since the last commit is forgotten, also a turn that had begun: the client has asked for
+    it, or has changed how turns are detected."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class HeardUpdate:
 
 @dataclass(frozen=True)
 class Heard:
-    """The transcript of a turn, once it is over."""
+    """The transcript of a turn that has become an item. It comes some time after the item."""
 
     item_id: str
     text: str
@@ -99,7 +103,8 @@ class Heard:
 
 @dataclass(frozen=True)
 class NotHeard:
-    """The transcript of a turn could not be made."""
+    """What was said in a turn is not known. If the turn had not become an item, it never will: its speech
+    could not be read, for example since it was too long, or since too many requests were waiting."""
 
     item_id: str
     error: str
@@ -188,12 +193,12 @@ class ReplySpoken:
 
 @dataclass(frozen=True)
 class ReplyEnded:
-    """The last event of a reply, whatever happened to it."""
+    """The last event of a reply, whatever happened to it. Its item may still be truncated."""
 
     reply_id: str
     item_id: str
     status: ReplyStatus
-    reason: CancelReason | Literal["max_output_tokens"] | None = None
+    reason: EndReason | None = None
     """Why it was cancelled or is incomplete."""
     error: str | None = None
     """Why it failed."""

@@ -6,17 +6,19 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, get_args
 
 from antiphon.errors import InvalidRequest
-from antiphon.plain import shown
+from antiphon.plain import choice, items, kind, shown
 from antiphon.types import UNITS_PER_S, Image, Message, Part, Units
 
-__all__ = ["History", "Item", "Role", "new_id"]
+__all__ = ["History", "Item", "Role", "heard_until", "new_id", "num_spoken", "num_units"]
 
 Role = Literal["system", "user", "assistant"]
 FIRST = "root"
 """Stands for the place before the first item."""
+MAX_PARTS = 1000
+"""Of one item."""
 
 
 def new_id(kind: str) -> str:
@@ -41,6 +43,24 @@ class Item:
     heard_s: float | None = None
     """How much of a spoken reply's sound was heard; None: all."""
     status: Literal["completed", "incomplete", "in_progress"] = "completed"
+
+    def __post_init__(self) -> None:
+        role = choice("item.role", self.role, get_args(Role))
+        parts = items("item.content", self.parts, "a list of parts", MAX_PARTS)
+        allowed = (str, Image, Units) if role == "user" else (str,)
+        for index, part in enumerate(parts):
+            if not isinstance(part, allowed):
+                names = ", ".join(each.__name__ for each in allowed)
+                raise InvalidRequest(
+                    f"item.content[{index}]: expected one of {names} from the {role}, got {kind(part)}"
+                )
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "parts", parts)
+
+    @property
+    def num_units(self) -> int:
+        """Units of its speech; 0 for a reply, whose speech is not kept."""
+        return sum(len(part.units) for part in _speech(self.parts))
 
     @property
     def text(self) -> str:
@@ -118,29 +138,34 @@ class History:
         """InvalidRequest if there is none of this id."""
         del self._items[self._index(item_id)]
 
-    def messages(self, system: str | None = None, also: Sequence[Part] = ()) -> list[Message]:
+    def messages(
+        self, system: str | None = None, also: Sequence[Part] = (), *, remembers: bool = True
+    ) -> list[Message]:
         """What the model reads: neighbours of one role as one message, since that is how it was trained.
 
         system: the system message, before the items' own; None: only theirs. also: parts that follow as the
-        user's.
+        user's. remembers: False for nothing but the system message and what is new, which is all that came
+        after the last reply or spoken turn.
         """
-        spoken = [(item.role, self._parts(item)) for item in self._items if item.status != "in_progress"]
+        given = [item for item in self._items if item.status != "in_progress"]
         opening = [] if system is None else [system]
-        opening += [
-            part for role, parts in spoken if role == "system" for part in parts if isinstance(part, str)
-        ]
-        turns = [(role, parts) for role, parts in spoken if role != "system" and parts]
+        opening += [item.text for item in given if item.role == "system" and item.text]
+        turns = [item for item in given if item.role != "system" and self._parts(item)]
+        if not remembers:
+            turns = turns[_start_of_news(turns if also else turns[:-1]) :]
+        spoken = [(item.role, self._parts(item)) for item in turns]
         if also:
-            turns.append(("user", tuple(also)))
+            spoken.append(("user", tuple(also)))
         messages = [Message("system", "\n\n".join(opening))] if opening else []
-        for role, group in groupby(turns, key=lambda turn: turn[0]):
+        for role, group in groupby(spoken, key=lambda turn: turn[0]):
             messages.append(Message(role, tuple(part for _, parts in group for part in parts)))
         return messages
 
-    def _parts(self, item: Item) -> tuple[Part, ...]:
+    @staticmethod
+    def _parts(item: Item) -> tuple[Part, ...]:
         if item.role == "assistant":
             return (item.heard_text,) if item.heard_text else ()
-        return tuple(part for part in item.parts if part != "")
+        return tuple(part for part in item.parts if not isinstance(part, str) or part)
 
     def _index(self, item_id: str, where: str = "item_id") -> int:
         for index, item in enumerate(self._items):
@@ -152,3 +177,23 @@ class History:
 def heard_until(item: Item, seconds: float) -> Item:
     """A reply of which only this much of its sound was heard."""
     return replace(item, heard_s=seconds)
+
+
+def _start_of_news(turns: Sequence[Item]) -> int:
+    """The index after the last reply or spoken turn."""
+    ends = (i for i in reversed(range(len(turns))) if turns[i].role != "user" or turns[i].num_units)
+    return next(ends, -1) + 1
+
+
+def num_units(message: Message) -> int:
+    """Units of the speech in a message of `History.messages`."""
+    return sum(len(part.units) for part in _speech(message.content))
+
+
+def num_spoken(message: Message) -> int:
+    """The stretches of speech in such a message."""
+    return sum(1 for _ in _speech(message.content))
+
+
+def _speech(content: object) -> Iterator[Units]:
+    return (part for part in content if isinstance(part, Units)) if isinstance(content, tuple) else iter(())

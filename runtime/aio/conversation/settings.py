@@ -46,4 +46,5 @@ class ConversationSettings:
     """Whether a reply is begun in each pause, and kept back until the turn is over. It changes nothing but
     how soon the reply comes, and what that costs."""
     history: bool = True
-    """Whether turns and replies stay in the conversation. Without it, each turn is read by itself."""
+    """Whether the model reads earlier turns and replies. Without it, it reads a turn with no more than the
+    system messages, and what was added since the last turn or reply."""
