@@ -8,7 +8,6 @@ import time
 import weakref
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from antiphon.aio.conversation.conversation import Conversation
 from antiphon.aio.conversation.settings import ConversationSettings
 from antiphon.aio.engine_thread import EngineThread
 from antiphon.aio.event_stream import EventStream
+from antiphon.aio.health import Health
 from antiphon.aio.session import Session
 from antiphon.aio.transcripts import segments_of
 from antiphon.engine.engine import Engine
@@ -31,29 +31,6 @@ if TYPE_CHECKING:
     from antiphon.engine.arguments import EngineArguments
 
 __all__ = ["AsyncEngine", "Health"]
-
-
-@dataclass(frozen=True)
-class Health:
-    """The state of an engine at one moment."""
-
-    alive: bool
-    """False: closed, or failed."""
-    num_running: int
-    num_waiting: int
-    """Requests that are being read, wait for their turn, or wait for their users; `max_num_waiting` limits
-    these."""
-    kv_cache_usage: float
-    """Share of the KV cache's blocks that running requests hold, 0 to 1."""
-    uptime_s: float
-    error: str | None
-    """What the engine died of; None while it is alive, and if it was closed."""
-    can_speak: bool
-    """Whether units can be made into speech: the engine is alive, and has a codec and no `speech_error`. Each
-    request for speech is another try, so this may become true again."""
-    speech_error: str | None
-    """Why no speech could be made at the last try: its thread died, or could not be started; None once speech
-    has been made. If speech fails for a single request, only its completion tells."""
 
 
 class AsyncEngine(OfOneProcess):

@@ -32,7 +32,7 @@ from antiphon.turns.settings import MAX_SILENCE_MS, TurnDetection
 from antiphon.types import Request, TranscriptUpdate, Units
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.answering import Answering
     from antiphon.aio.conversation.replying import Replying
     from antiphon.sound.arrays import AudioArray
 
@@ -47,7 +47,7 @@ class Listening:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Answering,
         history: History,
         replying: Replying,
         settings: ConversationSettings,

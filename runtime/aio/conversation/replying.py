@@ -40,7 +40,7 @@ from antiphon.types import (
 )
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.answering import Answering
     from antiphon.aio.conversation.events import EndReason, ReplyStatus
     from antiphon.aio.conversation.transcripts import Transcripts
 
@@ -66,7 +66,7 @@ class Replying:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Answering,
         history: History,
         transcripts: Transcripts,
         emit: Callable[[ConversationEvent], None],

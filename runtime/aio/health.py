@@ -1,0 +1,30 @@
+"""How an engine behind asyncio is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Health"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of an engine at one moment."""
+
+    alive: bool
+    """False: closed, or failed."""
+    num_running: int
+    num_waiting: int
+    """Requests that are being read, wait for their turn, or wait for their users; `max_num_waiting` limits
+    these."""
+    kv_cache_usage: float
+    """Share of the KV cache's blocks that running requests hold, 0 to 1."""
+    uptime_s: float
+    error: str | None
+    """What the engine died of; None while it is alive, and if it was closed."""
+    can_speak: bool
+    """Whether units can be made into speech: the engine is alive, and has a codec and no `speech_error`. Each
+    request for speech is another try, so this may become true again."""
+    speech_error: str | None
+    """Why no speech could be made at the last try: its thread died, or could not be started; None once speech
+    has been made. If speech fails for a single request, only its completion tells."""
