@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ from antiphon.server.realtime import g711
 from antiphon.server.realtime.client_secrets import ClientSecrets
 from antiphon.server.realtime.heard import GrowingTranscript
 from antiphon.server.realtime.outbox import Outbox
-from antiphon.server.realtime.session_config import RealtimeConfig, merged
+from antiphon.server.realtime.session_config import RealtimeConfig, SessionConfig, merged
 from antiphon.server.realtime.sound import SoundFormat, SoundReader, SoundWriter
 from antiphon.sound.resample import resample
 
@@ -114,7 +115,7 @@ def test_an_outbox_numbers_what_it_sends_and_gives_it_again() -> None:
     asyncio.run(main())
 
 
-async def _all(outbox: Outbox) -> Any:
+async def _all(outbox: Outbox) -> AsyncIterator[str]:
     while (text := await outbox.take()) is not None:
         yield text
 
@@ -153,11 +154,12 @@ def test_secrets_expire_and_are_bounded() -> None:
 
 
 def test_only_what_is_given_changes() -> None:
-    config = RealtimeConfig()
+    config: SessionConfig = RealtimeConfig()
     vad = {"type": "server_vad", "threshold": 0.7}
-    config = merged(config, {"instructions": "Sing.", "audio": {"input": {"turn_detection": vad}}})  # type: ignore[assignment]
+    config = merged(config, {"instructions": "Sing.", "audio": {"input": {"turn_detection": vad}}})
     vad = {"type": "server_vad", "silence_duration_ms": 300}
-    config = merged(config, {"audio": {"input": {"turn_detection": vad}, "output": {"voice": "x"}}})  # type: ignore[assignment]
+    config = merged(config, {"audio": {"input": {"turn_detection": vad}, "output": {"voice": "x"}}})
+    assert isinstance(config, RealtimeConfig)
     assert config.instructions == "Sing." and config.audio.output.voice == "x"
     found = config.audio.input.turn_detection
     assert found is not None and found.type == "server_vad"
