@@ -97,7 +97,11 @@ async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
         await websocket.send_denial_response(error_response(api_error(error)))
         return
     await talks.add(talk)
-    await accept(websocket)
+    try:
+        await accept(websocket)
+    except BaseException:  # its client has gone
+        await talks.remove(talk)
+        raise
     await carry(talks, websocket, talk)
 
 

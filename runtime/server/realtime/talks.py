@@ -89,7 +89,7 @@ class Talks:
             return
         del self._holders[talk.token]
         wait_s = self._service.settings.realtime_resume_s if may_return and talk.can_return else 0.0
-        self._schedule(talk, wait_s, lambda: self._remove(talk))
+        self._schedule(talk, wait_s, lambda: self.remove(talk))
 
     async def drain(self, deadline_s: float) -> None:
         """End all sessions, each when its replies are made, or at the deadline."""
@@ -99,7 +99,7 @@ class Talks:
 
     async def close(self) -> None:
         """End all sessions at once."""
-        await asyncio.gather(*(self._remove(talk) for talk in list(self._talks.values())))
+        await asyncio.gather(*(self.remove(talk) for talk in list(self._talks.values())))
         for task in list(self._endings.values()):
             task.cancel()
 
@@ -109,7 +109,8 @@ class Talks:
         error = ApiError(503, "the server is shutting down", kind="server_error", code="shutting_down")
         await talk.end(GOING_AWAY, "the server is shutting down", error)
 
-    async def _remove(self, talk: Talk) -> None:
+    async def remove(self, talk: Talk) -> None:
+        """End a session at once; nobody comes back to it."""
         if self._talks.pop(talk.token, None) is None:
             return
         try:
