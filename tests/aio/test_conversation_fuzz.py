@@ -152,7 +152,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def test_random_clients(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "voice_activity", lambda kind: Told())
     served = AsyncEngine.from_engine(load_speaking())
-    machine = type("Client", (Client,), {"engine": served, "loop": loop})
+    machine: Any = type("Client", (Client,), {"engine": served, "loop": loop})
     machine.TestCase.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
     try:
         machine.TestCase("runTest").runTest()
