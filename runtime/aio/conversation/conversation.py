@@ -24,7 +24,7 @@ from antiphon.errors import EngineDead, InvalidRequest
 from antiphon.process.faults import log_fault
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.serving import Serving
 
 __all__ = ["Conversation"]
 
@@ -54,7 +54,7 @@ class Conversation:
     that need what is not installed.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: ConversationSettings, number: int = 0) -> None:
+    def __init__(self, engine: Serving, settings: ConversationSettings, number: int = 0) -> None:
         """number: that of the conversation, for the seeds of replies that are sampled without one."""
         self.settings = settings
         """To be changed with `update`."""

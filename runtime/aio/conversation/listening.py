@@ -32,8 +32,8 @@ from antiphon.turns.settings import MAX_SILENCE_MS, TurnDetection
 from antiphon.types import Request, TranscriptUpdate, Units
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
     from antiphon.aio.conversation.replying import Replying
+    from antiphon.aio.conversation.serving import Serving
     from antiphon.sound.arrays import AudioArray
 
 __all__ = ["Listening"]
@@ -47,7 +47,7 @@ class Listening:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Serving,
         history: History,
         replying: Replying,
         settings: ConversationSettings,

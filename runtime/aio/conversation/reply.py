@@ -26,7 +26,7 @@ from antiphon.types import (
 )
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.serving import Serving
 
 __all__ = ["Failed", "Reply"]
 
@@ -116,11 +116,11 @@ class Reply:
         """Whether it is the reply to these messages, made in this way."""
         return self.options == options and self.request.messages == messages
 
-    def start(self, engine: AsyncEngine, tell: Callable[[Reply, Event | Failed], None]) -> None:
+    def start(self, engine: Serving, tell: Callable[[Reply, Event | Failed], None]) -> None:
         """Have it made; `tell` gets each event in the event loop's thread, `Finished` or `Failed` last."""
         self._task = asyncio.create_task(self._run(engine, tell))
 
-    async def confirm(self, engine: AsyncEngine, confirmed_s: float) -> None:
+    async def confirm(self, engine: Serving, confirmed_s: float) -> None:
         """It is wanted: from here on it is an ordinary request. Returns once the engine knows, or the reply
         has ended."""
         assert self._task is not None, "a speculative reply is begun before it is confirmed"
@@ -182,7 +182,7 @@ class Reply:
         """Units that were made and not told."""
         return sum(len(event.units) for event in self.held if isinstance(event, UnitDelta))
 
-    async def _run(self, engine: AsyncEngine, tell: Callable[[Reply, Event | Failed], None]) -> None:
+    async def _run(self, engine: Serving, tell: Callable[[Reply, Event | Failed], None]) -> None:
         try:
             async with aclosing(engine.stream(self.request)) as events:
                 async for event in events:

@@ -40,8 +40,8 @@ from antiphon.types import (
 )
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
     from antiphon.aio.conversation.events import EndReason, ReplyStatus
+    from antiphon.aio.conversation.serving import Serving
     from antiphon.aio.conversation.transcripts import Transcripts
 
 __all__ = ["Replying", "Speculation"]
@@ -65,7 +65,7 @@ class Replying:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Serving,
         history: History,
         transcripts: Transcripts,
         emit: Callable[[ConversationEvent], None],

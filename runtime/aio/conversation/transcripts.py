@@ -14,7 +14,7 @@ from antiphon.aio.conversation.items import History
 from antiphon.types import UNITS_PER_S, Request, Units
 
 if TYPE_CHECKING:
-    from antiphon.aio.async_engine import AsyncEngine
+    from antiphon.aio.conversation.serving import Serving
 
 __all__ = ["Transcripts"]
 
@@ -24,7 +24,7 @@ class Transcripts:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Serving,
         history: History,
         emit: Callable[[ConversationEvent], None],
         post: Callable[[Callable[[], Awaitable[None]]], None],
