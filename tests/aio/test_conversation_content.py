@@ -61,7 +61,7 @@ def recorded(path: Path) -> tuple[AudioArray, int]:
     import soundfile
 
     samples, rate_hz = soundfile.read(path, dtype="float32")
-    return samples, rate_hz
+    return np.asarray(samples, np.float32), rate_hz
 
 
 def hush(seconds: float, rate_hz: int) -> AudioArray:
@@ -119,14 +119,14 @@ def test_several_turns_about_one_picture(engine: AsyncEngine, questions: list[di
         async with conversing(engine, SETTINGS, all_told=True) as (talk, reader):
             await talk.add_item(Item("user", (Image(QUESTIONS / "00.png"),)))
             for question in questions[:3]:
-                await ask(talk, QUESTIONS / question["sound"])
+                await ask(talk, QUESTIONS / question["sound"], pace_s=0.05)
                 ended = await reader.next(ReplyEnded)
                 await talk.played(ended.item_id, 100)
                 assert ended.status == "completed"
             heard = [words(event.text) for event in reader.of(Heard)]
             assert heard == [words(question["question"]) for question in questions[:3]]
             updates = reader.of(HeardUpdate)
-            assert {event.item_id for event in updates} == {event.item_id for event in reader.of(Heard)}
+            assert len({event.item_id for event in updates}) == 3
             first = next(item for item in talk.history if item.role == "assistant")
             assert words(first.text) == words(questions[0]["answer"])
             assert talk.speculation.num_confirmed == 3
@@ -169,7 +169,8 @@ def test_two_turns_in_one_message(engine: AsyncEngine, questions: list[dict[str,
                 await ask(talk, QUESTIONS / question["sound"], pace_s=0.04)
                 heard = await reader.next(Heard)
                 assert words(heard.text) == words(question["question"])
-            updates = [event.text for event in reader.of(HeardUpdate) if event.item_id == heard.item_id]
+            second = reader.of(Heard)[1].item_id
+            updates = [event.text for event in reader.of(HeardUpdate) if event.item_id == second]
             assert words(updates[-1])[-1] == "picture"
             assert "many" not in " ".join(updates), "that was said in the turn before"
 

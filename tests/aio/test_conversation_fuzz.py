@@ -17,7 +17,7 @@ from serving import assert_nothing_held
 
 from antiphon import AsyncEngine, InvalidRequest, SamplingParams
 from antiphon.aio.conversation import listening
-from antiphon.conversation import ConversationSettings, Item, ReplyOptions, TurnDetection
+from antiphon.conversation import Conversation, ConversationSettings, Item, ReplyOptions, TurnDetection
 
 SOUNDS = (speech(0.1), speech(0.4), speech(0.7, seed=1), silence(0.1), silence(0.3), silence(0.7))
 BRIEF = ReplyOptions(sampling_params=SamplingParams(max_tokens=4, max_units=12))
@@ -37,11 +37,12 @@ ALL_SETTINGS = (
 class Client(RuleBasedStateMachine):
     engine: AsyncEngine
     loop: asyncio.AbstractEventLoop
+    talk: Conversation
+    reader: Reader
+    is_closed = False
 
     @initialize(chosen=st.sampled_from(ALL_SETTINGS))
     def enter(self, chosen: ConversationSettings) -> None:
-        self.is_closed = False
-
         async def enter() -> None:
             self.talk = await self.engine.converse(chosen).__aenter__()
             self.reader = Reader(self.talk)
@@ -151,7 +152,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def test_random_clients(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "voice_activity", lambda kind: Told())
     served = AsyncEngine.from_engine(load_speaking())
-    machine = type("Client", (Client,), {"engine": served, "loop": loop})
+    machine: Any = type("Client", (Client,), {"engine": served, "loop": loop})
     machine.TestCase.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
     try:
         machine.TestCase("runTest").runTest()
