@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from http_server import serving_http
 from timed_server import Piece, Script, TimedServer, timed_server
 from typer.testing import CliRunner
 
@@ -432,6 +433,36 @@ def test_a_server_beside_an_engine(tmp_path: Path) -> None:
     for run in runs:
         assert 0 < run["spreads"]["ttft_s"]["p50"] < run["spreads"]["ttfa_s"]["p50"]
         assert run["spreads"]["tpot_s"]["p50"] > 0
+
+
+@pytest.mark.slow
+def test_a_server_is_spoken_to(tmp_path: Path) -> None:
+    """Replies are due when all has been said, so none begins before that."""
+    out = tmp_path / "found.json"
+    with serving_http() as server:
+        status, shown = bench(
+            *("--realtime", "--base-url", f"{server.address}/v1", "--concurrency", "2"),
+            *("--num-requests", "2", "--num-warmups", "0", "--json", str(out)),
+        )
+    assert status == 0, shown
+    assert "less in process" not in shown
+    runs = json.loads(out.read_text())["runs"]
+    assert [(run["target"], run["num_requests"], run["failures"]) for run in runs] == [
+        ("commit", 2, {}),
+        ("server vad", 2, {}),
+        ("semantic vad", 2, {}),
+    ]
+    for run in runs:
+        assert run["spreads"]["ttfa_s"]["p50"] > 0
+        assert run["audio_s_per_s"] > 0
+    assert runs[1]["spreads"]["ttft_s"]["p50"] > 0.4, "the server waits for half a second of silence"
+
+
+@pytest.mark.parametrize("other", ["--in-process", "--compare", "--rate"])
+def test_only_a_server_can_be_spoken_to(other: str) -> None:
+    status, shown = bench("--realtime", other, *(["1"] if other == "--rate" else []))
+    assert status == 2
+    assert "--realtime" in shown
 
 
 def test_a_signal_ends_a_measurement_and_then_does_what_it_did() -> None:
