@@ -35,6 +35,7 @@ def bench(*options: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.long
 def test_bench(small_config: str, tmp_path: Path, dtype: str) -> None:
     out = tmp_path / "out.json"
     options = ["--seconds", "0.4,1.2", "--batch", "1,2", "--repeats", "1", "--dtype", dtype]

@@ -374,6 +374,7 @@ def test_abort_at_any_moment_frees_everything(engine: Engine, steps: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_mixed_requests_with_aborts_and_bad_inputs() -> None:
     engine = Engine(RANDOM_MODEL, max_num_seqs=12, block_size=4, kv_cache_bytes=700 * 4 * 2048)
     rng = random.Random(7)

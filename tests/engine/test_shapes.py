@@ -144,6 +144,7 @@ def test_a_picture_behind_a_cached_prefix_does_not_wait_for_the_bottom_layers(li
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_extension")
+@pytest.mark.long
 def test_without_the_extension(world: World) -> None:
     done = world.small_engine().generate([ask.request() for ask in world.asks])
     assert world.differences(done) == {}

@@ -133,6 +133,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENDS)
+@pytest.mark.long
 def test_the_status_is_the_programs_own(ended: dict[str, tuple[int, str, str]], name: str) -> None:
     """It was -6 in most runs: a thread came back from torch to an interpreter that was no more."""
     status, out, err = ended[name]

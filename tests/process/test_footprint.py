@@ -110,6 +110,7 @@ def run_alone(command: list[str | Path], preload: Path, folder: Path) -> tuple[l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.long
 def test_nothing_leaves_and_nothing_is_left(name: str, preload: Path, tmp_path: Path) -> None:
     """`Engine()` once had onnxruntime (1.29 and later) write a device id and a data base of events into the
     user's cache and look up its maker's host; loading a codec left a folder of torch's compiler."""

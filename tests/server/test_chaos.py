@@ -24,7 +24,7 @@ from server_process import ServerProcess, chat, server_process, wait_until
 from antiphon import AsyncEngine, Engine
 from antiphon.server.settings import ReferenceSettings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 PATH = "/v1/chat/completions"
 SPOKEN: dict[str, Any] = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "pcm16"}}

@@ -137,6 +137,7 @@ def forget_voices(served: Served) -> None:
         assert served.http.delete(f"/v1/audio/voices/{voice['id']}").status_code == 200
 
 
+@pytest.mark.long
 def test_a_wrong_body_is_refused_and_harms_nobody(
     cloning: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_units_become_a_wav_in_the_default_voice(speaking: Served, client: Refer
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sixteen_at_a_time_each_get_a_file_of_their_own(speaking: Served, client: ReferenceClient) -> None:
     asked = [[unit] * (2 + unit // 2) for unit in range(16)]
     with ThreadPoolExecutor(16) as pool:
