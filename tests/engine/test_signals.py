@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -32,7 +34,9 @@ def alarms() -> Iterator[None]:
     gc.collect()
     gc.disable()
 
-    def handler(_: int, __: FrameType | None) -> None:
+    def handler(_: int, frame: FrameType | None) -> None:
+        # Shown if the test fails: where the exception was raised that did not come out.
+        sys.stderr.write("an alarm\n" + "".join(traceback.format_stack(frame, limit=12)))
         raise TooLong
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -65,6 +69,7 @@ def assert_well(engine: Engine) -> None:
     assert_nothing_held(engine)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
@@ -81,6 +86,7 @@ def test_generate_is_interrupted_at_any_moment(engine: Engine) -> None:
     assert_well(engine)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("alarms")
 def test_steps_are_interrupted_at_any_moment(engine: Engine) -> None:
