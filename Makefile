@@ -13,9 +13,9 @@ CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
 # Options of pytest: all tests on several cores, and what `make check` runs, one case of every
-# second test that is not slow
+# sixth test that is not slow
 ALL := --numprocesses auto --maxprocesses 4 --dist worksteal
-SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1 --share 2
+SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1 --share 6
 CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
