@@ -51,7 +51,7 @@ ROOM_TONE_DB = 60.0
 LEAD_S = (0.5, 1.5)
 TAIL_S = 10.0
 FADE_S = 0.01
-PIECE_S = 0.032
+PIECE_S = 0.02
 ENVELOPE_S = 0.03
 FAINTEST_DB = 35.0
 """The last word ends where the sound is this much below the loudest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from antiphon.turns.events import (
     TurnEvent,
 )
 from antiphon.turns.finished import Completeness, completeness
+from antiphon.turns.frames import Frames
+from antiphon.turns.loudness import Loudness
 from antiphon.turns.settings import TurnDetection
 from antiphon.types import UNITS_PER_S
 
@@ -42,7 +45,7 @@ WAITS_MS = {
 UNSETTLED_MS = 150
 """Added for a finished transcript while it may still change."""
 SETTLED_UNITS = 2
-"""A transcript is settled when this number of blanks has followed its last label."""
+"""A transcript is settled when this number of blanks has followed its last label, or it is that of all."""
 LAG_MS = 80
 """The model may have read this much less than what was said, and know the last word nevertheless."""
 
@@ -59,10 +62,11 @@ class _Heard:
 class TurnDetector:
     """Finds the turns of one user.
 
-    A turn begins with 64 ms of speech, and pauses with 96 ms of silence. For "server_vad" it ends when the
-    silence has lasted `silence_duration_ms`. For "semantic_vad" the silence that ends it depends on what the
-    model has heard: a fraction of a second if that reads as finished and the model reads nothing but blanks
-    by now, seconds if more has to follow.
+    A turn begins with 64 ms of speech, and pauses with 96 ms of silence. Silence is counted from where the
+    sound fades, of which voice activity lets go some frames later (see `Loudness`). For "server_vad" a turn
+    ends when the silence has lasted `silence_duration_ms`. For "semantic_vad" the silence that ends it
+    depends on what the model has heard: a fraction of a second if that reads as finished, and the model reads
+    nothing but blanks by now or has read all up to the pause; seconds if more has to follow.
 
     Time is counted in samples alone, so the same sound gives the same events, however it is cut into pieces.
     Audio outside of turns, from `SpeechStarted.at` to `SpeechEnded.at`, is not for the model.
@@ -73,6 +77,8 @@ class TurnDetector:
         self.settings = settings
         self.rate_hz = integer("rate_hz", rate_hz, 1)
         self._activity = activity
+        self._frames = Frames(activity.frame_samples)
+        self._loudness = Loudness()
         self._resampler = StreamingResampler(self.rate_hz, activity.rate_hz)
         self._low = max(settings.threshold - HYSTERESIS, settings.threshold / 2)
         self._padding = settings.prefix_padding_ms * self.rate_hz // 1000
@@ -82,7 +88,7 @@ class TurnDetector:
         self._num_frames = 0
         self._num_speech = 0
         """Frames of speech without a frame of silence up to now."""
-        self._speech_end = 0
+        self._speech_end = 0.0
         """In frames: where the speech ended that is part of the turn."""
         self._is_speech = False
         self._started_at: int | None = None
@@ -118,9 +124,11 @@ class TurnDetector:
         self._num_samples += len(samples)
         resampled = self._resampler.push(np.asarray(samples, np.float32))
         events: list[TurnEvent] = []
-        for probability in self._activity.push(resampled):
-            events += self._frame(probability)
-        return events
+        frames = list(self._frames.push(resampled))
+        for probability, frame in zip(self._activity.push(resampled), frames, strict=True):
+            events += self._end_within(frame)
+            events += self._frame(probability, frame)
+        return events + self._end_within(self._frames.rest)
 
     def heard(self, text: str, num_trailing_blanks: int, num_units: int) -> list[TurnEvent]:
         """Take what the model has read of this turn, the whole of it, and report what that shows.
@@ -132,7 +140,7 @@ class TurnDetector:
         if self._started_at is None:
             return []
         self._heard = _Heard(completeness(text), num_trailing_blanks, num_units)
-        return self._end_if_over()
+        return self._end_if_over() or self._end_within(self._frames.rest)
 
     def end(self) -> list[TurnEvent]:
         """End the turn now, if there is one: the caller knows that it is over, or the audio is."""
@@ -149,6 +157,7 @@ class TurnDetector:
         self._floor = self._num_samples
         self._num_speech = 0
         self._is_speech = False
+        self._loudness.new_turn()
         self.watch_idle()
 
     def watch_idle(self, is_watched: bool = True) -> None:
@@ -156,9 +165,11 @@ class TurnDetector:
         It is counted from the start, and from the end of each turn; each count ends in one `IdleTimeout`."""
         self._idle_since = self._num_frames if is_watched else None
 
-    def _frame(self, probability: float) -> list[TurnEvent]:
+    def _frame(self, probability: float, frame: AudioArray) -> list[TurnEvent]:
         self._num_frames += 1
-        self._is_speech = probability >= (self._low if self._is_speech else self.settings.threshold)
+        was_speech = self._is_speech
+        self._is_speech = probability >= (self._low if was_speech else self.settings.threshold)
+        self._loudness.add(frame, self._is_speech)
         self._num_speech = self._num_speech + 1 if self._is_speech else 0
         begin = self._num_frames - self._num_speech
         if self._started_at is None:
@@ -174,7 +185,10 @@ class TurnDetector:
             return self._end_if_over()
         if self._is_speech:
             self._speech_end = self._num_frames
-        elif self._lasts(self._num_frames - self._speech_end, PAUSE_MS):
+            return []
+        if was_speech:
+            self._speech_end -= self._loudness.late_frames()
+        if self._lasts(self._num_frames - self._speech_end, PAUSE_MS):
             return [self._pause(self._at(self._num_frames)), *self._end_if_over()]
         return []
 
@@ -196,10 +210,21 @@ class TurnDetector:
         silence = self._num_frames - self._speech_end
         return [self._finish()] if self._lasts(silence, self._wait_ms()) else []
 
+    def _end_within(self, samples: AudioArray) -> list[TurnEvent]:
+        """The end of the turn if it comes within the next frame, which begins with these samples, and they
+        are as quiet as the pause so far."""
+        if self._paused_at is None or self._num_speech:
+            return []
+        waited = (self._num_frames - self._speech_end) * self._activity.frame_samples
+        left = math.ceil(self._wait_ms() * self._activity.rate_hz / 1000 - waited)
+        is_over = 0 < left <= len(samples) and self._loudness.is_quiet(samples[:left])
+        return [self._finish()] if is_over else []
+
     def _finish(self) -> SpeechEnded:
         assert self._paused_at is not None
         at = self._floor = self._paused_at
         self._started_at = self._paused_at = self._heard = None
+        self._loudness.new_turn()
         self.watch_idle()
         return SpeechEnded(at)
 
@@ -220,7 +245,7 @@ class TurnDetector:
         if self._heard is None or self._is_behind(self._heard):
             return self._waits_ms[Completeness.OPEN]
         wait_ms = self._waits_ms[self._heard.completeness]
-        is_settled = self._heard.num_trailing_blanks >= SETTLED_UNITS
+        is_settled = self._heard.num_trailing_blanks >= SETTLED_UNITS or self._has_read_all(self._heard)
         if self._heard.completeness is Completeness.FINISHED and not is_settled:
             wait_ms += UNSETTLED_MS
         return wait_ms
@@ -231,11 +256,17 @@ class TurnDetector:
         said_s = (self._at(self._speech_end) - self._started_at) / self.rate_hz
         return heard.num_units / UNITS_PER_S < said_s - LAG_MS / 1000
 
-    def _lasts(self, frames: int, least_ms: int) -> bool:
+    def _has_read_all(self, heard: _Heard) -> bool:
+        """Whether the model has read the turn up to the pause, as if it ended there."""
+        assert self._started_at is not None and self._paused_at is not None
+        length_s = (self._paused_at - self._started_at) / self.rate_hz
+        return heard.num_units + 1 > length_s * UNITS_PER_S
+
+    def _lasts(self, frames: float, least_ms: int) -> bool:
         """Whether a number of frames lasts `least_ms`; any lasts 0 ms if it is not 0."""
         samples = frames * self._activity.frame_samples
         return frames > 0 and samples * 1000 >= least_ms * self._activity.rate_hz
 
-    def _at(self, frame: int) -> int:
+    def _at(self, frame: float) -> int:
         """The sample of the input at which a frame begins."""
-        return frame * self._activity.frame_samples * self.rate_hz // self._activity.rate_hz
+        return int(frame * self._activity.frame_samples) * self.rate_hz // self._activity.rate_hz

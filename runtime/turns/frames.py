@@ -30,5 +30,10 @@ class Frames:
         for begin in range(0, num * self._size, self._size):
             yield held[begin : begin + self._size].astype(np.float32, copy=False)
 
+    @property
+    def rest(self) -> AudioArray:
+        """The beginning of the next frame."""
+        return self._rest
+
     def reset(self) -> None:
         self._rest = np.zeros(0, np.float32)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from kernel_calls import CALLS, DTYPES
+from made_once import made_once
 
 pytest.importorskip("triton")
 
@@ -19,17 +20,21 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    cache = tmp_path_factory.mktemp("triton")
+    folder = made_once(tmp_path_factory, "triton", _compile)
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text("utf-8"))
+    return results
+
+
+def _compile(folder: Path) -> None:
     run = subprocess.run(
         [sys.executable, str(HELPERS / "compile_triton.py")],
-        env=os.environ | {"TRITON_CACHE_DIR": str(cache)},
+        env=os.environ | {"TRITON_CACHE_DIR": str(folder / "cache")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    results: dict[str, Any] = json.loads(run.stdout)
-    return results
+    (folder / "results.json").write_text(run.stdout, "utf-8")
 
 
 @pytest.mark.slow

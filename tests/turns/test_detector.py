@@ -45,6 +45,22 @@ class Told:
         self._frames.reset()
 
 
+class Late(Told):
+    """Lets go of speech two frames after it has ended, as networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = [0.0, 0.0]
+
+    def push(self, samples: AudioArray) -> list[float]:
+        said = []
+        for loudness in super().push(samples):
+            probability = float(loudness >= 0.1)
+            said.append(max(probability, *self._last))
+            self._last = [self._last[1], probability]
+        return said
+
+
 def sound(*frames: tuple[int, float]) -> AudioArray:
     """Of (number of frames, probability of speech)."""
     return np.concatenate([np.full(num * FRAME_SAMPLES, value, np.float32) for num, value in frames])
@@ -143,26 +159,54 @@ def test_speech_lasts_until_it_is_well_below_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "num_trailing_blanks", "waits_ms"),
+    ("text", "num_trailing_blanks", "num_units", "waits_ms"),
     [
-        ("How many shapes can you see", 5, {"low": 800, "medium": 352, "auto": 352, "high": 256}),
-        ("How many shapes can you see", 1, {"low": 960, "medium": 512, "auto": 512, "high": 416}),
-        ("Is the red triangle", 5, {"low": 2016, "medium": 1216, "auto": 1216, "high": 704}),
-        ("How many shapes can you", 5, {"low": 8000, "medium": 4000, "auto": 4000, "high": 2016}),
-        ("", 30, {"low": 2016, "medium": 1216, "auto": 1216, "high": 704}),
+        ("How many shapes can you see", 5, 9, {"low": 800, "medium": 352, "auto": 352, "high": 256}),
+        ("How many shapes can you see", 1, 9, {"low": 960, "medium": 512, "auto": 512, "high": 416}),
+        ("How many shapes can you see", 1, 10, {"low": 800, "medium": 352, "auto": 352, "high": 256}),
+        ("Is the red triangle", 5, 10, {"low": 2016, "medium": 1216, "auto": 1216, "high": 704}),
+        ("How many shapes can you", 5, 10, {"low": 8000, "medium": 4000, "auto": 4000, "high": 2016}),
+        ("", 30, 10, {"low": 2016, "medium": 1216, "auto": 1216, "high": 704}),
     ],
 )
 @pytest.mark.parametrize("eagerness", ["low", "medium", "auto", "high"])
 def test_what_is_heard_decides(
-    eagerness: Eagerness, text: str, num_trailing_blanks: int, waits_ms: dict[str, int]
+    eagerness: Eagerness, text: str, num_trailing_blanks: int, num_units: int, waits_ms: dict[str, int]
 ) -> None:
+    """The turn lasts 416 ms up to its pause, 10.4 units."""
     detector = told(kind="semantic_vad", eagerness=eagerness)
     detector.push(sound((10, 1), (3, 0)))
-    assert detector.heard(text, num_trailing_blanks, num_units=11) == []
+    assert detector.heard(text, num_trailing_blanks, num_units) == []
     waited_ms = 96
     while not detector.push(sound((1, 0))):
         waited_ms += FRAME_MS
     assert waited_ms + FRAME_MS == waits_ms[eagerness]
+
+
+@pytest.mark.parametrize(
+    ("tail", "silence", "late_frames"),
+    [(0.0, 0.0, 2), (0.008, 0.0, 2), (0.02, 0.0, 0), (0.03, 0.02, 2), (0.06, 0.02, 0)],
+)
+def test_silence_is_counted_from_where_the_sound_fades(tail: float, silence: float, late_frames: int) -> None:
+    """To 40 dB below the speech, or to what is as quiet as the silence that follows."""
+    detector = TurnDetector(TurnDetection(), Late(), RATE_HZ)
+    assert [type(event) for event in detector.push(sound((10, 0.9), (2, tail)))] == [SpeechStarted]
+    waited = 0
+    while not any(isinstance(event, SpeechEnded) for event in detector.push(sound((1, silence))[:32])):
+        waited += 32
+    assert (waited + 32) / 16 == 500 - late_frames * FRAME_MS
+
+
+def test_a_turn_ends_on_its_millisecond_unless_something_is_heard() -> None:
+    """500 ms after 10 frames end 20 ms into the sixteenth frame of silence."""
+    detector = told()
+    detector.push(sound((10, 1), (15, 0)))
+    assert detector.push(np.zeros(319, np.float32)) == []
+    assert detector.push(np.zeros(1, np.float32)) == [SpeechEnded(at(13))]
+    detector = told()
+    detector.push(sound((10, 1), (15, 0)))
+    assert detector.push(np.full(400, 0.1, np.float32)) == []
+    assert detector.push(np.zeros(112, np.float32)) == [SpeechEnded(at(13))], "it was not speech"
 
 
 def test_a_transcript_that_comes_late_ends_the_turn_at_once() -> None:
