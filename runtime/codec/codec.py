@@ -33,7 +33,7 @@ from antiphon.device.place import resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
 from antiphon.process.at_exit import awaited_at_exit
-from antiphon.process.forking import check_device, make_ready
+from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.process.ownership import OfOneProcess
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 from antiphon.sound.resample import resample
@@ -163,6 +163,11 @@ class Codec(OfOneProcess):
             dtype=precision,
             capture=capture_for(place, enforce_eager=enforce_eager),
         )
+
+    @property
+    def num_workers(self) -> int:
+        """How many threads had best decode at a time: one, if each keeps all cores busy."""
+        return 1 if self.decoder.num_threads is None else max(1, num_threads() // self.decoder.num_threads)
 
     @property
     def sample_rate_hz(self) -> int:

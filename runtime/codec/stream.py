@@ -18,7 +18,6 @@ from antiphon.codec.flow.stream import FlowStream
 from antiphon.codec.hift.stream import HiftStream, vocode_streams
 from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
-from antiphon.device.place import exact_float32
 from antiphon.errors import InvalidRequest
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.ownership import OfOneProcess
@@ -99,7 +98,7 @@ def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     If it raises, no stream has lost anything, and each may be tried again by itself.
     """
     decoder = streams[0].decoder
-    with all_or_nothing(streams), exact_float32(decoder.device):
+    with all_or_nothing(streams), decoder.computing():
         chunked = [stream for stream in streams if stream.flow.ready_units()]
         chunks = [stream.flow.chunk(decoder.device) for stream in chunked]
         mels = decoder.flow.generate(chunks) if chunks else []

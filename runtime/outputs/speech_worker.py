@@ -2,10 +2,10 @@
 
 Units go in as they are picked, samples come out as they are made. The request whose sound would run out first
 is served first, so that all play without a gap as long as there is time for all; what is ready together forms
-one batch. A request waits only for the batch that is being made, and failures stay separate: an error in a
-decode ends only the speech that it was made for. If the thread itself dies, for whatever reason, the speech
-that it had in hand ends, and another thread goes on with the rest; if no thread can go on, each request that
-wants speech is told so.
+one batch. Where a decode keeps one core busy, several threads make speech side by side. A request waits only
+for a batch that is being made, and failures stay separate: an error in a decode ends only the speech that it
+was made for. If a thread itself dies, for whatever reason, the speech that it had in hand ends, and another
+thread goes on with the rest; if no thread can go on, each request that wants speech is told so.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Job:
     units: list[int] = field(default_factory=list)
     """Units that are not in the stream yet."""
     is_complete: bool = False
-    is_idle: bool = True
-    """No batch holds it."""
+    thread: threading.Thread | None = None
+    """That whose batch holds it; None: no batch does."""
     result: Future[AudioArray] | None = None
     """Where its speech goes if it belongs to no request of the engine."""
 
@@ -84,7 +84,7 @@ class Job:
 
 
 class SpeechWorker:
-    """One thread, which exists while any request speaks.
+    """Threads that exist while any request speaks.
 
     Its memory is bounded by the open requests: for each, the units (which `max_units` bounds) and the samples
     that have not been fetched.
@@ -92,6 +92,8 @@ class SpeechWorker:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
+        self.num_threads = codec.num_workers
+        """How many threads make speech, if there is that much to do."""
         self.error: str | None = None
         """Why the last attempt to make speech failed; None once one succeeds."""
         self._jobs: dict[str, Job] = {}
@@ -99,9 +101,9 @@ class SpeechWorker:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._news = threading.Condition(self._lock)
-        self._thread: threading.Thread | None = None
-        self._last_thread: threading.Thread | None = None
-        """A thread that had nothing left to do, and may be about to end."""
+        self._threads: list[threading.Thread] = []
+        self._ending: list[threading.Thread] = []
+        """Threads that had nothing left to do, and may be about to end."""
         self._num_fruitless = 0
         """Threads that have died since the last batch was made."""
         self._is_closed = False
@@ -124,7 +126,7 @@ class SpeechWorker:
         stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
         with self._lock:
             self._jobs[request_id] = Job(request_id, speaker, seed, stream, time.perf_counter())
-            self._have_a_thread()
+            self._have_threads()
 
     def push(self, request_id: str, units: Sequence[int] = (), *, final: bool = False) -> None:
         """Add units of an open request; does nothing if the request has failed."""
@@ -149,14 +151,14 @@ class SpeechWorker:
         result.add_done_callback(lambda done: self.abort(name) if done.cancelled() else None)
         with self._lock:
             self._jobs[name] = job
-            self._have_a_thread()
+            self._have_threads()
             self._work.notify()
         return result
 
     def look_after(self) -> None:
         """Make sure that a thread works on what there is to do."""
         with self._lock:
-            self._have_a_thread()
+            self._have_threads()
 
     def abort(self, request_id: str) -> None:
         """Make no more of a request's speech, and report no more about it."""
@@ -169,10 +171,10 @@ class SpeechWorker:
         """What was made since the last call; if nothing was, waits up to `timeout_s` for something. Makes
         sure that a thread works on the rest."""
         with self._lock:
-            self._have_a_thread()
+            self._have_threads()
             if not self._spoken and timeout_s > 0:
                 self._news.wait(timeout_s)
-                self._have_a_thread()
+                self._have_threads()
             spoken, self._spoken = self._spoken, []
             return spoken
 
@@ -187,9 +189,9 @@ class SpeechWorker:
             return
         with self._lock:
             self._work.notify_all()
-            threads = self._thread, self._last_thread
+            threads = [*self._threads, *self._ending]
         for thread in threads:
-            if thread is not None and thread is not threading.current_thread():
+            if thread is not threading.current_thread():
                 thread.join(timeout_s)
 
     def close(self) -> None:
@@ -203,32 +205,36 @@ class SpeechWorker:
 
     # --- threads that die -----------------------------------------------------------------------
 
-    def _have_a_thread(self) -> None:
-        """Called under the lock: makes sure that a thread works on the jobs, or ends them if none can."""
-        thread = self._thread
-        if not self._jobs or (thread is not None and thread.is_alive()):
+    def _have_threads(self) -> None:
+        """Called under the lock: makes sure that threads work on the jobs, or ends them if none can."""
+        if not self._jobs:
             return None
         if self._is_closed:
             return self._fail_all("the engine is closed")
-        if thread is not None:  # it has died
-            self._thread = None
+        for thread in [each for each in self._threads if not each.is_alive()]:  # it has died
+            self._threads.remove(thread)
             self._num_fruitless += 1
-            reason = self.error or "its thread has died"
             for job in list(self._jobs.values()):
-                if not job.is_idle:
-                    self._end(job, reason)
-            if self._num_fruitless >= MAX_FRUITLESS_THREADS:
-                self._num_fruitless = 0  # the next request may try
-                return self._fail_all(reason)
-            if not self._jobs:
-                return None
-        try:
-            self._thread = start_thread(self._run, "antiphon-speech")
-        except Exception as error:  # noqa: BLE001 - the system's limit, or the interpreter's end
-            self.error = f"no thread can be started: {told(error)}"
-            log_fault("speech cannot be made", error=error)
-            return self._fail_all(self.error)
+                if job.thread is thread:
+                    self._end(job, self._death)
+        if self._num_fruitless >= MAX_FRUITLESS_THREADS:
+            self._num_fruitless = 0  # the next request may try
+            return self._fail_all(self._death)
+        while len(self._threads) < min(len(self._jobs), self.num_threads):
+            try:
+                self._threads.append(start_thread(self._run, "antiphon-speech"))
+            except Exception as error:  # noqa: BLE001 - the system's limit, or the interpreter's end
+                if self._threads:
+                    break  # the others do the work
+                self.error = f"no thread can be started: {told(error)}"
+                log_fault("speech cannot be made", error=error)
+                return self._fail_all(self.error)
         return None
+
+    @property
+    def _death(self) -> str:
+        """What the last thread died of."""
+        return self.error or "its thread has died"
 
     def _fail_all(self, reason: str) -> None:
         for job in list(self._jobs.values()):
@@ -272,24 +278,31 @@ class SpeechWorker:
                     self._work.wait(LOOK_UP_S)
                     batch = self._batch()
                 if self._is_closed or not self._jobs:
-                    self._thread, self._last_thread = None, self._thread
-                    return
+                    return self._leave()
                 for job in batch:
-                    job.is_idle = False
+                    job.thread = threading.current_thread()
             made = self.make(batch)
             with self._lock:
                 for job, samples, error in made:
                     if self._jobs.get(job.request_id) is job:
                         self._tell_or_end(job, samples, error)
-                    job.is_idle = True
+                    job.thread = None
                 self._num_fruitless = 0
                 self._news.notify()
 
+    def _leave(self) -> None:
+        """Called under the lock: this thread ends, for there is nothing left to do."""
+        thread = threading.current_thread()
+        self._threads.remove(thread)
+        self._ending = [*(each for each in self._ending if each.is_alive()), thread]
+
     def _batch(self) -> list[Job]:
-        """The most urgent job, and those of the same kind that fit into one batch with it."""
-        ready = [job for job in list(self._jobs.values()) if job.is_idle and self._is_ready(job)]
+        """The most urgent job, and those of the same kind that fit into one batch with it: no more than this
+        thread's share."""
+        ready = [job for job in list(self._jobs.values()) if job.thread is None and self._is_ready(job)]
         ready.sort(key=lambda job: job.due_s)
-        batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)]
+        share = -(-len(ready) // self.num_threads)
+        batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
         frames = 0
         for count, job in enumerate(batch):
             frames = max(frames, self._frames(job))

@@ -8,10 +8,12 @@ import pytest
 import torch
 from codec_fixtures import flow_input
 
+from antiphon.assets.embedded import EMBEDDED_CODEC
 from antiphon.codec import Codec
 from antiphon.codec.voices import Voice
 from antiphon.device.place import exact_float32
 from antiphon.errors import ConfigError, InvalidRequest
+from antiphon.kernels.threads import openmp_threads
 
 
 def test_what_an_engine_asks(codec: Codec) -> None:
@@ -200,3 +202,15 @@ def test_precision_of_a_gpu_is_raised_and_restored() -> None:
 @pytest.mark.parametrize("dtype", ["auto", "float32", torch.float32])
 def test_float32_in_every_spelling(folder: Path, dtype: Any) -> None:
     assert Codec.from_pretrained(str(folder), device=torch.device("cpu"), dtype=dtype).voices
+
+
+@pytest.mark.slow
+def test_a_small_codec_gives_the_same_bits_whatever_the_number_of_threads() -> None:
+    codec = Codec.from_pretrained(EMBEDDED_CODEC, device="cpu")
+    units = np.random.default_rng(0).integers(0, codec.num_units_vocab, 60)
+    waves = []
+    for count in (1, 3):
+        with openmp_threads(count):
+            waves.append((codec.decode([units])[0], codec.stream().push(units, final=True)))
+    for one, other in zip(*waves, strict=True):
+        assert np.array_equal(one, other)

@@ -85,7 +85,9 @@ def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec) -> None:
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec, num_threads: int) -> None:
+    worker.num_threads = num_threads
     spoken = {f"r{i}": units_of(10 + 23 * i, i) for i in range(5)}
     for i, name in enumerate(spoken):
         worker.begin(name, "中文男" if i % 2 else None, i, STREAMED if i < 4 else None)
@@ -211,8 +213,7 @@ def test_a_thread_only_while_somebody_speaks(codec: Codec) -> None:
     assert threading.active_count() == before
     worker.begin("r", None, 0, STREAMED)
     assert threading.active_count() == before + 1
-    thread = worker._thread
-    assert thread is not None
+    (thread,) = worker._threads
     worker.push("r", [1] * 3, final=True)
     thread.join(LONG_S)
     assert threading.active_count() == before
@@ -231,8 +232,7 @@ def test_a_dropped_engine_leaves_no_thread(codec: Codec) -> None:
     engine.add_request(SPEAKS)
     worker = engine.speech_worker
     assert worker is not None
-    thread = worker._thread
-    assert thread is not None
+    (thread,) = worker._threads
     del engine
     gc.collect()
     thread.join(LONG_S)
@@ -272,7 +272,7 @@ def speaks(worker: SpeechWorker, *names: str, schedule: StreamSchedule | None = 
 @pytest.mark.parametrize(
     "error", [MemoryError(), SystemExit(1), Fault()], ids=lambda error: type(error).__name__
 )
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize(("at", "num_threads"), [(1, 1), (1, 2), (3, 2)])
 def test_a_thread_that_dies_between_batches_harms_nobody(
     worker: SpeechWorker,
     codec: Codec,
@@ -280,8 +280,10 @@ def test_a_thread_that_dies_between_batches_harms_nobody(
     caplog: pytest.LogCaptureFixture,
     error: BaseException,
     at: int,
+    num_threads: int,
 ) -> None:
     """It was never missed: who spoke then or later waited for ever, and health said that all was well."""
+    worker.num_threads = num_threads
     raises_once(monkeypatch, worker, "_batch", error, at)
     speaks(worker, "a", "b")
     samples, ends = all_spoken(worker)
@@ -291,9 +293,11 @@ def test_a_thread_that_dies_between_batches_harms_nobody(
     assert worker.error is None, "speech was made since"
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
 def test_a_thread_that_dies_takes_what_it_had_in_hand(
-    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch, num_threads: int
 ) -> None:
+    worker.num_threads = num_threads
     raises_once(monkeypatch, worker, "make", Fault())
     speaks(worker, "a", "b")
     _, ends = all_spoken(worker)
@@ -334,9 +338,11 @@ def test_what_fails_beside_a_decode_ends_its_own_request(
     assert all_spoken(worker)[1] == {"good": None, "bad": "speech: MemoryError", "fine": None}
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
 def test_where_every_thread_dies_all_are_told_and_the_next_may_try(
-    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch, num_threads: int
 ) -> None:
+    worker.num_threads = num_threads
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_serve", lambda: (_ for _ in ()).throw(OSError("no stream")))
         speaks(worker, "a", "b")
@@ -347,12 +353,12 @@ def test_where_every_thread_dies_all_are_told_and_the_next_may_try(
     assert worker.error is None
 
 
-def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    """As when the system's limit is reached."""
-    start = threading.Thread.start
+def no_threads(monkeypatch: pytest.MonkeyPatch, prefix: str, most: int = 0) -> None:
+    """As when the system's limit is reached: no more than `most` of this kind start."""
+    start, count = threading.Thread.start, itertools.count()
 
     def limited(thread: threading.Thread) -> None:
-        if thread.name.startswith(prefix):
+        if thread.name.startswith(prefix) and next(count) >= most:
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -371,6 +377,34 @@ def test_where_no_thread_can_be_started_speech_fails_at_once(
         assert worker.error == message
     speaks(worker, "b")
     assert all_spoken(worker)[1] == {"b": None}
+
+
+def test_where_fewer_threads_can_be_started_they_do_all_the_work(
+    worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.num_threads = 3
+    no_threads(monkeypatch, "antiphon-speech", most=1)
+    speaks(worker, "a", "b", "c")
+    assert all_spoken(worker)[1] == dict.fromkeys("abc")
+
+
+def test_threads_work_side_by_side(
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec.max_batch_frames = 1 << 20  # one alone would take both in one batch
+    worker.num_threads = 2
+    both = threading.Barrier(2)
+    generate, sizes = codec.decoder.flow.generate, []
+
+    def met(inputs: list[FlowInput]) -> Any:
+        sizes.append(len(inputs))
+        both.wait(LONG_S)
+        return generate(inputs)
+
+    monkeypatch.setattr(codec.decoder.flow, "generate", met)
+    speaks(worker, "a", "b", schedule=None)
+    assert all_spoken(worker)[1] == dict.fromkeys("ab")
+    assert sizes == [1, 1]
 
 
 @pytest.mark.slow
@@ -421,8 +455,7 @@ def test_a_decode_that_nobody_wants_is_given_up(
         worker.begin("a", None, 0, None)
         worker.push("a", [1] * 60, final=True)
         assert gate.is_held.wait(LONG_S)
-        thread = worker._thread
-        assert thread is not None
+        (thread,) = worker._threads
         end()
         gate.is_open.set()
         thread.join(LONG_S)
