@@ -177,6 +177,7 @@ def test_two_turns_in_one_message(engine: AsyncEngine, questions: list[dict[str,
     run(main())
 
 
+@pytest.mark.long
 def test_eight_at_once(engine: AsyncEngine, questions: list[dict[str, Any]]) -> None:
     """Each gets the answer that it gets alone."""
 

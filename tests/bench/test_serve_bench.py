@@ -415,6 +415,7 @@ def test_an_engine_in_this_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_beside_an_engine(tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     status, shown = bench(
@@ -436,6 +437,7 @@ def test_a_server_beside_an_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_is_spoken_to(tmp_path: Path) -> None:
     """Replies are due when all has been said, so none begins before that."""
     out = tmp_path / "found.json"

@@ -19,6 +19,7 @@ from antiphon.config import StreamSchedule
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_figures_of_every_schedule(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = [

@@ -324,6 +324,7 @@ def text(words: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_packaged_model_answers_a_batch(tmp_path: Path) -> None:
     question = base64.b64encode((ASSETS / "demo" / "question.wav").read_bytes()).decode()
     picture = base64.b64encode((ASSETS / "demo" / "shapes.png").read_bytes()).decode()
@@ -358,6 +359,7 @@ def test_the_packaged_model_answers_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_ends_a_batch_that_the_same_command_goes_on_with(tmp_path: Path) -> None:
     requests, out = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
     names = [f"request-{n}" for n in range(40)]

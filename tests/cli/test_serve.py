@@ -16,6 +16,7 @@ ANY_PORTS = ("--reference-ports", "--controller-port", "0", "--codec-worker-port
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_ports_of_the_released_code_are_printed_and_end_with_the_server() -> None:
     child = Child(*SERVE, *ANY_PORTS)
     child.wait_for(b"serving at ")

@@ -117,6 +117,7 @@ def test_an_error_is_one_line() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_as_a_module_it_is_the_same_program(tmp_path: Path) -> None:
     """Wherever it is started: a folder may hold what has the name of a package."""
     (tmp_path / "typer.py").write_text("raise SystemExit('not this one')")

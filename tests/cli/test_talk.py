@@ -154,6 +154,7 @@ def test_a_question_is_answered_and_a_reply_is_not_heard_by_the_microphone(room:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_speech_interrupts_with_headphones(room: Room, truncations: list[float]) -> None:
     def script() -> None:
         room.type(f"/image {PICTURE}")
@@ -244,6 +245,7 @@ def test_ctrl_c_twice_leaves(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_piped_is_done_in_order(room: Room, tmp_path: Path) -> None:
     """Each question is answered and heard before the next line is taken; what is wrong is said, and the talk
     goes on."""
@@ -282,6 +284,7 @@ def test_a_device_that_goes_away_ends_the_talk(room: Room, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_devices_of_other_rates_and_channels(room: Room) -> None:
     """By name; a stereo microphone of 48 kHz alone, and a loudspeaker of 44.1 kHz."""
     sound = room.sound

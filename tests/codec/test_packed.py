@@ -122,6 +122,7 @@ def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_triton")
 @pytest.mark.parametrize("lengths", [(13,), (1, 2, 3)], ids=str)
 @torch.inference_mode()
+@pytest.mark.long
 def test_networks_with_the_kernels_of_a_gpu(
     odd_flow_params: FlowParams,
     odd_hift_params: HiftParams,

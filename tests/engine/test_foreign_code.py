@@ -121,6 +121,7 @@ def test_odd_requests_concern_their_clients_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_odd_pushes_concern_their_sessions_alone() -> None:
     engine = hearing()
     asked_in.clear()

@@ -85,6 +85,7 @@ def test_the_reference_gives_the_golden_results(packaged: ReferenceModel, case: 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_worlds_are_eventful(library: Library) -> None:
     """The tests below would mean little if nothing happened in these worlds, or if it hung on rounding."""
     seen: Counter[str] = Counter()

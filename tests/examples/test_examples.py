@@ -33,6 +33,7 @@ def run(name: str, *arguments: str, cwd: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_at_once(tmp_path: Path) -> None:
     out, _ = run("many_at_once", cwd=tmp_path)
     assert out.count(": ends (stop) after ") == 4
@@ -42,6 +43,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_open_session(tmp_path: Path) -> None:
     out, _ = run("open_session", cwd=tmp_path)
     updates = re.findall(r"^heard so far: (.*)$", out, re.MULTILINE)
@@ -52,6 +54,7 @@ def test_open_session(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_play_reply(tmp_path: Path) -> None:
     process = run_python(str(EXAMPLES["play_reply"]), "How much is two plus three?", cwd=tmp_path)
     assert process.status == 0, process.err
@@ -62,6 +65,7 @@ def test_play_reply(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_transcribe(tmp_path: Path) -> None:
     shutil.copy(ROOT / "runtime" / "assets" / "demo" / "question.wav", tmp_path / "one.wav")
     (tmp_path / "two.wav").write_bytes(b"not a sound")
@@ -74,6 +78,7 @@ def test_transcribe(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_clone_voice(tmp_path: Path) -> None:
     out, _ = run("clone_voice", cwd=tmp_path)
     assert "cosyvoice has no campplus.onnx" in out
@@ -90,6 +95,7 @@ def test_clone_voice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_codec_alone(tmp_path: Path) -> None:
     out, _ = run("codec_alone", cwd=tmp_path)
     assert "43 units" in out
@@ -108,6 +114,7 @@ def test_kernels_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_asyncio_service(tmp_path: Path) -> None:
     """Two clients at a time, of whom one hangs up; then Ctrl-C."""
     command = [sys.executable, str(EXAMPLES["asyncio_service"]), "--port", "0"]

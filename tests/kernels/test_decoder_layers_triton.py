@@ -104,6 +104,7 @@ def test_within_the_error_budget_without_waiting(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.long
 def test_in_16_bits(as_on_a_gpu: None, dtype: torch.dtype, torch_alone: TorchAlone) -> None:
     """Close to the composition of the references in the same dtype, roundings of three layers apart."""
     stack = Stack.random(*STACKS["odd"])

@@ -100,6 +100,7 @@ def test_any_block_size(block_size: int, assert_within_budget: Check) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_seqs", [128, 129, 257])
+@pytest.mark.long
 def test_many_sequences(num_seqs: int, assert_within_budget: Check) -> None:
     """Tiles look for their sequence among 128 at a time; every third has no query."""
     paged = Paged.random([1 + i % 3 for i in range(num_seqs)], 1, 1, 2)
@@ -111,6 +112,7 @@ def test_many_sequences(num_seqs: int, assert_within_budget: Check) -> None:
 
 @pytest.mark.slow
 @pytest.mark.pairwise(dtype=[torch.bfloat16, torch.float16], num_splits=[1, 3], head_dim=[6, 40, 250])
+@pytest.mark.long
 def test_in_16_bits(
     dtype: torch.dtype, num_splits: int, head_dim: int, assert_within_half_budget: Check
 ) -> None:

@@ -656,6 +656,7 @@ def test_speech_does_not_pile_up(codec: Codec, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_prompt_that_grew_is_answered_with_the_same_speech(engine: Engine) -> None:
     units, params = units_of(40, 3), SamplingParams(max_units=60, seed=5, ignore_eos=True)
     engine.add_request(Request(Units(units), modalities=("text", "audio")), params)

@@ -76,6 +76,7 @@ def outcome(program: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_children_of_a_process_with_engines() -> None:
     """The parent goes on serving, while they are forked and after."""
     found = outcome("""

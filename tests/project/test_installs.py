@@ -170,10 +170,8 @@ def sdist(target: Path) -> Path:
     return target / run(sys.executable, "-c", program, target, cwd=copy_sources(target / "copy")).split()[-1]
 
 
-@pytest.mark.parametrize(
-    "source",
-    [sdist, *(pytest.param(source, marks=pytest.mark.long) for source in (copy_sources, archive, clone))],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("source", [sdist, copy_sources, archive, clone])
 def test_an_installed_package(
     source: Callable[[Path], Path], install: Install, checker_cache: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +184,7 @@ def test_an_installed_package(
         assert_checks(made, checker_cache)
 
 
+@pytest.mark.long
 def test_an_editable_checkout(install: Install, checker_cache: Path, tmp_path: Path) -> None:
     """New modules are there without another installation."""
     tree = copy_sources(tmp_path / "tree")

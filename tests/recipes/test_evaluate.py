@@ -32,6 +32,7 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_any_checkpoint_can_be_examined(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spoken, "hear", lambda samples: "")
     monkeypatch.setattr(spoken, "dnsmos", lambda samples: 1.0)

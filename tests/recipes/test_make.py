@@ -51,6 +51,7 @@ def test_every_stage_has_its_function(stage: Stage) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_first_stage_runs(skeleton: Path) -> None:
     assert (skeleton / "tokenizer.json").is_file()
 

@@ -71,6 +71,7 @@ def test_answers_rest_on_the_shapes_that_they_tell_of() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_patches_to_look_at_hold_those_shapes(tmp_path: Path) -> None:
     files.write_skeleton(tmp_path, geometry.GEOMETRY)
     config = read_config(tmp_path, load_format="dummy")
@@ -141,6 +142,7 @@ def test_a_picture_shows_its_colours() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
     for part in ("train", "held_out"):
         for sample in samples.draw_samples(500, part, 5):

@@ -208,6 +208,7 @@ def test_a_late_one_is_told() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_drains_lets_all_sentences_end() -> None:
     """Those that have not begun when it is told to end, too."""
     texts = SENTENCES * 4

@@ -31,9 +31,11 @@ class FlowModel(nn.Module):
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
-        # nn.Embedding draws its weight in place, which on the meta device imports torch's compiler: that
-        # takes longer than all other loading, and leaves a folder among the temporary files.
-        weight = torch.randn(params.vocab_size, params.input_size)
+        # nn.Embedding draws its weight. On the meta device, any way to draw imports torch's compiler or sympy,
+        # which takes longer than all other loading.
+        weight = torch.empty(params.vocab_size, params.input_size)
+        if weight.device.type != "meta":
+            nn.init.normal_(weight)
         self.input_embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         self.spk_embed_affine_layer = nn.Linear(params.spk_embed_dim, MEL_BANDS)
         self.encoder = Encoder(params.encoder)

@@ -56,6 +56,7 @@ def test_sizes_are_few() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [16], [17, 2, 33]], ids=str)
+@pytest.mark.long
 def test_rows_equal_those_without(unet: UNet, capture: FxCapture, packed: bool, lengths: list[int]) -> None:
     estimator = PackedUNet(unet, torch.float32, onednn=False) if packed else unet
     graphed = GraphedEstimator(estimator, capture)
@@ -114,6 +115,7 @@ def test_large_sizes_are_not_recorded(capture: FxCapture) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_codec_that_records(codec: Codec, folder: Path, capture: FxCapture) -> None:
     """Speech whole, batched and streamed is what it is without."""
     loaded = Codec.from_pretrained(folder, device="cpu")
