@@ -24,7 +24,7 @@ from antiphon.inputs.tiles import Tiler
 from antiphon.plain import kind, told
 from antiphon.prompt import PreparedImage
 
-__all__ = ["open_image", "prepare_image"]
+__all__ = ["open_image", "possible_sizes", "prepare_image"]
 
 _CHANNELS = (1, 3, 4)
 MAX_URL_HEADER_CHARS = 1000
@@ -61,6 +61,19 @@ def open_image(source: Any, limits: InputLimits, *, exact: bool = False) -> PilI
         raise InvalidRequest(f"image: the picture cannot be decoded: {told(error)}") from error
 
 
+def possible_sizes(source: Any, limits: InputLimits) -> list[tuple[int, int]]:
+    """The (width, height) that a picture may have, upright or lying; none if a file would have to be read.
+    Nothing is decoded. `InvalidRequest` for what is no picture, or too large."""
+    if isinstance(source, (np.ndarray, Tensor)):
+        height, width = tuple(source.shape)[1:] if _has_channels_first(source) else tuple(source.shape)[:2]
+        check_size((width, height), limits)
+        return [(width, height)]
+    if isinstance(source, (str, os.PathLike)) and not _is_data_url(source):
+        return []
+    width, height = _opened(source, limits, exact=True).size
+    return [(width, height), (height, width)]
+
+
 def _opened(source: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
     """A picture that is not decoded yet, and not too large."""
     if isinstance(source, PilImage.Image):
@@ -73,7 +86,7 @@ def _opened(source: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         check_num_bytes(memoryview(source).nbytes, limits)
         return open_file(bytes(source), limits)
-    if isinstance(source, str) and source[:5].lower() == "data:":
+    if _is_data_url(source):
         return open_file(_data_url_bytes(source, limits), limits)
     if isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]*://", source[:100], re.IGNORECASE):
         raise InvalidRequest(
@@ -84,6 +97,10 @@ def _opened(source: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
     raise InvalidRequest(
         f"image: expected a path, bytes, a data: URL, a PIL image or an array, got {kind(source)}"
     )
+
+
+def _is_data_url(source: Any) -> bool:
+    return isinstance(source, str) and source[:5].lower() == "data:"
 
 
 def _file_bytes(source: str | os.PathLike[str], limits: InputLimits) -> bytes:
@@ -111,12 +128,15 @@ def _data_url_bytes(url: str, limits: InputLimits) -> bytes:
         raise InvalidRequest(f"image: the data: URL is not valid base64: {told(error)}") from error
 
 
+def _has_channels_first(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.ndim == 3 and given.shape[0] in _CHANNELS
+
+
 def _from_array(given: Any, limits: InputLimits, *, exact: bool) -> PilImage.Image:
     """Pixels as (height, width) or (height, width, channels); of a tensor also (channels, height, width)."""
     shape = tuple(given.shape)
     is_tensor = isinstance(given, Tensor)
-    channels_first = is_tensor and len(shape) == 3 and shape[0] in _CHANNELS
-    if channels_first:
+    if _has_channels_first(given):
         given, shape = given.permute(1, 2, 0), (*shape[1:], shape[0])
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS)):
         raise InvalidRequest(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -14,13 +16,13 @@ from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.inputs.chat import DEFAULT_SYSTEM, ChatLayout, Turn
 from antiphon.inputs.checks import CheckedMessage, at, check_request
 from antiphon.inputs.copies import plain_request, plain_speech, plain_units
-from antiphon.inputs.images import prepare_image
+from antiphon.inputs.images import possible_sizes, prepare_image
 from antiphon.inputs.tiles import Tiler
 from antiphon.inputs.turns import Turns
 from antiphon.plain import reading, shown
 from antiphon.prompt import IMAGE_ID, GrowingPrompt, PreparedImage, Prompt
 from antiphon.text.tokenizer import Tokenizer
-from antiphon.types import SPOKEN_MODALITIES, UNITS_PER_S, Image, Request, Speech, Units
+from antiphon.types import SPOKEN_MODALITIES, UNITS_PER_S, Image, Message, Request, Speech, Units
 
 __all__ = ["InputProcessor", "Recording", "SpeechTokenizer"]
 
@@ -97,6 +99,7 @@ class InputProcessor:
         self._layout = ChatLayout(tokenizer, config)
         self._sharing = Turns()
         self._tiler = Tiler(config) if config.vision is not None else None
+        self._num_image_positions: WeakKeyDictionary[Image, int] = WeakKeyDictionary()
 
     def plain(self, request: Request) -> Request:
         """A copy of the request, made of plain values only; see `antiphon.inputs.copies`."""
@@ -132,6 +135,45 @@ class InputProcessor:
             speaking_ids=None if speaking_ids is None else tuple(speaking_ids),
             reply_ids=() if request.say is None else tuple(self._layout.reply_ids(request.say)),
         )
+
+    def num_positions(self, messages: Sequence[Message]) -> int:
+        """How many positions of the text track a prompt of plain messages without recordings takes; the
+        speech track takes no more. It reads no files, and takes pictures for as large as they may be (see
+        `num_image_positions`). `InvalidRequest` for text that cannot be read."""
+        turns, images = [], []
+        for index, message in enumerate(messages):
+            content = message.content
+            parts = list(content) if isinstance(content, (list, tuple)) else [content]
+            pieces: list[str | tuple[int, ...]] = []
+            for part in parts:
+                if isinstance(part, Image):
+                    images.append(part)
+                elif isinstance(part, Units):
+                    pieces.append(tuple(part.units))
+                elif isinstance(part, str):
+                    pieces.append(part)
+            where = f"messages[{index}].content"
+            turns.append(Turn(message.role, tuple(pieces), len(parts) - len(pieces), where))
+        if not turns or turns[0].role != "system":
+            turns.insert(0, Turn("system", (DEFAULT_SYSTEM,), where="system"))
+        if not any(turns[0].pieces):
+            del turns[0]
+        ids = self._layout.prompt_ids(turns)
+        return len(ids) - len(images) + sum(map(self.num_image_positions, images))
+
+    def num_image_positions(self, image: Image) -> int:
+        """The most positions that a picture may take. It is exact, but for how the camera was held, where
+        the size of the picture can be told without reading a file; the answer is remembered."""
+        if self._tiler is None:
+            return 0
+        found = self._num_image_positions.get(image)
+        if found is None:
+            sizes: list[tuple[int, int]] = []
+            with suppress(InvalidRequest), reading("image"):
+                sizes = possible_sizes(image.source, self._limits)
+            plans = [self._tiler.plan(*size).num_positions for size in sizes]
+            found = self._num_image_positions[image] = max(plans, default=self._tiler.most_positions)
+        return found
 
     def recording(self, speech: Speech) -> Recording:
         """A recording that is to be heard in pieces, of up to `max_transcribed_s`."""

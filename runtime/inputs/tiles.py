@@ -63,6 +63,22 @@ class Tiler:
         plan = MergePlan(num_tiles, self.side, (rows, columns), kept_rows, kept_columns)
         return replace(plan, shrunk=self._shrunk(*plan.map_size))
 
+    @property
+    def most_positions(self) -> int:
+        """Positions that no picture takes more of."""
+        if self.pads:
+            return self.side**2
+        grids = [(width // self.tile_size, height // self.tile_size) for width, height in self._resolutions]
+        num_features = max(columns * rows for columns, rows in grids) * self.side**2
+        if not self._unpads:
+            return self.side**2 + num_features
+        if self._max_tiles is not None:
+            # A map that is shrunk keeps a row and a column, however narrow it is.
+            longest = max(max(grid) for grid in grids) * self.side
+            shrunk = int(_SHRINK_ABOVE**2 * self._max_tiles * self.side**2) + 1
+            num_features = min(num_features, max(shrunk, longest))
+        return self.side**2 + num_features + max(rows for _, rows in grids) * self.side
+
     def cut(self, image: PilImage.Image) -> np.ndarray:
         """The tiles of an RGB picture: uint8 (tiles, tile_size, tile_size, 3), the whole picture first."""
         size = self.tile_size

@@ -49,7 +49,8 @@ class ServerSettings:
     """Origins whose pages may call the server from a browser."""
     max_body_bytes: int = 64 * MB
     request_timeout_s: float = 600.0
-    """After this a request is aborted, and what there is of its reply is sent."""
+    """After this a request is aborted, and what there is of its reply is sent; a reply of a conversation then
+    ends as failed."""
     send_timeout_s: float = 60.0
     """How long a client may read nothing of what waits for it before its connection is broken off."""
     drain_timeout_s: float = 30.0

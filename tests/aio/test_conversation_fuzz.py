@@ -151,7 +151,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.mark.slow
 def test_random_clients(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "voice_activity", lambda kind: Told())
-    served = AsyncEngine.from_engine(load_speaking())
+    served = AsyncEngine.from_engine(load_speaking(max_model_len=400))
     machine: Any = type("Client", (Client,), {"engine": served, "loop": loop})
     machine.TestCase.settings = settings(max_examples=100, stateful_step_count=15, deadline=None)
     try:

@@ -87,13 +87,17 @@ def test_number_of_positions(
     for width, height in SIZES:
         plan = tiler.plan(width, height)
         assert plan.num_positions == expected_positions(config, width, height), (width, height)
+        assert plan.num_positions <= tiler.most_positions
         assert tiler.cut(PilImage.new("RGB", (width, height))).shape == (plan.num_tiles, TILE, TILE, 3)
 
 
 @given(width=st.integers(1, 5000), height=st.integers(1, 5000), limit=st.integers(1, 12))
 def test_number_of_positions_of_any_size(small: ModelConfig, width: int, height: int, limit: int) -> None:
     config = replace(small, image_aspect_ratio=f"anyres_max_{limit}")
-    assert Tiler(config).plan(width, height).num_positions == expected_positions(config, width, height)
+    tiler = Tiler(config)
+    num_positions = tiler.plan(width, height).num_positions
+    assert num_positions == expected_positions(config, width, height)
+    assert num_positions <= tiler.most_positions
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from event_order import EventOrder
-from http_server import Served
+from http_server import Served, serving_http
 from openai_client import heard_again, words
 from realtime_client import PICTURE, PIECE_S, Bare, bare, client, joined, question, sound_file, spoken_pieces
 from serving import run
@@ -293,6 +293,53 @@ def test_a_session_that_only_writes_down(served: Served, beta: bool) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("beta", [False, True], ids=["general", "beta"])
+def test_what_becomes_of_long_conversations(served: Served, beta: bool) -> None:
+    """Old turns are left out, unless the client asks for an error instead."""
+    headers = {"OpenAI-Beta": "realtime=v1"} if beta else {}
+
+    async def main() -> None:
+        async with bare(served, additional_headers=headers) as talk:
+            assert (await talk.read())["session"]["truncation"] == "auto"
+            half = {"type": "retention_ratio", "retention_ratio": 0.5}
+            text = {"modalities": ["text"]} if beta else TEXT
+            for truncation in (half, "disabled"):
+                await talk.send("session.update", session={**text, "truncation": truncation})
+                assert (await talk.until("session.updated"))["session"]["truncation"] == truncation
+            long = text_item("one " * 5000)
+            for each in (long, text_item("Fine.", "assistant"), text_item("How much is two plus three?")):
+                await talk.send("conversation.item.create", item=each)
+            await talk.send("response.create")
+            failed = (await talk.until("response.done"))["response"]
+            assert failed["status"] == "failed"
+            assert "(max_model_len)" in failed["status_details"]["error"]["message"]
+            await talk.send("session.update", session={"truncation": None})
+            assert (await talk.until("session.updated"))["session"]["truncation"] == "auto"
+            await talk.send("response.create")
+            told = (await talk.until("response.done"))["response"]
+            assert "five" in words(told["output"][0]["content"][0]["text"])
+            assert told["usage"]["input_tokens"] < 200
+
+    run(main())
+
+
+def test_a_response_that_takes_too_long() -> None:
+    with serving_http(request_timeout_s=0.05) as served:
+
+        async def main() -> None:
+            async with bare(served, order=EventOrder()) as talk:
+                await talk.send("conversation.item.create", item=PICTURE)
+                await talk.say(question())
+                told = (await talk.until("response.done"))["response"]
+                assert told["status"] == "failed"
+                error = told["status_details"]["error"]
+                assert error["message"] == "the reply was not made within 0.05 s"
+                await talk.send("session.update", session={**TEXT, "instructions": ""})
+                await talk.until("session.updated")
+
+        run(main())
+
+
 WRONG: list[tuple[dict[str, Any], str | None]] = [
     ({"type": "session.explode"}, "type"),
     ({}, "type"),
@@ -311,6 +358,31 @@ WRONG: list[tuple[dict[str, Any], str | None]] = [
         "session.audio.output.speed",
     ),
     ({"type": "session.update", "session": {"model": "gpt-realtime"}}, "model"),
+    ({"type": "session.update", "session": {"truncation": "never"}}, "session.truncation"),
+    ({"type": "session.update", "session": {"truncation": 0.8}}, "session.truncation"),
+    *(
+        (
+            {
+                "type": "session.update",
+                "session": {"truncation": {"type": "retention_ratio", "retention_ratio": ratio}},
+            },
+            "session.truncation.retention_ratio",
+        )
+        for ratio in (0, 2, "x", None, float("nan"))
+    ),
+    (
+        {
+            "type": "session.update",
+            "session": {
+                "truncation": {
+                    "type": "retention_ratio",
+                    "retention_ratio": 0.8,
+                    "token_limits": {"post_instructions": 1000},
+                }
+            },
+        },
+        "session.truncation.token_limits",
+    ),
     (
         {
             "type": "session.update",

@@ -18,6 +18,7 @@ from antiphon.aio.conversation.events import (
 from antiphon.aio.conversation.items import History, Item
 from antiphon.aio.conversation.listening import Listening
 from antiphon.aio.conversation.replying import Replying, Speculation
+from antiphon.aio.conversation.retention import Retention
 from antiphon.aio.conversation.settings import ConversationSettings, ReplyOptions
 from antiphon.aio.conversation.transcripts import Transcripts
 from antiphon.errors import EngineDead, InvalidRequest
@@ -64,16 +65,20 @@ class Conversation:
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
         self._events: asyncio.Queue[ConversationEvent | None] = asyncio.Queue()
         self._transcripts = Transcripts(engine, self.history, self._emit, self._post)
+        self._retention = Retention(engine, self.history, settings)
         self._replying = Replying(
             engine,
             self.history,
             self._transcripts,
+            self._retention,
             self._emit,
             self._post,
             number=number,
-            remembers=settings.history,
+            timeout_s=settings.reply_timeout_s,
         )
-        self._listening = Listening(engine, self.history, self._replying, settings, self._emit, self._post)
+        self._listening = Listening(
+            engine, self.history, self._replying, self._retention, settings, self._emit, self._post
+        )
         self._task: asyncio.Task[None] | None = None
         self._is_working = False
         self._is_closed = False
@@ -140,6 +145,7 @@ class Conversation:
         at the end)."""
 
         async def add() -> None:
+            await self._retention.measure(item)
             previous = self.history.add(item, after)
             self._emit(ItemAdded(item, previous))
             self._emit(ItemDone(item, previous))
@@ -211,7 +217,8 @@ class Conversation:
 
         async def change() -> None:
             await self._listening.update(settings)
-            self._replying.remembers = settings.history
+            self._retention.settings = settings
+            self._replying.timeout_s = settings.reply_timeout_s
             self.settings = settings
 
         await self._do(change)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import dropwhile, groupby, pairwise
 from typing import Literal, get_args
 
 from antiphon.errors import InvalidRequest
@@ -92,6 +92,8 @@ class History:
     """The items in their order. Deleting and inserting are the client's; the model reads `messages`."""
 
     def __init__(self) -> None:
+        self.num_left_out = 0
+        """The items at the beginning that the model no longer reads, unless they are system messages."""
         self._items: list[Item] = []
 
     def __iter__(self) -> Iterator[Item]:
@@ -128,6 +130,8 @@ class History:
         else:
             index = len(self._items) if after is None else self._index(after, "previous_item_id") + 1
         self._items.insert(index, item)
+        if index < self.num_left_out:
+            self.num_left_out += 1
         return self._items[index - 1].item_id if index else None
 
     def change(self, item: Item) -> None:
@@ -136,30 +140,63 @@ class History:
 
     def remove(self, item_id: str) -> None:
         """InvalidRequest if there is none of this id."""
-        del self._items[self._index(item_id)]
+        index = self._index(item_id)
+        del self._items[index]
+        if index < self.num_left_out:
+            self.num_left_out -= 1
 
     def messages(
-        self, system: str | None = None, also: Sequence[Part] = (), *, remembers: bool = True
+        self,
+        system: str | None = None,
+        also: Sequence[Units] = (),
+        *,
+        remembers: bool = True,
+        start: int | None = None,
     ) -> list[Message]:
         """What the model reads: neighbours of one role as one message, since that is how it was trained.
 
         system: the system message, before the items' own; None: only theirs. also: parts that follow as the
         user's. remembers: False for nothing but the system message and what is new, which is all that came
-        after the last reply or spoken turn.
+        after the last reply or spoken turn. start: the index of the first item that is read, system messages
+        excepted; None: the first that is not left out.
         """
-        given = [item for item in self._items if item.status != "in_progress"]
         opening = [] if system is None else [system]
-        opening += [item.text for item in given if item.role == "system" and item.text]
-        turns = [item for item in given if item.role != "system" and self._parts(item)]
+        opening += [
+            item.text
+            for item in self._items
+            if item.role == "system" and item.text and item.status != "in_progress"
+        ]
+        turns = [item for _, item in self._turns(also, self.num_left_out if start is None else start)]
         if not remembers:
-            turns = turns[_start_of_news(turns if also else turns[:-1]) :]
-        spoken = [(item.role, self._parts(item)) for item in turns]
-        if also:
-            spoken.append(("user", tuple(also)))
+            turns = turns[_start_of_news(turns[:-1]) :]
         messages = [Message("system", "\n\n".join(opening))] if opening else []
-        for role, group in groupby(spoken, key=lambda turn: turn[0]):
-            messages.append(Message(role, tuple(part for _, parts in group for part in parts)))
+        for role, group in groupby(turns, key=lambda item: item.role):
+            messages.append(Message(role, tuple(part for item in group for part in self._parts(item))))
         return messages
+
+    def starts(self, also: Sequence[Units] = ()) -> list[int]:
+        """Where the model could begin to read instead: the indices of the items, not left out, that begin
+        one of the user's turns, but for the first. also: see `messages`; its index is the number of items."""
+        turns = self._turns(also, self.num_left_out)
+        return [
+            index
+            for (_, before), (index, item) in pairwise(turns)
+            if item.role == "user" and (before.role != "user" or before.num_units)
+        ]
+
+    def _turns(self, also: Sequence[Units], start: int) -> list[tuple[int, Item]]:
+        """What is read but for system messages, with its indices. A reply whose question is left out is left
+        out, too."""
+        turns = [
+            (index, item)
+            for index, item in enumerate(self._items)
+            if index >= start and item.role != "system" and item.status != "in_progress" and self._parts(item)
+        ]
+        if also:
+            turns.append((len(self._items), Item("user", tuple(also), "")))
+        if start > 0:
+            turns = list(dropwhile(lambda turn: turn[1].role != "user", turns))
+        return turns
 
     @staticmethod
     def _parts(item: Item) -> tuple[Part, ...]:

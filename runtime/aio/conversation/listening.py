@@ -34,6 +34,7 @@ from antiphon.types import Request, TranscriptUpdate, Units
 if TYPE_CHECKING:
     from antiphon.aio.conversation.answering import Answering
     from antiphon.aio.conversation.replying import Replying
+    from antiphon.aio.conversation.retention import Retention
     from antiphon.sound.arrays import AudioArray
 
 __all__ = ["Listening"]
@@ -50,6 +51,7 @@ class Listening:
         engine: Answering,
         history: History,
         replying: Replying,
+        retention: Retention,
         settings: ConversationSettings,
         emit: Callable[[ConversationEvent], None],
         post: Callable[[Callable[[], Awaitable[None]]], None],
@@ -60,6 +62,7 @@ class Listening:
         self._engine = engine
         self._history = history
         self._replying = replying
+        self._retention = retention
         self._settings = settings
         self._emit = emit
         self._post = post
@@ -169,9 +172,7 @@ class Listening:
             self._replying.drop_ahead()
 
     async def _begin(self, at: int) -> SpokenTurn:
-        messages = self._history.messages(
-            self._settings.reply.system, (Units(()),), remembers=self._settings.history
-        )
+        messages = self._retention.read(self._settings.reply, (Units(()),), is_growing=True)
         num_before = num_units(messages[-1])
         turn = self._turn = SpokenTurn(new_id("item"), at, self._rate_hz, num_before)
         self._watches_idle = True  # the detector counts from the end of the turn
@@ -242,6 +243,7 @@ class Listening:
             turn.pause(at, lambda turn: None)
         await turn.settled()
         self._turn = None
+        self._retention.note_turn((at - turn.start) / self._rate_hz)
         if self._settings.turn_detection is not None:
             self.endpoint_delay_s = (self._origin + self._detector.num_samples - at) / self._rate_hz
             self._emit(SpeechStopped(turn.item_id, at / self._rate_hz, self.endpoint_delay_s))

@@ -95,6 +95,7 @@ class Reply:
         self._last: Finished | Failed | None = None
         """Its last event, if that has come."""
         self._task: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def is_spoken(self) -> bool:
@@ -131,9 +132,15 @@ class Reply:
                 break
             await asyncio.wait([self._task], timeout=CONFIRM_RETRY_S)
 
+    def expire_after(self, seconds: float, expire: Callable[[], None]) -> None:
+        """Have `expire` called, unless it has been dropped by then."""
+        self._expiry = asyncio.get_running_loop().call_later(seconds, expire)
+
     def drop(self) -> asyncio.Task[None] | None:
         """Stop making it; nothing more is told. Returns the task that then lets go of its request."""
         self.has_ended = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         if self._task is not None:
             self._task.cancel()
         return self._task

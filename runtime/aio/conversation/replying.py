@@ -42,6 +42,7 @@ from antiphon.types import (
 if TYPE_CHECKING:
     from antiphon.aio.conversation.answering import Answering
     from antiphon.aio.conversation.events import EndReason, ReplyStatus
+    from antiphon.aio.conversation.retention import Retention
     from antiphon.aio.conversation.transcripts import Transcripts
 
 __all__ = ["Replying", "Speculation"]
@@ -69,19 +70,21 @@ class Replying:
         engine: Answering,
         history: History,
         transcripts: Transcripts,
+        retention: Retention,
         emit: Callable[[ConversationEvent], None],
         post: Callable[[Callable[[], Awaitable[None]]], None],
         *,
         number: int,
-        remembers: bool,
+        timeout_s: float | None,
     ) -> None:
         """emit: gets events. post: has something done by the conversation's task, in its turn. number: of the
-        conversation, for seeds. remembers: see `ConversationSettings.history`."""
-        self.remembers = remembers
+        conversation, for seeds. timeout_s: see `ConversationSettings.reply_timeout_s`."""
+        self.timeout_s = timeout_s
         self.speculation = Speculation()
         self._engine = engine
         self._history = history
         self._transcripts = transcripts
+        self._retention = retention
         self._emit = emit
         self._post = post
         self._number = number
@@ -113,7 +116,8 @@ class Replying:
         self.drop_ahead()
         if self._current is not None:
             return  # it would not be said now
-        reply = self._reply(self._messages(options, also=(units,)), options, is_speculative=True)
+        messages = self._retention.read(options, (units,), is_kept=False)
+        reply = self._reply(messages, options, is_speculative=True)
         reply.turn_id = turn_id if reply.hears_one_turn else None
         self._ahead = reply
         self.speculation = replace(self.speculation, num_begun=self.speculation.num_begun + 1)
@@ -158,7 +162,10 @@ class Replying:
         """See `Conversation.respond`. turn_id: the item whose transcript is to be told."""
         if keep and self._current is not None:
             raise InvalidRequest("response: another is being made; cancel it first, or wait for its end")
-        messages = self._messages(options, items)
+        if items is None:
+            messages = self._retention.read(options, is_kept=keep)
+        else:
+            messages = _messages(options, items)
         if not messages or messages[-1].role != "user":
             raise InvalidRequest("response: expected something of the user's to answer, got nothing new")
         reply = None
@@ -216,19 +223,13 @@ class Replying:
             self._emit(ItemAdded(item, self._history.add(item)))
         else:
             self._aside[reply.reply_id] = reply
+        if self.timeout_s is not None:
+            reply.expire_after(
+                self.timeout_s, partial(self._post, partial(self._expire, reply, self.timeout_s))
+            )
         held, reply.held = reply.held, []
         for event in held:
             self._say(reply, event)
-
-    def _messages(
-        self, options: ReplyOptions, items: Sequence[Item] | None = None, also: tuple[Units, ...] = ()
-    ) -> list[Message]:
-        if items is None:
-            return self._history.messages(options.system, also, remembers=self.remembers)
-        history = History()
-        for item in items:
-            history.add(item)
-        return history.messages(options.system, also)
 
     # --- being made -------------------------------------------------------------------------------
 
@@ -369,6 +370,10 @@ class Replying:
             with suppress(InvalidRequest):  # the client has removed what was to be answered
                 await self.respond(options)
 
+    async def _expire(self, reply: Reply, timeout_s: float) -> None:
+        if not reply.has_ended:
+            self._end(reply, "failed", error=f"the reply was not made within {timeout_s:g} s")
+
     async def interrupt(self) -> None:
         """The user speaks: stop what is being made or played for the conversation."""
         self._waiting = None
@@ -430,3 +435,11 @@ class Replying:
             else:
                 self._end(reply, "failed", error=error)
         await asyncio.gather(*self._dropped, return_exceptions=True)
+
+
+def _messages(options: ReplyOptions, items: Sequence[Item]) -> list[Message]:
+    """What is read of items that were given in place of the conversation's."""
+    history = History()
+    for item in items:
+        history.add(item)
+    return history.messages(options.system)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from antiphon.errors import InvalidRequest
+from antiphon.plain import number
 from antiphon.turns.settings import TurnDetection
 from antiphon.types import SamplingParams
 
@@ -48,3 +49,18 @@ class ConversationSettings:
     history: bool = True
     """Whether the model reads earlier turns and replies. Without it, it reads a turn with no more than the
     system messages, and what was added since the last turn or reply."""
+    retention_ratio: float | None = 0.8
+    """When the conversation grows too long for the model, its oldest turns are no longer read, until what
+    follows the system messages takes at most this share of its room; above 0, at most 1. The items stay.
+    A prompt that begins elsewhere finds nothing in the prefix cache, so it is better to leave out more than
+    is needed, and seldom. None: all turns are read, and a reply that has no room for them fails."""
+    reply_timeout_s: float | None = None
+    """A reply that takes longer than this to be made ends as failed. None: there is no limit."""
+
+    def __post_init__(self) -> None:
+        if self.retention_ratio is not None:
+            ratio = number("retention_ratio", self.retention_ratio, 0.0, 1.0, above=True)
+            object.__setattr__(self, "retention_ratio", ratio)
+        if self.reply_timeout_s is not None:
+            timeout_s = number("reply_timeout_s", self.reply_timeout_s, 0.0, above=True)
+            object.__setattr__(self, "reply_timeout_s", timeout_s)

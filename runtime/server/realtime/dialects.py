@@ -33,7 +33,16 @@ INPUT_FIELDS = {
     "input_audio_transcription": "transcription",
     "turn_detection": "turn_detection",
 }
-PLAIN_FIELDS = ("model", "instructions", "temperature", "tools", "tool_choice", "tracing", "include")
+PLAIN_FIELDS = (
+    "model",
+    "instructions",
+    "temperature",
+    "truncation",
+    "tools",
+    "tool_choice",
+    "tracing",
+    "include",
+)
 KEPT_FIELDS = ("conversation", "metadata", "input")
 """Of a response, those that are the same in both."""
 PLACES = {

@@ -121,7 +121,10 @@ def live_settings(service: Service, config: LiveConfig) -> ConversationSettings:
     """The conversation's settings for a session. ApiError for what this server cannot."""
     service.check_model(config.model)
     voice = speaking_voice(service, config.audio.output.voice, "session.audio.output.voice")
-    return ConversationSettings(reply=ReplyOptions(system=config.instructions, voice=voice))
+    return ConversationSettings(
+        reply=ReplyOptions(system=config.instructions, voice=voice),
+        reply_timeout_s=service.settings.request_timeout_s,
+    )
 
 
 def history_of(config: LiveConfig) -> list[Item]:

@@ -207,6 +207,8 @@ class LiveSession(Talk):
                 self._tell_sound(said, said.writer.finish(), start_ms)
             last_ms = said.writer.end_ms if said.writer is not None else 0
             self._tell_said(said, len(said.text), last_ms)
+            # Its last unit may end some ms after its sound, and the next reply does not begin before.
+            self._spoken_ms = max(self._spoken_ms, said.end_ms)
         if event.status == "failed":
             message = event.error or "the reply failed"
             self.tell_error(ApiError(500, message, kind="server_error", code="failed"), None)

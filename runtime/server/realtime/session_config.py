@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError, field_validator
 
 from antiphon.aio.conversation.settings import ConversationSettings, ReplyOptions
 from antiphon.server.errors import ApiError, not_valid
-from antiphon.server.openai.schemas import NoDict, NoList, Strict, Text, sampling_params
+from antiphon.server.openai.schemas import NoDict, NoList, Strict, Text, by_form, sampling_params
 from antiphon.server.openai.voices import VoiceId, speaking_voice
 from antiphon.server.realtime.sound import SoundFormat
 from antiphon.server.service import Service
@@ -151,6 +152,20 @@ class HeardAudio(Strict):
     input: InputAudio = InputAudio()
 
 
+class RetentionRatio(Strict):
+    """Of a conversation that grows too long, this share of what there is room for goes on being read."""
+
+    type: Literal["retention_ratio"]
+    retention_ratio: float = Field(gt=0, le=1)
+    token_limits: NoDict | None = None
+
+
+Truncation = Annotated[
+    Annotated[Literal["auto", "disabled"], Tag("string")] | Annotated[RetentionRatio, Tag("other")],
+    Discriminator(by_form),
+]
+
+
 class RealtimeConfig(Strict):
     """A session in which the model replies."""
 
@@ -164,6 +179,8 @@ class RealtimeConfig(Strict):
     max_output_tokens: MAX_TOKENS = "inf"
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """As in the beta; 0 unless it is given."""
+    truncation: Truncation = "auto"
+    """What becomes of a conversation that grows too long for the model."""
     antiphon_events: bool = False
     """Whether the events that OpenAI does not have are sent."""
 
@@ -171,7 +188,6 @@ class RealtimeConfig(Strict):
     tools: NoList | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
-    truncation: Literal["disabled"] | None = None
     tracing: NoDict | None = None
     include: NoList | None = None
     prompt: NoDict | None = None
@@ -181,6 +197,11 @@ class RealtimeConfig(Strict):
     @classmethod
     def _is_known(cls, given: list[str]) -> list[str]:
         return ["audio"] if "audio" in given else ["text"]  # a spoken reply always has its text
+
+    @field_validator("truncation", mode="before")
+    @classmethod
+    def _is_given(cls, given: Any) -> Any:
+        return "auto" if given is None else given
 
     @property
     def is_spoken(self) -> bool:
@@ -287,8 +308,15 @@ def conversation_settings(service: Service, config: SessionConfig) -> Conversati
         if not replies:
             fields |= {"create_response": False, "interrupt_response": False}
         detection = TurnDetection(kind=vad.type, **fields)
+    timeout_s = service.settings.request_timeout_s
     if isinstance(config, RealtimeConfig):
-        return ConversationSettings(reply=reply_options(service, config), turn_detection=detection)
+        settings = ConversationSettings(
+            reply=reply_options(service, config), turn_detection=detection, reply_timeout_s=timeout_s
+        )
+        if config.truncation == "auto":
+            return settings
+        ratio = None if config.truncation == "disabled" else config.truncation.retention_ratio
+        return replace(settings, retention_ratio=ratio)
     return ConversationSettings(
         reply=ReplyOptions(modalities=("text",)), turn_detection=detection, speculate=False
     )
