@@ -1,5 +1,5 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread per process,
-no network, and the options --cases and --share."""
+no network, and the options --cases, --share and --long-part."""
 
 from __future__ import annotations
 
@@ -45,12 +45,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run one in N tests of each file, at least one, spread over the file",
     )
+    parser.addoption(
+        "--long-part",
+        type=part,
+        metavar="K/N",
+        help="of the tests that are marked long, run the K-th of N parts",
+    )
+
+
+def part(text: str) -> tuple[int, int]:
+    """Which one, from 0, and of how many."""
+    which, _, count = text.partition("/")
+    if not (which.isdecimal() and count.isdecimal() and 1 <= int(which) <= int(count)):
+        raise ValueError
+    return int(which) - 1, int(count)
 
 
 @pytest.hookimpl(trylast=True)  # to choose from what -k and -m leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     most, share = config.getoption("--cases"), config.getoption("--share")
     chosen = list(items)
+    if (long_part := config.getoption("--long-part")) is not None:
+        which, count = long_part
+        functions = grouped([item for item in items if item.get_closest_marker("long")], function_of)
+        elsewhere = {
+            item for index, tests in enumerate(functions) if index % count != which for item in tests
+        }
+        chosen = [item for item in chosen if item not in elsewhere]
     if most is not None:
         chosen = [item for group in grouped(chosen, function_of) for item in spread(group, most)]
     if share is not None:

@@ -54,6 +54,19 @@ print("cuda:", sys.modules["torch"].cuda.is_initialized())
     assert done.stdout == "loaded: []\nthreads: 1\ncuda: False\n"
 
 
+@pytest.mark.slow
+def test_loading_an_engine_loads_no_compiler() -> None:
+    """Nor sympy: each takes longer to import than all else that an engine loads."""
+    program = """
+import sys
+from antiphon import Engine
+Engine()
+print(sorted({"sympy", "torch._dynamo", "torch._inductor", "scipy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_stub_agrees_with_the_compiled_module() -> None:
     """Names and arguments, in order."""
     from antiphon.kernels import _C

@@ -31,8 +31,8 @@ class FlowModel(nn.Module):
 
     def __init__(self, params: FlowParams) -> None:
         super().__init__()
-        # nn.Embedding draws its weight. On the meta device, any way to draw imports torch's compiler or sympy,
-        # which takes longer than all other loading.
+        # nn.Embedding draws its weight. On the meta device, any way to draw imports torch's compiler or
+        # sympy, which takes longer than all other loading.
         weight = torch.empty(params.vocab_size, params.input_size)
         if weight.device.type != "meta":
             nn.init.normal_(weight)
