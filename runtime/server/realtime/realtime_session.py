@@ -22,6 +22,7 @@ from antiphon.server.realtime.session_config import (
     merged,
     reply_options,
     session_json,
+    session_object,
 )
 from antiphon.server.realtime.sound import SoundReader, read_base64
 from antiphon.server.realtime.talk import Talk
@@ -103,7 +104,7 @@ class RealtimeSession(Talk):
         return {
             **told,
             "id": self.session_id,
-            "object": f"realtime.{'session' if self.config.type == 'realtime' else 'transcription_session'}",
+            "object": session_object(self.config),
             "expires_at": self.expires_s,
             "resume_token": self.token,
         }

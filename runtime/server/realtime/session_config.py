@@ -29,6 +29,7 @@ __all__ = [
     "output_format",
     "reply_options",
     "session_json",
+    "session_object",
 ]
 
 INF = "inf"
@@ -239,6 +240,11 @@ def session_json(service: Service, config: SessionConfig) -> dict[str, Any]:
         told = {"model": service.model_name, "tools": [], "tool_choice": "auto", **told}
         told.setdefault("instructions", "")
     return {**told, "antiphon_events": config.antiphon_events}
+
+
+def session_object(config: SessionConfig) -> str:
+    """What the API calls a session of this type."""
+    return f"realtime.{'session' if config.type == 'realtime' else 'transcription_session'}"
 
 
 def _merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
