@@ -437,6 +437,7 @@ def test_the_beta_is_told_its_own_names(served: Served) -> None:
                 "input_audio_format": "mp3",
                 "turn_detection": {"type": "guess"},
                 "max_response_output_tokens": 0,
+                "modalities": ["sight"],
                 "client_secret": {},
             }
             for name, value in wrong.items():

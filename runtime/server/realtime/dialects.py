@@ -198,7 +198,7 @@ def beta_error(error: dict[str, Any]) -> dict[str, Any]:
     if isinstance(param, str):
         top, _, rest = param.partition(".")
         for new, old in PLACES.items():
-            if top in ("session", "response") and (rest == new or rest.startswith(f"{new}.")):
+            if top in ("session", "response") and (rest == new or rest.startswith((f"{new}.", f"{new}["))):
                 named = f"{top}.{old}{rest.removeprefix(new)}"
                 return {**error, "param": named, "message": error["message"].replace(param, named)}
     return error
