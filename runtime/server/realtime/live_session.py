@@ -59,7 +59,7 @@ class LiveSession(Talk):
         self._begun_s = time.monotonic()
         self._said: dict[str, _Said] = {}
         self._spoken_ms = 0
-        """Where the sound of the last reply ends."""
+        """Where the last reply ends."""
         self._growing = GrowingTranscript()
         self._stopped_ms = 0
         self._heard_ms = 0
@@ -207,6 +207,7 @@ class LiveSession(Talk):
                 self._tell_sound(said, said.writer.finish(), start_ms)
             last_ms = said.writer.end_ms if said.writer is not None else 0
             self._tell_said(said, len(said.text), last_ms)
+            self._spoken_ms = max(self._spoken_ms, said.end_ms)  # the last unit may end after its sound
         if event.status == "failed":
             message = event.error or "the reply failed"
             self.tell_error(ApiError(500, message, kind="server_error", code="failed"), None)
