@@ -1,11 +1,11 @@
-"""The order in which a Realtime session's events must come, checked as they come."""
+"""The order in which a session's events must come, in each dialect, checked as they come."""
 
 from __future__ import annotations
 
 import base64
 from typing import Any
 
-__all__ = ["EventOrder"]
+__all__ = ["BetaOrder", "EventOrder", "LiveOrder"]
 
 STAGES = {
     name: stage
@@ -34,6 +34,27 @@ STAGES = {
 DELTAS = STAGES["response.output_text.delta"]
 TRANSCRIPTION = "conversation.item.input_audio_transcription."
 SAMPLE_BYTES = {"audio/pcm": 2, "audio/pcmu": 1, "audio/pcma": 1}
+BETA = {
+    "response.audio.delta": "response.output_audio.delta",
+    "response.audio.done": "response.output_audio.done",
+    "response.audio_transcript.delta": "response.output_audio_transcript.delta",
+    "response.audio_transcript.done": "response.output_audio_transcript.done",
+    "response.text.delta": "response.output_text.delta",
+    "response.text.done": "response.output_text.done",
+    "conversation.item.created": "conversation.item.added",
+}
+"""What became of events of the beta."""
+BETA_FORMATS = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
+
+LIVE_TRACKS = ("input_transcript", "output_transcript", "output_audio")
+LIVE_ANSWERS = {
+    "session.start": "session.started",
+    "session.update": "session.updated",
+    "session.input_audio.mute": "session.input_audio.muted",
+    "session.input_audio.unmute": "session.input_audio.unmuted",
+    "session.instructions.append": "session.instructions.appended",
+}
+"""To each event that has one if it is right."""
 
 
 class EventOrder:
@@ -176,3 +197,83 @@ class EventOrder:
         assert stage > before or stage == before == DELTAS, f"{kind} in stage {before}"
         if before >= STAGES["response.content_part.added"]:
             assert stage - before <= 2, f"{kind} in stage {before}: something is missing"
+
+
+class BetaOrder(EventOrder):
+    """Of the beta, which has no event for the end of an item."""
+
+    def see(self, event: dict[str, Any]) -> None:
+        kind = event["type"]
+        assert kind not in BETA.values() and kind != "conversation.item.done", f"{kind} is not of the beta"
+        event = {**event, "type": BETA.get(kind, kind)}
+        if kind in ("response.created", "response.done"):
+            told = event["response"]
+            assert told["modalities"] in (["text"], ["text", "audio"])
+            if "output_audio_format" in told:
+                form: dict[str, Any] = {"type": BETA_FORMATS[told["output_audio_format"]]}
+                if form["type"] == "audio/pcm":
+                    form["rate"] = 24_000
+                event["response"] = {**told, "audio": {"output": {"format": form}}}
+        super().see(event)
+
+    def end(self) -> None:
+        self._done = set(self._added)
+        super().end()
+
+
+class LiveOrder:
+    """Of the Live API: tracks on one clock, and an answer to each event that asks for one."""
+
+    def __init__(self) -> None:
+        self.has_spoken = False
+        """Whether the user may have interrupted a reply, whose sound then ends before what was sent of it."""
+        self._asked: dict[str, str] = {}
+        self._ids: set[str] = set()
+        self._ends = dict.fromkeys(LIVE_TRACKS, 0)
+        self._seconds = 0.0
+        self._has_begun = False
+        self._is_closed = False
+
+    def sent(self, event: dict[str, Any]) -> None:
+        """What the client sends, in order; the ids of events are different."""
+        if event["type"] in LIVE_ANSWERS:
+            self._asked[event["event_id"]] = event["type"]
+
+    def see(self, event: dict[str, Any]) -> None:
+        kind = event["type"]
+        assert not self._is_closed, f"{kind} after the end"
+        if not self._has_begun:
+            assert kind in ("error", "session.started"), kind
+            self._has_begun = kind == "session.started"
+        else:
+            assert kind != "session.started"
+            assert event["event_id"] not in self._ids
+            self._ids.add(event["event_id"])
+        track = kind.removeprefix("session.").removesuffix(".delta")
+        if track in self._ends:
+            self._see_track(track, event)
+        elif kind == "error":
+            assert event.get("client_event_id") == event["error"]["client_event_id"]
+            self._asked.pop(event["error"]["client_event_id"] or "", None)
+        elif kind in LIVE_ANSWERS.values():
+            asked = next(iter(self._asked))
+            assert event["client_event_id"] == asked and LIVE_ANSWERS[self._asked.pop(asked)] == kind
+        else:
+            assert kind in ("session.usage.updated", "session.closed"), kind
+            assert event["usage"]["seconds"] >= self._seconds
+            self._seconds = event["usage"]["seconds"]
+            self._is_closed = kind == "session.closed"
+
+    def end(self) -> None:
+        """There are no more events."""
+        assert self._is_closed and not self._asked, f"without an answer: {self._asked}"
+
+    def _see_track(self, track: str, event: dict[str, Any]) -> None:
+        start_ms, end_ms = event["start_ms"], event["end_ms"]
+        assert event["delta"] and 0 <= start_ms <= end_ms
+        if track == "input_transcript" or not self.has_spoken:
+            assert start_ms >= self._ends[track] - 1, f"{track} goes back to {start_ms} ms"
+        self._ends[track] = end_ms
+        if track == "output_audio":
+            num_bytes = len(base64.b64decode(event["delta"], validate=True))
+            assert abs(num_bytes / 48 - (end_ms - start_ms)) <= 1

@@ -458,6 +458,46 @@ def test_what_is_wrong_is_told_by_name_and_the_session_goes_on(served: Served) -
     run(main())
 
 
+def test_errors_have_the_codes_that_clients_go_by(served: Served) -> None:
+    async def main() -> None:
+        async with bare(served, order=EventOrder()) as talk:
+            await talk.send("conversation.item.create", item={**text_item("Hello"), "id": "one"})
+
+            async def code(kind: str, **fields: Any) -> str:
+                await talk.send(kind, **fields)
+                return str((await talk.until("error"))["error"]["code"])
+
+            assert await code("response.cancel") == "response_cancel_not_active"
+            assert talk.events[-1]["error"]["message"].startswith("Cancellation failed")
+            assert await code("input_audio_buffer.commit") == "input_audio_buffer_commit_empty"
+            again = {**text_item("Hello"), "id": "one"}
+            assert await code("conversation.item.create", item=again) == "item_create_duplicate_item_id"
+            for what, more in (("delete", {}), ("retrieve", {}), ("truncate", {"audio_end_ms": 1})):
+                kind = f"conversation.item.{what}"
+                assert await code(kind, item_id="no", **more) == f"item_{what}_invalid_item_id"
+            await talk.send("response.create")
+            assert await code("response.create") == "conversation_already_has_active_response"
+            await talk.until("response.done")
+            assert await code("response.create") == "invalid_value"
+
+    run(main())
+
+
+def test_turn_detection_is_switched_off_with_false_too(served: Served) -> None:
+    """By clients that cannot send null. What is not set is not told: some clients do not know all fields."""
+
+    async def main() -> None:
+        async with bare(served, order=EventOrder()) as talk:
+            told = (await talk.until("session.created"))["session"]["audio"]["input"]
+            assert told["transcription"] == {} and told["noise_reduction"] is None
+            heard = {"turn_detection": False, "transcription": None}
+            await talk.send("session.update", session={"audio": {"input": heard}})
+            told = (await talk.until("session.updated"))["session"]["audio"]["input"]
+            assert told["turn_detection"] is None and told["transcription"] is None
+
+    run(main())
+
+
 def test_the_beta_is_told_its_own_names(served: Served) -> None:
     async def main() -> None:
         async with bare(served, additional_headers={"OpenAI-Beta": "realtime=v1"}) as talk:
@@ -469,6 +509,7 @@ def test_the_beta_is_told_its_own_names(served: Served) -> None:
                 "input_audio_format": "mp3",
                 "turn_detection": {"type": "guess"},
                 "max_response_output_tokens": 0,
+                "modalities": ["sight"],
                 "client_secret": {},
             }
             for name, value in wrong.items():

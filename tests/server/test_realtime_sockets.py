@@ -134,6 +134,53 @@ def test_secrets_for_wrong_sessions_are_refused(served: Served) -> None:
     assert answer.json()["session"]["type"] == "transcription"
 
 
+def test_keys_of_the_beta(keyed: Served) -> None:
+    """By openai's client for the beta; a browser of the beta then connects with what it got."""
+
+    async def main() -> None:
+        api = client(keyed, "right").beta.realtime
+        made = await api.sessions.create(
+            modalities=["text"],
+            instructions="Sing.",
+            input_audio_format="g711_ulaw",
+            turn_detection={"type": "semantic_vad", "eagerness": "high"},
+            client_secret={"expires_after": {"anchor": "created_at", "seconds": 30}},
+        )
+        assert made.client_secret.value.startswith("ek_")
+        assert 25 < made.client_secret.expires_at - time.time() <= 30
+        assert (made.modalities, made.instructions) == (["text"], "Sing.")
+        assert made.input_audio_format == "g711_ulaw" and made.turn_detection is not None
+        wrote = await api.transcription_sessions.create(client_secret={"expires_at": {"seconds": 20}})
+        assert 15 < wrote.client_secret.expires_at - time.time() <= 20
+        for key, kind in ((made.client_secret.value, ""), (wrote.client_secret.value, "transcription_")):
+            protocols: Any = ["realtime", f"openai-insecure-api-key.{key}", "openai-beta.realtime-v1"]
+            async with connect(url(keyed), subprotocols=protocols) as connection:
+                told = json.loads(await connection.recv())
+                assert told["type"] == f"{kind}session.created"
+                assert told["session"]["input_audio_format"] == ("pcm16" if kind else "g711_ulaw")
+                assert told["session"].get("instructions") == (None if kind else "Sing.")
+
+    run(main())
+
+
+def test_keys_of_the_beta_for_wrong_sessions_are_refused(served: Served) -> None:
+    for body, param in (
+        ({"tools": [{}]}, "tools"),
+        ({"voice": "x"}, "voice"),
+        ({"output_audio_format": "mp3"}, "output_audio_format"),
+        ({"turn_detection": {"type": "server_vad", "threshold": "high"}}, "turn_detection.threshold"),
+        ({"type": "transcription"}, "type"),
+        ({"client_secret": {"expires_after": {"seconds": 1}}}, "client_secret.expires_after.seconds"),
+        ({"colour": 1}, "colour"),
+        ({"session": {}}, "session"),
+    ):
+        answer = served.http.post("/v1/realtime/sessions", json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, param), error
+        assert error["message"].startswith(f"{param}: "), error
+    assert served.http.post("/v1/realtime/transcription_sessions", json={"voice": "alloy"}).status_code == 400
+
+
 def test_only_pages_of_the_server_and_of_allowed_origins_connect() -> None:
     async def main(served: Served) -> None:
         own = served.address

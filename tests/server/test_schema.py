@@ -39,6 +39,8 @@ ROUTES = [
     ("POST", "/v1/audio/voices"),
     ("DELETE", "/v1/audio/voices/{voice}"),
     ("POST", "/v1/realtime/client_secrets"),
+    ("POST", "/v1/realtime/sessions"),
+    ("POST", "/v1/realtime/transcription_sessions"),
 ]
 ASKED: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3},

@@ -167,7 +167,7 @@ class Replying:
         else:
             messages = _messages(options, items)
         if not messages or messages[-1].role != "user":
-            raise InvalidRequest("response: expected something of the user's to answer, got nothing new")
+            raise InvalidRequest("conversation: expected something of the user's to answer, got nothing new")
         reply = None
         if keep:
             self._waiting = None  # this answers that turn as well

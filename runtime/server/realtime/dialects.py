@@ -7,7 +7,7 @@ from typing import Any
 
 from antiphon.server.errors import ApiError
 
-__all__ = ["Beta", "Dialect"]
+__all__ = ["Beta", "Dialect", "beta_error", "beta_session", "general_session"]
 
 
 class Dialect:
@@ -82,7 +82,7 @@ class Beta(Dialect):
             fields = {**fields, "type": "session.update"}
             kind = "session.update"
         if kind == "session.update" and isinstance(fields.get("session"), dict):
-            return {**fields, "session": _general_session(fields["session"], "session")}
+            return {**fields, "session": general_session(fields["session"], "session")}
         if kind == "response.create" and isinstance(fields.get("response"), dict):
             response = dict(fields["response"])
             kept = {
@@ -90,7 +90,7 @@ class Beta(Dialect):
             }
             if isinstance(kept.get("input"), list):
                 kept["input"] = [_general_item(item) for item in kept["input"]]
-            return {**fields, "response": {**_general_session(response, "response"), **kept}}
+            return {**fields, "response": {**general_session(response, "response"), **kept}}
         if kind == "conversation.item.create":
             return {**fields, "item": _general_item(fields.get("item"))}
         return fields
@@ -101,13 +101,13 @@ class Beta(Dialect):
             return None
         event = {**event, "type": EVENTS.get(kind, kind)}
         if kind in ("session.created", "session.updated"):
-            event["session"] = _beta_session(event["session"])
+            event["session"] = beta_session(event["session"])
             if self._is_transcription:
                 event["type"] = f"transcription_{kind}"
         elif kind in ("response.created", "response.done"):
             event["response"] = _beta_response(event["response"])
         elif kind == "error":
-            event["error"] = _beta_error(event["error"])
+            event["error"] = beta_error(event["error"])
         if isinstance(event.get("item"), dict):
             event["item"] = _beta_item(event["item"])
         return event
@@ -116,7 +116,9 @@ class Beta(Dialect):
 # --- what clients send ------------------------------------------------------------------------------
 
 
-def _general_session(flat: Mapping[str, Any], place: str) -> dict[str, Any]:
+def general_session(flat: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A session of the beta in the general dialect. ApiError for a field that the beta does not have. place:
+    what its fields' names stand below."""
     found: dict[str, Any] = {}
     heard: dict[str, Any] = {}
     said: dict[str, Any] = {}
@@ -164,7 +166,8 @@ def _general_item(item: Any) -> Any:
 # --- what clients get -------------------------------------------------------------------------------
 
 
-def _beta_session(session: dict[str, Any]) -> dict[str, Any]:
+def beta_session(session: dict[str, Any]) -> dict[str, Any]:
+    """A session of the general dialect as the beta has it."""
     told = {name: value for name, value in session.items() if name not in ("audio", "type", *PLACES)}
     heard = session["audio"]["input"]
     told["input_audio_format"] = FORMAT_NAMES[heard["format"]["type"]]
@@ -198,12 +201,13 @@ def _beta_item(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _beta_error(error: dict[str, Any]) -> dict[str, Any]:
+def beta_error(error: dict[str, Any]) -> dict[str, Any]:
+    """An error that names a field of the general dialect, with the beta's name."""
     param = error.get("param")
     if isinstance(param, str):
         top, _, rest = param.partition(".")
         for new, old in PLACES.items():
-            if top in ("session", "response") and (rest == new or rest.startswith(f"{new}.")):
+            if top in ("session", "response") and (rest == new or rest.startswith((f"{new}.", f"{new}["))):
                 named = f"{top}.{old}{rest.removeprefix(new)}"
                 return {**error, "param": named, "message": error["message"].replace(param, named)}
     return error

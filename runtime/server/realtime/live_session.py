@@ -59,7 +59,7 @@ class LiveSession(Talk):
         self._begun_s = time.monotonic()
         self._said: dict[str, _Said] = {}
         self._spoken_ms = 0
-        """Where the sound of the last reply ends."""
+        """Where the last reply ends."""
         self._growing = GrowingTranscript()
         self._stopped_ms = 0
         self._heard_ms = 0

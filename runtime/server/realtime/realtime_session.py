@@ -9,7 +9,7 @@ from typing import Any
 from antiphon.aio.conversation.events import ConversationEvent, Heard, NotHeard
 from antiphon.aio.conversation.items import Item, new_id
 from antiphon.errors import InvalidRequest
-from antiphon.server.errors import ApiError
+from antiphon.server.errors import ApiError, api_error
 from antiphon.server.realtime import client_events
 from antiphon.server.realtime.client_events import SESSION_FIELDS, read_event, read_item_fields
 from antiphon.server.realtime.dialects import Dialect
@@ -22,6 +22,7 @@ from antiphon.server.realtime.session_config import (
     merged,
     reply_options,
     session_json,
+    session_object,
 )
 from antiphon.server.realtime.sound import SoundReader, read_base64
 from antiphon.server.realtime.talk import Talk
@@ -32,6 +33,16 @@ __all__ = ["RealtimeSession"]
 
 MAX_ITEMS = 2000
 """Items of one conversation."""
+CODES = {
+    ("conversation.item.create", "item.id"): "item_create_duplicate_item_id",
+    ("conversation.item.delete", "item_id"): "item_delete_invalid_item_id",
+    ("conversation.item.retrieve", "item_id"): "item_retrieve_invalid_item_id",
+    ("conversation.item.truncate", "item_id"): "item_truncate_invalid_item_id",
+    ("input_audio_buffer.commit", "input_audio_buffer"): "input_audio_buffer_commit_empty",
+    ("response.cancel", "response_id"): "response_cancel_not_active",
+    ("response.create", "response"): "conversation_already_has_active_response",
+}
+"""OpenAI's, by the event and what is wrong about it: some clients give up on errors of other codes."""
 
 
 class RealtimeSession(Talk):
@@ -82,7 +93,10 @@ class RealtimeSession(Talk):
         ):
             message = f"{event.type}: not in a session of type 'transcription'"
             raise ApiError(400, message, param="type", code="unsupported_value")
-        await self._doing[event.type](event)
+        try:
+            await self._doing[event.type](event)
+        except InvalidRequest as error:
+            raise _coded(event.type, api_error(error)) from error
 
     async def tell(self, event: ConversationEvent) -> None:
         await self._telling.tell(event)
@@ -103,7 +117,7 @@ class RealtimeSession(Talk):
         return {
             **told,
             "id": self.session_id,
-            "object": f"realtime.{'session' if self.config.type == 'realtime' else 'transcription_session'}",
+            "object": session_object(self.config),
             "expires_at": self.expires_s,
             "resume_token": self.token,
         }
@@ -197,3 +211,12 @@ class RealtimeSession(Talk):
 
     async def _cancel(self, event: client_events.ResponseCancel) -> None:
         await self.conversation.cancel(event.response_id)
+
+
+def _coded(kind: str, error: ApiError) -> ApiError:
+    """An error with the code and the message that OpenAI's clients know it by. kind: of the event."""
+    code = CODES.get((kind, error.param or ""), error.code)
+    message = error.message
+    if code == "response_cancel_not_active":
+        message = f"Cancellation failed: {message}"
+    return ApiError(error.status, message, kind=error.kind, param=error.param, code=code)

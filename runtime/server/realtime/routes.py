@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.websockets import WebSocket
 
+from antiphon.errors import InvalidRequest
 from antiphon.server.errors import ApiError, api_error, error_response
 from antiphon.server.openai.schemas import ERRORS, Strict
 from antiphon.server.realtime.client_secrets import Secret
-from antiphon.server.realtime.dialects import Beta, Dialect
+from antiphon.server.realtime.dialects import Beta, Dialect, beta_error, beta_session, general_session
 from antiphon.server.realtime.live_start import begin_live
 from antiphon.server.realtime.realtime_session import RealtimeSession
 from antiphon.server.realtime.session_config import (
     SessionConfig,
+    TranscriptionConfig,
     conversation_settings,
     default_config,
     merged,
     session_json,
+    session_object,
 )
 from antiphon.server.realtime.socket import NOT_FOUND, accept, carry, full_error, turn_away
 from antiphon.server.realtime.talk import FULL, Talk
@@ -56,8 +59,39 @@ class ClientSecret(BaseModel):
     session: dict[str, Any]
 
 
+class BetaSecretOptions(Strict):
+    """How long the beta's key lives: `expires_at` is the name for it in transcription sessions."""
+
+    expires_after: ExpiresAfter | None = None
+    expires_at: ExpiresAfter | None = None
+
+
+class BetaSessionRequest(BaseModel):
+    """The session that a key of the beta is to open: its fields, beside `client_secret`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    client_secret: BetaSecretOptions | None = None
+
+
+class BetaSecret(BaseModel):
+    """A key that lives for minutes."""
+
+    value: str
+    expires_at: int
+
+
+class BetaSession(BaseModel):
+    """A session of the beta, and the key that opens it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: str
+    client_secret: BetaSecret
+
+
 def realtime(service: Service, talks: Talks) -> APIRouter:
-    """The WebSockets `/v1/realtime` and `/v1/live/sessions`, and `POST /v1/realtime/client_secrets`."""
+    """The WebSockets `/v1/realtime` and `/v1/live/sessions`, and the routes that make keys for the first."""
     router = APIRouter(tags=["realtime"])
 
     @router.post("/v1/realtime/client_secrets", responses=ERRORS)
@@ -67,8 +101,18 @@ def realtime(service: Service, talks: Talks) -> APIRouter:
         config = merged(default_config(service, _kind(given)), given)
         conversation_settings(service, config)
         secret = talks.secrets.make(config, (body.expires_after or ExpiresAfter()).seconds)
-        told = {**session_json(service, config), "object": "realtime.session"}
+        told = {**session_json(service, config), "object": session_object(config)}
         return ClientSecret(value=secret.value, expires_at=secret.expires_s, session=told)
+
+    @router.post("/v1/realtime/sessions", responses=ERRORS)
+    async def sessions(body: BetaSessionRequest) -> BetaSession:
+        """A short-lived key, as in the beta of the Realtime API."""
+        return _beta_key(service, talks, body, "realtime")
+
+    @router.post("/v1/realtime/transcription_sessions", responses=ERRORS)
+    async def transcription_sessions(body: BetaSessionRequest) -> BetaSession:
+        """A short-lived key for a session that only writes down, as in the beta of the Realtime API."""
+        return _beta_key(service, talks, body, "transcription")
 
     @router.websocket("/v1/realtime")
     async def talk(websocket: WebSocket) -> None:
@@ -92,7 +136,8 @@ async def _begin(service: Service, talks: Talks, websocket: WebSocket) -> None:
             await accept(websocket)
             await turn_away(websocket, FULL, full_error())
             return
-        talk: Talk = RealtimeSession(service, _config(service, websocket), _dialect(websocket))
+        config = _config(service, websocket)
+        talk: Talk = RealtimeSession(service, config, _dialect(websocket, config))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told before the socket is accepted
         await websocket.send_denial_response(error_response(api_error(error)))
         return
@@ -116,10 +161,37 @@ async def _come_back(talks: Talks, websocket: WebSocket, token: str) -> None:
     await carry(talks, websocket, talk, number)
 
 
-def _dialect(websocket: WebSocket) -> Dialect:
+def _beta_key(
+    service: Service, talks: Talks, body: BetaSessionRequest, kind: Literal["realtime", "transcription"]
+) -> BetaSession:
+    """kind: type of the session."""
+    try:
+        config = merged(default_config(service, kind), general_session(body.model_extra or {}, "session"))
+        conversation_settings(service, config)
+    except (ApiError, InvalidRequest) as error:
+        raise _flat(api_error(error)) from error
+    options = body.client_secret or BetaSecretOptions()
+    lives = options.expires_after or options.expires_at or ExpiresAfter()
+    secret = talks.secrets.make(config, lives.seconds)
+    told = beta_session(session_json(service, config))
+    key = BetaSecret(value=secret.value, expires_at=secret.expires_s)
+    return BetaSession(**told, object=session_object(config), client_secret=key)
+
+
+def _flat(error: ApiError) -> ApiError:
+    """An error in a session that is a body of the beta: its fields stand below nothing."""
+    told = beta_error(error.body()["error"])
+    param, message = told["param"], told["message"]
+    if param is not None and param.startswith("session."):
+        name = param.removeprefix("session.")
+        param, message = name, message.replace(param, name)
+    return ApiError(error.status, message, kind=error.kind, param=param, code=error.code)
+
+
+def _dialect(websocket: WebSocket, config: SessionConfig) -> Dialect:
     asked = websocket.headers.get("openai-beta", "")
     if "realtime=v1" in asked or BETA_PROTOCOL in websocket.scope.get("subprotocols", []):
-        return Beta(is_transcription=websocket.query_params.get("intent") == "transcription")
+        return Beta(is_transcription=isinstance(config, TranscriptionConfig))
     return Dialect()
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "output_format",
     "reply_options",
     "session_json",
+    "session_object",
 ]
 
 INF = "inf"
@@ -126,6 +127,12 @@ class InputAudio(Strict):
     noise_reduction: NoDict | None = None
     transcription: Transcription | None = Transcription()
     turn_detection: Vad | None = ServerVad(type="server_vad")
+
+    @field_validator("turn_detection", mode="before")
+    @classmethod
+    def _is_off(cls, given: Any) -> Any:
+        """Some clients, which cannot send null, send false."""
+        return None if given is False else given
 
 
 class OutputAudio(Strict):
@@ -252,14 +259,19 @@ def merged(config: SessionConfig, given: Any, place: str = "session") -> Session
 
 
 def session_json(service: Service, config: SessionConfig) -> dict[str, Any]:
-    """A configuration as clients see it."""
+    """A configuration as clients see it. Leaves out what is not set: some fail on fields they do not know."""
     told = config.model_dump(exclude_none=True, exclude={"antiphon_events"})
-    heard = config.audio.input.model_dump(include={"noise_reduction", "transcription", "turn_detection"})
-    told["audio"]["input"] |= heard  # null says that there is none
+    for name in ("noise_reduction", "transcription", "turn_detection"):
+        told["audio"]["input"].setdefault(name, None)  # null says that there is none
     if isinstance(config, RealtimeConfig):
         told = {"model": service.model_name, "tools": [], "tool_choice": "auto", **told}
         told.setdefault("instructions", "")
     return {**told, "antiphon_events": config.antiphon_events}
+
+
+def session_object(config: SessionConfig) -> str:
+    """What the API calls a session of this type."""
+    return f"realtime.{'session' if config.type == 'realtime' else 'transcription_session'}"
 
 
 def _merged(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
