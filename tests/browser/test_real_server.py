@@ -72,15 +72,26 @@ def said(page: Page, server: Served) -> str:
     return str(answer.json()["text"]).lower()
 
 
-def test_a_spoken_question_about_a_picture_is_answered_in_speech(server: Served, page: Page) -> None:
+def test_two_spoken_questions_about_a_picture(server: Served, page: Page) -> None:
+    """The words of the first answer light up as they are heard; the second answer is stopped."""
     page.locator("#file").set_input_files(PICTURE)
     page.locator("#talk").click()
+    page.wait_for_selector(".turn.assistant.growing .spoken")
     page.wait_for_selector(".turn.assistant:not(.growing)")
     assert "picture" in page.locator(".turn.user .words").first.inner_text()
     text = page.locator(".turn.assistant .words").first.inner_text()
     assert all(shape in text for shape in SHAPES)
     heard = said(page, server)
     assert sum(shape in heard for shape in SHAPES) >= 2, heard
+
+    second = page.locator(".turn.assistant").nth(1)
+    second.locator(".spoken").nth(1).wait_for()
+    page.locator("#stop").click()
+    expect(second.locator(".about")).to_contain_text("stopped")
+    expect(page.locator(".turn.user .words").nth(1)).to_contain_text("picture")
+    spoken = "".join(second.locator(".words > *:not(.unheard)").all_inner_texts())
+    assert " ".join(spoken.split()).startswith("I see")
+    assert second.locator(".unheard").count() > 0
 
 
 def test_a_cut_connection_comes_back_and_the_conversation_goes_on(page: Page) -> None:

@@ -97,6 +97,7 @@ class _Session:
         self.socket: WebSocket | None = None
         self.detection: dict[str, Any] | None = {"type": "server_vad"}
         self.modalities = ["audio"]
+        self.tells_spoken = False
         self.num_ms = 0.0
         self.silent_ms = 0.0
         self.item: str | None = None
@@ -123,6 +124,7 @@ class _Session:
             audio = event["session"].get("audio", {})
             self.detection = audio.get("input", {}).get("turn_detection", self.detection)
             self.modalities = event["session"].get("output_modalities", self.modalities)
+            self.tells_spoken = event["session"].get("antiphon_events", self.tells_spoken)
             await self.emit("session.updated", session=event["session"])
         elif kind == "input_audio_buffer.append":
             await self.listen(np.frombuffer(base64.b64decode(event["audio"]), "<i2"))
@@ -217,7 +219,8 @@ class _Session:
             num_chars += len(delta)
             start_ms, end_ms = index * WORD_MS, (index + 1) * WORD_MS
             await self.emit("response.output_audio_transcript.delta", **place_in, delta=delta)
-            await self.emit("antiphon.output_audio.spoken", **place, num_chars=num_chars, end_ms=end_ms)
+            if self.tells_spoken:
+                await self.emit("antiphon.output_audio.spoken", **place, num_chars=num_chars, end_ms=end_ms)
             await self.emit("response.output_audio.delta", **place_in, delta=tone, start_ms=start_ms)
             await asyncio.sleep(WORD_MS / 1000 / reply.pace)
         await self.emit("response.output_audio.done", **place_in)

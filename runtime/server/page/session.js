@@ -153,7 +153,7 @@ export class Session {
     const detection = isHandsFree ? { type: turnEnd, create_response: true, interrupt_response: true } : null;
     const input = { format: FORMAT, transcription: { model: this.place.model }, turn_detection: detection };
     const output = voice ? { format: FORMAT, voice } : { format: FORMAT };
-    const session = { type: "realtime", output_modalities: [replies], audio: { input, output } };
+    const session = { type: "realtime", output_modalities: [replies], audio: { input, output }, antiphon_events: true };
     this.#send("session.update", { session });
   }
 }
