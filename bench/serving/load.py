@@ -68,7 +68,8 @@ async def closed_loop(
     limits: Limits,
     noted: Callable[[Measured], None] = lambda _: None,
 ) -> Run:
-    """`concurrency` clients, of which each asks as soon as it has its reply.
+    """`concurrency` clients, of which each asks as soon as it has its reply, or where people speak, as soon
+    as it has heard it.
 
     noted: called with each reply as it ends.
     """
@@ -83,6 +84,8 @@ async def closed_loop(
             num_asked += 1
             run.replies.append(await _ask(target, next(questions), now_s, limits.timeout_s))
             noted(run.replies[-1])
+            if target.is_heard:
+                await asyncio.sleep(run.replies[-1].left_s)
 
     await _together({asyncio.create_task(client()) for _ in range(concurrency)})
     run.duration_s = time.perf_counter() - begun_s

@@ -41,6 +41,8 @@ class RealtimeTarget:
     A reply is due when the last sample of speech has been sent.
     """
 
+    is_heard = True
+
     def __init__(self, base_url: str, api_key: str | None, model: str, turn_end: TurnEnd) -> None:
         """base_url: that of the API over HTTP. model: its name on the server."""
         self.name = turn_end.replace("_", " ")

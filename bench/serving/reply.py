@@ -37,9 +37,16 @@ class Measured:
     underrun_s: float | None
     """How long in all a player that began with the first samples had nothing to play. A player that waits
     this long before it begins plays without a gap."""
+    heard_s: float | None
+    """To when such a player has played it all."""
     num_tokens: int | None
     failure: str | None
     """The kind of failure; None if the reply is whole."""
+
+    @property
+    def left_s(self) -> float:
+        """How long its sound goes on after its end."""
+        return 0.0 if self.heard_s is None else max(0.0, self.heard_s - self.e2el_s)
 
 
 class Reply:
@@ -92,6 +99,7 @@ class Reply:
             e2el_s=now_s - self._due_s,
             audio_s=self._audio_s,
             underrun_s=self._underrun_s if has_sound else None,
+            heard_s=self._plays_until_s - self._due_s if has_sound else None,
             num_tokens=self.num_tokens,
             failure=failure,
         )

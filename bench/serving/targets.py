@@ -25,6 +25,8 @@ class Target(Protocol):
 
     name: str
     """For tables."""
+    is_heard: bool
+    """Whether its clients ask again only when they have heard the reply, as people do."""
 
     async def ask(self, question: Question, reply: Reply) -> None:
         """Note on `reply` what arrives, when it arrives. Raises Failed if the reply is not whole."""
@@ -34,6 +36,7 @@ class EngineTarget:
     """An engine in this process."""
 
     name = "in process"
+    is_heard = False
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -64,6 +67,7 @@ class HttpTarget:
     """A server that streams OpenAI's chat completions with speech."""
 
     name = "HTTP"
+    is_heard = False
 
     def __init__(
         self,

@@ -39,6 +39,9 @@ __all__ = ["SpeechWorker", "Spoken"]
 
 LOOK_UP_S = 0.25
 """How often an idle thread checks whether it has been stopped."""
+FIRST_DUE_S = 0.3
+"""A request whose first sound has been waited for this long is as urgent as one whose sound runs out now: a
+listener who waits for a beginning hears no gap."""
 MAX_FRUITLESS_THREADS = 3
 """Threads that may die one after the other without finishing a batch; then all waiting speech fails."""
 
@@ -64,7 +67,9 @@ class Job:
     stream: SpeechStream | None
     """None: it is decoded whole, once it has all its units."""
     due_s: float
-    """When its sound runs out, or when it arrived if it has none yet."""
+    """When its sound runs out; if it has none yet, some time after it arrived."""
+    sounds: bool = False
+    """Whether some of its sound has been made."""
     units: list[int] = field(default_factory=list)
     """Units that are not in the stream yet."""
     is_complete: bool = False
@@ -125,7 +130,8 @@ class SpeechWorker:
         speaker = self.codec.voice(voice)
         stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
         with self._lock:
-            self._jobs[request_id] = Job(request_id, speaker, seed, stream, time.perf_counter())
+            due_s = time.perf_counter() + FIRST_DUE_S
+            self._jobs[request_id] = Job(request_id, speaker, seed, stream, due_s)
             self._have_threads()
 
     def push(self, request_id: str, units: Sequence[int] = (), *, final: bool = False) -> None:
@@ -147,7 +153,16 @@ class SpeechWorker:
         result: Future[AudioArray] = Future()
         name = f"decode-{uuid.uuid4().hex}"
         own: list[int] = self.codec.decoder.unit_array("units", units).tolist()
-        job = Job(name, self.codec.voice(voice), 0, None, time.perf_counter(), own, True, result=result)
+        job = Job(
+            name,
+            self.codec.voice(voice),
+            0,
+            None,
+            time.perf_counter(),
+            units=own,
+            is_complete=True,
+            result=result,
+        )
         result.add_done_callback(lambda done: self.abort(name) if done.cancelled() else None)
         with self._lock:
             self._jobs[name] = job
@@ -373,7 +388,9 @@ class SpeechWorker:
         is_last = job.stream is None or (job.is_complete and job.stream.is_done)
         if len(samples):
             now = time.perf_counter()
-            job.due_s = max(job.due_s, now) + len(samples) / self.codec.sample_rate_hz
+            begins_s = max(job.due_s, now) if job.sounds else now
+            job.due_s = begins_s + len(samples) / self.codec.sample_rate_hz
+            job.sounds = True
         if len(samples) or is_last:
             self._spoken.append(Spoken(job.request_id, samples, is_last))
         if is_last:

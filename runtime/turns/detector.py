@@ -62,11 +62,11 @@ class _Heard:
 class TurnDetector:
     """Finds the turns of one user.
 
-    A turn begins with 64 ms of speech, and pauses with 96 ms of silence. Silence is counted from where the
-    sound fades, of which voice activity lets go some frames later (see `Loudness`). For "server_vad" a turn
-    ends when the silence has lasted `silence_duration_ms`. For "semantic_vad" the silence that ends it
-    depends on what the model has heard: a fraction of a second if that reads as finished, and the model reads
-    nothing but blanks by now or has read all up to the pause; seconds if more has to follow.
+    A turn begins with 64 ms of speech, and pauses with 96 ms of silence. For "server_vad" it ends when the
+    silence has lasted `silence_duration_ms`. For "semantic_vad" the silence that ends it depends on what the
+    model has heard: a fraction of a second if that reads as finished, and the model reads nothing but blanks
+    by now or has read all up to the pause; seconds if more has to follow. The silence that ends a turn is
+    counted from where its sound fades, of which voice activity lets go some frames later (see `Loudness`).
 
     Time is counted in samples alone, so the same sound gives the same events, however it is cut into pieces.
     Audio outside of turns, from `SpeechStarted.at` to `SpeechEnded.at`, is not for the model.
@@ -88,8 +88,10 @@ class TurnDetector:
         self._num_frames = 0
         self._num_speech = 0
         """Frames of speech without a frame of silence up to now."""
-        self._speech_end = 0.0
+        self._speech_end = 0
         """In frames: where the speech ended that is part of the turn."""
+        self._sound_end = 0.0
+        """In frames: where its sound had faded."""
         self._is_speech = False
         self._started_at: int | None = None
         self._paused_at: int | None = None
@@ -187,7 +189,7 @@ class TurnDetector:
             self._speech_end = self._num_frames
             return []
         if was_speech:
-            self._speech_end -= self._loudness.late_frames()
+            self._sound_end = self._speech_end - self._loudness.late_frames()
         if self._lasts(self._num_frames - self._speech_end, PAUSE_MS):
             return [self._pause(self._at(self._num_frames)), *self._end_if_over()]
         return []
@@ -207,7 +209,7 @@ class TurnDetector:
         """The end of the turn if it pauses and the silence has lasted long enough."""
         if self._paused_at is None or self._num_speech:  # speech, but of a moment: it may be a knock
             return []
-        silence = self._num_frames - self._speech_end
+        silence = self._num_frames - self._sound_end
         return [self._finish()] if self._lasts(silence, self._wait_ms()) else []
 
     def _end_within(self, samples: AudioArray) -> list[TurnEvent]:
@@ -215,7 +217,7 @@ class TurnDetector:
         are as quiet as the pause so far."""
         if self._paused_at is None or self._num_speech:
             return []
-        waited = (self._num_frames - self._speech_end) * self._activity.frame_samples
+        waited = (self._num_frames - self._sound_end) * self._activity.frame_samples
         left = math.ceil(self._wait_ms() * self._activity.rate_hz / 1000 - waited)
         is_over = 0 < left <= len(samples) and self._loudness.is_quiet(samples[:left])
         return [self._finish()] if is_over else []

@@ -65,7 +65,7 @@ def of_script(
 
 def measured(**figures: object) -> Measured:
     usual = {"kind": "typed", "ttft_s": 0.1, "ttfa_s": 0.2, "tpot_s": 0.01, "rtf": 0.5, "e2el_s": 1.0}
-    usual |= {"audio_s": 2.0, "underrun_s": 0.0, "num_tokens": 10, "failure": None}
+    usual |= {"audio_s": 2.0, "underrun_s": 0.0, "heard_s": 2.2, "num_tokens": 10, "failure": None}
     return Measured(**(usual | figures))  # type: ignore[arg-type]
 
 
@@ -230,7 +230,8 @@ class Instant:
 
     name = "instant"
 
-    def __init__(self, delay_s: float = 0.0, blocks_s: float = 0.0) -> None:
+    def __init__(self, delay_s: float = 0.0, blocks_s: float = 0.0, *, is_heard: bool = False) -> None:
+        self.is_heard = is_heard
         self.delay_s, self.blocks_s = delay_s, blocks_s
         self.asked_s: list[float] = []
 
@@ -239,6 +240,16 @@ class Instant:
         time.sleep(self.blocks_s)
         await asyncio.sleep(self.delay_s)
         reply.add_audio(time.perf_counter(), 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_people_listen_before_they_ask_again(is_heard: bool) -> None:
+    """To a reply that is there at once, and takes a second to play."""
+    target = Instant(is_heard=is_heard)
+    asyncio.run(closed_loop(target, mixed([QUESTION], 0), 1, Limits(2)))
+    first_s, second_s = target.asked_s
+    assert (second_s - first_s >= 1.0) is is_heard
 
 
 @pytest.mark.slow
