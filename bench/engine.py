@@ -104,6 +104,7 @@ def bench_engine(
     repeats: int,
     device: torch.device,
     dtype: torch.dtype,
+    quantization: str | None = None,
     enforce_eager: bool = False,
     seed: int = 0,
 ) -> list[EngineRun]:
@@ -115,6 +116,7 @@ def bench_engine(
             load_format="dummy",
             device=device,
             dtype=dtype,
+            quantization=quantization,
             enforce_eager=enforce_eager,
             enable_prefix_caching=False,
             max_num_seqs=max(batch_sizes),
@@ -188,6 +190,9 @@ def run(
     repeats: Repeats = 5,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantization: Annotated[
+        str | None, typer.Option(metavar="SCHEME", help="int8-weight-only: weights in 8 bits, on the CPU.")
+    ] = None,
     eager: EnforceEager = False,
     threads: Threads = 0,
     json_out: JsonFile = None,
@@ -206,15 +211,18 @@ def run(
         repeats=repeats,
         device=place,
         dtype=kind,
+        quantization=quantization,
         enforce_eager=eager,
     )
-    title = f"{config}, {dtype_name(kind)}, {device_name(place)}, torch {torch.__version__}"
+    stored = dtype_name(kind) + (f", {quantization}" if quantization else "")
+    title = f"{config}, {stored}, {device_name(place)}, torch {torch.__version__}"
     Console().print(_table(title, runs))
     if json_out is not None:
         command = (
             f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
             f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
-            f"--dtype {dtype_name(kind)}{' --enforce-eager' if eager else ''}"
+            f"--dtype {dtype_name(kind)}{f' --quantization {quantization}' if quantization else ''}"
+            f"{' --enforce-eager' if eager else ''}"
         )
         write_record(json_out, record_of(title, command, runs=[asdict(run) for run in runs]))
 

@@ -2,11 +2,14 @@
 # wrappers in antiphon.kernels check and allocate. `isa` is an instruction set, "" the machine's best.
 
 from collections.abc import Sequence
+from typing import TypeAlias
+
+_Weight: TypeAlias = tuple[int, int, int]  # of its numbers and its scales the addresses, and its format
 
 class Decoder:
     def __init__(
         self,
-        layers: Sequence[Sequence[int]],
+        layers: Sequence[tuple[int, int, Sequence[_Weight]]],
         hidden: int,
         intermediate: int,
         num_heads: int,
@@ -49,7 +52,7 @@ def advise_huge_pages(begin: int, size: int) -> None: ...
 def argmax(x: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
 def argmax_head(
     x: int,
-    head: int,
+    head: _Weight,
     subset: int,
     ids: int,
     logits: int,
@@ -109,7 +112,7 @@ def index_repeats(values: int, count: int, itemsize: int, least: int) -> bool: .
 def index_rises(values: int, count: int, itemsize: int, most: int) -> bool: ...
 def linear(
     x: int,
-    weight: int,
+    weight: _Weight,
     residual: int,
     out: int,
     rows: int,
@@ -184,8 +187,9 @@ def set_num_threads(count: int) -> None: ...
 def silu_mul(gate_up: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
 def soft_embedding(
     x: int,
-    head: int,
+    head: _Weight,
     embedding: int,
+    embedding_format: int,
     out: int,
     labels: int,
     rows: int,

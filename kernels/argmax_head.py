@@ -19,7 +19,7 @@ from antiphon.kernels.checks import (
     check_plain,
     check_range,
 )
-from antiphon.kernels.linear import CppLinear, Linear, TorchLinear, check_linear, with_dense_rows
+from antiphon.kernels.linear import CppLinear, Linear, TorchLinear, check_linear, widens, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
     cpp_available,
@@ -76,7 +76,7 @@ def _argmax_head_cpp(
     ids, logits = hidden.new_empty(rows, top_k, dtype=torch.int64), hidden.new_empty(rows, top_k)
     _C.argmax_head(
         address(hidden),
-        head.address,
+        head.packed,
         address(subset) if subset is not None else 0,
         address(ids),
         address(logits),
@@ -95,7 +95,7 @@ def _argmax_head_triton(
     hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     weight = plain_weight(head)
-    if weight is None or top_k > MAX_TRITON_TOP_K:
+    if weight is None or weight.dtype != hidden.dtype or top_k > MAX_TRITON_TOP_K:
         return argmax_head_reference(hidden, head, top_k, subset)
     from antiphon.kernels.triton.argmax_head import argmax_head as launch
 
@@ -135,7 +135,9 @@ def check_head(hidden: Tensor, head: Linear) -> None:
     check("hidden", hidden, FLOATS, ("rows", head.in_features))
     weight = head.panels if isinstance(head, CppLinear) else plain_weight(head)
     if weight is not None:
-        check("hidden", hidden, weight.dtype, ("rows", head.in_features), ("the head", weight))
+        is_float32 = isinstance(head, CppLinear) or widens(hidden, weight)
+        dtype = torch.float32 if is_float32 else weight.dtype
+        check("hidden", hidden, dtype, ("rows", head.in_features), ("the head", weight))
 
 
 def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> int:

@@ -20,11 +20,14 @@ from antiphon.kernels.checks import address, check_written
 from antiphon.kernels.decoder_checks import check_call, check_distances, check_stack, weight_stretches
 from antiphon.kernels.decoder_stack import DecoderGeometry, DecoderLayer, DecoderLayers
 from antiphon.kernels.fusion_attention import FusionBatch
-from antiphon.kernels.linear import CppLinear, Linear
+from antiphon.kernels.linear import CppLinear, Linear, PackedAddress
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
+
+MATRICES = ("qkv", "o", "gate_up", "down", "fusion_q", "fusion_o")
+"""In the order in which the C++ kernel takes them."""
 
 
 def decoder_layers(
@@ -37,7 +40,8 @@ def decoder_layers(
     checked: bool = True,
 ) -> DecoderLayers:
     """The layers, and the norm (hidden) after the last, as one callable. All of them must be on one device
-    and of one dtype.
+    and of one dtype; but packed matrices, as `linear` makes them on the CPU, may be in fewer bits beside
+    norms of float32.
 
     checked: False skips the checks at each call, which take longer than a small layer does, for callers
         whose arguments fit by construction.
@@ -77,16 +81,11 @@ class CppDecoderLayers:
         self._norms = torch.stack([*norms, final_norm])
         self._decoder = _C.Decoder(
             layers=[
-                [
+                (
                     address(self._norms[2 * i]),
-                    _address(f"layers[{i}].qkv", layer.qkv),
-                    _address(f"layers[{i}].o", layer.o),
                     address(self._norms[2 * i + 1]),
-                    _address(f"layers[{i}].gate_up", layer.gate_up),
-                    _address(f"layers[{i}].down", layer.down),
-                    _address(f"layers[{i}].fusion_q", layer.fusion_q),
-                    _address(f"layers[{i}].fusion_o", layer.fusion_o),
-                ]
+                    [_packed(f"layers[{i}].{name}", getattr(layer, name)) for name in MATRICES],
+                )
                 for i, layer in enumerate(layers)
             ],
             hidden=layers[0].qkv.in_features,
@@ -237,9 +236,9 @@ def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
     return stride
 
 
-def _address(name: str, weight: Linear | None) -> int:
+def _packed(name: str, weight: Linear | None) -> PackedAddress:
     if weight is None:
-        return 0
+        return 0, 0, 0
     if not isinstance(weight, CppLinear):
         raise ValueError(f"{name}: expected a weight packed by backend 'cpp', got {type(weight).__name__}")
-    return weight.address
+    return weight.packed

@@ -1,12 +1,14 @@
 """y = x W^T: the matrix product of decoding, where the weight is read once for a few rows.
 
 On the CPU the weight is repacked into panels of 32 output features and read at memory speed; a row's
-result does not depend on the other rows of its batch, to the last bit (csrc/cpu/linear.h).
+result does not depend on the other rows of its batch, to the last bit (csrc/cpu/linear.h). It is read in the
+format in which it is given, float32, 16 or 8 bits, and widened to float32 in registers: x, the sums and the
+result are float32, and the same to the last bit as of the widened weight.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,11 +16,29 @@ from torch.nn import functional as F
 
 from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.huge_pages import advise_huge_pages
-from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
+from antiphon.kernels.quantized import QuantizedWeight, check_quantized, quantized_linear_reference
+from antiphon.kernels.registry import cpp_available, register, resolve
 
-__all__ = ["Linear", "check_linear", "linear", "linear_reference", "pack_panels"]
+__all__ = [
+    "FORMATS",
+    "CppLinear",
+    "Linear",
+    "PackedAddress",
+    "TorchLinear",
+    "check_linear",
+    "linear",
+    "linear_reference",
+    "pack_panels",
+    "widens",
+    "with_dense_rows",
+]
 
 PANEL = 32
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
+"""The places of the dtypes in the C++ kernels' `Format`."""
+
+PackedAddress: TypeAlias = "tuple[int, int, int]"
+"""For the C++ kernels: the addresses of the panels and of the scales (0: none), and the format."""
 
 
 class Linear(Protocol):
@@ -36,35 +56,57 @@ class Linear(Protocol):
         ...
 
 
-def linear(weight: Tensor, *, backend: str | None = None) -> Linear:
+def linear(weight: Tensor | QuantizedWeight, *, backend: str | None = None) -> Linear:
     """The product with `weight` (out, in). To save memory, the caller drops its own reference to the weight.
+
+    x is of the weight's dtype. On the CPU it may be float32 beside a weight of 16 bits, which is widened; the
+    backend "cpp" takes only such x. With a `QuantizedWeight`, x is of float32 for "cpp", and of any floating
+    dtype for "torch", which widens the weight at each call.
 
     If the weight wants gradients, this is PyTorch's product. Raises ValueError naming the argument that does
     not fit.
     """
+    if isinstance(weight, QuantizedWeight):
+        check_quantized("weight", weight)
+        quantized: Linear = resolve("linear", backend, weight.values.device, torch.int8)(weight)
+        return quantized
     check("weight", weight, FLOATS, ("out", "in"), note=", neither of them 0")
     if 0 in weight.shape:
         raise ValueError(f"weight: expected (out, in), neither of them 0, got {tuple(weight.shape)}")
-    made: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight)
-    return made
+    product: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight)
+    return product
 
 
-@register("linear", "cpp", is_available=cpp_available, supports=cpp_float32)
+def _cpp_formats(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype in FORMATS
+
+
+@register("linear", "cpp", is_available=cpp_available, supports=_cpp_formats)
 class CppLinear:
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor | QuantizedWeight) -> None:
         from antiphon.kernels import _C
 
-        self.out_features, self.in_features = weight.shape
-        self.panels = pack_panels(weight)
+        values, scales = weight, None
+        if isinstance(weight, QuantizedWeight):
+            values, scales = weight.values, weight.scales
+        assert isinstance(values, Tensor)
+        self.out_features, self.in_features = values.shape
+        self.panels = pack_panels(values)
         self.num_bytes = self.panels.numel() * self.panels.element_size()
+        self.scales = scales
+        if scales is not None:
+            self.scales = scales.new_zeros(len(self.panels) * PANEL)
+            self.scales[: self.out_features] = scales
+            self.num_bytes += self.scales.numel() * self.scales.element_size()
         self._linear = _C.linear
 
     @property
-    def address(self) -> int:
-        return self.panels.data_ptr()
+    def packed(self) -> PackedAddress:
+        scales = 0 if self.scales is None else address(self.scales)
+        return address(self.panels), scales, FORMATS[self.panels.dtype]
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        _check(self, x, residual, self.panels)
+        _check(self, x, residual, torch.float32, self.panels)
         if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
             raise ValueError(
                 "x, residual: expected no gradients, since a packed weight computes none: "
@@ -77,7 +119,7 @@ class CppLinear:
         residual = residual.contiguous() if residual is not None else None
         self._linear(
             address(x),
-            self.panels.data_ptr(),
+            self.packed,
             address(residual) if residual is not None else 0,
             address(out),
             rows,
@@ -90,6 +132,10 @@ class CppLinear:
 
 
 @register("linear", "torch")
+def _torch_linear(weight: Tensor | QuantizedWeight) -> Linear:
+    return TorchQuantizedLinear(weight) if isinstance(weight, QuantizedWeight) else TorchLinear(weight)
+
+
 class TorchLinear:
     def __init__(self, weight: Tensor) -> None:
         self.out_features, self.in_features = weight.shape
@@ -97,13 +143,38 @@ class TorchLinear:
         self.num_bytes = weight.numel() * weight.element_size()
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        _check(self, x, residual, self.weight)
-        return linear_reference(x, self.weight, residual)
+        weight = self.weight
+        if widens(x, weight):
+            weight = weight.float()
+        _check(self, x, residual, weight.dtype, weight)
+        return linear_reference(x, weight, residual)
+
+
+class TorchQuantizedLinear:
+    def __init__(self, weight: QuantizedWeight) -> None:
+        self.out_features, self.in_features = weight.values.shape
+        self.quantized = weight
+        self.num_bytes = weight.values.numel() + weight.scales.numel() * weight.scales.element_size()
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        _check(self, x, residual, FLOATS, self.quantized.values)
+        return quantized_linear_reference(x, self.quantized, residual)
 
 
 def linear_reference(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     y = F.linear(x, weight)
     return y if residual is None else residual + y
+
+
+def widens(x: object, weight: object) -> bool:
+    """Is it a weight of 16 bits that is widened for x of float32?"""
+    return (
+        isinstance(x, Tensor)
+        and isinstance(weight, Tensor)
+        and weight.dtype in (torch.bfloat16, torch.float16)
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+    )
 
 
 def pack_panels(weight: Tensor) -> Tensor:
@@ -126,10 +197,16 @@ def check_linear(name: str, weight: object) -> None:
         raise ValueError(f"{name}: expected a Linear, as `linear` makes it, got {type(weight).__name__}")
 
 
-def _check(weight: Linear, x: Tensor, residual: Tensor | None, packed: Tensor) -> None:
-    check("x", x, packed.dtype, ("rows", weight.in_features), ("the weight", packed))
+def _check(
+    weight: Linear,
+    x: Tensor,
+    residual: Tensor | None,
+    dtype: torch.dtype | tuple[torch.dtype, ...],
+    stored: Tensor,
+) -> None:
+    check("x", x, dtype, ("rows", weight.in_features), ("the weight", stored))
     if residual is not None:
-        check("residual", residual, packed.dtype, (len(x), weight.out_features), ("x", x))
+        check("residual", residual, x.dtype, (len(x), weight.out_features), ("x", x))
 
 
 def with_dense_rows(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from antiphon.kernels.argmax import ordinary
 from antiphon.kernels.argmax_head import check_head, plain_weight
 from antiphon.kernels.checks import address, check
-from antiphon.kernels.linear import CppLinear, Linear, with_dense_rows
+from antiphon.kernels.linear import FORMATS, CppLinear, Linear, widens, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import (
     cpp_available,
@@ -40,11 +40,13 @@ def soft_embedding(
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)
 
+    The embedding is of the dtype of `hidden`; or of 16 bits and widened, if that is float32 on the CPU.
     The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that
     does not fit.
     """
     check_head(hidden, head)
-    check("embedding", embedding, hidden.dtype, (head.out_features, head.in_features), ("hidden", hidden))
+    dtypes = (torch.float32, torch.bfloat16, torch.float16) if widens(hidden, embedding) else hidden.dtype
+    check("embedding", embedding, dtypes, (head.out_features, head.in_features), ("hidden", hidden))
     learned = plain_weight(head)
     mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, learned, embedding)
     return mix(hidden, head, embedding)
@@ -79,8 +81,9 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
     labels = hidden.new_empty(hidden.shape[0], dtype=torch.int64)
     _C.soft_embedding(
         address(hidden),
-        head.address,
+        head.packed,
         address(embedding),
+        FORMATS[embedding.dtype],
         address(out),
         address(labels),
         hidden.shape[0],
@@ -108,4 +111,6 @@ def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> t
 @_in_parts
 def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
     logits = at_least_float32(head(hidden))
+    if widens(hidden, embedding):
+        embedding = embedding.float()
     return logits.softmax(-1).to(embedding.dtype) @ embedding, ordinary(logits).argmax(-1)

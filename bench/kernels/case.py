@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from antiphon.bench.sizes import Sizes
+from antiphon.kernels import QuantizedWeight, quantize_int8
 
-__all__ = ["Case", "Cases", "Setting", "weight_backend"]
+__all__ = ["WEIGHTS", "Case", "Cases", "Setting", "stored_weight", "weight_backend", "weight_bytes"]
+
+WEIGHTS = ("float32", "bfloat16", "float16", "int8")
+"""The formats of weights that products take beside float32 on a CPU"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Setting:
     @property
     def itemsize(self) -> int:
         return self.dtype.itemsize
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The formats of weights to measure: that of the run, and on a CPU those that are widened."""
+        is_widened = self.device.type == "cpu" and self.dtype == torch.float32
+        return WEIGHTS if is_widened else (str(self.dtype).removeprefix("torch."),)
 
     def randn(self, *shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(*shape, device=self.device).mul_(scale).to(self.dtype)
@@ -58,6 +68,19 @@ class Case:
 
 Cases = Callable[[Setting], Iterator[Case]]
 """What each file of this folder has as `cases`"""
+
+
+def stored_weight(weight: Tensor, stored: str) -> Tensor | QuantizedWeight:
+    """A weight in one of the formats that `Setting.weights` names."""
+    return quantize_int8(weight) if stored == "int8" else weight.to(getattr(torch, stored))
+
+
+def weight_bytes(stored: str, outputs: int, inputs: int) -> int:
+    """Those of a matrix, the scales of its outputs included."""
+    if stored == "int8":
+        return outputs * (inputs + 4)
+    itemsize: int = getattr(torch, stored).itemsize
+    return outputs * inputs * itemsize
 
 
 def weight_backend(backend: str) -> str:

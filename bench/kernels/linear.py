@@ -8,29 +8,35 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from antiphon.bench.kernels.case import Case, Setting
+from antiphon.bench.kernels.case import Case, Setting, stored_weight, weight_bytes
 from antiphon.kernels import linear
 
 __all__ = ["cases"]
 
 
 def cases(setting: Setting) -> Iterator[Case]:
-    sizes, itemsize = setting.sizes, setting.itemsize
+    sizes = setting.sizes
     gate_up, down = (sizes.hidden, 2 * sizes.intermediate), (sizes.intermediate, sizes.hidden)
     for rows in (1, 4, 16, 64, 256):
         for n, m in (gate_up, down):
+            for stored in setting.weights:
+                yield _case(setting, rows, n, m, stored)
 
-            def inputs(backend: str, rows: int = rows, n: int = n, m: int = m) -> tuple[Any, ...]:
-                return setting.randn(rows, n), linear(setting.randn(m, n, scale=n**-0.5), backend=backend)
 
-            yield Case(
-                shape=f"{rows} x {n} x {m}",
-                num_bytes=(m * n + rows * (m + n)) * itemsize,
-                num_ops=2 * rows * m * n,
-                inputs=inputs,
-                call=_call,
-                reference=lambda x, weight: F.linear(x, weight.weight),
-            )
+def _case(setting: Setting, rows: int, n: int, m: int, stored: str) -> Case:
+    def inputs(backend: str) -> tuple[Any, ...]:
+        weight = stored_weight(setting.randn(m, n, scale=n**-0.5), stored)
+        return setting.randn(rows, n), linear(weight, backend=backend)
+
+    is_own = stored == setting.weights[0]
+    return Case(
+        shape=f"{rows} x {n} x {m}" + ("" if is_own else f", {stored}"),
+        num_bytes=weight_bytes(stored, m, n) + rows * (m + n) * setting.itemsize,
+        num_ops=2 * rows * m * n,
+        inputs=inputs,
+        call=_call,
+        reference=(lambda x, weight: F.linear(x, weight.weight)) if is_own else None,
+    )
 
 
 def _call(x: Tensor, weight: Any, *, backend: str) -> object:

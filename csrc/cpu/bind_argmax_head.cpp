@@ -10,12 +10,13 @@ namespace antiphon {
 void bind_argmax_head(py::module_& m) {
   m.def(
       "argmax_head",
-      [](Address x, Address head, Address subset, Address ids, Address logits, int64_t rows, int64_t in,
+      [](Address x, const WeightAddress& head, Address subset, Address ids, Address logits, int64_t rows, int64_t in,
          int64_t out_features, int64_t ldx, int64_t top_k, int64_t subset_size, const std::string& isa) {
         const KernelTable& table = pick(isa);
+        const PackedWeight matrix = weight_at(head);
         py::gil_scoped_release release;
         table.argmax_head({.x = at<float>(x),
-                           .head = at<float>(head),
+                           .head = matrix,
                            .subset = at<int64_t>(subset),
                            .ids = at<int64_t>(ids),
                            .logits = at<float>(logits),

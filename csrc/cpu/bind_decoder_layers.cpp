@@ -1,8 +1,9 @@
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cmath>
-#include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings.h"
@@ -19,19 +20,26 @@ struct Decoder {
   DecoderArgs args;  // what does not change between calls
 };
 
+// The norms before attention and before the MLP; qkv, o, gate_up, down, fusion_q, fusion_o.
+using LayerAddresses = std::tuple<Address, Address, std::array<WeightAddress, 6>>;
+
 }  // namespace
 
 void bind_decoder_layers(py::module_& m) {
   py::class_<Decoder>(m, "Decoder", "A run of decoder layers whose weights stay where they are.")
-      .def(py::init([](const std::vector<std::vector<Address>>& layers, int64_t hidden, int64_t intermediate,
+      .def(py::init([](const std::vector<LayerAddresses>& layers, int64_t hidden, int64_t intermediate,
                        int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float eps, Address cos_sin,
                        Address final_norm, const std::string& isa) {
              Decoder decoder{pick(isa), {}, {}};
-             for (const auto& p : layers) {
-               if (p.size() != 8) throw std::invalid_argument("Decoder: a layer is eight addresses");
-               decoder.layers.push_back({at<float>(p[0]), at<float>(p[1]), at<float>(p[2]), at<float>(p[3]),
-                                         at<float>(p[4]), at<float>(p[5]), at<float>(p[6]), at<float>(p[7])});
-             }
+             for (const auto& [input_norm, post_norm, weights] : layers)
+               decoder.layers.push_back({.input_norm = at<float>(input_norm),
+                                         .post_norm = at<float>(post_norm),
+                                         .qkv = weight_at(weights[0]),
+                                         .o = weight_at(weights[1]),
+                                         .gate_up = weight_at(weights[2]),
+                                         .down = weight_at(weights[3]),
+                                         .fusion_q = weight_at(weights[4]),
+                                         .fusion_o = weight_at(weights[5])});
              DecoderArgs& a = decoder.args;
              a.hidden = hidden, a.intermediate = intermediate;
              a.num_heads = num_heads, a.num_kv_heads = num_kv_heads, a.head_dim = head_dim;

@@ -10,12 +10,13 @@ namespace antiphon {
 void bind_linear(py::module_& m) {
   m.def(
       "linear",
-      [](Address x, Address weight, Address residual, Address out, int64_t rows, int64_t in, int64_t out_features,
-         int64_t ldx, int64_t ldo, const std::string& isa) {
+      [](Address x, const WeightAddress& weight, Address residual, Address out, int64_t rows, int64_t in,
+         int64_t out_features, int64_t ldx, int64_t ldo, const std::string& isa) {
         const KernelTable& table = pick(isa);
+        const PackedWeight matrix = weight_at(weight);
         py::gil_scoped_release release;
         table.linear({.x = at<float>(x),
-                      .weight = at<float>(weight),
+                      .weight = matrix,
                       .residual = at<float>(residual),
                       .out = at<float>(out),
                       .rows = rows,

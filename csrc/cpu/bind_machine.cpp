@@ -17,6 +17,13 @@ const KernelTable& pick(const std::string& isa) {
   return *table;
 }
 
+PackedWeight weight_at(const WeightAddress& weight) {
+  const auto [data, scales, format] = weight;
+  if (format < 0 || format > static_cast<int32_t>(Format::kInt8))
+    throw std::invalid_argument("weight: no format has the number " + std::to_string(format));
+  return {at<void>(data), at<float>(scales), static_cast<Format>(format)};
+}
+
 void bind_machine(py::module_& m) {
   m.def("best_isa", &best_isa, "The best instruction set of this machine: avx512, avx2 or plain.");
 

@@ -10,13 +10,15 @@ namespace antiphon {
 void bind_soft_embedding(py::module_& m) {
   m.def(
       "soft_embedding",
-      [](Address x, Address head, Address embedding, Address out, Address labels, int64_t rows, int64_t in,
-         int64_t vocab, int64_t width, int64_t ldx, int64_t lde, const std::string& isa) {
+      [](Address x, const WeightAddress& head, Address embedding, int32_t embedding_format, Address out, Address labels,
+         int64_t rows, int64_t in, int64_t vocab, int64_t width, int64_t ldx, int64_t lde, const std::string& isa) {
         const KernelTable& table = pick(isa);
+        const PackedWeight matrix = weight_at(head), table_rows = weight_at({embedding, 0, embedding_format});
         py::gil_scoped_release release;
         table.soft_embedding({.x = at<float>(x),
-                              .head = at<float>(head),
-                              .embedding = at<float>(embedding),
+                              .head = matrix,
+                              .embedding = table_rows.data,
+                              .embedding_format = table_rows.format,
                               .out = at<float>(out),
                               .labels = at<int64_t>(labels),
                               .rows = rows,
@@ -26,8 +28,9 @@ void bind_soft_embedding(py::module_& m) {
                               .ldx = ldx,
                               .lde = lde});
       },
-      py::arg("x"), py::arg("head"), py::arg("embedding"), py::arg("out"), py::arg("labels"), py::arg("rows"),
-      py::arg("in_features"), py::arg("vocab"), py::arg("width"), py::arg("ldx"), py::arg("lde"), py::arg("isa") = "");
+      py::arg("x"), py::arg("head"), py::arg("embedding"), py::arg("embedding_format"), py::arg("out"),
+      py::arg("labels"), py::arg("rows"), py::arg("in_features"), py::arg("vocab"), py::arg("width"), py::arg("ldx"),
+      py::arg("lde"), py::arg("isa") = "");
 }
 
 }  // namespace antiphon

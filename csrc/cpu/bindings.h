@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <tuple>
 
 #include "kernels.h"
 
@@ -20,6 +21,12 @@ T* at(Address address) {
 
 // The kernels of an instruction set by name, "" for the best. Raises ValueError if this machine cannot run it.
 const KernelTable& pick(const std::string& isa);
+
+// A packed weight as Python has it: the addresses of its numbers and scales, and its format's place in `Format`.
+using WeightAddress = std::tuple<Address, Address, int32_t>;
+
+// Raises ValueError if there is no such format.
+PackedWeight weight_at(const WeightAddress& weight);
 
 inline PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_stride, int32_t block_size) {
   return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};

@@ -160,7 +160,7 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
           .ldx = width,
           .ldo = a.hidden});
 
-  if (layer.fusion_q) {
+  if (layer.fusion_q.data) {
     const int64_t* tokens_end = a.fusion_tokens + a.num_fused;
     const int64_t begin = std::lower_bound(a.fusion_tokens, tokens_end, row0) - a.fusion_tokens;
     const int64_t end = std::lower_bound(a.fusion_tokens, tokens_end, row1) - a.fusion_tokens;

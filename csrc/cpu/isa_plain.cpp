@@ -1,5 +1,6 @@
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #define ANTIPHON_ISA plain
 #define ANTIPHON_VL 4

@@ -23,9 +23,20 @@ struct PagedCache {
   int32_t block_size;
 };
 
+// What the numbers of a weight are. All are widened to float32 in registers, and so a product equals, to the last bit,
+// that of the widened weight.
+enum class Format : int32_t { kFloat32, kBfloat16, kFloat16, kInt8 };
+
+// The matrix of a product, W (out, in), zeros after its last feature.
+struct PackedWeight {
+  const void* data;     // (panels, in, kPanel)
+  const float* scales;  // (panels * kPanel), for kInt8: each finished sum is multiplied by its feature's; or null
+  Format format;
+};
+
 struct LinearArgs {
-  const float* x;         // (rows, in), row stride ldx
-  const float* weight;    // packed: (panels, in, kPanel)
+  const float* x;  // (rows, in), row stride ldx
+  PackedWeight weight;
   const float* residual;  // (rows, out) with row stride ldo, added to the product; may be out; or null
   float* out;             // (rows, out), row stride ldo
   int64_t rows, in, out_features;
@@ -79,8 +90,9 @@ struct FusionCacheArgs {
 };
 
 struct DecoderLayer {
-  const float *input_norm, *qkv, *o, *post_norm, *gate_up, *down;
-  const float *fusion_q, *fusion_o;  // null in layers without fusion
+  const float *input_norm, *post_norm;
+  PackedWeight qkv, o, gate_up, down;
+  PackedWeight fusion_q, fusion_o;  // their data is null in layers without fusion
 };
 
 // A run of Llama layers and the norm after them over a ragged batch, x in place; see decoder.h.
@@ -110,8 +122,8 @@ struct DecoderArgs {
 
 // The likeliest ids of x * head, whose logits equal those of `linear` to the last bit and are not stored.
 struct ArgmaxHeadArgs {
-  const float* x;         // (rows, in), row stride ldx
-  const float* head;      // packed
+  const float* x;  // (rows, in), row stride ldx
+  PackedWeight head;
   const int64_t* subset;  // (subset_size): ids that may be picked, in any order; or null: all
   int64_t* ids;           // (rows, top_k): likeliest first, of equals the lower
   float* logits;          // (rows, top_k)
@@ -120,11 +132,12 @@ struct ArgmaxHeadArgs {
 
 // softmax(x * head) * embedding, without its probabilities in memory.
 struct SoftEmbeddingArgs {
-  const float* x;          // (rows, in), row stride ldx
-  const float* head;       // packed (in, vocab)
-  const float* embedding;  // (vocab, width), row stride lde
-  float* out;              // (rows, width)
-  int64_t* labels;         // (rows): the first of the likeliest
+  const float* x;           // (rows, in), row stride ldx
+  PackedWeight head;        // of vocab features
+  const void* embedding;    // (vocab, width), row stride lde
+  Format embedding_format;  // not kInt8
+  float* out;               // (rows, width)
+  int64_t* labels;          // (rows): the first of the likeliest
   int64_t rows, in, vocab, width, ldx, lde;
 };
 

@@ -23,42 +23,56 @@ struct SegmentRow {
   int64_t label;
 };
 
+// to[0:size][0:kPanel] = `width` columns of the embedding's rows from `at` on, in float32, and zeros
+template <class W>
+static void pack_columns(const W* at, int64_t ldw, int64_t size, int64_t width, float* to) {
+  for (int64_t k = 0; k < size; k++, at += ldw, to += kPanel) {
+    if (width == kPanel) {
+      for (int v = 0; v < kPanel; v += kLanes) store(to + v, widen(at + v));
+    } else {
+      W edge[kPanel] = {};
+      std::memcpy(edge, at, sizeof(W) * width);
+      for (int v = 0; v < kPanel; v += kLanes) store(to + v, widen(edge + v));
+    }
+  }
+}
+
 // sums[m][0:width] = the chunk's weights (rows, kSegment) times `depth` rows of the embedding
-static void mix_segment(const SoftEmbeddingArgs& a, const float* weights, int64_t rows, int64_t id0, int64_t depth,
-                        float* sums) {
+template <class W>
+static void mix_segment(const SoftEmbeddingArgs& a, const W* embedding, const float* weights, int64_t rows, int64_t id0,
+                        int64_t depth, float* sums) {
+  constexpr bool widens = sizeof(W) < sizeof(float);
   float panel[kDepth * kPanel];
   for (int64_t k0 = 0; k0 < depth; k0 += kDepth) {
     const int64_t size = depth - k0 < kDepth ? depth - k0 : kDepth;
-    const float* slice = a.embedding + (id0 + k0) * a.lde;
+    const W* slice = embedding + (id0 + k0) * a.lde;
     for (int64_t column = 0; column < a.width; column += kPanel) {
       const int64_t width = a.width - column < kPanel ? a.width - column : kPanel;
-      const float* w = slice + column;
-      int64_t ldw = a.lde;
+      const float* w = panel;
+      int64_t ldw = kPanel;
       // Rows of an embedding lie so far apart that most of them share a few sets of L1, so they are packed first if
-      // several blocks of rows read them, and at the edge.
-      if (rows > kTuning.tile_rows || width < kPanel) {
-        for (int64_t k = 0; k < size; k++) {
-          if (width == kPanel) {
-            std::memcpy(panel + k * kPanel, w + k * a.lde, sizeof(float) * kPanel);
-          } else {
-            std::memset(panel + k * kPanel, 0, sizeof(float) * kPanel);
-            std::memcpy(panel + k * kPanel, w + k * a.lde, sizeof(float) * width);
-          }
-        }
-        w = panel, ldw = kPanel;
+      // several blocks of rows read them, and at the edge; and where they have to be widened.
+      if constexpr (widens) {
+        pack_columns(slice + column, a.lde, size, width, panel);
+      } else if (rows > kTuning.tile_rows || width < kPanel) {
+        pack_columns(slice + column, a.lde, size, width, panel);
+      } else {
+        w = slice + column, ldw = a.lde;
       }
       // the columns after these lie in the same pages
       const bool has_next = column + 2 * kPanel <= a.width;
-      Prefetch ahead = {slice + column + kPanel, has_next ? kPanelLines : 0, kCacheLine, a.lde, 2 * a.lde};
+      const int64_t stride = a.lde * static_cast<int64_t>(sizeof(W));
+      Prefetch ahead = {reinterpret_cast<const char*>(slice + column + kPanel), has_next ? kPanelLines : 0, kCacheLine,
+                        stride, 2 * stride};
       float edge[kRowChunk * kPanel];
       for (int64_t m = 0; m < rows;) {
         const int block = rows_of_block(rows - m);
         if (width == kPanel) {
-          tile_rows<kTuning.tile_rows>(block, weights + m * kSegment + k0, kSegment, w, ldw, size,
-                                       sums + m * a.width + column, a.width, k0 == 0, ahead);
+          tile_rows<float>(block, weights + m * kSegment + k0, kSegment, w, ldw, size, sums + m * a.width + column,
+                           a.width, k0 == 0, ahead);
         } else {
-          tile_rows<kTuning.tile_rows>(block, weights + m * kSegment + k0, kSegment, w, ldw, size, edge + m * kPanel,
-                                       kPanel, true, ahead);
+          tile_rows<float>(block, weights + m * kSegment + k0, kSegment, w, ldw, size, edge + m * kPanel, kPanel, true,
+                           ahead);
         }
         ahead.lines = 0;
         m += block;
@@ -87,7 +101,7 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
   float buffer[kRowChunk * kPanel];
   for (int64_t c = 0; c < depth; c += kPanel) {
     const int64_t panel = (id0 + c) / kPanel;
-    const float* next = c + kPanel < depth ? panel_of(product, panel + 1) : nullptr;
+    const char* next = c + kPanel < depth ? panel_of(product, panel + 1) : nullptr;
     panel_sums(product, panel, next, row0, row1, buffer);
     for (int64_t m = 0; m < rows; m++)
       std::memcpy(weights + m * kSegment + c, buffer + m * kPanel, sizeof(float) * kPanel);
@@ -104,7 +118,15 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
       found[m] = {kLeastLogit, total, id0 + label};
     }
   }
-  mix_segment(a, weights, rows, id0, depth, sums);
+  switch (a.embedding_format) {
+    case Format::kBfloat16:
+      mix_segment(a, static_cast<const Bfloat16*>(a.embedding), weights, rows, id0, depth, sums);
+      break;
+    case Format::kFloat16:
+      mix_segment(a, static_cast<const Float16*>(a.embedding), weights, rows, id0, depth, sums);
+      break;
+    default: mix_segment(a, static_cast<const float*>(a.embedding), weights, rows, id0, depth, sums);
+  }
 }
 
 static void soft_embedding(const SoftEmbeddingArgs& a) {

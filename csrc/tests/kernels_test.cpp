@@ -67,6 +67,47 @@ Floats packed(const Floats& weight, int64_t in, int64_t out) {
   return to;
 }
 
+PackedWeight in_float32(const Floats& panels) { return {panels.data(), nullptr, Format::kFloat32}; }
+
+// Random panels in a format, as they are read and as the float32 numbers that they stand for.
+struct Shortened {
+  std::vector<uint8_t> bytes;
+  std::vector<uint16_t> halves;
+  Floats wide, scales;
+  Format format;
+
+  Shortened(Format format, int64_t in, int64_t out) : format(format) {
+    const int64_t panels = (out + kPanel - 1) / kPanel;
+    for (int64_t i = 0; i < panels * in * kPanel; i++) {
+      const uint32_t bits = static_cast<uint32_t>(generator());
+      if (format == Format::kInt8) {
+        bytes.push_back(static_cast<uint8_t>(bits));
+        wide.push_back(static_cast<int8_t>(bits));
+        continue;
+      }
+      // not infinite
+      const uint32_t half = bits & 0xbfff, fraction = half & 0x3ff;
+      halves.push_back(static_cast<uint16_t>(half));
+      if (format == Format::kBfloat16) {
+        const uint32_t word = half << 16;
+        float value;
+        std::memcpy(&value, &word, sizeof value);
+        wide.push_back(value);
+      } else {
+        const int exponent = static_cast<int>(half >> 10 & 31);
+        const float size = exponent ? std::ldexp(1024.0f + static_cast<float>(fraction), exponent - 25)
+                                    : std::ldexp(static_cast<float>(fraction), -24);
+        wide.push_back(half & 0x8000 ? -size : size);
+      }
+    }
+    for (int64_t i = 0; i < panels * kPanel && format == Format::kInt8; i++) scales.push_back(0.01f * (i % 7 + 1));
+  }
+  PackedWeight weight() const {
+    const void* data = format == Format::kInt8 ? static_cast<const void*>(bytes.data()) : halves.data();
+    return {data, scales.empty() ? nullptr : scales.data(), format};
+  }
+};
+
 void rotate(float* x, int64_t head_dim, int32_t position, const Floats& table) {
   const int64_t half = head_dim / 2;
   const float* angles = table.data() + position * head_dim;
@@ -102,12 +143,28 @@ void test_linear(const KernelTable& table) {
         const Floats x = randn(rows * in), weight = randn(out * in), residual = randn(rows * out);
         const Floats panels = packed(weight, in, out);
         Floats y(rows * out), expected = product(x, weight, rows, in, out);
-        table.linear({x.data(), panels.data(), nullptr, y.data(), rows, in, out, in, out});
+        table.linear({x.data(), in_float32(panels), nullptr, y.data(), rows, in, out, in, out});
         check_near(y, expected, "linear");
         for (size_t i = 0; i < expected.size(); i++) expected[i] += residual[i];
-        table.linear({x.data(), panels.data(), residual.data(), y.data(), rows, in, out, in, out});
+        table.linear({x.data(), in_float32(panels), residual.data(), y.data(), rows, in, out, in, out});
         check_near(y, expected, "linear with a residual");
       }
+}
+
+// To the last bit what the widened weights give.
+void test_formats(const KernelTable& table) {
+  for (const Format format : {Format::kBfloat16, Format::kFloat16, Format::kInt8})
+    for (int64_t rows : {1, 5, 13, 97})
+      for (int64_t in : {1, 130, 300})
+        for (int64_t out : {1, 33, 160}) {
+          const Floats x = randn(rows * in);
+          const Shortened shortened(format, in, out);
+          Floats y(rows * out), expected(rows * out);
+          table.linear({x.data(), shortened.weight(), nullptr, y.data(), rows, in, out, in, out});
+          table.linear({x.data(), in_float32(shortened.wide), nullptr, expected.data(), rows, in, out, in, out});
+          for (int64_t i = 0; i < rows * out && format == Format::kInt8; i++) expected[i] *= shortened.scales[i % out];
+          check(y == expected, "linear in fewer bits");
+        }
 }
 
 void test_rows(const KernelTable& table) {
@@ -161,8 +218,8 @@ void test_heads(const KernelTable& table) {
           const int64_t top_k = std::min<int64_t>(5, static_cast<int64_t>(subset.size()));
           std::vector<int64_t> ids(rows * top_k);
           Floats best(rows * top_k);
-          table.argmax_head({x.data(), panels.data(), has_subset ? subset.data() : nullptr, ids.data(), best.data(),
-                             rows, in, vocab, in, top_k, static_cast<int64_t>(subset.size())});
+          table.argmax_head({x.data(), in_float32(panels), has_subset ? subset.data() : nullptr, ids.data(),
+                             best.data(), rows, in, vocab, in, top_k, static_cast<int64_t>(subset.size())});
           for (int64_t r = 0; r < rows; r++) {
             std::vector<float> sorted;
             for (int64_t id : subset) sorted.push_back(logits[r * vocab + id]);
@@ -177,8 +234,8 @@ void test_heads(const KernelTable& table) {
         }
         Floats out(rows * in), expected(rows * in);
         std::vector<int64_t> labels(rows);
-        table.soft_embedding(
-            {x.data(), panels.data(), embedding.data(), out.data(), labels.data(), rows, in, vocab, in, in, in});
+        table.soft_embedding({x.data(), in_float32(panels), embedding.data(), Format::kFloat32, out.data(),
+                              labels.data(), rows, in, vocab, in, in, in});
         for (int64_t r = 0; r < rows; r++) {
           double total = 0;
           std::vector<double> sums(in);
@@ -349,8 +406,8 @@ void test_decoder(const KernelTable& table) {
                        weight(hidden, 2 * intermediate), weight(intermediate, hidden), weight(hidden, width),
                        weight(width, hidden)});
     const auto& w = weights.back();
-    stack.push_back(
-        {w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(), w[5].data(), w[6].data(), w[7].data()});
+    stack.push_back({w[0].data(), w[3].data(), in_float32(w[1]), in_float32(w[2]), in_float32(w[4]), in_float32(w[5]),
+                     in_float32(w[6]), in_float32(w[7])});
   }
   const Floats norm = randn(hidden), angles = randn(tokens * head_dim), x = randn(tokens * hidden);
   const Floats windows = randn(2 * window * layers * 2 * width);
@@ -499,6 +556,7 @@ int main(int argc, char** argv) {
       set_num_threads(threads);
       where = isa + ", " + std::to_string(threads) + " threads";
       test_linear(*table);
+      test_formats(*table);
       test_rows(*table);
       test_heads(*table);
       test_attention(*table);

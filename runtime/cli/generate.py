@@ -75,6 +75,7 @@ def generate(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
     top_p: options.TopP = SamplingParams.top_p,
@@ -124,7 +125,9 @@ def generate(
     note = signals.Note()
     with ExitStack() as stack:
         speaker = stack.enter_context(Speaker(output_device)) if play else None  # before the model is loaded
-        engine = stack.enter_context(options.open_engine(model, codec, device, dtype, block_size))
+        engine = stack.enter_context(
+            options.open_engine(model, codec, device, dtype, block_size, quantization)
+        )
         with signals.noted(note):  # what was made is kept
             show = None if printer is None else printer.show
             completion = run(engine, request, show, note, signals.PATIENCE_S, speaker)

@@ -72,6 +72,14 @@ CodecFolder = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.", rich_help_panel=MODEL_PANEL)]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=MODEL_PANEL)]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="int8-weight-only: the weights of the layers in 8 bits, on the CPU.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 BlockSize = Annotated[
     int,
     typer.Option(min=1, help="Positions per block of the KV cache.", rich_help_panel=MODEL_PANEL),
@@ -151,14 +159,28 @@ def check_codec(model: Path | None, codec: Path | None) -> None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
 
 
-def open_engine(model: Path | None, codec: Path | None, device: str, dtype: str, block_size: int) -> Engine:
+def open_engine(
+    model: Path | None,
+    codec: Path | None,
+    device: str,
+    dtype: str,
+    block_size: int,
+    quantization: str | None = None,
+) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     check_codec(model, codec)
     with signals.at_once():  # there is nothing yet that has to end in order
         from antiphon.assets.embedded import EMBEDDED_WORLD
         from antiphon.engine.engine import Engine
 
-        engine = Engine(model, codec=codec, device=device, dtype=dtype, block_size=block_size)
+        engine = Engine(
+            model,
+            codec=codec,
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            block_size=block_size,
+        )
     if model is None:
         show_error(f"no --model: {EMBEDDED_WORLD}")
     return engine

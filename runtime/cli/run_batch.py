@@ -60,6 +60,7 @@ def run_batch(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -93,6 +94,7 @@ def run_batch(
         except OSError as error:
             raise typer.BadParameter(about(output_file, error), param_hint="--output-file") from error
         settings: dict[str, Any] = {"block_size": block_size, "max_num_seqs": max_num_seqs}
+        settings["quantization"] = quantization
         if max_model_len is not None:
             settings["max_model_len"] = max_model_len
         with signals.at_once():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -165,6 +165,7 @@ def serve(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -224,7 +225,8 @@ def serve(
         log_format=log_format,
         reference=reference,
     )
-    engine_settings = {
+    engine_settings: dict[str, Any] = {
+        "quantization": quantization,
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
         "max_num_waiting": max_num_waiting,
@@ -241,11 +243,11 @@ def serve(
 
 
 def _load(
-    model: Path | None, codec: Path | None, device: str, dtype: str, settings: dict[str, int]
+    model: Path | None, codec: Path | None, device: str, dtype: str, settings: dict[str, Any]
 ) -> AsyncEngine:
     from antiphon.aio.async_engine import AsyncEngine
 
-    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)  # type: ignore[arg-type]
+    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)
 
 
 def _show(is_packaged: bool, note: signals.Note, address: str) -> None:

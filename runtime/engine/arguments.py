@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from antiphon.codec import Codec
 
 __all__ = [
+    "QUANTIZATIONS",
     "EngineArguments",
     "all_requests",
     "bounded",
     "check_choice",
+    "check_quantization",
     "engine_config",
     "given_id",
     "model_folder",
@@ -35,6 +37,7 @@ __all__ = [
     "open_codec",
 ]
 
+QUANTIZATIONS = ("int8-weight-only",)
 DEFAULT_MAX_TOKENS = 1024
 """For text-only replies whose request sets no limit."""
 MAX_REQUESTS = 1_000_000
@@ -70,6 +73,13 @@ def engine_config(settings: EngineSettings) -> EngineConfig:
 def check_choice(name: str, value: object, only: str | None) -> None:
     if (value is not None or only is not None) and (type(value) is not str or value != only):
         raise ConfigError(f"{name}: expected {only!r}, the only choice, got {shown(value)}")
+
+
+def check_quantization(value: object) -> None:
+    if value is not None and (type(value) is not str or value not in QUANTIZATIONS):
+        raise ConfigError(
+            f"quantization: expected None or one of {', '.join(map(repr, QUANTIZATIONS))}, got {shown(value)}"
+        )
 
 
 def model_folder(model: Any) -> Path:

@@ -66,11 +66,14 @@ class Engine(OfOneProcess):
         codec: the codec's folder, or a `Codec`; None with a model: units are produced, audio is not,
             and speech comes in as `Units`.
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
-        dtype: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16", "float16".
+        dtype: of the weights: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16",
+            "float16". On the CPU, activations and the KV cache are float32 with any of them.
+        quantization: "int8-weight-only": the matrices of all layers and heads in 8 bits, with a scale for
+            each output; on the CPU only. None: as `dtype` says.
         codec_dtype: of a codec given as a folder; "auto" is float32. See `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
-        quantization, text_backend, vocoder_backend, speech_prompt: each has one choice so far.
+        text_backend, vocoder_backend, speech_prompt: each has one choice so far.
         settings: see `antiphon.config.EngineSettings`.
 
     Raises:

@@ -11,14 +11,20 @@ import torch
 from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
 from antiphon.config import CacheConfig, EngineConfig, EngineSettings, ModelConfig
 from antiphon.device.place import resolve_device
-from antiphon.engine.arguments import check_choice, engine_config, model_folder, open_codec
-from antiphon.errors import CheckpointError
+from antiphon.engine.arguments import (
+    check_choice,
+    check_quantization,
+    engine_config,
+    model_folder,
+    open_codec,
+)
+from antiphon.errors import CheckpointError, ConfigError
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import cache_config
 from antiphon.model.checkpoint.folder import read_checkpoint
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
-from antiphon.model.omni import OmniModel
+from antiphon.model.omni import OmniModel, computing_dtype
 from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.text.tokenizer import Tokenizer
 
@@ -37,7 +43,7 @@ class Loaded:
     model_name: str
     device: torch.device
     dtype: torch.dtype
-    """That of the model's weights and its KV cache."""
+    """That of activations and the KV cache."""
     config: EngineConfig
     model_config: ModelConfig
     cache_config: CacheConfig
@@ -65,7 +71,7 @@ def load(
     """Check the arguments of `Engine`, which describes them, and load what they name. Raises what `Engine`
     does."""
     config = engine_config(settings)
-    check_choice("quantization", quantization, None)
+    check_quantization(quantization)
     check_choice("text_backend", text_backend, "native")
     check_choice("vocoder_backend", vocoder_backend, "torch")
     check_choice("speech_prompt", speech_prompt, "soft")
@@ -74,6 +80,8 @@ def load(
         codec = EMBEDDED_CODEC
     place = resolve_device(device)
     check_device(place)
+    if quantization is not None and place.type != "cpu":
+        raise ConfigError(f"quantization: expected None on {place.type}, got {quantization!r}")
     make_ready()
     resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
     model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
@@ -99,14 +107,16 @@ def load(
         load_format=load_format,
         seed=config.seed,
         progress=progress,
+        quantizes=quantization is not None,
     )
+    computing = computing_dtype(resolved, place)
     return Loaded(
         model_name=folder.name,
         device=place,
-        dtype=resolved,
+        dtype=computing,
         config=config,
         model_config=model_config,
-        cache_config=cache_config(model_config, config, resolved, place),
+        cache_config=cache_config(model_config, config, computing, place),
         tokenizer=tokenizer,
         codec=opened,
         inputs=inputs,

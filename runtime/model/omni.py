@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,12 +15,13 @@ from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
 from antiphon.model.graphed_layers import GraphedLayers, decode_sizes
-from antiphon.model.weights import LayerWeights, OmniWeights
+from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
 
-__all__ = ["OmniModel"]
+__all__ = ["OmniModel", "computing_dtype"]
 
 LayerCaches = Sequence[tuple[Tensor, Tensor]]
 
@@ -34,7 +36,8 @@ class OmniModel:
     def __init__(self, weights: OmniWeights, config: ModelConfig, max_positions: int) -> None:
         self.config = config
         self.device = weights.embed_tokens.device
-        self.dtype = weights.embed_tokens.dtype
+        self.dtype = computing_dtype(weights.embed_tokens.dtype, self.device)
+        """That of activations and the KV cache"""
         self.cos_sin = rope_table(
             inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling),
             max_positions,
@@ -52,7 +55,8 @@ class OmniModel:
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
-        return self.bottom_layers(F.embedding(ids, self.weights.audio_embed_tokens), batch, caches, None)
+        x = F.embedding(ids, self.weights.audio_embed_tokens).to(self.dtype)
+        return self.bottom_layers(x, batch, caches, None)
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
         """H (rows, hidden) -> frame labels int64 (rows)"""
@@ -63,7 +67,7 @@ class OmniModel:
         return soft_embedding(hidden, self.ctc_head, self.weights.embed_tokens)
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weights.embed_tokens)
+        return F.embedding(ids, self.weights.embed_tokens).to(self.dtype)
 
     def think(
         self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, wanted: Tensor | None = None
@@ -76,7 +80,7 @@ class OmniModel:
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
         """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""
-        kv = self.fusion_kv(F.embedding(ids, self.weights.text_to_audio_proj))
+        kv = self.fusion_kv(F.embedding(ids, self.weights.text_to_audio_proj).to(self.dtype))
         return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
 
     def speak(
@@ -133,7 +137,7 @@ class OmniModel:
         }
 
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
-        packed = [_packed(layers.pop(0)) for _ in range(len(layers))]
+        packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]
         geometry = DecoderGeometry(
             self.config.num_attention_heads,
             self.config.num_key_value_heads,
@@ -142,20 +146,26 @@ class OmniModel:
         )
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
         # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
-        return decoder_layers(packed, norm, geometry, self.cos_sin, checked=False)
+        return decoder_layers(packed, norm.to(self.dtype), geometry, self.cos_sin, checked=False)
 
     def _take(self, name: str) -> Linear:
-        weight: Tensor = getattr(self.weights, name)
-        setattr(self.weights, name, weight.new_empty(0))
+        weight: Matrix = getattr(self.weights, name)
+        setattr(self.weights, name, self.cos_sin.new_empty(0))
         return linear(weight)
 
 
-def _packed(layer: LayerWeights) -> DecoderLayer:
+def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype to compute in with weights stored in another. On the CPU, weights of fewer bits are widened
+    where they are read, and all else is float32."""
+    return torch.float32 if device.type == "cpu" and cpp_available() else stored
+
+
+def _packed(layer: LayerWeights, dtype: torch.dtype) -> DecoderLayer:
     return DecoderLayer(
-        input_norm=layer.input_norm,
+        input_norm=layer.input_norm.to(dtype),
         qkv=linear(layer.qkv),
         o=linear(layer.o),
-        post_norm=layer.post_norm,
+        post_norm=layer.post_norm.to(dtype),
         gate_up=linear(layer.gate_up),
         down=linear(layer.down),
         fusion_q=linear(layer.fusion.q) if layer.fusion else None,

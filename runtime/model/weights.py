@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
+
+from antiphon.kernels.quantized import QuantizedWeight
 
 __all__ = [
     "FusionWeights",
     "LayerWeights",
+    "Matrix",
     "OmniWeights",
     "ProjectorWeights",
     "VisionLayerWeights",
@@ -16,13 +20,17 @@ __all__ = [
 ]
 
 
+Matrix: TypeAlias = "Tensor | QuantizedWeight"
+"""A `QuantizedWeight` once the checkpoint has been quantized."""
+
+
 @dataclass
 class FusionWeights:
     """`audio_text_attn` of one top layer, without k and v (see `OmniWeights.fusion_kv`)."""
 
-    q: Tensor
+    q: Matrix
     """(heads * head_dim, hidden)"""
-    o: Tensor
+    o: Matrix
     """(hidden, heads * head_dim)"""
 
 
@@ -32,15 +40,15 @@ class LayerWeights:
 
     input_norm: Tensor
     """(hidden)"""
-    qkv: Tensor
+    qkv: Matrix
     """(q_size + 2 * kv_size, hidden): q_proj, k_proj, v_proj one after the other"""
-    o: Tensor
+    o: Matrix
     """(hidden, q_size)"""
     post_norm: Tensor
     """(hidden)"""
-    gate_up: Tensor
+    gate_up: Matrix
     """(2 * intermediate, hidden): gate_proj, then up_proj"""
-    down: Tensor
+    down: Matrix
     """(hidden, intermediate)"""
     fusion: FusionWeights | None = None
 
@@ -92,17 +100,17 @@ class OmniWeights:
     """(text_vocab, hidden)"""
     layers: list[LayerWeights]
     norm: Tensor
-    lm_head: Tensor
+    lm_head: Matrix
     """(text_vocab, hidden)"""
     audio_embed_tokens: Tensor
     """(vocab, hidden)"""
     bottom_layers: list[LayerWeights]
     audio_norm: Tensor
-    audio_to_text_proj: Tensor
+    audio_to_text_proj: Matrix
     """(text_vocab, hidden), the CTC head"""
     top_layers: list[LayerWeights]
     top_audio_norm: Tensor
-    audio_lm_head: Tensor
+    audio_lm_head: Matrix
     """(vocab, hidden), the unit head"""
     text_to_audio_proj: Tensor
     """(vocab, hidden), the fusion text embedding"""

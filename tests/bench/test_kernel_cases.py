@@ -100,7 +100,7 @@ def test_bytes_are_those_of_inputs_and_outputs(op: str) -> None:
 
 def test_bytes_and_operations_of_a_product() -> None:
     for case in small_cases("linear"):
-        rows, n, m = map(int, case.shape.split(" x "))
+        rows, n, m = map(int, case.shape.split(",")[0].split(" x "))
         x, weight = case.inputs("torch")
         assert x.shape == (rows, n)
         assert (weight.in_features, weight.out_features) == (n, m)

@@ -67,7 +67,7 @@ def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
 
     def poisoned(like: Tensor, *size: object, **options: object) -> Tensor:
         fresh: Tensor = new_empty(like, *size, **options)  # type: ignore[call-overload]
-        return fresh.fill_(torch.nan if fresh.is_floating_point() else -12345)
+        return fresh.fill_(torch.nan if fresh.is_floating_point() else -12345 if fresh.itemsize > 1 else -99)
 
     def call(function: Callable[[], object]) -> dict[str, object]:
         found = {}

@@ -118,7 +118,15 @@ def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
 
 
 def test_other_dtypes_go_to_torch(randn: Draw) -> None:
-    weight = randn(3, 4).bfloat16()
-    assert linear(weight)(randn(2, 4).bfloat16()).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match=r"backend 'cpp' does not take torch.bfloat16"):
+    weight = randn(3, 4).double()
+    assert linear(weight)(randn(2, 4).double()).dtype == torch.float64
+    with pytest.raises(ValueError, match=r"backend 'cpp' does not take torch.float64"):
         linear(weight, backend="cpp")
+
+
+def test_weights_of_16_bits_take_float32_on_the_cpu(randn: Draw) -> None:
+    weight = randn(3, 4).bfloat16()
+    x = randn(2, 4)
+    torch.testing.assert_close(linear(weight)(x), x @ weight.float().T)
+    torch.testing.assert_close(linear(weight, backend="torch")(x), x @ weight.float().T)
+    assert linear(weight, backend="torch")(x.bfloat16()).dtype == torch.bfloat16

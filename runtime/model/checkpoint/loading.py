@@ -18,6 +18,7 @@ from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
+from antiphon.model.checkpoint.quantizing import Quantizer, saved_bytes
 from antiphon.model.checkpoint.shards import TensorEntry, TensorFiles, read_headers
 from antiphon.model.checkpoint.tensors import (
     VISION_PREFIX,
@@ -50,9 +51,9 @@ MAX_LISTED = 5
 def resolve_dtype(
     dtype: str | torch.dtype, folder: Path, device: torch.device | str, *, load_format: LoadFormat = "auto"
 ) -> torch.dtype:
-    """The dtype that weights are stored and computed in.
+    """The dtype that weights are stored in.
 
-    "auto" is float32 on the CPU, where 16 bits are slower or inexact, and elsewhere the dtype of most of the
+    "auto" is float32 on the CPU, where 16 bits are inexact, and elsewhere the dtype of most of the
     file's numbers (for dummy weights: what config.json says, else bfloat16).
 
     Raises:
@@ -89,6 +90,7 @@ def load_weights(
     load_format: LoadFormat = "auto",
     seed: int = 0,
     progress: bool | Progress = False,
+    quantizes: bool = False,
 ) -> OmniWeights:
     """The weights of a checkpoint.
 
@@ -103,6 +105,7 @@ def load_weights(
     Args:
         progress: True for a bar on the terminal's standard error once loading takes longer than a second,
             or a function to call.
+        quantizes: make each matrix of the layers and heads int8 as soon as it has been read.
 
     Raises:
         CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
@@ -111,8 +114,9 @@ def load_weights(
         ConfigError: an unknown `load_format`.
     """
     if load_format == "dummy":
-        weights = _allocate(folder / "config.json", config, device, dtype)
-        _fill_randomly(weights, config, torch.device(device), seed)
+        weights = _allocate(folder / "config.json", config, device, dtype, quantizes)
+        quantizer = Quantizer(weights) if quantizes else None
+        _fill_randomly(weights, config, torch.device(device), seed, quantizer)
         return weights
     if load_format != "auto":
         raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
@@ -123,21 +127,28 @@ def load_weights(
     _check_names(files, expected, folder, config)
     _check_entries(files, expected)
 
-    weights = _allocate(files.path, config, device, dtype)
+    weights = _allocate(files.path, config, device, dtype, quantizes)
+    quantizer = Quantizer(weights) if quantizes else None
     places = dict(named_tensors(weights, config))
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
     with _reporting(progress, sum(sizes.values())) as report:
         for name, tensor in files.read(list(places)):
-            places[name].copy_(tensor)
-            _check_finite(files.entries[name], places[name])
+            place = places.pop(name)
+            place.copy_(tensor)
+            _check_finite(files.entries[name], place)
+            if quantizer is not None:
+                quantizer.filled(place)
             report(sizes[name])
     return weights
 
 
-def _allocate(path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
+def _allocate(
+    path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, quantizes: bool
+) -> OmniWeights:
     """Storage on the device. More than all of this machine's memory is refused before any is allocated: the
     system would grant it, and end the process once it is used."""
-    size = num_bytes(empty_weights(config, device="meta", dtype=dtype), config)
+    planned = empty_weights(config, device="meta", dtype=dtype)
+    size = num_bytes(planned, config) - (saved_bytes(planned) if quantizes else 0)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type != "cpu":
         return empty_weights(config, device=device, dtype=dtype)
@@ -225,7 +236,9 @@ def _listed(names: list[str], count: int) -> str:
 # --- random weights -------------------------------------------------------------------------------
 
 
-def _fill_randomly(weights: OmniWeights, config: ModelConfig, device: torch.device, seed: int) -> None:
+def _fill_randomly(
+    weights: OmniWeights, config: ModelConfig, device: torch.device, seed: int, quantizer: Quantizer | None
+) -> None:
     if device.type == "meta":
         return
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -236,6 +249,8 @@ def _fill_randomly(weights: OmniWeights, config: ModelConfig, device: torch.devi
             place.fill_(1.0)
         else:
             place.normal_(0.0, DUMMY_STD, generator=generator)
+        if quantizer is not None:
+            quantizer.filled(place)
 
 
 # --- progress -------------------------------------------------------------------------------------

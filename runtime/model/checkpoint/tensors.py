@@ -16,6 +16,7 @@ from antiphon.config import ModelConfig, VisionConfig
 from antiphon.model.weights import (
     FusionWeights,
     LayerWeights,
+    Matrix,
     OmniWeights,
     ProjectorWeights,
     VisionLayerWeights,
@@ -160,25 +161,25 @@ def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[s
     for i, layer in enumerate(weights.layers):
         yield from _named_layer(f"model.layers.{i}.", layer, config)
     yield "model.norm.weight", weights.norm
-    yield "lm_head.weight", weights.lm_head
+    yield "lm_head.weight", _plain(weights.lm_head)
 
     yield "model.audio_embed_tokens.weight", weights.audio_embed_tokens
     for i, layer in enumerate(weights.bottom_layers):
         yield from _named_layer(f"model.bottom_audio_layers.{i}.", layer, config)
     yield "model.audio_norm.weight", weights.audio_norm
-    yield "audio_to_text_proj.weight", weights.audio_to_text_proj
+    yield "audio_to_text_proj.weight", _plain(weights.audio_to_text_proj)
 
     fusion_kv = torch.split(weights.fusion_kv, config.q_size)
     for i, layer in enumerate(weights.top_layers):
         prefix = f"model.top_audio_layers.{i}."
         yield from _named_layer(prefix, layer, config)
         assert layer.fusion is not None, "a top layer has fusion attention"
-        yield f"{prefix}audio_text_attn.q_proj.weight", layer.fusion.q
+        yield f"{prefix}audio_text_attn.q_proj.weight", _plain(layer.fusion.q)
         yield f"{prefix}audio_text_attn.k_proj.weight", fusion_kv[2 * i]
         yield f"{prefix}audio_text_attn.v_proj.weight", fusion_kv[2 * i + 1]
-        yield f"{prefix}audio_text_attn.o_proj.weight", layer.fusion.o
+        yield f"{prefix}audio_text_attn.o_proj.weight", _plain(layer.fusion.o)
     yield "model.top_audio_norm.weight", weights.top_audio_norm
-    yield "audio_lm_head.weight", weights.audio_lm_head
+    yield "audio_lm_head.weight", _plain(weights.audio_lm_head)
     yield "text_to_audio_proj.weight", weights.text_to_audio_proj
 
     if weights.vision is not None:
@@ -194,18 +195,23 @@ def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[s
         yield "model.image_newline", weights.image_newline
 
 
+def _plain(matrix: Matrix) -> Tensor:
+    assert isinstance(matrix, Tensor), "the tensors of a file are named before they are quantized"
+    return matrix
+
+
 def _named_layer(prefix: str, layer: LayerWeights, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    q, k, v = torch.split(layer.qkv, [config.q_size, config.kv_size, config.kv_size])
-    gate, up = torch.split(layer.gate_up, config.intermediate_size)
+    q, k, v = torch.split(_plain(layer.qkv), [config.q_size, config.kv_size, config.kv_size])
+    gate, up = torch.split(_plain(layer.gate_up), config.intermediate_size)
     yield f"{prefix}input_layernorm.weight", layer.input_norm
     yield f"{prefix}self_attn.q_proj.weight", q
     yield f"{prefix}self_attn.k_proj.weight", k
     yield f"{prefix}self_attn.v_proj.weight", v
-    yield f"{prefix}self_attn.o_proj.weight", layer.o
+    yield f"{prefix}self_attn.o_proj.weight", _plain(layer.o)
     yield f"{prefix}post_attention_layernorm.weight", layer.post_norm
     yield f"{prefix}mlp.gate_proj.weight", gate
     yield f"{prefix}mlp.up_proj.weight", up
-    yield f"{prefix}mlp.down_proj.weight", layer.down
+    yield f"{prefix}mlp.down_proj.weight", _plain(layer.down)
 
 
 def _named_vision(vision: VisionWeights) -> Iterator[tuple[str, Tensor]]:

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from antiphon.config import ModelConfig, VisionConfig
 from antiphon.errors import CheckpointError, ConfigError
+from antiphon.kernels import QuantizedWeight, quantize_int8
 from antiphon.model.checkpoint import loading
-from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.folder import LoadFormat, read_config
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
+from antiphon.model.checkpoint.quantizing import saved_bytes
 from antiphon.model.checkpoint.tensors import empty_weights, named_tensors, num_bytes, tensor_shapes
-from antiphon.model.weights import OmniWeights
+from antiphon.model.weights import LayerWeights, OmniWeights
 
 MANIFEST = Path(__file__).parents[2] / "golden" / "manifests" / "stream_omni_8b.json"
 TOWER = "model.vision_tower.vision_tower."
@@ -162,8 +164,8 @@ def test_released_size_on_the_meta_device(released: ModelConfig, tmp_path: Path)
 def test_every_tensor_is_where_the_model_looks_for_it() -> None:
     weights, file = load(RANDOM_MODEL), load_file(RANDOM_MODEL / "model.safetensors")
 
-    def check(found: Tensor | None, *names: str) -> None:
-        assert found is not None
+    def check(found: object, *names: str) -> None:
+        assert isinstance(found, Tensor)
         assert torch.equal(found, torch.cat([file.pop(name) for name in names])), names
 
     check(weights.embed_tokens, "model.embed_tokens.weight")
@@ -472,7 +474,7 @@ def test_dummy_weights(tmp_path: Path) -> None:
 
     weights = draw(7)
     assert_equal(draw(7), weights)
-    assert not torch.equal(draw(8).lm_head, weights.lm_head)
+    assert not torch.equal(draw(8).fusion_kv, weights.fusion_kv)
     for name, tensor in flatten(weights):
         if name.endswith("bias"):
             assert not tensor.any(), name
@@ -480,7 +482,7 @@ def test_dummy_weights(tmp_path: Path) -> None:
             assert bool((tensor == 1).all()), name
         else:
             assert len(set(tensor.flatten().tolist())) > 0.9 * tensor.numel(), name
-    assert weights.lm_head.std().item() == pytest.approx(0.02, rel=0.05)
+    assert weights.embed_tokens.std().item() == pytest.approx(0.02, rel=0.05)
     assert weights.fusion_kv.mean().item() == pytest.approx(0.0, abs=0.001)
 
 
@@ -489,7 +491,55 @@ def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
         tmp_path, read_config(RANDOM_MODEL), device="cpu", dtype=torch.bfloat16, load_format="dummy", seed=7
     )
     assert all(tensor.dtype == torch.bfloat16 for _, tensor in flatten(weights))
-    assert weights.lm_head.float().std().item() == pytest.approx(0.02, rel=0.05)
+    assert weights.embed_tokens.float().std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("load_format", ["auto", "dummy"])
+def test_quantized_while_it_is_loaded(load_format: LoadFormat) -> None:
+    """The matrices of all layers and the heads, each as it would be once all is loaded; nothing else."""
+    plain, found = (load(RANDOM_MODEL, load_format=load_format, quantizes=q) for q in (False, True))
+
+    def check(whole: object, quantized: object) -> None:
+        assert isinstance(whole, Tensor)
+        assert isinstance(quantized, QuantizedWeight)
+        expected = quantize_int8(whole)
+        assert torch.equal(quantized.values, expected.values)
+        assert torch.equal(quantized.scales, expected.scales)
+
+    for whole, quantized in zip(layers_of(plain), layers_of(found), strict=True):
+        for name in ("qkv", "o", "gate_up", "down"):
+            check(getattr(whole, name), getattr(quantized, name))
+        assert torch.equal(whole.input_norm, quantized.input_norm)
+        assert (whole.fusion is None) == (quantized.fusion is None)
+        if whole.fusion is not None and quantized.fusion is not None:
+            check(whole.fusion.q, quantized.fusion.q)
+            check(whole.fusion.o, quantized.fusion.o)
+    for name in ("lm_head", "audio_to_text_proj", "audio_lm_head"):
+        check(getattr(plain, name), getattr(found, name))
+    for name in ("embed_tokens", "audio_embed_tokens", "text_to_audio_proj", "fusion_kv", "norm"):
+        assert torch.equal(getattr(plain, name), getattr(found, name))
+    assert found.vision is not None
+
+
+def layers_of(weights: OmniWeights) -> list[LayerWeights]:
+    return [*weights.layers, *weights.bottom_layers, *weights.top_layers]
+
+
+def test_what_quantized_weights_save() -> None:
+    """What memory has to hold: bytes and scales for the matrices, the rest in full."""
+    config = read_config(RANDOM_MODEL)
+    weights = load(RANDOM_MODEL)
+    full, saved = num_bytes(weights, config), saved_bytes(weights)
+    found = load(RANDOM_MODEL, quantizes=True)
+    matrices = [
+        getattr(layer, name) for layer in layers_of(found) for name in ("qkv", "o", "gate_up", "down")
+    ]
+    matrices += [
+        part for layer in found.top_layers if layer.fusion for part in (layer.fusion.q, layer.fusion.o)
+    ]
+    matrices += [found.lm_head, found.audio_to_text_proj, found.audio_lm_head]
+    short = sum(m.values.numel() + 4 * len(m.scales) for m in matrices)
+    assert full - saved == full - 4 * sum(m.values.numel() for m in matrices) + short
 
 
 def test_unknown_load_format() -> None:
