@@ -17,6 +17,10 @@ BENCHMARKS = {
         "streaming",
         "Distance of streamed speech from the whole, and the seams between its chunks.",
     ),
+    "formats": (
+        "formats",
+        "Weights in 32, 16 and 8 bits: their memory, and how many replies stay the same.",
+    ),
     "kernels": (
         "kernel_bench",
         "Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch.",

@@ -1,0 +1,137 @@
+"""`antiphon bench formats`: what weights in fewer bits save, and how far replies stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from antiphon.bench.options import JsonFile, check_output, record_of, write_record
+from antiphon.bench.serving.questions import WORKLOAD, read_workload
+from antiphon.device.machine import cpu_name
+from antiphon.engine.engine import Engine
+from antiphon.errors import AntiphonError
+from antiphon.types import Completion, Request
+
+__all__ = ["FORMATS", "FormatRun", "compare", "questions", "run"]
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "float16": {"dtype": "float16"},
+    "int8-weight-only": {"dtype": "float32", "quantization": "int8-weight-only"},
+}
+"""Settings of an engine, by what the table calls them."""
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class FormatRun:
+    """The replies of one format beside those of float32."""
+
+    name: str
+    weight_mb: float
+    """Of the layers and heads, which each step reads; in MiB."""
+    num_questions: int
+    same_transcripts: int
+    same_texts: int
+    same_units: int
+    """Of those with the same text: replies whose units are all the same."""
+    same_lengths: int
+    """Of those with the same text: replies of the same number of units."""
+
+
+def questions(num_pictures: int) -> list[Request]:
+    """Each of the workload's questions, spoken and typed, about each of `num_pictures` pictures."""
+    asked = [question for question in read_workload() if question.picture is None]
+    asked += [replace(question, picture=None) for question in read_workload() if question.picture is not None]
+    pictures = [path.read_bytes() for path in sorted(WORKLOAD.glob("*.png"))[:num_pictures]]
+    shown = [replace(question, picture=picture) for question in asked for picture in pictures]
+    return [question.request() for question in (*asked, *shown)]
+
+
+def answers(engine: Engine, requests: Sequence[Request], name: str) -> list[Completion]:
+    """Completions in the order of the requests. Speech itself is not made."""
+    silent = [replace(request, modalities=("text", "units")) for request in requests]
+    batches = [silent[begin : begin + BATCH] for begin in range(0, len(silent), BATCH)]
+    made = [done for batch in track(batches, name, transient=True) for done in engine.generate(batch)]
+    for done in made:
+        if done.error is not None:
+            raise RuntimeError(f"a request failed: {done.error}")
+    return made
+
+
+def compare(
+    name: str, num_bytes: int, expected: Sequence[Completion], found: Sequence[Completion]
+) -> FormatRun:
+    """expected: the replies in float32. num_bytes: what a step reads."""
+    pairs = list(zip(expected, found, strict=True))
+    said = [(one, other) for one, other in pairs if one.text == other.text]
+    return FormatRun(
+        name=name,
+        weight_mb=num_bytes / 2**20,
+        num_questions=len(pairs),
+        same_transcripts=sum(one.transcript == other.transcript for one, other in pairs),
+        same_texts=len(said),
+        same_units=sum(one.units == other.units for one, other in said),
+        same_lengths=sum(len(one.units) == len(other.units) for one, other in said),
+    )
+
+
+def run(
+    model: Annotated[Path | None, typer.Option(help="Checkpoint folder; the packaged one.")] = None,
+    codec: Annotated[Path | None, typer.Option(help="The packaged one if not given.")] = None,
+    pictures: Annotated[int, typer.Option(min=0, help="Pictures that each question is asked about.")] = 3,
+    json_out: JsonFile = None,
+) -> None:
+    """Memory of the weights on a CPU, and how many replies are the same as in float32."""
+    check_output(json_out, "--json")
+    requests = questions(pictures)
+    expected: list[Completion] = []
+    runs = []
+    try:
+        for name, settings in FORMATS.items():
+            with Engine(model, codec=codec, device="cpu", **settings) as engine:
+                found = answers(engine, requests, name)
+                expected = expected or found
+                num_bytes = sum(engine.model.num_bytes_read().values())
+                runs.append(compare(name, num_bytes, expected, found))
+    except AntiphonError as error:
+        raise typer.BadParameter(str(error)) from error
+    title = f"{len(requests)} questions, beside float32, {cpu_name()}"
+    Console().print(_table(title, runs))
+    if json_out is not None:
+        command = f"antiphon bench formats --pictures {pictures}"
+        write_record(json_out, record_of(title, command, runs=[asdict(each) for each in runs]))
+
+
+def _table(title: str, runs: Sequence[FormatRun]) -> Table:
+    table = Table(
+        "weights",
+        "MiB read",
+        "same transcript",
+        "same text",
+        "of these, same units",
+        "same length",
+        title=title,
+    )
+    for each in runs:
+        table.add_row(
+            each.name,
+            f"{each.weight_mb:.1f}",
+            *(
+                f"{100 * part / each.num_questions:.1f} %"
+                for part in (each.same_transcripts, each.same_texts)
+            ),
+            *(
+                f"{100 * part / max(1, each.same_texts):.1f} %"
+                for part in (each.same_units, each.same_lengths)
+            ),
+        )
+    return table

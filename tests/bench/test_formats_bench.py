@@ -1,0 +1,27 @@
+"""`antiphon bench formats`: it asks what it says, and counts what is the same. Documents run the command."""
+
+from __future__ import annotations
+
+from antiphon.bench.formats import compare, questions
+from antiphon.types import Completion, Image
+
+
+def reply(text: str, units: tuple[int, ...], transcript: str = "") -> Completion:
+    return Completion("r", transcript=transcript, text=text, units=list(units))
+
+
+def test_each_question_is_asked_with_each_picture() -> None:
+    alone, shown = questions(0), questions(2)
+    assert len(shown) == 3 * len(alone)
+    contents = [request.content for request in shown]
+    with_picture = [parts for parts in contents if isinstance(parts, list) and isinstance(parts[0], Image)]
+    assert len(with_picture) == 2 * len(alone)
+
+
+def test_units_count_where_the_text_is_the_same() -> None:
+    expected = [reply("Two.", (1, 2, 3)), reply("Two.", (1, 2, 3)), reply("A star.", (4,), "What")]
+    found = [reply("Two.", (1, 2, 3)), reply("Two.", (1, 2, 9)), reply("A heart.", (4,), "What?")]
+    figures = compare("int8", 3 << 20, expected, found)
+    assert (figures.name, figures.weight_mb, figures.num_questions) == ("int8", 3.0, 3)
+    assert (figures.same_transcripts, figures.same_texts) == (2, 2)
+    assert (figures.same_units, figures.same_lengths) == (1, 2)
