@@ -229,7 +229,7 @@ class LiveOrder:
         """Whether the user may have interrupted a reply, whose sound then ends before what was sent of it."""
         self._asked: dict[str, str] = {}
         self._ids: set[str] = set()
-        self._ends = dict.fromkeys(LIVE_TRACKS, 0)
+        self._ends: dict[str, int] = dict.fromkeys(LIVE_TRACKS, 0)
         self._seconds = 0.0
         self._has_begun = False
         self._is_closed = False
