@@ -94,3 +94,11 @@ def test_it_remembers_what_was_said_before(engine: Engine) -> None:
     said = [Message("user", "How much is two plus three?"), Message("assistant", "Two plus three is five.")]
     [done] = engine.generate([Request(messages=[*said, Message("user", "And plus one?")])], PARAMS)
     assert "six" in words(done.text)
+
+
+def test_no_file_tells_where_it_was_made() -> None:
+    """No lines of a program that stood in some folder, as exporters note them."""
+    folders = (EMBEDDED_CODEC, EMBEDDED_MODEL)
+    files = [file for folder in folders for file in folder.iterdir() if file.is_file()]
+    assert len(files) > 8
+    assert not [file.name for file in files if b'.py", line ' in file.read_bytes()]

@@ -86,8 +86,17 @@ def _export_tokenizer(encoder: Ears, path: Path) -> None:
     assert program is not None, "the exporter gives a program"
     model = program.model_proto
     _shrink_constants(model)
+    _drop_traces(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def _drop_traces(model: onnx.ModelProto) -> None:
+    """The exporter notes for each node from which lines of which files it comes, with their folders."""
+    graph = model.graph
+    for parts in (graph.node, graph.value_info, graph.input, graph.output, graph.initializer):
+        for part in parts:
+            del part.metadata_props[:]
 
 
 def _shrink_constants(model: onnx.ModelProto) -> None:
