@@ -149,12 +149,22 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert turned == together[::-1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "kept", "backend"),
+    [
+        (torch.float32, torch.float32, None),
+        (torch.float32, torch.bfloat16, None),  # widened, as on a CPU
+        (torch.bfloat16, torch.bfloat16, "torch"),
+    ],
+    ids=["float32", "widened", "bfloat16"],
+)
 @pytest.mark.parametrize("vocab", [5, 700])
 @pytest.mark.parametrize("top_ks", [[1], [3], [2, 20, 64], [5, 64, 65], [0, 7]], ids=str)
-def test_from_a_head_as_from_its_logits(top_ks: list[int], vocab: int, dtype: torch.dtype) -> None:
+def test_from_a_head_as_from_its_logits(
+    top_ks: list[int], vocab: int, dtype: torch.dtype, kept: torch.dtype, backend: str | None
+) -> None:
     """Greedy rows, rows of few likeliest and rows that need all logits, in one batch and alone."""
-    head = linear(logits(vocab, 48, seed=1).to(dtype))
+    head = linear(logits(vocab, 48, seed=1).to(kept), backend=backend)
     states = logits(60, 48).to(dtype) / 9
     params = [
         SamplingParams(temperature=i % 3 * 0.8, top_k=top_ks[i % len(top_ks)], top_p=(1.0, 0.8)[i % 2])
