@@ -59,7 +59,8 @@ def take_quantization(settings: Settings) -> bool:
         _require(weights, "strategy", "channel")
         weights.fixed("symmetric", True)
         weights.fixed("dynamic", False)
-        weights.fixed("group_size", -1)
+        if weights.take("group_size") not in (None, -1):
+            raise weights.error("group_size", "null or -1 (nothing else is implemented)")
         weights.refuse_unknown(HARMLESS_WEIGHTS)
         group.fixed("input_activations")
         group.fixed("output_activations")

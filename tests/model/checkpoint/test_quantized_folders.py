@@ -17,6 +17,7 @@ from stored_weights import assert_equal, shard, with_tower_outside
 from torch import Tensor
 
 from antiphon import CheckpointError, Completion, ConfigError, Engine
+from antiphon.engine import loading as engine_loading
 from antiphon.kernels import QuantizedWeight
 from antiphon.model.checkpoint import quantized_folder
 from antiphon.model.checkpoint.folder import read_config
@@ -237,6 +238,15 @@ def test_an_engine_answers_as_when_it_quantizes(written: Path) -> None:
     assert answers(written, load_format="dummy")
 
 
+def test_on_a_gpu_it_is_refused(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_loading, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(engine_loading, "check_device", lambda _: None)
+    with pytest.raises(ConfigError, match=r"^device: expected cpu for the int8 weights of \S+, got cuda$"):
+        Engine(written)
+    with pytest.raises(ConfigError, match=r"^quantization: expected None on cuda, got 'int8-weight-only'$"):
+        Engine(written, quantization="int8-weight-only")
+
+
 def test_16_bits_beside_int8(written: Path) -> None:
     with Engine(written, dtype="bfloat16") as engine:
         assert engine.model.weights.embed_tokens.dtype == torch.bfloat16
@@ -327,7 +337,10 @@ def test_what_others_record_besides(written: Path) -> None:
             lambda c: group(c)["weights"].update(strategy="group"),
             "strategy: expected 'channel' .*, found 'gr",
         ),
-        (lambda c: group(c)["weights"].update(group_size=128), "group_size: expected -1 .*, found 128"),
+        (
+            lambda c: group(c)["weights"].update(group_size=128),
+            "group_size: expected null or -1 .*, found 128",
+        ),
         (lambda c: group(c)["weights"].update(symmetric=False), "symmetric: expected True .*, found False"),
         (lambda c: group(c)["weights"].update(actorder="group"), "actorder: expected no such key"),
         (lambda c: group(c).update(input_activations={"num_bits": 8}), "input_activations: expected null"),
