@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import antiphon
-from antiphon.cli import bench, chat, doctor, generate, profile, run_batch, run_stream_omni, serve
+from antiphon.cli import bench, chat, doctor, generate, profile, quantize, run_batch, run_stream_omni, serve
 
 __all__ = ["app"]
 
@@ -26,6 +26,7 @@ app.command()(chat.chat)
 app.command()(serve.serve)
 app.command()(run_stream_omni.run_stream_omni)
 app.command()(run_batch.run_batch)
+app.command()(quantize.quantize)
 app.command()(profile.profile)
 app.command()(doctor.doctor)
 app.add_typer(bench.app)

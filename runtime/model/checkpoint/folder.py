@@ -14,6 +14,7 @@ from antiphon.config import ModelConfig, RopeScaling, SpeechPrompt
 from antiphon.errors import CheckpointError
 from antiphon.files.checkpoint import is_folder, is_there, read_json, shown
 from antiphon.model.checkpoint.known_keys import HARMLESS_CONFIG_KEYS
+from antiphon.model.checkpoint.quantization import take_quantization
 from antiphon.model.checkpoint.settings import Settings
 from antiphon.model.checkpoint.shards import read_headers
 from antiphon.model.checkpoint.tensors import SPEECH_TABLES, TEXT_TABLES
@@ -87,6 +88,7 @@ def _take_config(settings: Settings, folder: Path) -> ModelConfig:
     if settings.text("model_type") != "stream_omni_llama":
         raise settings.error("model_type", "'stream_omni_llama'")
     _check_fixed(settings)
+    take_quantization(settings)
 
     hidden_size = settings.integer("hidden_size")
     num_heads = settings.integer("num_attention_heads", high=MAX_COUNT)
@@ -144,7 +146,7 @@ def _check_fixed(settings: Settings) -> None:
     settings.fixed("mm_vision_select_layer", -2)
     settings.fixed("mm_vision_select_feature", "patch")
     settings.fixed("mm_newline_position", "one_token")
-    for name in ("sliding_window", "mm_resampler_type", "quantization_config"):
+    for name in ("sliding_window", "mm_resampler_type"):
         settings.fixed(name)
     for name in ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window", "s2"):
         settings.fixed(name, False)

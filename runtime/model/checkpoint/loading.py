@@ -18,7 +18,14 @@ from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
-from antiphon.model.checkpoint.quantizing import Quantizer, saved_bytes
+from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, is_quantized
+from antiphon.model.checkpoint.quantizing import (
+    HEAD_NAMES,
+    Int8Matrices,
+    Quantizer,
+    matrix_names,
+    saved_bytes,
+)
 from antiphon.model.checkpoint.shards import TensorEntry, TensorFiles, read_headers
 from antiphon.model.checkpoint.tensors import (
     VISION_PREFIX,
@@ -31,11 +38,12 @@ from antiphon.model.checkpoint.vision_settings import missing_tower, vision_fold
 from antiphon.model.weights import OmniWeights
 from antiphon.plain import one_line, shown
 
-__all__ = ["Progress", "load_weights", "resolve_dtype"]
+__all__ = ["Progress", "checked_files", "load_weights", "reporting", "resolve_dtype"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and the bytes in all, both as they will be stored."""
 
+INT8 = "I8"
 FILE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 DUMMY_STD = 0.02
@@ -71,7 +79,10 @@ def resolve_dtype(
         return dtype_of(settings.get("dtype") or settings.get("torch_dtype")) or torch.bfloat16
     counts: dict[str, int] = {}
     files = read_headers(folder)
+    quantized = is_quantized(folder)
     for entry in files.entries.values():
+        if quantized and entry.dtype == INT8:
+            continue
         counts[entry.dtype] = counts.get(entry.dtype, 0) + torch.Size(entry.shape).numel()
     most = max(counts, key=lambda name: counts[name], default="nothing")
     if most not in FILE_DTYPES:
@@ -102,6 +113,8 @@ def load_weights(
     deviation 0.02, norms 1, biases 0. The same seed, configuration, dtype and kind of device give the same
     weights. On the device "meta" there is nothing to draw.
 
+    Matrices that the files hold in int8 are loaded as they are, and no others are quantized then.
+
     Args:
         progress: True for a bar on the terminal's standard error once loading takes longer than a second,
             or a function to call.
@@ -121,24 +134,22 @@ def load_weights(
     if load_format != "auto":
         raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
     check_folder(folder)
-    files = _with_vision_tower(read_headers(folder), folder, config)
-    # Checked against storage that takes no memory, so that a wrong file fails before a large allocation.
-    expected = dict(named_tensors(empty_weights(config, device="meta", dtype=dtype), config))
-    _check_names(files, expected, folder, config)
-    _check_entries(files, expected)
-
-    weights = _allocate(files.path, config, device, dtype, quantizes)
-    quantizer = Quantizer(weights) if quantizes else None
-    places = dict(named_tensors(weights, config))
+    files, int8_names = checked_files(folder, config)
+    weights = _allocate(files.path, config, device, dtype, quantizes or bool(int8_names))
+    quantizer = Quantizer(weights) if quantizes and not int8_names else None
+    int8 = Int8Matrices(weights, config, int8_names) if int8_names else None
+    places = dict(named_tensors(weights, config)) if int8 is None else int8.places
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
-    with _reporting(progress, sum(sizes.values())) as report:
+    with reporting(progress, sum(sizes.values()), "loading weights") as report:
         for name, tensor in files.read(list(places)):
             place = places.pop(name)
-            place.copy_(tensor)
+            place.copy_(tensor.reshape(place.shape))
             _check_finite(files.entries[name], place)
             if quantizer is not None:
                 quantizer.filled(place)
             report(sizes[name])
+    if int8 is not None:
+        int8.filled()
     return weights
 
 
@@ -174,6 +185,27 @@ def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
 
 
 # --- what the files must hold ---------------------------------------------------------------------
+
+
+def checked_files(folder: Path, config: ModelConfig) -> tuple[TensorFiles, frozenset[str]]:
+    """The tensors of a checkpoint, all there and in shapes and types that can be loaded; and the names of
+    those in int8, whose scales are there too. Raises what `load_weights` raises."""
+    files = _with_vision_tower(read_headers(folder), folder, config)
+    # Checked against storage that takes no memory, so that a wrong file fails before a large allocation.
+    weights = empty_weights(config, device="meta", dtype=torch.float32)
+    expected = dict(named_tensors(weights, config))
+    int8: frozenset[str] = frozenset()
+    if is_quantized(folder):
+        # Others often leave the heads as they are.
+        int8 = frozenset(
+            name
+            for name in matrix_names(config)
+            if name not in HEAD_NAMES or name not in files.entries or files.entries[name].dtype == INT8
+        )
+        expected = Int8Matrices(weights, config, int8).places
+    _check_names(files, expected, folder, config)
+    _check_entries(files, expected, int8)
+    return files, int8
 
 
 def _with_vision_tower(files: TensorFiles, folder: Path, config: ModelConfig) -> TensorFiles:
@@ -212,18 +244,20 @@ def _check_names(files: TensorFiles, expected: dict[str, Tensor], folder: Path, 
         )
 
 
-def _check_entries(files: TensorFiles, expected: dict[str, Tensor]) -> None:
+def _check_entries(files: TensorFiles, expected: dict[str, Tensor], int8: frozenset[str]) -> None:
     for name, place in expected.items():
         entry = files.entries[name]
-        if entry.shape != tuple(place.shape):
-            found = shown(entry.shape)
-            raise CheckpointError(
-                f"{entry.file}: {entry.name}: expected shape {tuple(place.shape)}, found {found}"
-            )
-        if entry.dtype not in FILE_DTYPES:
+        shapes = [tuple(place.shape)]
+        if name.removesuffix(SCALE_SUFFIX) in int8 and name not in int8:
+            shapes.append((len(place),))  # as some write a column
+        if entry.shape not in shapes:
+            wanted, found = " or ".join(map(str, shapes)), shown(entry.shape)
+            raise CheckpointError(f"{entry.file}: {entry.name}: expected shape {wanted}, found {found}")
+        dtypes = [INT8] if name in int8 else list(FILE_DTYPES)
+        if entry.dtype not in dtypes:
             found = shortened(entry.dtype)
             raise CheckpointError(
-                f"{entry.file}: {entry.name}: expected {' or '.join(FILE_DTYPES)}, found {found}"
+                f"{entry.file}: {entry.name}: expected {' or '.join(dtypes)}, found {found}"
             )
 
 
@@ -257,11 +291,11 @@ def _fill_randomly(
 
 
 @contextmanager
-def _reporting(progress: bool | Progress, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of bytes loaded since the last call."""
+def reporting(progress: bool | Progress, total: int, title: str) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of bytes done since the last call. title: what a bar says."""
     done = 0
     if progress is True:
-        with _bar(total) as report:
+        with _bar(total, title) as report:
             yield report
         return
 
@@ -275,13 +309,13 @@ def _reporting(progress: bool | Progress, total: int) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
+def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("loading weights"),
+        TextColumn(title),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -1,19 +1,25 @@
-"""Quantizes a checkpoint while it is loaded, so that few of its matrices are held in full."""
+"""Matrices in int8: quantized while a checkpoint is loaded, so that few are held in full, or read as such."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from antiphon.kernels.quantized import quantize_int8
+from antiphon.config import ModelConfig
+from antiphon.kernels.quantized import QuantizedWeight, quantize_int8
+from antiphon.model.checkpoint.quantization import SCALE_SUFFIX
+from antiphon.model.checkpoint.tensors import empty_weights, named_tensors
 from antiphon.model.weights import LayerWeights, OmniWeights
 
-__all__ = ["Quantizer", "saved_bytes"]
+__all__ = ["HEAD_NAMES", "Int8Matrices", "Quantizer", "matrix_names", "saved_bytes"]
 
 LAYER_MATRICES = ("qkv", "o", "gate_up", "down")
 HEADS = ("lm_head", "audio_to_text_proj", "audio_lm_head")
+HEAD_NAMES = frozenset(f"{name}.weight" for name in HEADS)
+"""What the heads are called in a file."""
 
 
 class Quantizer:
@@ -38,6 +44,42 @@ class Quantizer:
         if not self._missing[begin]:
             owner, name = self._places.pop(begin)
             setattr(owner, name, quantize_int8(getattr(owner, name)))
+
+
+class Int8Matrices:
+    """Replaces matrices by storage for int8 ones and for their scales, to be filled from a file."""
+
+    def __init__(self, weights: OmniWeights, config: ModelConfig, names: Collection[str]) -> None:
+        """names: the tensors of the file that are in int8: those of all layers, and of some heads."""
+        self._matrices: list[tuple[Any, str, Tensor, Tensor]] = []
+        columns = empty_weights(config, device="meta", dtype=torch.float32)
+        for (owner, name), (other, _) in zip(_matrices(weights), _matrices(columns), strict=True):
+            if name in HEADS and f"{name}.weight" not in names:
+                continue
+            matrix: Tensor = getattr(owner, name)
+            values = torch.empty_like(matrix, dtype=torch.int8)
+            scales = matrix.new_empty((len(matrix), 1), dtype=torch.float32)
+            setattr(owner, name, values)
+            setattr(other, name, scales)
+            self._matrices.append((owner, name, values, scales))
+        self.places = dict(named_tensors(weights, config))
+        """`named_tensors`, and of each tensor in int8 its scales, float32 (out, 1)"""
+        for name, place in named_tensors(columns, config):
+            if name in names:
+                self.places[name + SCALE_SUFFIX] = place
+
+    def filled(self) -> None:
+        """Everything has its numbers: the matrices become `QuantizedWeight`s."""
+        for owner, name, values, scales in self._matrices:
+            setattr(owner, name, QuantizedWeight(values, scales.flatten()))
+
+
+def matrix_names(config: ModelConfig) -> list[str]:
+    """The tensors of a file that are quantized."""
+    weights = empty_weights(config, device="meta", dtype=torch.float32)
+    for owner, name in _matrices(weights):
+        setattr(owner, name, getattr(owner, name).to(torch.int8))
+    return [name for name, place in named_tensors(weights, config) if place.dtype == torch.int8]
 
 
 def saved_bytes(weights: OmniWeights) -> int:

@@ -1,0 +1,39 @@
+"""`antiphon quantize`: a checkpoint with fewer bits, as a folder."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from antiphon.cli import signals
+from antiphon.cli.streams import say
+
+__all__ = ["quantize"]
+
+MB = 1e6
+
+
+class Scheme(str, Enum):
+    INT8_WEIGHT_ONLY = "int8-weight-only"
+
+
+def quantize(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Stream-Omni checkpoint.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist.")],
+    scheme: Annotated[
+        Scheme, typer.Option(help="int8-weight-only: the weights of the layers and heads in 8 bits.")
+    ],
+) -> None:
+    """Write a checkpoint in fewer bits, which --model takes as it is.
+
+    DST is there once it is whole. A run that was ended, however that happened, is continued by the same
+    command; until then, what it has written lies in a hidden folder beside DST.
+    """
+    with signals.at_once():  # whatever has been written is of use to the next run
+        from antiphon.model.checkpoint.quantized_folder import write_quantized
+
+        sizes = write_quantized(source, target, progress=True)
+    say(f"{target}: {scheme.value}, {sizes.target / MB:.0f} MB of weights instead of {sizes.source / MB:.0f}")
