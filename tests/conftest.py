@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -117,3 +118,14 @@ def no_network() -> Iterator[None]:
     yield
     attempts = network_guard.forget_attempts()
     assert not attempts, f"the test reached for the network: {', '.join(attempts)}"
+
+
+@pytest.fixture
+def own_threads() -> Callable[[], set[threading.Thread]]:
+    """Gives our threads that run and were started in this test. Engines of other tests may still be there."""
+
+    def ours() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("antiphon")}
+
+    others = ours()
+    return lambda: ours() - others

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -25,10 +27,13 @@ ALWAYS = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 Handler = Callable[[int, FrameType | None], Any]
 
-# The C functions that Python's own wrap. The wrappers look up the name of everything they return in an
-# enumeration, which takes longer than many a step of a small model.
-_get: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+# The C functions that Python's own wrap. The wrappers look up everything they return in an enumeration and
+# put its `repr` into an error that nobody sees. That takes longer than many a step of a small model; and
+# asyncio's handler of Ctrl-C shows its task's result by `reprlib`, which loses what the handler of a signal
+# raises meanwhile.
+_signals: Any = importlib.import_module("_signal" if importlib.util.find_spec("_signal") else "signal")
+_get: Callable[[int], Any] = _signals.getsignal
+_set: Callable[[int, Any], Any] = _signals.signal
 
 
 class Interrupts:

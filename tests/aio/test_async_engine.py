@@ -544,23 +544,22 @@ def test_closing_ends_streams_that_are_open(monkeypatch: pytest.MonkeyPatch, whe
     run(main())
 
 
-def _threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name.startswith("antiphon")}
+Threads = Callable[[], set[threading.Thread]]
 
 
-def test_close_ends_all_threads() -> None:
+def test_close_ends_all_threads(own_threads: Threads) -> None:
     served = AsyncEngine.from_engine(load())
-    assert [thread.name for thread in _threads()] == ["antiphon-engine"]
+    assert [thread.name for thread in own_threads()] == ["antiphon-engine"]
     run(served.generate(Request("Hello"), SHORT))
     closers = [threading.Thread(target=served.close) for _ in range(3)]
     for thread in closers:
         thread.start()
     for thread in closers:
         thread.join()
-    assert _threads() == set()
+    assert own_threads() == set()
 
 
-def test_an_engine_that_is_dropped_ends_but_not_under_an_open_stream() -> None:
+def test_an_engine_that_is_dropped_ends_but_not_under_an_open_stream(own_threads: Threads) -> None:
     async def main() -> None:
         stream = AsyncEngine.from_engine(load()).stream(Request("Hello"), SHORT)
         gc.collect()
@@ -568,7 +567,7 @@ def test_an_engine_that_is_dropped_ends_but_not_under_an_open_stream() -> None:
 
     run(main())
     gc.collect()
-    for thread in _threads():
+    for thread in own_threads():
         thread.join(timeout=60)
         assert not thread.is_alive()
 
@@ -598,7 +597,9 @@ class Unprintable(BaseException):
 
 
 @pytest.mark.parametrize("error", [Unprintable(), SystemExit(1), KeyboardInterrupt()], ids=repr_type)
-def test_no_error_is_too_odd_to_be_told(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_no_error_is_too_odd_to_be_told(
+    monkeypatch: pytest.MonkeyPatch, own_threads: Threads, error: BaseException
+) -> None:
     """An error that could not be printed used to hang everybody: it was printed before they were told."""
     engine = load()
     monkeypatch.setattr(engine.runner, "run_text", lambda plan: (_ for _ in ()).throw(error))
@@ -614,7 +615,7 @@ def test_no_error_is_too_odd_to_be_told(monkeypatch: pytest.MonkeyPatch, error: 
             assert health.error.startswith(type(error).__name__)
 
     run(main())
-    assert _threads() == set()
+    assert own_threads() == set()
 
 
 @pytest.mark.parametrize("error", [Unprintable(), SystemExit(1), MemoryError("all of it")], ids=repr_type)
@@ -696,7 +697,9 @@ def test_text_goes_on_without_a_thread_for_speech_and_health_says_so(monkeypatch
     run(main())
 
 
-def test_requests_are_refused_without_threads_to_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_refused_without_threads_to_read_them(
+    monkeypatch: pytest.MonkeyPatch, own_threads: Threads
+) -> None:
     served = AsyncEngine.from_engine(load())
 
     def limited(thread: threading.Thread) -> None:
@@ -712,6 +715,6 @@ def test_requests_are_refused_without_threads_to_read_them(monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", limited)
             await served.aclose()
-        assert _threads() == set()
+        assert own_threads() == set()
 
     run(main())

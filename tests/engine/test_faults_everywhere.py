@@ -227,17 +227,6 @@ def codec() -> Codec:
     return Codec.from_pretrained(RANDOM_CODEC, device="cpu")
 
 
-def threads_of_ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("antiphon")]
-
-
-def no_thread_is_left() -> bool:
-    deadline_s = time.monotonic() + HANG_S
-    while threads_of_ours() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    return not threads_of_ours()
-
-
 async def still_serves(served: AsyncEngine) -> None:
     """An engine that says that it is alive answers everybody."""
     health = served.health()
@@ -257,7 +246,12 @@ async def still_serves(served: AsyncEngine) -> None:
     chosen(),
     ids=lambda case: f"{case[0][len('antiphon.') :]}-{case[1].__name__}-{case[2]}-{case[3]}",
 )
-def test_a_fault_ends_only_what_it_must(codec: Codec, monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+def test_a_fault_ends_only_what_it_must(
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    own_threads: Callable[[], set[threading.Thread]],
+    case: Case,
+) -> None:
     async def main() -> None:
         with monkeypatch.context() as patch:
             served = load(codec)
@@ -270,7 +264,8 @@ def test_a_fault_ends_only_what_it_must(codec: Codec, monkeypatch: pytest.Monkey
         await served.aclose()
         assert not served.health().alive
 
-    before = threads_of_ours()
-    assert before == []
     asyncio.run(main())
-    assert no_thread_is_left(), threads_of_ours()
+    deadline_s = time.monotonic() + HANG_S
+    while own_threads() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert own_threads() == set()

@@ -33,7 +33,13 @@ def client(served: Served) -> openai.OpenAI:
 
 
 def async_client(served: Served) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.address}/v1", api_key="any", max_retries=0, timeout=60)
+    return openai.AsyncOpenAI(
+        base_url=f"{served.address}/v1",
+        api_key="any",
+        max_retries=0,
+        # openai's own closes itself when it is collected, in whichever loop runs then: another test's
+        http_client=openai.DefaultAsyncHttpxClient(timeout=60),
+    )
 
 
 def user(*content: Any) -> Any:

@@ -43,7 +43,12 @@ def client(served: Served, api_key: str = "any") -> openai.AsyncOpenAI:
     """openai's client, which speaks to WebSockets without TLS only if it is told the address."""
     base = f"{served.address}/v1"
     return openai.AsyncOpenAI(
-        base_url=base, websocket_base_url=base.replace("http", "ws", 1), api_key=api_key, max_retries=0
+        base_url=base,
+        websocket_base_url=base.replace("http", "ws", 1),
+        api_key=api_key,
+        max_retries=0,
+        # openai's own closes itself when it is collected, in whichever loop runs then: another test's
+        http_client=openai.DefaultAsyncHttpxClient(),
     )
 
 

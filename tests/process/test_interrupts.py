@@ -109,6 +109,25 @@ def test_signals_that_are_ignored_or_left_to_the_system_stay_so() -> None:
     signal.signal(signal.SIGUSR1, before)
 
 
+def test_handlers_are_not_shown_while_they_are_exchanged() -> None:
+    """What shows them may catch what another signal's handler raises, as asyncio's handler of Ctrl-C does."""
+    shown = []
+
+    class Handler:
+        def __call__(self, _: int, __: FrameType | None) -> None: ...
+
+        def __repr__(self) -> str:
+            shown.append(True)
+            return "a handler"
+
+    before = signal.signal(signal.SIGUSR1, Handler())
+    with Interrupts():
+        pass
+    assert not shown
+    signal.signal(signal.SIGUSR1, before)
+    assert shown, "it would have been"
+
+
 def test_one_may_be_inside_another(alarm: list[int]) -> None:
     """As where a handler, or a tracer, asks a second engine."""
     with pytest.raises(Late), Interrupts():
