@@ -82,7 +82,7 @@ lock:  ## write requirements/lock.txt again, with the newest releases that pypro
 # Needs no more than g++, and half a minute with -j2.
 sanitize: build/sanitize/address,undefined.passed build/sanitize/thread.passed  ## the kernels' C++ tests under ASan, UBSan and TSan
 
-build/sanitize/%.test: $(CPP_TESTS) $(wildcard csrc/cpu/*.h)
+build/sanitize/%.test: $(CPP_TESTS) $(wildcard csrc/cpu/*.h csrc/tests/*.h)
 	mkdir -p $(@D)
 	$(CXX) -std=c++17 -O1 -g1 -Wall -pthread -fsanitize=$* -fno-sanitize-recover=all -Icsrc/cpu $(CPP_TESTS) -o $@
 

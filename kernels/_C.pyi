@@ -1,10 +1,35 @@
 # The CPU kernels of csrc/cpu. Tensors are addresses (`Tensor.data_ptr()`), 0 for an argument left out; the
 # wrappers in antiphon.kernels check and allocate. `isa` is an instruction set, "" the machine's best.
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 _Weight: TypeAlias = tuple[int, int, int]  # of its numbers and its scales the addresses, and its format
+
+class UNet:
+    def __init__(
+        self,
+        stages: Sequence[Any],
+        final_block: Any,
+        final_proj: Any,
+        in_channels: int,
+        out_channels: int,
+        num_heads: int,
+        head_dim: int,
+        num_groups: int,
+        eps: float,
+        isa: str = "",
+    ) -> None: ...
+    def run(
+        self,
+        x: int,
+        time_bias: int,
+        lengths: Sequence[int],
+        frames: int,
+        y: int,
+        is_alone: bool = False,
+        stop_point: Callable[[], None] | None = None,
+    ) -> None: ...
 
 class Decoder:
     def __init__(

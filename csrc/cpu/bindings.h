@@ -47,5 +47,6 @@ void bind_rope_cache_write(pybind11::module_& m);
 void bind_sample(pybind11::module_& m);
 void bind_silu_mul(pybind11::module_& m);
 void bind_soft_embedding(pybind11::module_& m);
+void bind_unet(pybind11::module_& m);
 
 }  // namespace antiphon

@@ -10,6 +10,7 @@
 #include "pointwise.h"
 #include "rope.h"
 #include "soft_embedding.h"
+#include "unet.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
@@ -20,6 +21,7 @@ const KernelTable table = {
     .fusion_attention = fusion_attention,
     .fusion_cache_write = fusion_cache_write,
     .decoder_layers = decoder_layers,
+    .unet = unet,
     .rms_norm = rms_norm,
     .rms_norm_residual = rms_norm_residual,
     .silu_mul = silu_mul,

@@ -154,6 +154,57 @@ struct CtcCollapseArgs {
   int32_t total, blank;
 };
 
+// A product with a frame, or with neighbouring frames side by side, as a convolution has it: W (out, taps * in).
+struct FrameProduct {
+  PackedWeight weight;
+  const float* bias;  // or null
+};
+
+// What a norm multiplies by, and then adds.
+struct Affine {
+  const float *weight, *bias;
+};
+
+struct UNetBlock {
+  FrameProduct conv;  // of three frames
+  Affine norm;
+};
+
+struct UNetTransformer {
+  Affine norm1, norm3;
+  FrameProduct qkv, out, project, back;
+};
+
+// How a stage leads to the next: at once, or by a convolution that keeps, halves or doubles the frames.
+enum class Leave : int32_t { kAtOnce, kSame, kHalf, kDouble };
+
+struct UNetStage {
+  int64_t in, out;  // channels
+  UNetBlock block1, block2;
+  FrameProduct res_conv;
+  const UNetTransformer* transformers;
+  int64_t num_transformers;
+  Leave leave;
+  FrameProduct next[2];  // kDouble: of the even frames, from the frame before and this one, and of the odd ones
+};
+
+// The flow's velocity, see unet.h. Stages: two down, those in the middle, two up.
+struct UNetArgs {
+  const UNetStage* stages;
+  UNetBlock final_block;
+  FrameProduct final_proj;
+  int64_t num_stages, in, out, num_heads, head_dim, num_groups;
+  float eps;
+  const float* x;          // (batch, in, frames)
+  const float* time_bias;  // of the stages' channels, one stage after the other
+  const int64_t* lengths;  // (batch): how many frames are valid, 0 < length <= frames
+  float* y;                // (batch, out, frames), zeros after the valid frames
+  int64_t batch, frames;
+  bool is_alone;              // on the caller's thread alone
+  void (*stop_point)(void*);  // called between layers; may throw; or null
+  void* caller;
+};
+
 struct KernelTable {
   void (*linear)(const LinearArgs&);
   void (*paged_attention)(const PagedAttentionArgs&);
@@ -161,6 +212,7 @@ struct KernelTable {
   void (*fusion_attention)(const FusionArgs&);
   void (*fusion_cache_write)(const FusionCacheArgs&);
   void (*decoder_layers)(DecoderArgs);
+  void (*unet)(const UNetArgs&);
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
   void (*rms_norm_residual)(const float* x, const float* residual, const float* weight, float* out, float* total,
                             int64_t rows, int64_t size, float eps);

@@ -216,21 +216,15 @@ static void panel_sums(const LinearArgs& a, int64_t panel, const char* next, int
     }
 }
 
-static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1) {
+// What is done with a panel's sums: finish(column, width, row0, row1, sums), where sums[m - row0][0:width] are those of
+// out[m][column : column + width].
+template <class Finish>
+static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1,
+                         const Finish& finish) {
   const int64_t column = panel * kPanel;
-  const int64_t width = a.out_features - column < kPanel ? a.out_features - column : kPanel;
   float buffer[kRowChunk * kPanel];  // the chunk's sums, kept apart from `out`, which may be the residual
   panel_sums(a, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
-  for (int64_t m = row0; m < row1; m++) {
-    const float* from = buffer + (m - row0) * kPanel;
-    float* to = a.out + m * a.ldo + column;
-    const float* residual = a.residual ? a.residual + m * a.ldo + column : nullptr;
-    if (width == kPanel && !residual) {
-      std::memcpy(to, from, sizeof(float) * kPanel);
-    } else {
-      for (int64_t n = 0; n < width; n++) to[n] = from[n] + (residual ? residual[n] : 0.0f);
-    }
-  }
+  finish(column, a.out_features - column < kPanel ? a.out_features - column : kPanel, row0, row1, buffer);
 }
 
 // Is the product large enough to be worth several threads?
@@ -238,14 +232,30 @@ static inline bool is_large(const LinearArgs& a) {
   return a.in * a.out_features > 32768 || a.in * a.out_features * a.rows > 262144;
 }
 
-static void linear(const LinearArgs& a) {
+template <class Finish>
+static void linear_with(const LinearArgs& a, const Finish& finish) {
   const int64_t panels = (a.out_features + kPanel - 1) / kPanel;
   for (int64_t row0 = 0; row0 < a.rows; row0 += kRowChunk) {
     const int64_t row1 = row0 + kRowChunk < a.rows ? row0 + kRowChunk : a.rows;
     parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
-      for (int64_t panel = begin; panel < end; panel++) linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1);
+      for (int64_t panel = begin; panel < end; panel++)
+        linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1, finish);
     });
   }
+}
+
+static void linear(const LinearArgs& a) {
+  linear_with(a, [&](int64_t column, int64_t width, int64_t row0, int64_t row1, const float* sums) {
+    for (int64_t m = row0; m < row1; m++, sums += kPanel) {
+      float* to = a.out + m * a.ldo + column;
+      const float* residual = a.residual ? a.residual + m * a.ldo + column : nullptr;
+      if (width == kPanel && !residual) {
+        std::memcpy(to, sums, sizeof(float) * kPanel);
+      } else {
+        for (int64_t n = 0; n < width; n++) to[n] = sums[n] + (residual ? residual[n] : 0.0f);
+      }
+    }
+  });
 }
 
 }  // namespace ANTIPHON_ISA

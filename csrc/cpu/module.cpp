@@ -20,4 +20,5 @@ PYBIND11_MODULE(_C, m) {
   antiphon::bind_sample(m);
   antiphon::bind_silu_mul(m);
   antiphon::bind_soft_embedding(m);
+  antiphon::bind_unet(m);
 }

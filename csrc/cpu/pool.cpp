@@ -58,6 +58,8 @@ struct Pool {
 
 Pool* pool = new Pool;  // never destroyed: helpers may outlive static destruction
 
+thread_local bool is_alone = false;
+
 uint64_t range(uint64_t job, int64_t begin, int64_t end) {
   return job << 32 | static_cast<uint64_t>(begin) << 16 | static_cast<uint64_t>(end);
 }
@@ -146,8 +148,8 @@ void prepare_to_throw() {
 
 void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   Pool& p = *pool;
-  std::unique_lock<std::mutex> owner(p.owner, std::try_to_lock);
-  if (owner) start_helpers(p);
+  std::unique_lock<std::mutex> owner(p.owner, std::defer_lock);
+  if (!is_alone && owner.try_lock()) start_helpers(p);
   const int count = p.num_wanted.load(std::memory_order_relaxed);
   if (!owner || count < 2) {
     for (int64_t chunk = 0; chunk < num_chunks; chunk++) body(context, chunk, chunk + 1 < num_chunks);
@@ -173,6 +175,10 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body) {
   }
   if (p.has_failed.load(std::memory_order_relaxed)) std::rethrow_exception(std::exchange(p.error, nullptr));
 }
+
+Alone::Alone(bool is_wanted) : before_(is_alone) { is_alone = is_alone || is_wanted; }
+
+Alone::~Alone() { is_alone = before_; }
 
 void set_num_threads(int count) { pool->num_wanted = count < 1 ? 1 : count < kMostThreads ? count : kMostThreads; }
 

@@ -26,6 +26,19 @@ void run_chunks(int64_t num_chunks, void* context, ChunkBody body);
 // may have to report that memory has run out throws once beforehand.
 void prepare_to_throw();
 
+// While it exists, the jobs of the thread that made it run on that thread alone, if `is_wanted`: for work of which
+// several threads have some each.
+class Alone {
+ public:
+  explicit Alone(bool is_wanted);
+  ~Alone();
+  Alone(const Alone&) = delete;
+  Alone& operator=(const Alone&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // The number of threads of later calls, including the caller's. The default is the number of cores that this process
 // may use, or fewer if the system grants no more threads.
 void set_num_threads(int count);

@@ -61,12 +61,13 @@ class Decoder(OfOneProcess):
         """Takes loaded networks on `device`. dtype: that of their products; `hift` is set to it in place, so
         it serves only one decoder. capture: see `FlowMatching`."""
         hift.f0_predictor.double()  # see `Hift.f0`
+        is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
+        is_alone = is_small and device.type == "cpu"
         with exact_float32(device):
-            matching = Flow(flow, params.flow, device, dtype, capture)
+            matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone)
         if dtype != torch.float32 or has_onednn(device, dtype):
             hift.use(PackedTrunk(hift, dtype))
-        is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
-        return cls(params, matching, hift, device, 1 if is_small and device.type == "cpu" else None)
+        return cls(params, matching, hift, device, 1 if is_alone else None)
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["Stopped", "stop_point", "stoppable"]
+__all__ = ["Stopped", "current_stop_point", "stop_point", "stoppable"]
 
 
 class Stopped(Exception):
@@ -38,3 +38,8 @@ def stop_point() -> None:
     is_unwanted = _is_unwanted.get()
     if is_unwanted is not None and is_unwanted():
         raise Stopped
+
+
+def current_stop_point() -> Callable[[], None] | None:
+    """`stop_point`, for what is not Python to call; None if the current decode is not `stoppable`."""
+    return None if _is_unwanted.get() is None else stop_point

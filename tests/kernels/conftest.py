@@ -15,6 +15,7 @@ from antiphon.kernels import _C, registry
 
 TAKE_ISA = (
     "Decoder",
+    "UNet",
     "argmax",
     "argmax_head",
     "ctc_collapse",

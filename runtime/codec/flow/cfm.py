@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
+from antiphon.codec.flow.cpp_unet import OneCallUNet
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.layers.packed import has_onednn
 from antiphon.codec.stopping import stop_point
 from antiphon.device.cuda_graph import Capture
+from antiphon.kernels.registry import cpp_available
 
 __all__ = ["FlowMatching", "schedule"]
 
@@ -54,11 +56,16 @@ class FlowMatching:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
+        *,
+        is_alone: bool = False,
     ) -> None:
         """dtype: that of the estimator's products. capture: records the estimator at a few sizes; None: it
-        runs kernel by kernel."""
-        packs = dtype != torch.float32 or has_onednn(device, dtype)
-        self.estimator: Estimator = PackedUNet(estimator, dtype) if packs else estimator
+        runs kernel by kernel. is_alone: our own kernels run on the caller's thread alone."""
+        self.estimator: Estimator = estimator
+        if device.type == "cpu" and dtype == torch.float32 and cpp_available():
+            self.estimator = OneCallUNet(estimator, is_alone=is_alone)
+        elif dtype != torch.float32 or has_onednn(device, dtype):
+            self.estimator = PackedUNet(estimator, dtype)
         if capture is not None:
             self.estimator = GraphedEstimator(self.estimator, capture)
         self.cfg_rate = cfg_rate

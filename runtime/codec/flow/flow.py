@@ -102,13 +102,17 @@ class Flow:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
+        *,
+        is_alone: bool = False,
     ) -> None:
-        """dtype: that of the estimator's products; all else is float32. capture: see `FlowMatching`."""
+        """dtype: that of the estimator's products; all else is float32. capture, is_alone: see
+        `FlowMatching`."""
         self.model = model
         self.params = params
         estimator = model.decoder["estimator"]
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
-        self.matching = FlowMatching(estimator, params.inference_cfg_rate, device, dtype, capture)
+        rate = params.inference_cfg_rate
+        self.matching = FlowMatching(estimator, rate, device, dtype, capture, is_alone=is_alone)
 
     @torch.inference_mode()
     def generate(self, inputs: Sequence[FlowInput]) -> list[Tensor]:

@@ -1,4 +1,5 @@
-"""The velocity estimator of `unet.py` as it runs on a CPU: the same function, with packed weights.
+"""The velocity estimator of `unet.py` with packed weights: the same function, for products in bfloat16, and
+for a CPU without our C++ kernels, by which `cpp_unet.py` is faster.
 
 Everything is laid out as (batch, frames, channels). Only products are computed in `dtype`, with their inputs
 and outputs: in bfloat16, the residual stream, norms, softmax and activations stay float32.
