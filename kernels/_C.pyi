@@ -6,6 +6,33 @@ from typing import Any, TypeAlias
 
 _Weight: TypeAlias = tuple[int, int, int]  # of its numbers and its scales the addresses, and its format
 
+class Hift:
+    def __init__(
+        self,
+        levels: Sequence[Any],
+        conv_pre: Any,
+        pre_taps: int,
+        conv_post: Any,
+        post_taps: int,
+        mel_bands: int,
+        base_channels: int,
+        spectrum: int,
+        slope: float,
+        last_slope: float,
+        isa: str = "",
+    ) -> None: ...
+    def run(
+        self,
+        mel: int,
+        source: int,
+        lengths: Sequence[int],
+        frames: int,
+        source_frames: int,
+        y: int,
+        is_alone: bool = False,
+        stop_point: Callable[[], None] | None = None,
+    ) -> None: ...
+
 class UNet:
     def __init__(
         self,

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.checks import address, check
-from antiphon.kernels.linear import CppLinear, PackedAddress
+from antiphon.kernels.kept_weights import Convolution, KeptWeights, ProductAddress, check_lengths
 
 __all__ = [
-    "Convolution",
     "CppUNet",
     "Norm",
     "UNetBlock",
@@ -32,15 +31,6 @@ LEAVES: tuple[Leave, ...] = ("at once", "same", "half", "double")
 """In the order of the C++ kernels' `Leave`."""
 NUM_AT_EACH_END = 2
 """Stages that go down, and as many that go up."""
-
-
-@dataclass(frozen=True, eq=False)
-class Convolution:
-    """A convolution over frames, or a linear layer: weight (out, in, taps) or (out, in); or (in, out, 4) if
-    it doubles the frames, as PyTorch has it. bias: (out,), or None."""
-
-    weight: Tensor
-    bias: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,13 +110,13 @@ class CppUNet:
 
         self.geometry = geometry
         self.num_biases = sum(stage.out_channels for stage in stages)
-        self._kept: list[Any] = []
+        self._kept = KeptWeights()
         _check_stages(stages, geometry)
         last = stages[-1].out_channels
         self._unet = _C.UNet(
             stages=[self._stage(f"stages[{i}]", stage) for i, stage in enumerate(stages)],
             final_block=self._block("final_block", final_block, last, last),
-            final_proj=self._product("final_proj", final_proj, (geometry.out_channels, last, 1)),
+            final_proj=self._kept.product("final_proj", final_proj, (geometry.out_channels, last, 1)),
             in_channels=geometry.in_channels,
             out_channels=geometry.out_channels,
             num_heads=geometry.num_heads,
@@ -155,8 +145,7 @@ class CppUNet:
         check("x", x, torch.float32, ("batch", self.geometry.in_channels, "frames"))
         check("time_bias", time_bias, torch.float32, (self.num_biases,), ("x", x))
         batch, _, frames = x.shape
-        if len(lengths) != batch or not all(0 < length <= frames for length in lengths):
-            raise ValueError(f"lengths: expected {batch} numbers of 1 to {frames}, got {list(lengths)}")
+        check_lengths(lengths, batch, frames)
         x, time_bias = x.contiguous(), time_bias.contiguous()
         y = x.new_empty(batch, self.geometry.out_channels, frames)
         self._unet.run(
@@ -180,7 +169,7 @@ class CppUNet:
             at = f"{name}.transformers[{i}]"
             norms = (self._norm(f"{at}.{one}", getattr(layer, one), channels) for one in ("norm1", "norm3"))
             products = [
-                self._product(f"{at}.{one}", getattr(layer, one), shape) for one, shape in shapes.items()
+                self._kept.product(f"{at}.{one}", getattr(layer, one), shape) for one, shape in shapes.items()
             ]
             transformers.append((*norms, products))
         return (
@@ -188,47 +177,33 @@ class CppUNet:
             channels,
             self._block(f"{name}.block1", stage.block1, stage.in_channels, channels),
             self._block(f"{name}.block2", stage.block2, channels, channels),
-            self._product(f"{name}.res_conv", stage.res_conv, (channels, stage.in_channels, 1)),
+            self._kept.product(f"{name}.res_conv", stage.res_conv, (channels, stage.in_channels, 1)),
             transformers,
             LEAVES.index(stage.leave),
             self._next(f"{name}.next", stage),
         )
 
-    def _next(self, name: str, stage: UNetStage) -> list[tuple[PackedAddress, int]]:
+    def _next(self, name: str, stage: UNetStage) -> list[ProductAddress]:
         channels = stage.out_channels
         if stage.leave == "at once" or stage.next is None:
             return []
         if stage.leave != "double":
-            return [self._product(name, stage.next, (channels, channels, 3))]
+            return [self._kept.product(name, stage.next, (channels, channels, 3))]
         check(f"{name}.weight", stage.next.weight, torch.float32, (channels, channels, 4))
         # Frame 2j has taps 3 and 1, of frames j - 1 and j; frame 2j + 1 has taps 2 and 0, of j and j + 1.
         taps = stage.next.weight.transpose(0, 1)
         return [
-            self._product(name, Convolution(taps[:, :, pair], stage.next.bias), (channels, channels, 2))
+            self._kept.product(name, Convolution(taps[:, :, pair], stage.next.bias), (channels, channels, 2))
             for pair in ([3, 1], [2, 0])
         ]
 
     def _block(self, name: str, block: UNetBlock, in_channels: int, out_channels: int) -> tuple[Any, Any]:
-        conv = self._product(f"{name}.conv", block.conv, (out_channels, in_channels, 3))
+        conv = self._kept.product(f"{name}.conv", block.conv, (out_channels, in_channels, 3))
         return conv, self._norm(f"{name}.norm", block.norm, out_channels)
 
-    def _product(
-        self, name: str, layer: Convolution, shape: tuple[int, int, int]
-    ) -> tuple[PackedAddress, int]:
-        weight = layer.weight[:, :, None] if layer.weight.dim() == 2 else layer.weight
-        check(f"{name}.weight", weight, torch.float32, shape)
-        packed = CppLinear(weight.transpose(1, 2).flatten(1))
-        self._kept.append(packed)
-        return packed.packed, 0 if layer.bias is None else self._vector(f"{name}.bias", layer.bias, shape[0])
-
     def _norm(self, name: str, norm: Norm, channels: int) -> tuple[int, int]:
-        weight = self._vector(f"{name}.weight", norm.weight, channels)
-        return weight, self._vector(f"{name}.bias", norm.bias, channels)
-
-    def _vector(self, name: str, vector: Tensor, size: int) -> int:
-        check(name, vector, torch.float32, (size,))
-        self._kept.append(vector.detach().clone())
-        return address(self._kept[-1])
+        weight = self._kept.vector(f"{name}.weight", norm.weight, channels)
+        return weight, self._kept.vector(f"{name}.bias", norm.bias, channels)
 
 
 def _check_stages(stages: Sequence[UNetStage], geometry: UNetGeometry) -> None:

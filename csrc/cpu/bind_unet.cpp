@@ -1,7 +1,6 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,18 +9,14 @@
 
 #include "bindings.h"
 #include "kernels.h"
+#include "stop_point.h"
 
 namespace py = pybind11;
 
 namespace antiphon {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr std::chrono::milliseconds kStopPeriod(5);
-
 using NormAddress = std::tuple<Address, Address>;
-using ProductAddress = std::tuple<WeightAddress, Address>;
 using BlockAddress = std::tuple<ProductAddress, NormAddress>;
 // norm1, norm3; qkv, out, project, back
 using TransformerAddress = std::tuple<NormAddress, NormAddress, std::array<ProductAddress, 4>>;
@@ -31,10 +26,6 @@ using StageAddress = std::tuple<int64_t, int64_t, BlockAddress, BlockAddress, Pr
 
 Affine norm_at(const NormAddress& norm) { return {at<float>(std::get<0>(norm)), at<float>(std::get<1>(norm))}; }
 
-FrameProduct product_at(const ProductAddress& product) {
-  return {weight_at(std::get<0>(product)), at<float>(std::get<1>(product))};
-}
-
 UNetBlock block_at(const BlockAddress& block) { return {product_at(std::get<0>(block)), norm_at(std::get<1>(block))}; }
 
 struct UNet {
@@ -42,22 +33,6 @@ struct UNet {
   std::vector<std::vector<UNetTransformer>> transformers;
   std::vector<UNetStage> stages;
   UNetArgs args;  // what does not change between calls
-};
-
-// Calls a Python function that may raise, but not more often than is of use: each call asks for the interpreter's lock.
-struct StopPoint {
-  const py::function& check;
-  Clock::time_point next = Clock::now() + kStopPeriod;
-
-  static void call(void* self) {
-    StopPoint& point = *static_cast<StopPoint*>(self);
-    if (Clock::now() < point.next) return;
-    {
-      py::gil_scoped_acquire acquire;
-      point.check();
-    }
-    point.next = Clock::now() + kStopPeriod;
-  }
 };
 
 }  // namespace
@@ -109,7 +84,7 @@ void bind_unet(py::module_& m) {
             a.is_alone = is_alone;
             std::optional<StopPoint> stop;
             if (stop_point) {
-              stop.emplace(StopPoint{*stop_point});
+              stop.emplace(*stop_point);
               a.stop_point = &StopPoint::call, a.caller = &*stop;
             }
             py::gil_scoped_release release;

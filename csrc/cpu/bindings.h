@@ -39,6 +39,7 @@ void bind_checks(pybind11::module_& m);
 void bind_ctc_collapse(pybind11::module_& m);
 void bind_decoder_layers(pybind11::module_& m);
 void bind_fusion_attention(pybind11::module_& m);
+void bind_hift(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_machine(pybind11::module_& m);
 void bind_paged_attention(pybind11::module_& m);

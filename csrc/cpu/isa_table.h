@@ -5,6 +5,7 @@
 #include "ctc_collapse.h"
 #include "decoder.h"
 #include "fusion_attention.h"
+#include "hift.h"
 #include "linear.h"
 #include "paged_attention.h"
 #include "pointwise.h"
@@ -22,6 +23,7 @@ const KernelTable table = {
     .fusion_cache_write = fusion_cache_write,
     .decoder_layers = decoder_layers,
     .unet = unet,
+    .hift = hift,
     .rms_norm = rms_norm,
     .rms_norm_residual = rms_norm_residual,
     .silu_mul = silu_mul,

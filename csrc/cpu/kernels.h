@@ -205,6 +205,47 @@ struct UNetArgs {
   void* caller;
 };
 
+constexpr int kNumDilations = 3;  // pairs of convolutions in a vocoder's residual block
+
+// x + sin(alpha x)^2 / alpha, alpha per channel
+struct Snake {
+  const float *alpha, *inverse;
+};
+
+struct HiftBlock {
+  int64_t taps;
+  int64_t dilations[kNumDilations];
+  Snake snake1[kNumDilations], snake2[kNumDilations];
+  FrameProduct conv1[kNumDilations], conv2[kNumDilations];  // the first one dilated
+};
+
+// A level of the vocoder: `rate` times as many frames as the one before, of fewer channels.
+struct HiftLevel {
+  int64_t rate, channels;
+  FrameProduct up;           // of two frames, to `rate` frames of channels side by side
+  FrameProduct source_down;  // of source_taps frames of the source's spectrum, source_stride apart
+  int64_t source_taps, source_stride, source_padding;
+  HiftBlock source_block;
+  const HiftBlock* blocks;
+  int64_t num_blocks;
+};
+
+// HiFT's trunk, see hift.h: from mel and the source's spectrum to log-magnitude and phase.
+struct HiftArgs {
+  const HiftLevel* levels;
+  FrameProduct conv_pre, conv_post;  // of pre_taps and post_taps frames
+  int64_t num_levels, mel_bands, base_channels, spectrum, pre_taps, post_taps;
+  float slope, last_slope;  // of the leaky ReLUs before `up`, and before conv_post
+  const float* mel;         // (batch, mel_bands, frames)
+  const float* source;      // (batch, spectrum, source_frames), source_frames = frames * rates + 1
+  const int64_t* lengths;   // (batch): how many frames of the mel are valid, 0 < length <= frames
+  float* y;                 // (batch, spectrum, source_frames), zeros after the valid frames
+  int64_t batch, frames, source_frames;
+  bool is_alone;              // on the caller's thread alone
+  void (*stop_point)(void*);  // called between layers; may throw; or null
+  void* caller;
+};
+
 struct KernelTable {
   void (*linear)(const LinearArgs&);
   void (*paged_attention)(const PagedAttentionArgs&);
@@ -213,6 +254,7 @@ struct KernelTable {
   void (*fusion_cache_write)(const FusionCacheArgs&);
   void (*decoder_layers)(DecoderArgs);
   void (*unet)(const UNetArgs&);
+  void (*hift)(const HiftArgs&);
   void (*rms_norm)(const float* x, const float* weight, float* out, int64_t rows, int64_t size, float eps);
   void (*rms_norm_residual)(const float* x, const float* residual, const float* weight, float* out, float* total,
                             int64_t rows, int64_t size, float eps);

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_C, m) {
   antiphon::bind_ctc_collapse(m);
   antiphon::bind_decoder_layers(m);
   antiphon::bind_fusion_attention(m);
+  antiphon::bind_hift(m);
   antiphon::bind_linear(m);
   antiphon::bind_machine(m);
   antiphon::bind_paged_attention(m);

@@ -517,6 +517,7 @@ int main(int argc, char** argv) {
       test_fusion(*table);
       test_decoder(*table);
       test_unet(*table);
+      test_hift(*table);
       test_ctc(*table);
       test_sample();
       std::printf("%s: done\n", where.c_str());

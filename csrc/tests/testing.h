@@ -57,5 +57,6 @@ inline Floats packed(const Floats& weight, int64_t in, int64_t out) {
 
 inline PackedWeight in_float32(const Floats& panels) { return {panels.data(), nullptr, Format::kFloat32}; }
 
-// In unet_test.cpp
+// In hift_test.cpp and unet_test.cpp
+void test_hift(const KernelTable& table);
 void test_unet(const KernelTable& table);

@@ -15,6 +15,7 @@ from antiphon.codec.arrays import bands_first, unit_array
 from antiphon.codec.batches import plan_batches
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, CodecParams
 from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
+from antiphon.codec.hift.cpp_trunk import OneCallTrunk
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.hift.packed_trunk import PackedTrunk
 from antiphon.codec.hift.source import draw, harmonics
@@ -24,6 +25,7 @@ from antiphon.codec.voices import Voice
 from antiphon.device.cuda_graph import Capture
 from antiphon.device.place import exact_float32
 from antiphon.errors import InvalidRequest
+from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.threads import openmp_threads
 from antiphon.process.ownership import OfOneProcess, check_process
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
@@ -44,7 +46,8 @@ class Decoder(OfOneProcess):
     hift: Hift
     device: torch.device
     num_threads: int | None = None
-    """How many threads an utterance is computed by; None: those of the caller. The bits depend on it."""
+    """How many threads an utterance is computed by; None: those of the caller. What torch computes of it may
+    depend on that, in the last bits."""
     pid: int = field(default_factory=os.getpid)
     """The process that made it."""
 
@@ -65,7 +68,9 @@ class Decoder(OfOneProcess):
         is_alone = is_small and device.type == "cpu"
         with exact_float32(device):
             matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone)
-        if dtype != torch.float32 or has_onednn(device, dtype):
+        if device.type == "cpu" and dtype == torch.float32 and cpp_available():
+            hift.use(OneCallTrunk(hift, is_alone=is_alone))
+        elif dtype != torch.float32 or has_onednn(device, dtype):
             hift.use(PackedTrunk(hift, dtype))
         return cls(params, matching, hift, device, 1 if is_alone else None)
 

@@ -15,6 +15,7 @@ from antiphon.kernels import _C, registry
 
 TAKE_ISA = (
     "Decoder",
+    "Hift",
     "UNet",
     "argmax",
     "argmax_head",

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from antiphon.codec.flow.unet import Block, GeluProjection, Resample, ResNet, Stage, Transformer, UNet
 from antiphon.codec.stopping import current_stop_point
+from antiphon.kernels.kept_weights import Convolution
 from antiphon.kernels.unet import (
-    Convolution,
     CppUNet,
     Leave,
     Norm,

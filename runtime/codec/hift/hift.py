@@ -30,10 +30,21 @@ from antiphon.codec.layers.padding import frame_mask, masked, pad_rows
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.snake import snake
 
-__all__ = ["Hift", "ResBlock", "Snake", "Trunk", "source_spectrum", "spectrum_samples"]
+__all__ = [
+    "LAST_SLOPE",
+    "NUM_BINS",
+    "Hift",
+    "ResBlock",
+    "Snake",
+    "Trunk",
+    "source_spectrum",
+    "spectrum_samples",
+]
 
 NUM_BINS = ISTFT_N_FFT // 2 + 1
 F0_CONVS = 5
+LAST_SLOPE = 0.01
+"""Of the last leaky ReLU: PyTorch's default, not the recipe's."""
 MAX_MAGNITUDE = 100.0
 
 
@@ -176,8 +187,7 @@ class Hift(nn.Module):
             for block in list(blocks)[1:]:
                 total = total + block(x, mask)
             x = total / len(RESBLOCK_KERNELS)
-        # The slope here is PyTorch's default, not the recipe's.
-        out: Tensor = self.conv_post(F.leaky_relu(x))
+        out: Tensor = self.conv_post(F.leaky_relu(x, LAST_SLOPE))
         return out
 
     def waveform(self, spectrum: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""HiFT's trunk as it runs on a CPU: the same function as `Hift.plain_trunk`, with packed weights.
+"""HiFT's trunk with packed weights: the same function as `Hift.plain_trunk`, for convolutions in bfloat16,
+and for a CPU without our C++ kernels, by which `cpp_trunk.py` is faster.
 
 Everything is laid out as (batch, frames, channels). Only convolutions compute in `dtype`: in bfloat16 the
 residual streams stay float32, and so does Snake, whose sine needs a precise phase.
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import RESBLOCK_KERNELS, UPSAMPLE_RATES
-from antiphon.codec.hift.hift import Hift, ResBlock, Snake
+from antiphon.codec.hift.hift import LAST_SLOPE, Hift, ResBlock, Snake
 from antiphon.codec.layers.packed import PackedConv
 from antiphon.codec.layers.padding import frame_mask, masked
 from antiphon.codec.stopping import stop_point
@@ -74,7 +75,7 @@ class PackedTrunk:
             for block in own[1:]:
                 total += block(x, mask)
             x = (total / len(RESBLOCK_KERNELS)).to(self.dtype)
-        return self.conv_post(F.leaky_relu(x)).float().mT
+        return self.conv_post(F.leaky_relu(x, LAST_SLOPE)).float().mT
 
 
 class PackedResBlock:
