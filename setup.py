@@ -64,8 +64,8 @@ class BuildKernels(build_ext):
 
 extension = Pybind11Extension(
     "antiphon.kernels._C",
-    paths("*.cpp"),
-    depends=paths("*.h"),
+    sorted(set(paths("*.cpp")) - set(paths("bind_*.cpp"))),  # which module.cpp includes
+    depends=[*paths("*.h"), *paths("bind_*.cpp")],
     include_dirs=[CPU_SOURCES],
     cxx_std=17,
     extra_compile_args=["-O3", "-pthread"],

@@ -20,14 +20,14 @@ using SnakeAddress = std::tuple<Address, Address>;
 // dilation; snake1, snake2; conv1, conv2
 using PairAddress = std::tuple<int64_t, SnakeAddress, SnakeAddress, ProductAddress, ProductAddress>;
 // taps, and the pairs
-using BlockAddress = std::tuple<int64_t, std::array<PairAddress, kNumDilations>>;
+using ResBlockAddress = std::tuple<int64_t, std::array<PairAddress, kNumDilations>>;
 // rate, channels; up; source_down with its taps, stride and padding; the source's block, and the others
-using LevelAddress = std::tuple<int64_t, int64_t, ProductAddress, ProductAddress, std::array<int64_t, 3>, BlockAddress,
-                                std::vector<BlockAddress>>;
+using LevelAddress = std::tuple<int64_t, int64_t, ProductAddress, ProductAddress, std::array<int64_t, 3>,
+                                ResBlockAddress, std::vector<ResBlockAddress>>;
 
 Snake snake_at(const SnakeAddress& snake) { return {at<float>(std::get<0>(snake)), at<float>(std::get<1>(snake))}; }
 
-HiftBlock block_at(const BlockAddress& block) {
+HiftBlock res_block_at(const ResBlockAddress& block) {
   HiftBlock to = {};
   to.taps = std::get<0>(block);
   for (int i = 0; i < kNumDilations; i++) {
@@ -56,7 +56,7 @@ void bind_hift(py::module_& m) {
              auto hift = std::make_unique<Hift>(Hift{pick(isa), {}, {}, {}});
              for (const auto& [rate, channels, up, source_down, geometry, source_block, blocks] : levels) {
                auto& own = hift->blocks.emplace_back();
-               for (const BlockAddress& block : blocks) own.push_back(block_at(block));
+               for (const ResBlockAddress& block : blocks) own.push_back(res_block_at(block));
                hift->levels.push_back({.rate = rate,
                                        .channels = channels,
                                        .up = product_at(up),
@@ -64,7 +64,7 @@ void bind_hift(py::module_& m) {
                                        .source_taps = geometry[0],
                                        .source_stride = geometry[1],
                                        .source_padding = geometry[2],
-                                       .source_block = block_at(source_block),
+                                       .source_block = res_block_at(source_block),
                                        .blocks = nullptr,
                                        .num_blocks = static_cast<int64_t>(own.size())});
              }

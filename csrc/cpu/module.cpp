@@ -4,6 +4,24 @@
 #include "bindings.h"
 #include "pool.h"
 
+// All in one translation unit: reading pybind11 takes the compiler longer than any of these.
+#include "bind_argmax.cpp"
+#include "bind_argmax_head.cpp"
+#include "bind_checks.cpp"
+#include "bind_ctc_collapse.cpp"
+#include "bind_decoder_layers.cpp"
+#include "bind_fusion_attention.cpp"
+#include "bind_hift.cpp"
+#include "bind_linear.cpp"
+#include "bind_machine.cpp"
+#include "bind_paged_attention.cpp"
+#include "bind_rms_norm.cpp"
+#include "bind_rope_cache_write.cpp"
+#include "bind_sample.cpp"
+#include "bind_silu_mul.cpp"
+#include "bind_soft_embedding.cpp"
+#include "bind_unet.cpp"
+
 PYBIND11_MODULE(_C, m) {
   antiphon::prepare_to_throw();
   antiphon::bind_argmax(m);
