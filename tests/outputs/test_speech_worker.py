@@ -31,6 +31,7 @@ from antiphon.codec.flow.stream import FlowStream
 from antiphon.codec.hift.stream import HiftStream
 from antiphon.codec.stream import advance
 from antiphon.errors import AntiphonError, InvalidRequest
+from antiphon.outputs import speech_worker
 from antiphon.outputs.request_output import OutputState
 from antiphon.outputs.speech_worker import Job, SpeechWorker
 
@@ -149,21 +150,43 @@ class Gate:
         monkeypatch.setattr(codec.decoder.flow, "generate", held)
 
 
+class Clock:
+    """Stands in for `time` in the worker: its seconds pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "order"), [(0.0, [1, 1, 2]), (0.1, [1, 2, 1])], ids=["at once", "later"]
+)
 def test_whose_sound_ends_first_is_served_first(
-    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
+    worker: SpeechWorker,
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    waited_s: float,
+    order: list[int],
 ) -> None:
-    """A request that has sound for a while waits for one that has none yet, though it asked before."""
+    """The first chunk is 0.26 s of sound. A request that has none yet may wait 0.3 s: first comes the one
+    whose sound runs out, unless the other one has waited for a while."""
+    worker.num_threads = 1
+    clock = Clock()
+    monkeypatch.setattr(speech_worker, "time", clock)
     gate = Gate(codec, monkeypatch)
     worker.begin("long", None, 0, STREAMED)
     worker.push("long", [1] * 100)
     assert gate.is_held.wait(LONG_S)
     worker.begin("new", None, 0, STREAMED)
     worker.push("new", [2] * 20)
+    clock.now_s += waited_s
     gate.is_open.set()
     worker.push("long", final=True)
     worker.push("new", final=True)
     all_spoken(worker)
-    assert gate.order[:2] == [1, 2]
+    assert gate.order[:3] == order
 
 
 def test_abort_while_its_chunk_is_made(
