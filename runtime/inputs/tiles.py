@@ -85,12 +85,12 @@ class Tiler:
         if self.pads:
             side = max(image.size)
             image = _centred(image, (side, side), _PAD_COLOUR)
-        whole = np.array(image.resize((size, size), PilImage.Resampling.BICUBIC))[None]
+        whole = np.array(_resized(image, (size, size)))[None]
         if self.pads:
             return whole
         rows, columns = self._grid(*image.size)
         target = (columns * size, rows * size)
-        fitted = image.resize(_fitted_size(image.size, target), PilImage.Resampling.BICUBIC)
+        fitted = _resized(image, _fitted_size(image.size, target))
         canvas = np.asarray(_centred(fitted, target, (0, 0, 0)))
         parts = canvas.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)
         return np.ascontiguousarray(np.concatenate([whole, parts]))
@@ -143,6 +143,18 @@ def _fitted_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, i
     if scale_x < scale_y:
         return target[0], min(math.ceil(size[1] * scale_x), target[1])
     return min(math.ceil(size[0] * scale_y), target[0]), target[1]
+
+
+def _resized(image: PilImage.Image, size: tuple[int, int]) -> PilImage.Image:
+    """By bicubic interpolation, one direction after the other, since numbers are rounded between them.
+
+    Which comes first depends on Pillow's version: before 13 the width. The reference data is of 13, which
+    begins with the height if that shrinks by more than twice what the width loses.
+    """
+    (width, height), (new_width, new_height) = image.size, size
+    lost = height - new_height
+    between = (width, new_height) if lost > 0 and lost > 2 * (width - new_width) else (new_width, height)
+    return image.resize(between, PilImage.Resampling.BICUBIC).resize(size, PilImage.Resampling.BICUBIC)
 
 
 def _centred(image: PilImage.Image, size: tuple[int, int], colour: tuple[int, int, int]) -> PilImage.Image:

@@ -120,7 +120,7 @@ def test_files_say_what_was_measured(tmp_path: Path) -> None:
         (["--dtype", "int3"], "expected auto, float32, bfloat16, float16, got 'int3'"),
         (["--device", "tpu"], "got 'tpu'"),
         (["--json", "nowhere/k.json"], "nowhere/k.json: there is no folder"),
-        (["--plot", "k.docx"], "expected a file named .avif"),
+        (["--plot", "k.docx"], "expected a file named ."),
         (["--repeats", "0"], "Invalid value for '--repeats'"),
     ],
 )

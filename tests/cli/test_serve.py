@@ -50,6 +50,7 @@ def test_the_ports_of_the_released_code_are_printed_and_end_with_the_server() ->
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
+@pytest.mark.long
 def test_what_is_wrong_is_said(arguments: list[str], message: str) -> None:
     ended = antiphon(*SERVE, *arguments)
     assert ended.status == 2

@@ -31,6 +31,7 @@ KNOWS = "coloured shapes"
     ],
     ids=["once", "twice"],
 )
+@pytest.mark.long
 def test_a_request_is_stopped(tmp_path: Path, signals: list[int], status: int, word: str) -> None:
     child = Child(*LONG, "--out", "reply.wav", cwd=tmp_path)
     child.wait_for(b"reply ")
@@ -181,6 +182,7 @@ class Terminal:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_at_a_terminal_it_stops_the_reply_then_the_line_then_the_talk(tmp_path: Path) -> None:
     ctrl_c = b"\x03"
     terminal = Terminal("chat", "--temperature", "3", "--seed", "1", "--out-dir", str(tmp_path))

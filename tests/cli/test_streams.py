@@ -34,6 +34,7 @@ def without(*descriptors: int) -> Callable[[], None]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_closed_streams_are_as_good_as_devnull(tmp_path: Path) -> None:
     ended = program(*SPEAK, cwd=tmp_path, preexec_fn=without(0, 1, 2))
     assert ended.status == 0
@@ -49,6 +50,7 @@ def test_each_may_be_closed(arguments: list[str], closed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_speech_is_written_though_its_text_cannot_be_shown(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         ended = program(*SPEAK, cwd=tmp_path, stdout=full)
@@ -66,6 +68,7 @@ def test_a_full_disk_is_said(argument: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--text", "Hello"]], ids=["help", "reply"])
+@pytest.mark.long
 def test_without_a_reader(arguments: list[str]) -> None:
     readable, writable = os.pipe()
     os.close(readable)

@@ -175,6 +175,7 @@ def test_speech_interrupts_with_headphones(room: Room, truncations: list[float])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_enter_ends_a_turn_and_stops_a_reply(room: Room, truncations: list[float]) -> None:
     def script() -> None:
         room.type(f"/image {PICTURE}")
@@ -233,6 +234,7 @@ main()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_twice_leaves(tmp_path: Path) -> None:
     program = f"import sys; sys.path.insert(0, {str(HELPERS)!r}){LEAVING}"
     ended = run_python("-c", program, cwd=tmp_path)
@@ -270,6 +272,7 @@ def test_what_is_piped_is_done_in_order(room: Room, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["input", "output"])
+@pytest.mark.long
 def test_a_device_that_goes_away_ends_the_talk(room: Room, kind: str) -> None:
     def script() -> None:
         room.say_question()

@@ -73,6 +73,7 @@ def updates(events: list[Event]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["s2t", "s2s", "s2s_image"])
+@pytest.mark.long
 def test_a_prompt_that_grows_unit_by_unit(name: str) -> None:
     engine = Engine(RANDOM_MODEL, block_size=4)
     case, request, units = spoken(name)

@@ -206,6 +206,7 @@ def test_the_commands_of_its_docstring_are_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["many_at_once", "transcribe"])
 @pytest.mark.slow
+@pytest.mark.long
 def test_help(name: str, tmp_path: Path) -> None:
     out, _ = run(name, "--help", cwd=tmp_path)
     assert out.startswith(f"usage: {name}.py")

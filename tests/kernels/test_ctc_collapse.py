@@ -78,6 +78,7 @@ def test_equals_the_loop(backend: str, rows: list[list[int]], blank: int, data: 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(rows=rows_of_labels, data=st.data())
+@pytest.mark.long
 def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.DataObject) -> None:
     num_chunks = 3
     edges = [

@@ -84,6 +84,7 @@ def test_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["odd", "one-layer"])
 @pytest.mark.parametrize("fused", [{}, FUSED], ids=["alone", "fused"])
+@pytest.mark.long
 def test_within_the_error_budget_without_waiting(
     as_on_a_gpu: None,
     monkeypatch: pytest.MonkeyPatch,

@@ -74,6 +74,7 @@ SPANS = {
 
 @pytest.mark.slow
 @pytest.mark.pairwise(queries_of=SPANS, num_splits=[1, 3], heads=[(2, 2), (16, 1), (3, 1)])
+@pytest.mark.long
 def test_tiles_and_splits(
     queries_of: str, num_splits: int, heads: tuple[int, int], assert_within_budget: Check
 ) -> None:

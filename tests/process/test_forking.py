@@ -167,6 +167,7 @@ served.close()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_children_of_a_process_that_has_computed_with_torch_alone() -> None:
     found = outcome("""
 import torch

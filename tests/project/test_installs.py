@@ -207,6 +207,7 @@ def test_an_editable_clone_without_links(install: Install, tmp_path: Path) -> No
     run(made.python, "-m", "ruff", "format", "--check", ".", cwd=tree)
 
 
+@pytest.mark.long
 def test_the_sdist(tmp_path: Path) -> None:
     """Each file once, and far below the 100 MB that PyPI takes."""
     path = sdist(tmp_path)

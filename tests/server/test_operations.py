@@ -317,6 +317,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_cannot_be_served_is_said_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
