@@ -16,10 +16,10 @@ from torch import Tensor
 
 from antiphon.kernels.checks import address, check
 from antiphon.kernels.kept_weights import Convolution, KeptWeights, check_lengths
+from antiphon.kernels.snake import SNAKE_EPS
 
 __all__ = ["CppHift", "HiftGeometry", "HiftLevel", "HiftResBlock"]
 
-SNAKE_EPS = 1e-9
 NUM_DILATIONS = 3
 
 

@@ -41,6 +41,15 @@ static void clear_empty(const Frames& frames, float* x, int64_t channels) {
   for (int64_t b = 0; b < frames.batch; b++) std::memset(x + (frames.first[b] + frames.lengths[b]) * channels, 0, size);
 }
 
+// From (channels, ld) to rows of frames, kLanes frames at a time so that each line of memory is read once
+static void to_rows(const float* from, int64_t ld, int64_t channels, int64_t frames, float* to) {
+  for (int64_t t0 = 0; t0 < frames; t0 += kLanes) {
+    const int64_t t1 = t0 + kLanes < frames ? t0 + kLanes : frames;
+    for (int64_t c = 0; c < channels; c++)
+      for (int64_t t = t0; t < t1; t++) to[t * channels + c] = from[c * ld + t];
+  }
+}
+
 static inline vf load_upto(const float* p, int64_t count) { return count >= kLanes ? load(p) : load_some(p, count); }
 static inline void store_upto(float* p, vf v, int64_t count) {
   if (count >= kLanes) store(p, v);

@@ -144,13 +144,6 @@ class HiftRun {
     if (a_.stop_point) a_.stop_point(a_.caller);
   }
 
-  // From (channels, ld) to rows of frames
-  static void to_rows(const float* from, int64_t ld, int64_t channels, int64_t frames, float* to) {
-    for (int64_t t0 = 0; t0 < frames; t0 += kLanes)
-      for (int64_t c = 0; c < channels; c++)
-        for (int64_t t = t0; t < std::min(t0 + kLanes, frames); t++) to[t * channels + c] = from[c * ld + t];
-  }
-
   // to = f(x) for every number of `frames` frames; f takes the vector and its channel.
   template <class F>
   static void map(const float* x, int64_t frames, int64_t channels, float* to, const F& f) {

@@ -77,16 +77,9 @@ class UNetRun {
     if (a_.stop_point) a_.stop_point(a_.caller);
   }
 
-  // From (in, frames) to rows of frames, kLanes frames at a time so that each line of memory is read once
   void read_input() {
     for (int64_t b = 0; b < a_.batch; b++)
-      for (int64_t t0 = 0; t0 < whole_.lengths[b]; t0 += kLanes) {
-        const int64_t t1 = std::min(t0 + kLanes, whole_.lengths[b]);
-        for (int64_t c = 0; c < a_.in; c++) {
-          const float* from = a_.x + (b * a_.in + c) * a_.frames;
-          for (int64_t t = t0; t < t1; t++) input_[(whole_.first[b] + t) * a_.in + c] = from[t];
-        }
-      }
+      to_rows(a_.x + b * a_.in * a_.frames, a_.frames, a_.in, whole_.lengths[b], input_ + whole_.first[b] * a_.in);
     clear_empty(whole_, input_, a_.in);
   }
 
