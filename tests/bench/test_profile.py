@@ -113,6 +113,7 @@ def test_nothing_stays_behind() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_embedded_engine(tmp_path: Path) -> None:
     figures, trace = tmp_path / "figures.json", tmp_path / "trace.json"
     options = ("--requests", "2", "--prompt-units", "10", "--max-units", "20")

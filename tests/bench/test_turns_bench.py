@@ -27,6 +27,8 @@ def quiet(seconds: float) -> AudioArray:
     return np.zeros(round(seconds * RATE_HZ), np.float32)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_seed_decides_the_recordings() -> None:
     first, again, other = (list(mixed_recordings(20, seed)) for seed in (3, 3, 4))
     for one, same in zip(first, again, strict=True):

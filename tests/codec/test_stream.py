@@ -49,6 +49,7 @@ def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_how_units_are_pushed_does_not_matter(codec: Codec) -> None:
     units = units_of(120)
     at_once = codec.stream(seed=3).push(units, final=True)
@@ -57,6 +58,7 @@ def test_how_units_are_pushed_does_not_matter(codec: Codec) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_later_units_do_not_change_what_was_emitted(codec: Codec) -> None:
     units, other = units_of(100), units_of(100, seed=1)
     for known in (15, 39, 90):

@@ -241,6 +241,7 @@ async def still_serves(served: AsyncEngine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "case",
     chosen(),

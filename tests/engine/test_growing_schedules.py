@@ -136,6 +136,7 @@ def run(engine: Engine, speakers: list[Speaker], others: list[tuple[Case, int]])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(
     speaking=st.lists(speakers, min_size=1, max_size=4),

@@ -67,6 +67,7 @@ def test_every_setting_says_what_it_means() -> None:
         assert re.search(rf'\n    {name}: .*\n    """\w', source), name
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_a_type_checker_finds_wrong_settings(tmp_path: Path) -> None:
     """Mypy accepts right settings, and for wrong ones gives the likely name or the expected type."""

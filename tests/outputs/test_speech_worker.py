@@ -292,6 +292,7 @@ def speaks(worker: SpeechWorker, *names: str, schedule: StreamSchedule | None = 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error", [MemoryError(), SystemExit(1), Fault()], ids=lambda error: type(error).__name__
 )

@@ -181,6 +181,7 @@ child("childs", lambda: (new_engine(), child("grandchilds", new_engine)))
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_children_of_a_process_that_has_only_imported_us() -> None:
     """They compute with as many threads as ever."""
     found = outcome("""

@@ -154,6 +154,7 @@ def test_every_word_of_the_world_is_one_token(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_other_text_is_spelled(tokenizer: Tokenizer, text: str) -> None:
     if "<Audio_" not in text:

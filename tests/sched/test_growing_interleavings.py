@@ -45,6 +45,7 @@ actions = st.sampled_from([often, often, often, often, rarely]).flatmap(lambda s
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setting=settings_of_worlds,

@@ -284,6 +284,7 @@ def test_a_server_that_is_told_to_end_lets_replies_end() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_after_the_deadline_streams_get_their_last_event() -> None:
     body = chat(**SPOKEN, stream=True, ignore_eos=True, max_units=1500)
     body["audio"]["format"] = "pcm16"
@@ -300,6 +301,7 @@ def test_after_the_deadline_streams_get_their_last_event() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_second_signal_ends_it_at_once() -> None:
     body = chat(**SPOKEN, stream=True, ignore_eos=True, max_units=1500)
     body["audio"]["format"] = "pcm16"
