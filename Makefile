@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint requirements/lock.txt
 SOURCES := setup.py pyproject.toml requirements/lock.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*.cu csrc/cuda/*.cuh)
 LOCK := build/lock/bin
-CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.cpp isa.cpp isa_plain.cpp isa_avx2.cpp isa_avx512.cpp)
+CPP_TESTS := $(wildcard csrc/tests/*.cpp) $(addprefix csrc/cpu/,pool.cpp sample.cpp isa.cpp isa_plain.cpp isa_avx2.cpp isa_avx512.cpp isa_vnni.cpp isa_amx.cpp)
 # ThreadSanitizer of older compilers knows only some layouts of memory
 FIXED_LAYOUT := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 

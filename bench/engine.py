@@ -191,7 +191,7 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Annotated[
-        str | None, typer.Option(metavar="SCHEME", help="int8-weight-only: weights in 8 bits, on the CPU.")
+        str | None, typer.Option(metavar="SCHEME", help="int8 or int8-weight-only, on the CPU.")
     ] = None,
     eager: EnforceEager = False,
     threads: Threads = 0,

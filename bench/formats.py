@@ -25,6 +25,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
+    "int8": {"dtype": "float32", "quantization": "int8"},
     "int8-weight-only": {"dtype": "float32", "quantization": "int8-weight-only"},
 }
 """Settings of an engine, by what the table calls them."""

@@ -8,7 +8,7 @@ from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fus
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.masked_group_norm import masked_group_norm
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
-from antiphon.kernels.quantized import QuantizedWeight, quantize_int8
+from antiphon.kernels.quantized import QuantizedWeight, quantize_int8, quantize_rows
 from antiphon.kernels.registry import backends, ops
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
@@ -40,6 +40,7 @@ __all__ = [
     "ops",
     "paged_attention",
     "quantize_int8",
+    "quantize_rows",
     "rms_norm",
     "rms_norm_residual",
     "rope_cache_write",

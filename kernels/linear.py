@@ -3,7 +3,8 @@
 On the CPU the weight is repacked into panels of 32 output features and read at memory speed; a row's
 result does not depend on the other rows of its batch, to the last bit (csrc/cpu/linear.h). It is read in the
 format in which it is given, float32, 16 or 8 bits, and widened to float32 in registers: x, the sums and the
-result are float32, and the same to the last bit as of the widened weight.
+result are float32, and the same to the last bit as of the widened weight. With a dynamic `QuantizedWeight`,
+x comes in float32 and is quantized row by row; the sums are exact integers (csrc/cpu/int8_rows.h).
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ __all__ = [
 ]
 
 PANEL = 32
-FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
-"""The places of the dtypes in the C++ kernels' `Format`."""
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.uint8: 4}
+"""The places of the panels' dtypes in the C++ kernels' `Format`. Of a dynamic weight, panels are uint8."""
+GROUP, DEPTH = 4, 64
+"""In panels of a dynamic weight, inputs lie side by side in groups, and are filled up to whole tiles."""
+OFFSET = 128
+"""How much larger whole numbers are in uint8."""
 
 PackedAddress: TypeAlias = "tuple[int, int, int]"
 """For the C++ kernels: the addresses of the panels and of the scales (0: none), and the format."""
@@ -91,7 +96,8 @@ class CppLinear:
             values, scales = weight.values, weight.scales
         assert isinstance(values, Tensor)
         self.out_features, self.in_features = values.shape
-        self.panels = pack_panels(values)
+        is_dynamic = isinstance(weight, QuantizedWeight) and weight.dynamic
+        self.panels = pack_groups(values) if is_dynamic else pack_panels(values)
         self.num_bytes = self.panels.numel() * self.panels.element_size()
         self.scales = scales
         if scales is not None:
@@ -188,6 +194,19 @@ def pack_panels(weight: Tensor) -> Tensor:
     if full * PANEL < out_features:
         panels[full, :, : out_features - full * PANEL] = weight[full * PANEL :].T
     return panels
+
+
+def pack_groups(values: Tensor) -> Tensor:
+    """int8 (out, in) -> uint8 (ceil(out / 32), ceil(in / 64) * 16, 32, 4), each number 128 larger"""
+    out_features, in_features = values.shape
+    groups = -(-in_features // DEPTH) * DEPTH // GROUP
+    panels = values.new_empty(-(-out_features // PANEL), groups, PANEL, GROUP, dtype=torch.uint8)
+    advise_huge_pages(panels)
+    for panel, rows in zip(panels, values.split(PANEL), strict=True):
+        filled = values.new_zeros(PANEL, groups * GROUP)
+        filled[: len(rows), :in_features] = rows
+        panel.copy_(filled.view(torch.uint8).unflatten(1, (groups, GROUP)).transpose(0, 1))
+    return panels.bitwise_xor_(OFFSET)
 
 
 def check_linear(name: str, weight: object) -> None:

@@ -118,7 +118,11 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         ("dtype", "int8", "dtype: expected 'auto' or one of .* got 'int8'"),
         ("dtype", 3, "dtype: expected 'auto' or one of .* got 3"),
         ("load_format", "pt", "load_format: expected 'auto' or 'dummy', got 'pt'"),
-        ("quantization", "int4", "quantization: expected None or one of 'int8-weight-only', got 'int4'"),
+        (
+            "quantization",
+            "int4",
+            "quantization: expected None or one of 'int8', 'int8-weight-only', got 'int4'",
+        ),
         ("text_backend", None, "text_backend: expected 'native', the only choice, got None"),
         ("vocoder_backend", Poison, "vocoder_backend: expected 'torch'"),
         ("speech_prompt", np.zeros(3), "speech_prompt: expected 'soft'"),

@@ -14,8 +14,8 @@ from antiphon.kernels import QuantizedWeight, quantize_int8
 
 __all__ = ["WEIGHTS", "Case", "Cases", "Setting", "stored_weight", "weight_backend", "weight_bytes"]
 
-WEIGHTS = ("float32", "bfloat16", "float16", "int8")
-"""The formats of weights that products take beside float32 on a CPU"""
+WEIGHTS = ("float32", "bfloat16", "float16", "int8-weight-only", "int8")
+"""The formats of weights that products take on a CPU; with int8, rows are quantized, too"""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,14 @@ Cases = Callable[[Setting], Iterator[Case]]
 
 def stored_weight(weight: Tensor, stored: str) -> Tensor | QuantizedWeight:
     """A weight in one of the formats that `Setting.weights` names."""
-    return quantize_int8(weight) if stored == "int8" else weight.to(getattr(torch, stored))
+    if stored.startswith("int8"):
+        return quantize_int8(weight, dynamic=stored == "int8")
+    return weight.to(getattr(torch, stored))
 
 
 def weight_bytes(stored: str, outputs: int, inputs: int) -> int:
     """Those of a matrix, the scales of its outputs included."""
-    if stored == "int8":
+    if stored.startswith("int8"):
         return outputs * (inputs + 4)
     itemsize: int = getattr(torch, stored).itemsize
     return outputs * inputs * itemsize

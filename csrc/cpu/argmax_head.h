@@ -74,6 +74,7 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
                               .out_features = a.out_features,
                               .ldx = a.ldx,
                               .ldo = 0};
+  const Int8Rows whole = int8_rows_of(product);
   const bool worthwhile = a.in * num_panels * kPanel > 32768;
 
   for (int64_t row0 = 0; row0 < a.rows; row0 += kRowChunk) {
@@ -89,7 +90,8 @@ static void argmax_head(const ArgmaxHeadArgs& a) {
         const int64_t end = (slice + 1) * grain < num_panels ? (slice + 1) * grain : num_panels;
         for (int64_t i = slice * grain; i < end; i++) {
           const bool has_next = i + 1 < end || (goes_on && end < num_panels);
-          panel_sums(product, panels[i], has_next ? panel_of(product, panels[i + 1]) : nullptr, row0, row1, buffer);
+          panel_sums(product, whole, panels[i], has_next ? panel_of(product, panels[i + 1]) : nullptr, row0, row1,
+                     buffer);
           for (int64_t m = row0; m < row1; m++) {
             const float* row = buffer + (m - row0) * kPanel;
             Best best = best_of(slice, m);

@@ -13,7 +13,7 @@ void bind_argmax_head(py::module_& m) {
       [](Address x, const WeightAddress& head, Address subset, Address ids, Address logits, int64_t rows, int64_t in,
          int64_t out_features, int64_t ldx, int64_t top_k, int64_t subset_size, const std::string& isa) {
         const KernelTable& table = pick(isa);
-        const PackedWeight matrix = weight_at(head);
+        const PackedWeight matrix = weight_at(head, isa);
         py::gil_scoped_release release;
         table.argmax_head({.x = at<float>(x),
                            .head = matrix,

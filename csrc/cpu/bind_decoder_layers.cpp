@@ -34,12 +34,12 @@ void bind_decoder_layers(py::module_& m) {
              for (const auto& [input_norm, post_norm, weights] : layers)
                decoder.layers.push_back({.input_norm = at<float>(input_norm),
                                          .post_norm = at<float>(post_norm),
-                                         .qkv = weight_at(weights[0]),
-                                         .o = weight_at(weights[1]),
-                                         .gate_up = weight_at(weights[2]),
-                                         .down = weight_at(weights[3]),
-                                         .fusion_q = weight_at(weights[4]),
-                                         .fusion_o = weight_at(weights[5])});
+                                         .qkv = weight_at(weights[0], isa),
+                                         .o = weight_at(weights[1], isa),
+                                         .gate_up = weight_at(weights[2], isa),
+                                         .down = weight_at(weights[3], isa),
+                                         .fusion_q = weight_at(weights[4], isa),
+                                         .fusion_o = weight_at(weights[5], isa)});
              DecoderArgs& a = decoder.args;
              a.hidden = hidden, a.intermediate = intermediate;
              a.num_heads = num_heads, a.num_kv_heads = num_kv_heads, a.head_dim = head_dim;

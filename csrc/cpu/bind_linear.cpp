@@ -13,7 +13,7 @@ void bind_linear(py::module_& m) {
       [](Address x, const WeightAddress& weight, Address residual, Address out, int64_t rows, int64_t in,
          int64_t out_features, int64_t ldx, int64_t ldo, const std::string& isa) {
         const KernelTable& table = pick(isa);
-        const PackedWeight matrix = weight_at(weight);
+        const PackedWeight matrix = weight_at(weight, isa);
         py::gil_scoped_release release;
         table.linear({.x = at<float>(x),
                       .weight = matrix,

@@ -17,15 +17,20 @@ const KernelTable& pick(const std::string& isa) {
   return *table;
 }
 
-PackedWeight weight_at(const WeightAddress& weight) {
-  const auto [data, scales, format] = weight;
-  if (format < 0 || format > static_cast<int32_t>(Format::kInt8))
-    throw std::invalid_argument("weight: no format has the number " + std::to_string(format));
-  return {at<void>(data), at<float>(scales), static_cast<Format>(format)};
+PackedWeight weight_at(const WeightAddress& weight, const std::string& isa) {
+  const auto [data, scales, number] = weight;
+  if (number < 0 || number > static_cast<int32_t>(Format::kInt8Both))
+    throw std::invalid_argument("weight: no format has the number " + std::to_string(number));
+  const auto format = static_cast<Format>(number);
+  return {at<void>(data), at<float>(scales), format, format == Format::kInt8Both ? int8_kernel(isa.c_str()) : nullptr};
 }
 
 void bind_machine(py::module_& m) {
   m.def("best_isa", &best_isa, "The best instruction set of this machine: avx512, avx2 or plain.");
+
+  m.def(
+      "best_int8", [] { return int8_kernel("")->name; },
+      "What multiplies int8 by int8 on this machine: amx, vnni, avx512, avx2 or plain.");
 
   m.def("set_num_threads", &set_num_threads, py::arg("count"), "Threads of later kernels, the caller included.");
   m.def("num_threads", &num_threads);

@@ -13,7 +13,7 @@ void bind_soft_embedding(py::module_& m) {
       [](Address x, const WeightAddress& head, Address embedding, int32_t embedding_format, Address out, Address labels,
          int64_t rows, int64_t in, int64_t vocab, int64_t width, int64_t ldx, int64_t lde, const std::string& isa) {
         const KernelTable& table = pick(isa);
-        const PackedWeight matrix = weight_at(head), table_rows = weight_at({embedding, 0, embedding_format});
+        const PackedWeight matrix = weight_at(head, isa), table_rows = weight_at({embedding, 0, embedding_format});
         py::gil_scoped_release release;
         table.soft_embedding({.x = at<float>(x),
                               .head = matrix,

@@ -25,8 +25,8 @@ const KernelTable& pick(const std::string& isa);
 // A packed weight as Python has it: the addresses of its numbers and scales, and its format's place in `Format`.
 using WeightAddress = std::tuple<Address, Address, int32_t>;
 
-// Raises ValueError if there is no such format.
-PackedWeight weight_at(const WeightAddress& weight);
+// Raises ValueError if there is no such format. isa: as for `pick`, which has been called with it.
+PackedWeight weight_at(const WeightAddress& weight, const std::string& isa = "");
 
 inline PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_stride, int32_t block_size) {
   return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};

@@ -38,12 +38,13 @@ static void keep_wanted(DecoderArgs& a, int64_t* tokens, int64_t* rows, int32_t*
 // the matching panel of ups. The weight holds all gates, then all ups, each in whole panels.
 static void gated_linear(const LinearArgs& a) {
   const int64_t panels = a.out_features / 2 / kPanel;
+  const Int8Rows whole = int8_rows_of(a);
   parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
     float gate[kRowChunk * kPanel], up[kRowChunk * kPanel];
     for (int64_t panel = begin; panel < end; panel++) {
       const bool has_next = goes_on || panel + 1 < end;
-      panel_sums(a, panel, panel_of(a, panels + panel), 0, a.rows, gate);
-      panel_sums(a, panels + panel, has_next ? panel_of(a, panel + 1) : nullptr, 0, a.rows, up);
+      panel_sums(a, whole, panel, panel_of(a, panels + panel), 0, a.rows, gate);
+      panel_sums(a, whole, panels + panel, has_next ? panel_of(a, panel + 1) : nullptr, 0, a.rows, up);
       for (int64_t m = 0; m < a.rows; m++)
         silu_mul_row(gate + m * kPanel, up + m * kPanel, a.out + m * a.ldo + panel * kPanel, kPanel);
     }

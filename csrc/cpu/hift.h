@@ -71,11 +71,12 @@ static void row_product(const float* x, int64_t ldx, int64_t rows, int64_t in, c
                         .ldx = ldx,
                         .ldo = 0};
   const int64_t panels = (width + kPanel - 1) / kPanel;
+  const Int8Rows whole = int8_rows_of(a);
   parallel_for((rows + kRowChunk - 1) / kRowChunk, 1, is_large(a), [&](int64_t begin, int64_t end) {
     for (int64_t row0 = begin * kRowChunk; row0 < std::min(end * kRowChunk, rows); row0 += kRowChunk) {
       const int64_t row1 = std::min(row0 + kRowChunk, rows);
       for (int64_t panel = 0; panel < panels; panel++)
-        linear_panel(a, panel, panel + 1 < panels, row0, row1,
+        linear_panel(a, whole, panel, panel + 1 < panels, row0, row1,
                      [&](int64_t column, int64_t count, int64_t, int64_t, const float* sums) {
                        for (int64_t v = 0; v < count; v += kLanes) {
                          const int64_t left = count - v;

@@ -16,6 +16,7 @@
 #endif
 
 #define ANTIPHON_ISA avx2
+#define ANTIPHON_NAME "avx2"
 #define ANTIPHON_VL 8
 #include "isa_table.h"
 

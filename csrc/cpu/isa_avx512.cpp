@@ -16,6 +16,7 @@
 #endif
 
 #define ANTIPHON_ISA avx512
+#define ANTIPHON_NAME "avx512"
 #define ANTIPHON_VL 16
 #include "isa_table.h"
 

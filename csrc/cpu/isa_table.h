@@ -1,4 +1,4 @@
-// Defines this translation unit's kernel table. Included last by each isa_*.cpp.
+// Defines this translation unit's kernel table, and its kernel for int8. Included last by each isa_*.cpp.
 #pragma once
 
 #include "argmax_head.h"
@@ -6,6 +6,7 @@
 #include "decoder.h"
 #include "fusion_attention.h"
 #include "hift.h"
+#include "int8_sums.h"
 #include "linear.h"
 #include "paged_attention.h"
 #include "pointwise.h"
@@ -32,5 +33,6 @@ const KernelTable table = {
     .soft_embedding = soft_embedding,
     .ctc_collapse = ctc_collapse,
 };
+const Int8Kernel int8 = {.name = ANTIPHON_NAME, .takes_int16 = true, .sums = int8_sums};
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "int8_kernel.h"
+
 namespace antiphon {
 
 constexpr int kPanel = 32;  // output features that are stored together in a packed weight
@@ -23,15 +25,16 @@ struct PagedCache {
   int32_t block_size;
 };
 
-// What the numbers of a weight are. All are widened to float32 in registers, and so a product equals, to the last bit,
-// that of the widened weight.
-enum class Format : int32_t { kFloat32, kBfloat16, kFloat16, kInt8 };
+// What the numbers of a weight are. All but kInt8Both are widened to float32 in registers, and so a product equals, to
+// the last bit, that of the widened weight. With kInt8Both the rows of x are quantized, too, see int8_rows.h.
+enum class Format : int32_t { kFloat32, kBfloat16, kFloat16, kInt8, kInt8Both };
 
 // The matrix of a product, W (out, in), zeros after its last feature.
 struct PackedWeight {
-  const void* data;     // (panels, in, kPanel)
-  const float* scales;  // (panels * kPanel), for kInt8: each finished sum is multiplied by its feature's; or null
+  const void* data;     // (panels, in, kPanel); kInt8Both: see Int8Product
+  const float* scales;  // (panels * kPanel), for int8: each finished sum is multiplied by its feature's; or null
   Format format;
+  const Int8Kernel* int8 = nullptr;  // kInt8Both: what multiplies it
 };
 
 struct LinearArgs {
@@ -278,8 +281,8 @@ extern const KernelTable table;
 }
 #endif
 
-// The table of an instruction set by name ("avx512", "avx2", "plain"), or null if this machine cannot run it; "" is the
-// best one.
+// The table of an instruction set by name, or null if this machine cannot run it; "" is the best one. "amx" and "vnni"
+// are those of AVX-512 and kernels of their own for int8.
 const KernelTable* kernels(const char* isa);
 const char* best_isa();
 

@@ -14,6 +14,7 @@
 
 #include <type_traits>
 
+#include "int8_rows.h"
 #include "kernels.h"
 #include "pool.h"
 #include "tuning.h"
@@ -186,17 +187,35 @@ static void unscaled_sums(const LinearArgs& a, const W* w, const W* next, int64_
 
 // The number of bytes of a weight's number.
 static inline int64_t size_of(Format format) {
-  return format == Format::kInt8 ? 1 : format == Format::kFloat32 ? 4 : 2;
+  if (format == Format::kInt8 || format == Format::kInt8Both) return 1;
+  return format == Format::kFloat32 ? 4 : 2;
 }
 
 static inline const char* panel_of(const LinearArgs& a, int64_t panel) {
-  return static_cast<const char*>(a.weight.data) + panel * a.in * kPanel * size_of(a.weight.format);
+  const int64_t depth = a.weight.format == Format::kInt8Both ? Int8Rows::depth_of(a.in) : a.in;
+  return static_cast<const char*>(a.weight.data) + panel * depth * kPanel * size_of(a.weight.format);
+}
+
+static inline Int8Rows int8_rows_of(const LinearArgs& a) { return {a.x, a.ldx, a.rows, a.in, a.weight}; }
+
+static void int8_panel_sums(const LinearArgs& a, const Int8Rows& whole, int64_t panel, const char* next, int64_t row0,
+                            int64_t row1, float* buffer) {
+  int32_t sums[kRowChunk * kPanel];
+  const auto* w = reinterpret_cast<const uint8_t*>(panel_of(a, panel));
+  a.weight.int8->sums({.x = whole.row(row0),
+                       .stride = whole.stride(),
+                       .w = w,
+                       .next = reinterpret_cast<const uint8_t*>(next),
+                       .rows = row1 - row0,
+                       .depth = Int8Rows::depth_of(a.in),
+                       .sums = sums});
+  for (int64_t m = row0; m < row1; m++) whole.finish(m, sums + (m - row0) * kPanel, w, buffer + (m - row0) * kPanel);
 }
 
 // buffer[m - row0][0:32] = x[m] * panel, for a chunk of rows. `next`: what `panel_of` gives for the panel that this
-// thread takes next, or null.
-static void panel_sums(const LinearArgs& a, int64_t panel, const char* next, int64_t row0, int64_t row1,
-                       float* buffer) {
+// thread takes next, or null. `whole`: the rows of `a`, if they are multiplied as whole numbers.
+static void panel_sums(const LinearArgs& a, const Int8Rows& whole, int64_t panel, const char* next, int64_t row0,
+                       int64_t row1, float* buffer) {
   const auto sums_of = [&](const auto* any) {
     using W = std::remove_pointer_t<decltype(any)>;
     unscaled_sums(a, reinterpret_cast<W*>(panel_of(a, panel)), reinterpret_cast<W*>(next), row0, row1, buffer);
@@ -206,6 +225,7 @@ static void panel_sums(const LinearArgs& a, int64_t panel, const char* next, int
     case Format::kBfloat16: sums_of(static_cast<const Bfloat16*>(nullptr)); break;
     case Format::kFloat16: sums_of(static_cast<const Float16*>(nullptr)); break;
     case Format::kInt8: sums_of(static_cast<const int8_t*>(nullptr)); break;
+    case Format::kInt8Both: int8_panel_sums(a, whole, panel, next, row0, row1, buffer); break;
   }
   if (!a.weight.scales) return;
   const float* scales = a.weight.scales + panel * kPanel;
@@ -219,11 +239,11 @@ static void panel_sums(const LinearArgs& a, int64_t panel, const char* next, int
 // What is done with a panel's sums: finish(column, width, row0, row1, sums), where sums[m - row0][0:width] are those of
 // out[m][column : column + width].
 template <class Finish>
-static void linear_panel(const LinearArgs& a, int64_t panel, bool goes_on, int64_t row0, int64_t row1,
-                         const Finish& finish) {
+static void linear_panel(const LinearArgs& a, const Int8Rows& whole, int64_t panel, bool goes_on, int64_t row0,
+                         int64_t row1, const Finish& finish) {
   const int64_t column = panel * kPanel;
   float buffer[kRowChunk * kPanel];  // the chunk's sums, kept apart from `out`, which may be the residual
-  panel_sums(a, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
+  panel_sums(a, whole, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
   finish(column, a.out_features - column < kPanel ? a.out_features - column : kPanel, row0, row1, buffer);
 }
 
@@ -235,11 +255,12 @@ static inline bool is_large(const LinearArgs& a) {
 template <class Finish>
 static void linear_with(const LinearArgs& a, const Finish& finish) {
   const int64_t panels = (a.out_features + kPanel - 1) / kPanel;
+  const Int8Rows whole = int8_rows_of(a);
   for (int64_t row0 = 0; row0 < a.rows; row0 += kRowChunk) {
     const int64_t row1 = row0 + kRowChunk < a.rows ? row0 + kRowChunk : a.rows;
     parallel_for(panels, 1, is_large(a), [&](int64_t begin, int64_t end, bool goes_on) {
       for (int64_t panel = begin; panel < end; panel++)
-        linear_panel(a, panel, goes_on || panel + 1 < end, row0, row1, finish);
+        linear_panel(a, whole, panel, goes_on || panel + 1 < end, row0, row1, finish);
     });
   }
 }

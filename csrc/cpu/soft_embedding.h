@@ -86,23 +86,14 @@ static void mix_segment(const SoftEmbeddingArgs& a, const W* embedding, const fl
   }
 }
 
-static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, int64_t row1, float* weights,
-                         float* sums, SegmentRow* found) {
-  const LinearArgs product = {.x = a.x,
-                              .weight = a.head,
-                              .residual = nullptr,
-                              .out = nullptr,
-                              .rows = a.rows,
-                              .in = a.in,
-                              .out_features = a.vocab,
-                              .ldx = a.ldx,
-                              .ldo = 0};
+static void soft_segment(const SoftEmbeddingArgs& a, const LinearArgs& product, const Int8Rows& whole, int64_t id0,
+                         int64_t row0, int64_t row1, float* weights, float* sums, SegmentRow* found) {
   const int64_t depth = a.vocab - id0 < kSegment ? a.vocab - id0 : kSegment, rows = row1 - row0;
   float buffer[kRowChunk * kPanel];
   for (int64_t c = 0; c < depth; c += kPanel) {
     const int64_t panel = (id0 + c) / kPanel;
     const char* next = c + kPanel < depth ? panel_of(product, panel + 1) : nullptr;
-    panel_sums(product, panel, next, row0, row1, buffer);
+    panel_sums(product, whole, panel, next, row0, row1, buffer);
     for (int64_t m = 0; m < rows; m++)
       std::memcpy(weights + m * kSegment + c, buffer + m * kPanel, sizeof(float) * kPanel);
   }
@@ -132,6 +123,16 @@ static void soft_segment(const SoftEmbeddingArgs& a, int64_t id0, int64_t row0, 
 static void soft_embedding(const SoftEmbeddingArgs& a) {
   const int64_t segments = (a.vocab + kSegment - 1) / kSegment;
   if (a.rows == 0) return;
+  const LinearArgs product = {.x = a.x,
+                              .weight = a.head,
+                              .residual = nullptr,
+                              .out = nullptr,
+                              .rows = a.rows,
+                              .in = a.in,
+                              .out_features = a.vocab,
+                              .ldx = a.ldx,
+                              .ldo = 0};
+  const Int8Rows whole = int8_rows_of(product);
   // even parts: 100 rows are 50 + 50, not 96 + 4
   const int64_t parts = (a.rows + kRowChunk - 1) / kRowChunk, chunk = (a.rows + parts - 1) / parts;
   const int64_t sums_size = chunk * a.width;
@@ -152,7 +153,7 @@ static void soft_embedding(const SoftEmbeddingArgs& a) {
         const Scratch<float> weights(rows * kSegment, std::nothrow);
         if (!weights) return is_short.set();
         for (int64_t i = begin; i < end; i++)
-          soft_segment(a, (first + i) * kSegment, row0, row1, weights.get(), sums.get() + i * sums_size,
+          soft_segment(a, product, whole, (first + i) * kSegment, row0, row1, weights.get(), sums.get() + i * sums_size,
                        found.get() + i * chunk);
       });
       is_short.rethrow();

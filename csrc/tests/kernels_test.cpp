@@ -510,6 +510,8 @@ int main(int argc, char** argv) {
       where = isa + ", " + std::to_string(threads) + " threads";
       test_linear(*table);
       test_formats(*table);
+      for (const char* each : {isa.c_str(), "vnni", "amx"})
+        if (kernels(each) == table) test_int8(*table, *int8_kernel(each));
       test_rows(*table);
       test_heads(*table);
       test_attention(*table);

@@ -57,6 +57,7 @@ inline Floats packed(const Floats& weight, int64_t in, int64_t out) {
 
 inline PackedWeight in_float32(const Floats& panels) { return {panels.data(), nullptr, Format::kFloat32}; }
 
-// In hift_test.cpp and unet_test.cpp
+// Each is in the file of its name.
 void test_hift(const KernelTable& table);
+void test_int8(const KernelTable& table, const Int8Kernel& kernel);
 void test_unet(const KernelTable& table);

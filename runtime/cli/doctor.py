@@ -88,6 +88,7 @@ def _cpu() -> Section:
         "torch threads": torch.get_num_threads(),
         "torch kernels": torch.backends.cpu.get_cpu_capability().lower(),
         "our kernels": _C.best_isa(),
+        "our int8 kernels": _C.best_int8(),
     }
 
 

@@ -76,7 +76,8 @@ Quantization = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEME",
-        help="int8-weight-only: the weights of the layers in 8 bits, on the CPU.",
+        help="On the CPU, int8: the weights of the layers, and what they multiply, in 8 bits; "
+        "int8-weight-only: the weights alone.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -17,6 +17,7 @@ MB = 1e6
 
 
 class Scheme(str, Enum):
+    INT8 = "int8"
     INT8_WEIGHT_ONLY = "int8-weight-only"
 
 
@@ -24,7 +25,11 @@ def quantize(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Stream-Omni checkpoint.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist.")],
     scheme: Annotated[
-        Scheme, typer.Option(help="int8-weight-only: the weights of the layers and heads in 8 bits.")
+        Scheme,
+        typer.Option(
+            help="int8-weight-only: the weights of the layers and heads in 8 bits. int8: also what they "
+            "multiply, as it comes."
+        ),
     ],
 ) -> None:
     """Write a checkpoint in fewer bits, which --model takes as it is.
@@ -34,6 +39,7 @@ def quantize(
     """
     with signals.at_once():  # whatever has been written is of use to the next run
         from antiphon.model.checkpoint.quantized_folder import write_quantized
+        from antiphon.model.schemes import SCHEMES
 
-        sizes = write_quantized(source, target, progress=True)
+        sizes = write_quantized(source, target, SCHEMES[scheme.value], progress=True)
     say(f"{target}: {scheme.value}, {sizes.target / MB:.0f} MB of weights instead of {sizes.source / MB:.0f}")

@@ -16,6 +16,7 @@ import torch
 from antiphon.config import EngineConfig, EngineSettings
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.inputs.copies import plain_options
+from antiphon.model.schemes import SCHEMES
 from antiphon.plain import kind, reading, shown
 from antiphon.prompt import Prompt
 from antiphon.types import Request, SamplingParams
@@ -37,7 +38,7 @@ __all__ = [
     "open_codec",
 ]
 
-QUANTIZATIONS = ("int8-weight-only",)
+QUANTIZATIONS = tuple(SCHEMES)
 DEFAULT_MAX_TOKENS = 1024
 """For text-only replies whose request sets no limit."""
 MAX_REQUESTS = 1_000_000

@@ -68,9 +68,9 @@ class Engine(OfOneProcess):
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: of the weights: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16",
             "float16". On the CPU, activations and the KV cache are float32 with any of them.
-        quantization: "int8-weight-only": the matrices of all layers and heads in 8 bits, with a scale for
-            each output; on the CPU only. None: as `dtype` says, or as the folder holds them
-            (`antiphon quantize`).
+        quantization: on the CPU, "int8-weight-only": the matrices of all layers and heads in 8 bits, with a
+            scale for each output; "int8": also what they multiply, as it comes, with a scale for each
+            token. None: as `dtype` says, or as the folder holds them (`antiphon quantize`).
         codec_dtype: of a codec given as a folder; "auto" is float32. See `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.

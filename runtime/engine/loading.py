@@ -24,8 +24,9 @@ from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import cache_config
 from antiphon.model.checkpoint.folder import read_checkpoint
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
-from antiphon.model.checkpoint.quantization import is_quantized
+from antiphon.model.checkpoint.quantization import scheme_of
 from antiphon.model.omni import OmniModel, computing_dtype
+from antiphon.model.schemes import SCHEMES
 from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.text.tokenizer import Tokenizer
 
@@ -86,8 +87,8 @@ def load(
     make_ready()
     resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
     model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
-    quantized = is_quantized(folder)
-    if quantized and place.type != "cpu":
+    stored = scheme_of(folder)
+    if stored is not None and place.type != "cpu":
         raise ConfigError(f"device: expected cpu for the int8 weights of {folder}, got {place.type}")
     if model_config.speech_prompt != "soft":
         raise CheckpointError(
@@ -111,7 +112,7 @@ def load(
         load_format=load_format,
         seed=config.seed,
         progress=progress,
-        quantizes=quantized or quantization is not None,
+        quantization=stored if quantization is None else SCHEMES[quantization],
     )
     computing = computing_dtype(resolved, place)
     return Loaded(

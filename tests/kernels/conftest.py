@@ -41,6 +41,10 @@ def _runs(isa: str) -> bool:
 
 
 ISAS = [isa for isa in ("avx512", "avx2", "plain") if _runs(isa)]
+INT8_ISAS = [isa for isa in ("amx", "vnni", *ISAS) if _runs(isa)]
+"""Of which each multiplies int8 by int8 in its own way"""
+
+EachIsa = Callable[[Callable[[], object]], dict[str, object]]
 
 
 def _use_isa(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
@@ -62,18 +66,36 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return isa
 
 
+@pytest.fixture
+def int8_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same for `INT8_ISAS`."""
+    isa: str = request.param
+    _use_isa(monkeypatch, isa)
+    return isa
+
+
 @pytest.fixture(scope="session")
-def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
+def with_each_isa() -> EachIsa:
     """Calls a function once for each instruction set. New memory is poisoned: unwritten numbers show."""
+    return _calling_with(ISAS)
+
+
+@pytest.fixture(scope="session")
+def with_each_int8_isa() -> EachIsa:
+    """The same for `INT8_ISAS`."""
+    return _calling_with(INT8_ISAS)
+
+
+def _calling_with(isas: list[str]) -> EachIsa:
     new_empty = Tensor.new_empty
 
     def poisoned(like: Tensor, *size: object, **options: object) -> Tensor:
         fresh: Tensor = new_empty(like, *size, **options)  # type: ignore[call-overload]
-        return fresh.fill_(torch.nan if fresh.is_floating_point() else -12345 if fresh.itemsize > 1 else -99)
+        return fresh.fill_(torch.nan if fresh.is_floating_point() else -12345 if fresh.itemsize > 1 else 99)
 
     def call(function: Callable[[], object]) -> dict[str, object]:
         found = {}
-        for isa in ISAS:
+        for isa in isas:
             with pytest.MonkeyPatch.context() as patch:
                 _use_isa(patch, isa)
                 patch.setattr(Tensor, "new_empty", poisoned)
@@ -84,24 +106,26 @@ def with_each_isa() -> Callable[[Callable[[], object]], dict[str, object]]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`isa` is each instruction set. `backend` is each backend that runs here of the op that the file or the
-    mark `op(name)` names, the C++ one with each instruction set that it takes, or marked `best_isa` with the
-    best alone.
+    """`isa` is each instruction set, `int8_isa` each of `INT8_ISAS`. `backend` is each backend that runs here
+    of the op that the file or the mark `op(name)` names, the C++ one with each instruction set that it takes,
+    or marked `best_isa` with the best alone.
 
-    Marked `pairwise(name=values, ...)`, a test has cases in which any two values meet, those of `backend` and
-    `isa` included.
+    Marked `pairwise(name=values, ...)`, a test has cases in which any two values meet, those of these
+    fixtures included.
     """
     values: dict[str, list[object]] = {}
     if "backend" in metafunc.fixturenames and not _is_parametrized(metafunc, "backend"):
         values["backend"] = [*_backends(metafunc)]
     if "isa" in metafunc.fixturenames:
         values["isa"] = [*ISAS]
+    if "int8_isa" in metafunc.fixturenames:
+        values["int8_isa"] = [*INT8_ISAS]
     pairwise = metafunc.definition.get_closest_marker("pairwise")
     if pairwise is not None:
         values |= pairwise.kwargs
     if values:
         cases = all_pairs(*map(list, values.values()))
-        fixtures = [name for name in values if name in ("backend", "isa")]
+        fixtures = [name for name in values if name in ("backend", "isa", "int8_isa")]
         metafunc.parametrize(list(values), cases, indirect=fixtures, ids=str)
 
 

@@ -20,8 +20,10 @@ from antiphon.kernels import (
     decoder_layers,
     linear,
     quantize_int8,
+    quantize_rows,
     soft_embedding,
 )
+from antiphon.kernels.quantized import MAX_IN_FEATURES, quantized_linear_reference
 
 Draw = Callable[..., Tensor]
 EachIsa = Callable[[Callable[[], Any]], dict[str, Any]]
@@ -67,8 +69,86 @@ def test_products_of_8_bits(
         assert torch.equal(product, sums[isa] * quantized.scales + residual), isa
 
 
+@given(rows=rows, size=sizes, out=vocabularies, seed=seeds, outliers=st.sampled_from([0, 0.01]))
+def test_products_of_quantized_rows(
+    with_each_int8_isa: EachIsa, randn: Draw, rows: int, size: int, out: int, seed: int, outliers: float
+) -> None:
+    """Where nothing is an outlier, the sums are exact; then they are scaled in one order."""
+    x = randn(rows, size, seed=seed) * randn(rows, 1, seed=seed).exp()
+    x *= torch.where(randn(rows, size, seed=seed + 1).abs() < outliers, 300.0, 1.0)
+    residual = randn(rows, out, seed=seed)
+    quantized = quantize_int8(randn(out, size, seed=seed), dynamic=True)
+    expected = quantized_linear_reference(x, quantized, residual)
+    is_exact = not quantize_rows(x)[2].any()
+    for isa, product in with_each_int8_isa(lambda: linear(quantized, backend="cpp")(x, residual)).items():
+        if is_exact:
+            assert torch.equal(product, expected), isa
+        else:
+            torch.testing.assert_close(product, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_largest_sums_fit(int8_isa: str) -> None:
+    """All numbers the largest there are, in the widest matrix that is taken."""
+    for sign in (1, -1):
+        quantized = quantize_int8(torch.full((33, MAX_IN_FEATURES), float(sign)), dynamic=True)
+        found = linear(quantized, backend="cpp")(torch.ones(5, MAX_IN_FEATURES))
+        torch.testing.assert_close(found, torch.full((5, 33), float(sign * MAX_IN_FEATURES)))
+
+
+def test_rows_of_nothing_and_of_too_much(int8_isa: str, randn: Draw) -> None:
+    """Each spoils no other row: zeros, NaN, infinity, numbers whose scale would be too small or is large."""
+    x = randn(8, 100)
+    x[1], x[2, 3], x[3, 0], x[4, 99] = 0.0, torch.nan, torch.inf, -torch.inf
+    x[5] *= 1e-35
+    x[6] *= 1e30
+    quantized = quantize_int8(randn(40, 100), dynamic=True)
+    found = linear(quantized, backend="cpp")(x)
+    assert torch.equal(found.isnan().all(1), torch.tensor([0, 0, 1, 1, 1, 0, 0, 0]).bool())
+    assert not found[[1, 5]].any()
+    torch.testing.assert_close(
+        found, quantized_linear_reference(x, quantized), rtol=0, atol=0, equal_nan=True
+    )
+
+
+def test_quantized_rows(randn: Draw) -> None:
+    x = randn(3, 200)
+    x[1, 17] = 1000.0
+    values, scales, outliers = quantize_rows(x)
+    assert values.dtype == torch.int8
+    assert outliers.nonzero().tolist() == [[1, 17]]
+    assert (values[1, 17], outliers[1, 17]) == (0, 1000.0)
+    assert values.abs().amax(1).tolist() == [127] * 3
+    error = values * scales[:, None] + outliers - x
+    assert (error.abs() <= scales[:, None] * 0.5001).all()
+    assert torch.equal(quantize_rows(x[1:2])[0], values[1:2])
+
+
+@pytest.mark.parametrize("num_outliers", [0, 1, 8])
+def test_outliers_cost_the_others_little(int8_isa: str, randn: Draw, num_outliers: int) -> None:
+    """Above 30 dB, with as large numbers as Llama's layers have; without them apart it would be 0."""
+    x, weight = randn(20, 4096), randn(64, 4096)
+    places = torch.randint(4096, (num_outliers,), generator=torch.Generator().manual_seed(0))
+    x[:, places] *= 500
+    found = linear(quantize_int8(weight, dynamic=True), backend="cpp")(x).double()
+    assert decibels(found, x.double() @ weight.double().T) > 35
+    # What the outliers add has the error of the weights alone.
+    found -= x[:, places].double() @ quantize_int8(weight).dequantized()[:, places].double().T
+    x[:, places] = 0
+    assert decibels(found, x.double() @ weight.double().T) > 35
+
+
+def decibels(found: Tensor, exact: Tensor) -> float:
+    return float(10 * torch.log10(exact.square().mean() / (found - exact).square().mean()))
+
+
 @settings(max_examples=40)
-@given(rows=rows, size=sizes, vocab=vocabularies, seed=seeds, kind=st.sampled_from([*HALVES, torch.int8]))
+@given(
+    rows=rows,
+    size=sizes,
+    vocab=vocabularies,
+    seed=seeds,
+    kind=st.sampled_from([*HALVES, torch.int8, torch.uint8]),
+)
 def test_heads(
     with_each_isa: EachIsa, randn: Draw, rows: int, size: int, vocab: int, seed: int, kind: torch.dtype
 ) -> None:
@@ -91,8 +171,9 @@ def test_heads(
 
 
 def shortened(weight: Tensor, kind: torch.dtype) -> Linear:
-    if kind == torch.int8:
-        return linear(quantize_int8(weight), backend="cpp")
+    """torch.uint8 stands for int8 that multiplies int8."""
+    if kind in (torch.int8, torch.uint8):
+        return linear(quantize_int8(weight, dynamic=kind == torch.uint8), backend="cpp")
     return linear(weight.to(kind), backend="cpp")
 
 
@@ -110,7 +191,7 @@ def test_an_embedding_of_16_bits(
 
 
 @pytest.mark.parametrize("shape", STACKS)
-@pytest.mark.parametrize("kind", [*HALVES, torch.int8], ids=str)
+@pytest.mark.parametrize("kind", [*HALVES, torch.int8, torch.uint8], ids=str)
 def test_a_run_of_layers(isa: str, shape: str, kind: torch.dtype) -> None:
     """Of 16 bits to the last bit as the widened matrices; a row in 8 bits as in any other batch."""
     stack, fused = Stack.random(*STACKS[shape]), {0: frozenset({2, 3}), 1: frozenset(range(8))}
@@ -126,20 +207,28 @@ def test_a_run_of_layers(isa: str, shape: str, kind: torch.dtype) -> None:
 
     whole = [[(0, 13), (0, 8)]]
     found = run(lambda weight: shortened(weight, kind), whole)
-    if kind != torch.int8:
+    if kind in HALVES:
         widened = run(lambda weight: linear(weight.to(kind).float(), backend="cpp"), whole)
         assert torch.equal(found, widened)
         return
     parts = run(lambda weight: shortened(weight, kind), [[(0, 12), (0, 0)], [(12, 13), (0, 8)]])
     assert torch.equal(parts, found)
     dequantized = run(lambda weight: linear(quantize_int8(weight).dequantized(), backend="cpp"), whole)
-    torch.testing.assert_close(found, dequantized, rtol=1e-4, atol=1e-4)
+    if kind == torch.int8:
+        torch.testing.assert_close(found, dequantized, rtol=1e-4, atol=1e-4)
+    else:
+        assert decibels(found.double(), dequantized.double()) > 30
 
 
 def test_a_row_does_not_depend_on_its_batch(isa: str, randn: Draw) -> None:
     """One row is multiplied by two slices at a time, many widen a slice once for several blocks of rows."""
     x = randn(130, 1100)
-    for product in (linear(randn(65, 1100).bfloat16()), linear(quantize_int8(randn(65, 1100)))):
+    products = (
+        linear(randn(65, 1100).bfloat16()),
+        linear(quantize_int8(randn(65, 1100))),
+        linear(quantize_int8(randn(65, 1100), dynamic=True)),
+    )
+    for product in products:
         whole = product(x)
         for start, end in [(0, 1), (7, 8), (0, 2), (5, 18), (1, 97), (90, 130)]:
             assert torch.equal(product(x[start:end]), whole[start:end])
@@ -185,6 +274,7 @@ def test_bytes_read(randn: Draw) -> None:
     assert linear(randn(65, 5).bfloat16(), backend="cpp").num_bytes == 96 * 5 * 2
     assert linear(quantize_int8(randn(65, 5)), backend="cpp").num_bytes == 96 * 5 + 96 * 4
     assert linear(quantize_int8(randn(65, 5)), backend="torch").num_bytes == 65 * 5 + 65 * 4
+    assert linear(quantize_int8(randn(65, 65), dynamic=True), backend="cpp").num_bytes == 96 * 128 + 96 * 4
 
 
 def test_wrong_arguments_are_named(randn: Draw) -> None:
@@ -210,6 +300,16 @@ def test_wrong_arguments_are_named(randn: Draw) -> None:
         (
             QuantizedWeight(quantized.values, quantized.scales.half()),
             r"weight\.scales: expected torch\.float32",
+        ),
+        (
+            QuantizedWeight(quantized.values, quantized.scales, dynamic=1),  # type: ignore[arg-type]
+            r"weight\.dynamic: expected a bool, got int",
+        ),
+        (
+            QuantizedWeight(
+                torch.ones(1, MAX_IN_FEATURES + 1, dtype=torch.int8), torch.ones(1), dynamic=True
+            ),
+            r"weight\.values: expected at most 65536 inputs, since it is dynamic, got 65537",
         ),
     ):
         with pytest.raises(ValueError, match=message):

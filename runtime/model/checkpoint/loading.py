@@ -18,7 +18,7 @@ from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
-from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, is_quantized
+from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, scheme_of
 from antiphon.model.checkpoint.quantizing import (
     HEAD_NAMES,
     Int8Matrices,
@@ -35,6 +35,7 @@ from antiphon.model.checkpoint.tensors import (
     num_bytes,
 )
 from antiphon.model.checkpoint.vision_settings import missing_tower, vision_folder
+from antiphon.model.schemes import Scheme
 from antiphon.model.weights import OmniWeights
 from antiphon.plain import one_line, shown
 
@@ -79,7 +80,7 @@ def resolve_dtype(
         return dtype_of(settings.get("dtype") or settings.get("torch_dtype")) or torch.bfloat16
     counts: dict[str, int] = {}
     files = read_headers(folder)
-    quantized = is_quantized(folder)
+    quantized = scheme_of(folder) is not None
     for entry in files.entries.values():
         if quantized and entry.dtype == INT8:
             continue
@@ -101,7 +102,7 @@ def load_weights(
     load_format: LoadFormat = "auto",
     seed: int = 0,
     progress: bool | Progress = False,
-    quantizes: bool = False,
+    quantization: Scheme | None = None,
 ) -> OmniWeights:
     """The weights of a checkpoint.
 
@@ -113,12 +114,13 @@ def load_weights(
     deviation 0.02, norms 1, biases 0. The same seed, configuration, dtype and kind of device give the same
     weights. On the device "meta" there is nothing to draw.
 
-    Matrices that the files hold in int8 are loaded as they are, and no others are quantized then.
+    Matrices that the files hold in int8 are loaded as they are, and no others are quantized then. How they
+    are multiplied is for `quantization` to say, or else for the folder.
 
     Args:
         progress: True for a bar on the terminal's standard error once loading takes longer than a second,
             or a function to call.
-        quantizes: make each matrix of the layers and heads int8 as soon as it has been read.
+        quantization: make each matrix of the layers and heads int8 as soon as it has been read, or drawn.
 
     Raises:
         CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
@@ -127,16 +129,17 @@ def load_weights(
         ConfigError: an unknown `load_format`.
     """
     if load_format == "dummy":
-        weights = _allocate(folder / "config.json", config, device, dtype, quantizes)
-        quantizer = Quantizer(weights) if quantizes else None
+        weights = _allocate(folder / "config.json", config, device, dtype, quantization)
+        quantizer = Quantizer(weights, quantization) if quantization is not None else None
         _fill_randomly(weights, config, torch.device(device), seed, quantizer)
         return weights
     if load_format != "auto":
         raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
     check_folder(folder)
     files, int8_names = checked_files(folder, config)
-    weights = _allocate(files.path, config, device, dtype, quantizes or bool(int8_names))
-    quantizer = Quantizer(weights) if quantizes and not int8_names else None
+    scheme = quantization or scheme_of(folder)
+    weights = _allocate(files.path, config, device, dtype, scheme)
+    quantizer = Quantizer(weights, scheme) if scheme is not None and not int8_names else None
     int8 = Int8Matrices(weights, config, int8_names) if int8_names else None
     places = dict(named_tensors(weights, config)) if int8 is None else int8.places
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
@@ -149,17 +152,18 @@ def load_weights(
                 quantizer.filled(place)
             report(sizes[name])
     if int8 is not None:
-        int8.filled()
+        assert scheme is not None
+        int8.filled(scheme)
     return weights
 
 
 def _allocate(
-    path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, quantizes: bool
+    path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, scheme: Scheme | None
 ) -> OmniWeights:
     """Storage on the device. More than all of this machine's memory is refused before any is allocated: the
     system would grant it, and end the process once it is used."""
     planned = empty_weights(config, device="meta", dtype=dtype)
-    size = num_bytes(planned, config) - (saved_bytes(planned) if quantizes else 0)
+    size = num_bytes(planned, config) - (saved_bytes(planned) if scheme is not None else 0)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type != "cpu":
         return empty_weights(config, device=device, dtype=dtype)
@@ -195,7 +199,7 @@ def checked_files(folder: Path, config: ModelConfig) -> tuple[TensorFiles, froze
     weights = empty_weights(config, device="meta", dtype=torch.float32)
     expected = dict(named_tensors(weights, config))
     int8: frozenset[str] = frozenset()
-    if is_quantized(folder):
+    if scheme_of(folder) is not None:
         # Others often leave the heads as they are.
         int8 = frozenset(
             name

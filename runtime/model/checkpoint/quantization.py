@@ -1,7 +1,7 @@
 """What config.json says about quantized weights, in the words of compressed-tensors.
 
-Read and written here is one scheme: int8 weights, symmetric, with a scale for each output channel, and
-activations that stay as they are.
+Read and written here are int8 weights, symmetric, with a scale for each output channel; activations stay as
+they are, or are quantized to int8 as they come, with a scale for each token.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 from antiphon.files.checkpoint import read_json
 from antiphon.model.checkpoint.settings import Settings
+from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY, Scheme
 
-__all__ = ["SCALE_SUFFIX", "is_quantized", "quantization_config", "take_quantization"]
+__all__ = ["SCALE_SUFFIX", "quantization_config", "scheme_of", "take_quantization"]
 
 KEY = "quantization_config"
 SCALE_SUFFIX = "_scale"
@@ -28,16 +29,16 @@ HARMLESS_GROUP = frozenset({"targets"})
 HARMLESS_WEIGHTS = frozenset({"observer", "observer_kwargs", "scale_dtype", "zp_dtype"})
 
 
-def is_quantized(folder: Path) -> bool:
-    """Whether a checkpoint's config.json says so; raises what `take_quantization` raises."""
+def scheme_of(folder: Path) -> Scheme | None:
+    """What a checkpoint's config.json says; raises what `take_quantization` raises."""
     return take_quantization(Settings(folder / "config.json", read_json(folder / "config.json")))
 
 
-def take_quantization(settings: Settings) -> bool:
-    """Whether the weights are quantized. Raises `CheckpointError` if they are in another scheme."""
+def take_quantization(settings: Settings) -> Scheme | None:
+    """How the weights are quantized, if they are. Raises `CheckpointError` if that is in another scheme."""
     found = settings.nested(KEY)
     if found is None:
-        return False
+        return None
     if found.take("quant_method") is None:
         raise settings.error(KEY, "quant_method 'compressed-tensors'")
     found.fixed("quant_method", "compressed-tensors")
@@ -47,6 +48,7 @@ def take_quantization(settings: Settings) -> bool:
     names = settings.take(KEY).get("config_groups")
     if groups is None or not names:
         raise found.error("config_groups", "an object that is not empty")
+    schemes = []
     for name in names:
         group = groups.nested(name)
         weights = None if group is None else group.nested("weights")
@@ -62,16 +64,45 @@ def take_quantization(settings: Settings) -> bool:
         if weights.take("group_size") not in (None, -1):
             raise weights.error("group_size", "null or -1 (nothing else is implemented)")
         weights.refuse_unknown(HARMLESS_WEIGHTS)
-        group.fixed("input_activations")
+        schemes.append(_take_activations(group))
         group.fixed("output_activations")
         group.fixed("format", *FORMATS)
         group.refuse_unknown(HARMLESS_GROUP)
+        if schemes[-1] != schemes[0]:
+            raise group.error("input_activations", "the same in each group")
     found.refuse_unknown(HARMLESS)
-    return True
+    return schemes[0]
 
 
-def quantization_config(ignore: Collection[str]) -> dict[str, Any]:
+def _take_activations(group: Settings) -> Scheme:
+    activations = group.nested("input_activations")
+    if activations is None:
+        return INT8_WEIGHT_ONLY
+    _require(activations, "num_bits", 8)
+    _require(activations, "type", "int")
+    _require(activations, "strategy", "token")
+    _require(activations, "dynamic", True)
+    activations.fixed("symmetric", True)
+    if activations.take("group_size") not in (None, -1):
+        raise activations.error("group_size", "null or -1 (nothing else is implemented)")
+    activations.refuse_unknown(HARMLESS_WEIGHTS)
+    return INT8
+
+
+def quantization_config(scheme: Scheme, ignore: Collection[str]) -> dict[str, Any]:
     """The value of config.json's `quantization_config`. ignore: the names of the modules that stay."""
+    activations = {
+        "num_bits": 8,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "token",
+        "dynamic": True,
+        "group_size": None,
+        "actorder": None,
+        "block_structure": None,
+        "observer": None,
+        "observer_kwargs": {},
+    }
     weights = {
         "num_bits": 8,
         "type": "int",
@@ -87,7 +118,7 @@ def quantization_config(ignore: Collection[str]) -> dict[str, Any]:
     group = {
         "targets": ["Linear"],
         "weights": weights,
-        "input_activations": None,
+        "input_activations": activations if scheme.is_dynamic else None,
         "output_activations": None,
     }
     return {

@@ -29,9 +29,10 @@ from antiphon.files.checkpoint import is_folder, is_there, read_json, shortened,
 from antiphon.kernels.quantized import quantize_int8
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import Progress, checked_files, reporting
-from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, is_quantized, quantization_config
+from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, quantization_config, scheme_of
 from antiphon.model.checkpoint.quantizing import matrix_names
 from antiphon.model.checkpoint.shards import INDEX, SINGLE, TensorEntry, TensorFiles, read_headers
+from antiphon.model.schemes import Scheme
 
 __all__ = ["Sizes", "write_quantized"]
 
@@ -59,6 +60,7 @@ class Sizes(NamedTuple):
 def write_quantized(
     source: Path,
     target: Path,
+    scheme: Scheme,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: bool | Progress = False,
@@ -75,7 +77,7 @@ def write_quantized(
         OSError: it cannot be written.
     """
     config = read_config(source)
-    if is_quantized(source):
+    if scheme_of(source) is not None:
         found = read_json(source / "config.json")["quantization_config"]
         raise CheckpointError(
             f"{source / 'config.json'}: quantization_config: expected no such key, found {shown(found)}: "
@@ -96,7 +98,8 @@ def write_quantized(
         _copy_others(source, folder)
         _write_index(folder, plan)
         kept = _kept_modules(tensors, config)
-        settings = read_json(source / "config.json") | {"quantization_config": quantization_config(kept)}
+        settings = read_json(source / "config.json")
+        settings["quantization_config"] = quantization_config(scheme, kept)
         _write_json(folder / "config.json", settings)
         checked_files(folder, read_config(folder))
         folder.rename(target)

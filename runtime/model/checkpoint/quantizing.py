@@ -12,6 +12,7 @@ from antiphon.config import ModelConfig
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8
 from antiphon.model.checkpoint.quantization import SCALE_SUFFIX
 from antiphon.model.checkpoint.tensors import empty_weights, named_tensors
+from antiphon.model.schemes import Scheme
 from antiphon.model.weights import LayerWeights, OmniWeights
 
 __all__ = ["HEAD_NAMES", "Int8Matrices", "Quantizer", "matrix_names", "saved_bytes"]
@@ -26,7 +27,8 @@ class Quantizer:
     """Replaces the matrices of all layers, and the heads, by `QuantizedWeight`s. Tables, norms, the text side
     of fusion and what sees pictures stay as they are."""
 
-    def __init__(self, weights: OmniWeights) -> None:
+    def __init__(self, weights: OmniWeights, scheme: Scheme) -> None:
+        self._scheme = scheme
         self._places: dict[int, tuple[Any, str]] = {}
         self._missing: dict[int, int] = {}
         for owner, name in _matrices(weights):
@@ -43,7 +45,7 @@ class Quantizer:
         self._missing[begin] -= part.numel()
         if not self._missing[begin]:
             owner, name = self._places.pop(begin)
-            setattr(owner, name, quantize_int8(getattr(owner, name)))
+            setattr(owner, name, quantize_int8(getattr(owner, name), dynamic=self._scheme.is_dynamic))
 
 
 class Int8Matrices:
@@ -68,10 +70,10 @@ class Int8Matrices:
             if name in names:
                 self.places[name + SCALE_SUFFIX] = place
 
-    def filled(self) -> None:
+    def filled(self, scheme: Scheme) -> None:
         """Everything has its numbers: the matrices become `QuantizedWeight`s."""
         for owner, name, values, scales in self._matrices:
-            setattr(owner, name, QuantizedWeight(values, scales.flatten()))
+            setattr(owner, name, QuantizedWeight(values, scales.flatten(), scheme.is_dynamic))
 
 
 def matrix_names(config: ModelConfig) -> list[str]:

@@ -25,6 +25,7 @@ from antiphon.model.checkpoint.folder import LoadFormat, read_config
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantizing import saved_bytes
 from antiphon.model.checkpoint.tensors import empty_weights, named_tensors, num_bytes, tensor_shapes
+from antiphon.model.schemes import INT8_WEIGHT_ONLY
 from antiphon.model.weights import LayerWeights, OmniWeights
 
 MANIFEST = Path(__file__).parents[2] / "golden" / "manifests" / "stream_omni_8b.json"
@@ -441,7 +442,10 @@ def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load_format", ["auto", "dummy"])
 def test_quantized_while_it_is_loaded(load_format: LoadFormat) -> None:
     """The matrices of all layers and the heads, each as it would be once all is loaded; nothing else."""
-    plain, found = (load(RANDOM_MODEL, load_format=load_format, quantizes=q) for q in (False, True))
+    plain, found = (
+        load(RANDOM_MODEL, load_format=load_format, quantization=scheme)
+        for scheme in (None, INT8_WEIGHT_ONLY)
+    )
 
     def check(whole: object, quantized: object) -> None:
         assert isinstance(whole, Tensor)
@@ -474,7 +478,7 @@ def test_what_quantized_weights_save() -> None:
     config = read_config(RANDOM_MODEL)
     weights = load(RANDOM_MODEL)
     full, saved = num_bytes(weights, config), saved_bytes(weights)
-    found = load(RANDOM_MODEL, quantizes=True)
+    found = load(RANDOM_MODEL, quantization=INT8_WEIGHT_ONLY)
     matrices = [
         getattr(layer, name) for layer in layers_of(found) for name in ("qkv", "o", "gate_up", "down")
     ]

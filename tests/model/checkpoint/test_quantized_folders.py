@@ -23,10 +23,13 @@ from antiphon.model.checkpoint import quantized_folder
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantized_folder import write_quantized
+from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY
 from antiphon.model.weights import OmniWeights
 
 SMALL = 2**18
 """Bytes of a shard that make several of the small checkpoint."""
+ROWS = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+"""The setting of rows that are quantized as they come"""
 O_PROJ = "model.layers.1.self_attn.o_proj.weight"
 
 
@@ -37,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    write_quantized(RANDOM_MODEL, tmp_path / "written")
+    write_quantized(RANDOM_MODEL, tmp_path / "written", INT8_WEIGHT_ONLY)
     return tmp_path / "written"
 
 
@@ -61,6 +64,10 @@ def alter(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def group(config: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = config["config_groups"]["group_0"]
     return found
+
+
+def rows(config: dict[str, Any], **settings: object) -> None:
+    group(config)["input_activations"] = ROWS | settings
 
 
 def answers(folder: Path, **settings: Any) -> list[Completion]:
@@ -87,11 +94,11 @@ def test_a_folder_loads_as_quantizing_at_load(
     )
     shard(source, 2)
     target = tmp_path / "target"
-    sizes = write_quantized(source, target, max_shard_bytes=max_shard_bytes)
+    sizes = write_quantized(source, target, INT8_WEIGHT_ONLY, max_shard_bytes=max_shard_bytes)
     found = load(target)
-    assert_equal(found, load(source, quantizes=True))
+    assert_equal(found, load(source, quantization=INT8_WEIGHT_ONLY))
     assert isinstance(found.layers[0].qkv, QuantizedWeight)
-    assert_equal(load(target, quantizes=True), found)
+    assert_equal(load(target, quantization=INT8_WEIGHT_ONLY), found)
     assert (target / "model.safetensors").exists() == (max_shard_bytes == 2**40)
     files = list(target.glob("*.safetensors"))
     assert sum(file.stat().st_size for file in files) == sizes.target < sizes.source
@@ -112,7 +119,7 @@ def test_the_other_files_are_copied(source: Path, written: Path, tmp_path: Path)
     (source / "pytorch_model.bin").write_text("the same weights")
     (source / "link").symlink_to(source)
     target = tmp_path / "target"
-    write_quantized(source, target)
+    write_quantized(source, target, INT8_WEIGHT_ONLY)
     assert {path.name for path in target.iterdir()} == {path.name for path in RANDOM_MODEL.iterdir()} | {
         "README.md"
     }
@@ -132,7 +139,10 @@ def test_the_other_files_are_copied(source: Path, written: Path, tmp_path: Path)
 def test_progress_counts_the_bytes_of_the_source(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     sizes = write_quantized(
-        RANDOM_MODEL, tmp_path / "target", progress=lambda done, total: seen.append((done, total))
+        RANDOM_MODEL,
+        tmp_path / "target",
+        INT8_WEIGHT_ONLY,
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == sorted(seen)
     assert seen[-1] == (sizes.source, sizes.source)
@@ -153,7 +163,7 @@ def end_after(target: Path, source: Path, num_bytes: int) -> list[Path]:
             raise Killed
 
     with pytest.raises(Killed):
-        write_quantized(source, target, max_shard_bytes=SMALL, progress=progress)
+        write_quantized(source, target, INT8_WEIGHT_ONLY, max_shard_bytes=SMALL, progress=progress)
     assert not target.exists()
     return sorted(target.parent.glob(".target.antiphon-quantize/folder/*.safetensors"))
 
@@ -163,10 +173,10 @@ def test_a_run_that_was_ended_is_continued(source: Path, tmp_path: Path) -> None
     kept = end_after(target, source, 2**21)
     before = {path.name: path.stat().st_ino for path in kept}
     assert len(before) > 1
-    write_quantized(source, target, max_shard_bytes=SMALL)
+    write_quantized(source, target, INT8_WEIGHT_ONLY, max_shard_bytes=SMALL)
     for name, inode in before.items():
         assert (target / name).stat().st_ino == inode
-    assert_equal(load(target), load(source, quantizes=True))
+    assert_equal(load(target), load(source, quantization=INT8_WEIGHT_ONLY))
     assert not list(tmp_path.glob(".*"))
 
 
@@ -174,15 +184,15 @@ def test_a_source_that_has_changed_is_begun_again(source: Path, tmp_path: Path) 
     target = tmp_path / "target"
     end_after(target, source, 2**21)
     rewrite(source, lambda tensors: tensors.update({"lm_head.weight": torch.ones(512, 64)}))
-    write_quantized(source, target, max_shard_bytes=SMALL)
-    assert_equal(load(target), load(source, quantizes=True))
+    write_quantized(source, target, INT8_WEIGHT_ONLY, max_shard_bytes=SMALL)
+    assert_equal(load(target), load(source, quantization=INT8_WEIGHT_ONLY))
 
 
 def test_numbers_that_are_not_finite_leave_nothing(source: Path, tmp_path: Path) -> None:
     rewrite(source, lambda tensors: tensors[O_PROJ].fill_(torch.nan))
     message = rf"model\.safetensors: {O_PROJ}: expected finite numbers, found NaN"
     with pytest.raises(CheckpointError, match=message):
-        write_quantized(source, tmp_path / "target")
+        write_quantized(source, tmp_path / "target", INT8_WEIGHT_ONLY)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -203,7 +213,7 @@ def test_refused_targets(source: Path, tmp_path: Path, kind: str) -> None:
         target = source / "target" if kind == "inside" else tmp_path / "nowhere" / "target"
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=r"^\S*target\S*: expected "):
-        write_quantized(source, target)
+        write_quantized(source, target, INT8_WEIGHT_ONLY)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -213,20 +223,20 @@ def test_a_second_writer_is_refused(source: Path, tmp_path: Path) -> None:
     def progress(done: int, total: int) -> None:
         if done == total:
             with pytest.raises(ConfigError, match="expected to be its only writer"):
-                write_quantized(source, target)
+                write_quantized(source, target, INT8_WEIGHT_ONLY)
 
-    write_quantized(source, target, progress=progress)
-    assert_equal(load(target), load(source, quantizes=True))
+    write_quantized(source, target, INT8_WEIGHT_ONLY, progress=progress)
+    assert_equal(load(target), load(source, quantization=INT8_WEIGHT_ONLY))
 
 
 def test_refused_sources(source: Path, written: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: quantization_config: expected no such key, .*"):
-        write_quantized(written, tmp_path / "target")
+        write_quantized(written, tmp_path / "target", INT8_WEIGHT_ONLY)
     rewrite(source, lambda tensors: tensors.pop(O_PROJ))
     with pytest.raises(CheckpointError, match=rf"expected {O_PROJ} \(64, 64\), found no such tensor"):
-        write_quantized(source, tmp_path / "target")
+        write_quantized(source, tmp_path / "target", INT8_WEIGHT_ONLY)
     with pytest.raises(CheckpointError, match="expected the folder of a checkpoint"):
-        write_quantized(tmp_path / "nothing", tmp_path / "target")
+        write_quantized(tmp_path / "nothing", tmp_path / "target", INT8_WEIGHT_ONLY)
 
 
 # --- read -----------------------------------------------------------------------------------------
@@ -236,6 +246,34 @@ def test_an_engine_answers_as_when_it_quantizes(written: Path) -> None:
     expected = answers(RANDOM_MODEL, quantization="int8-weight-only")
     assert ids(answers(written)) == ids(answers(written, quantization="int8-weight-only")) == ids(expected)
     assert answers(written, load_format="dummy")
+
+
+def test_rows_are_quantized_as_the_folder_says_or_as_one_asks(tmp_path: Path) -> None:
+    write_quantized(RANDOM_MODEL, tmp_path / "both", INT8)
+    write_quantized(RANDOM_MODEL, tmp_path / "weights", INT8_WEIGHT_ONLY)
+    found = {
+        (folder, scheme): ids(answers(tmp_path / folder, quantization=scheme))
+        for folder in ("both", "weights")
+        for scheme in (None, "int8", "int8-weight-only")
+    }
+    int8, weight_only = (
+        ids(answers(RANDOM_MODEL, quantization=name)) for name in ("int8", "int8-weight-only")
+    )
+    assert int8 != weight_only, "the random model's answers hang on small differences"
+    assert found == {
+        ("both", None): int8,
+        ("both", "int8"): int8,
+        ("both", "int8-weight-only"): weight_only,
+        ("weights", None): weight_only,
+        ("weights", "int8"): int8,
+        ("weights", "int8-weight-only"): weight_only,
+    }
+    both, weights = (load(tmp_path / name) for name in ("both", "weights"))
+    assert_equal(both, load(RANDOM_MODEL, quantization=INT8))
+    assert isinstance(both.lm_head, QuantizedWeight)
+    assert isinstance(weights.lm_head, QuantizedWeight)
+    assert (both.lm_head.dynamic, weights.lm_head.dynamic) == (True, False)
+    assert answers(tmp_path / "both", load_format="dummy")
 
 
 def test_on_a_gpu_it_is_refused(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +353,18 @@ def test_what_others_record_besides(written: Path) -> None:
     assert_equal(load(written), expected)
 
 
+def test_rows_that_others_quantize(written: Path) -> None:
+    """As llm-compressor writes them."""
+
+    def change(config: dict[str, Any]) -> None:
+        group(config)["input_activations"] = ROWS | {"observer": None, "group_size": -1, "symmetric": True}
+        config["config_groups"]["group_1"] = group(config)
+
+    alter(written, change)
+    assert isinstance(head := load(written).lm_head, QuantizedWeight)
+    assert head.dynamic
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -343,7 +393,21 @@ def test_what_others_record_besides(written: Path) -> None:
         ),
         (lambda c: group(c)["weights"].update(symmetric=False), "symmetric: expected True .*, found False"),
         (lambda c: group(c)["weights"].update(actorder="group"), "actorder: expected no such key"),
-        (lambda c: group(c).update(input_activations={"num_bits": 8}), "input_activations: expected null"),
+        (
+            lambda c: group(c).update(input_activations=8),
+            "input_activations: expected an object or null, found 8",
+        ),
+        (lambda c: rows(c, num_bits=4), "input_activations.num_bits: expected 8 .*, found 4"),
+        (lambda c: rows(c, type="float"), "input_activations.type: expected 'int' .*, found 'float'"),
+        (lambda c: rows(c, strategy="tensor"), "activations.strategy: expected 'token' .*, found 'tensor'"),
+        (lambda c: rows(c, dynamic=False), "activations.dynamic: expected True .*, found False"),
+        (lambda c: rows(c, dynamic="local"), "activations.dynamic: expected True .*, found 'local'"),
+        (lambda c: rows(c, symmetric=False), "activations.symmetric: expected True .*, found False"),
+        (lambda c: rows(c, group_size=128), "activations.group_size: expected null or -1 .*, found 128"),
+        (
+            lambda c: c["config_groups"].update(other=group(c) | {"input_activations": ROWS}),
+            "config_groups.other.input_activations: expected the same in each group, found {",
+        ),
     ],
 )
 def test_other_schemes_are_refused(
