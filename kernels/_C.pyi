@@ -241,8 +241,7 @@ def silu_mul(gate_up: int, out: int, rows: int, size: int, isa: str = "") -> Non
 def soft_embedding(
     x: int,
     head: _Weight,
-    embedding: int,
-    embedding_format: int,
+    embedding: _Weight,
     out: int,
     labels: int,
     rows: int,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from antiphon.kernels.checks import FLOATS, check
 
@@ -25,6 +26,8 @@ LARGEST = 127
 LEAST_LARGEST = 1e-30
 """A row whose numbers are all smaller counts as zero, so that 127 / max|row| is finite."""
 OUTLIER = 12
+ELEMENTS_AT_A_TIME = 1 << 22
+"""Of a weight that is quantized: it is a vocabulary's, perhaps, and would be held in float32 twice."""
 MAX_IN_FEATURES = 65536
 """So that the sum of as many products fits 32 bits, that of unsigned weights included."""
 
@@ -44,6 +47,10 @@ class QuantizedWeight:
         """float32 (out, in)"""
         return self.values.float() * self.scales[:, None]
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """The rows of a table: ids int64 (n) -> float32 (n, in)"""
+        return F.embedding(ids, self.values).float() * self.scales[ids, None]
+
 
 def quantize_int8(weight: Tensor, *, dynamic: bool = False) -> QuantizedWeight:
     """weight (out, in), finite -> the nearest whole numbers, of equally near ones the even, with the scales
@@ -61,9 +68,12 @@ def quantize_int8(weight: Tensor, *, dynamic: bool = False) -> QuantizedWeight:
     if not largest.isfinite().all():
         raise ValueError("weight: expected finite numbers, got NaN or infinity")
     scales = largest / LARGEST
-    # A row whose scale is 0 in float32 is 0 in all.
-    divisors = torch.where(scales > 0, scales, 1.0)[:, None]
-    values = (weight.float() / divisors).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+    values = torch.empty_like(weight, dtype=torch.int8, memory_format=torch.contiguous_format)
+    step = max(1, ELEMENTS_AT_A_TIME // weight.shape[1])
+    for some, rows, scale in zip(values.split(step), weight.split(step), scales.split(step), strict=True):
+        # A row whose scale is 0 in float32 is 0 in all.
+        divisors = torch.where(scale > 0, scale, 1.0)[:, None]
+        some.copy_((rows.float() / divisors).round_().clamp_(-LARGEST, LARGEST))
     return QuantizedWeight(values, scales, dynamic)
 
 

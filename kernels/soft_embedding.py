@@ -18,6 +18,7 @@ from antiphon.kernels.argmax_head import check_head, plain_weight
 from antiphon.kernels.checks import address, check
 from antiphon.kernels.linear import FORMATS, CppLinear, Linear, widens, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized import QuantizedWeight, check_quantized
 from antiphon.kernels.registry import (
     cpp_available,
     cpp_float32,
@@ -32,23 +33,31 @@ __all__ = ["soft_embedding", "soft_embedding_reference"]
 # Bounds the memory that probabilities take. The Triton kernels are laid out for it, too.
 ROWS_AT_A_TIME = 96
 
-Mix: TypeAlias = Callable[[Tensor, Linear, Tensor], tuple[Tensor, Tensor]]
+Table: TypeAlias = "Tensor | QuantizedWeight"
+Mix: TypeAlias = Callable[[Tensor, Linear, Table], "tuple[Tensor, Tensor]"]
 
 
 def soft_embedding(
-    hidden: Tensor, head: Linear, embedding: Tensor, *, backend: str | None = None
+    hidden: Tensor, head: Linear, embedding: Tensor | QuantizedWeight, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)
 
-    The embedding is of the dtype of `hidden`; or of 16 bits and widened, if that is float32 on the CPU.
+    The embedding is of the dtype of `hidden`; or of 16 or 8 bits and widened, if that is float32 on the CPU.
     The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that
     does not fit.
     """
     check_head(hidden, head)
+    if isinstance(embedding, QuantizedWeight):
+        check_quantized("embedding", embedding)
+        shape = (head.out_features, head.in_features)
+        check("embedding.values", embedding.values, torch.int8, shape, ("hidden", hidden))
+        check("hidden", hidden, torch.float32, hidden.shape, ("the embedding's scales", embedding.scales))
+        mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, plain_weight(head))
+        return mix(hidden, head, embedding)
     dtypes = (torch.float32, torch.bfloat16, torch.float16) if widens(hidden, embedding) else hidden.dtype
     check("embedding", embedding, dtypes, (head.out_features, head.in_features), ("hidden", hidden))
     learned = plain_weight(head)
-    mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, learned, embedding)
+    mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, learned, embedding)
     return mix(hidden, head, embedding)
 
 
@@ -56,7 +65,7 @@ def _in_parts(mix: Mix) -> Mix:
     """Decorates an implementation that should get only a bounded number of rows at a time."""
 
     @wraps(mix)
-    def mix_parts(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    def mix_parts(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
         total = hidden.shape[0]
         if total <= ROWS_AT_A_TIME:
             return mix(hidden, head, embedding)
@@ -71,19 +80,21 @@ def _in_parts(mix: Mix) -> Mix:
 
 
 @register("soft_embedding", "cpp", is_available=cpp_available, supports=cpp_float32)
-def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
     from antiphon.kernels import _C
 
     if not isinstance(head, CppLinear):
         return soft_embedding_reference(hidden, head, embedding)
+    scales = None
+    if isinstance(embedding, QuantizedWeight):
+        embedding, scales = embedding.values, embedding.scales.contiguous()
     hidden, embedding = with_dense_rows(hidden), with_dense_rows(embedding)
     out = hidden.new_empty(hidden.shape[0], embedding.shape[1])
     labels = hidden.new_empty(hidden.shape[0], dtype=torch.int64)
     _C.soft_embedding(
         address(hidden),
         head.packed,
-        address(embedding),
-        FORMATS[embedding.dtype],
+        (address(embedding), 0 if scales is None else address(scales), FORMATS[embedding.dtype]),
         address(out),
         address(labels),
         hidden.shape[0],
@@ -98,9 +109,12 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Tensor) -> tupl
 
 @register("soft_embedding", "triton", is_available=triton_available, supports=on_triton_floats)
 @_in_parts
-def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
     weight = plain_weight(head)
-    if weight is None or weight.dtype != hidden.dtype:  # the head itself refuses another dtype
+    is_quantized = isinstance(embedding, QuantizedWeight)
+    if (
+        weight is None or weight.dtype != hidden.dtype or is_quantized
+    ):  # the head itself refuses another dtype
         return soft_embedding_reference(hidden, head, embedding)
     from antiphon.kernels.triton.soft_embedding import soft_embedding as launch
 
@@ -109,8 +123,10 @@ def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Tensor) -> t
 
 @register("soft_embedding", "torch")
 @_in_parts
-def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Tensor) -> tuple[Tensor, Tensor]:
+def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
     logits = at_least_float32(head(hidden))
-    if widens(hidden, embedding):
+    if isinstance(embedding, QuantizedWeight):
+        embedding = embedding.dequantized()
+    elif widens(hidden, embedding):
         embedding = embedding.float()
     return logits.softmax(-1).to(embedding.dtype) @ embedding, ordinary(logits).argmax(-1)

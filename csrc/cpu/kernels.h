@@ -135,12 +135,13 @@ struct ArgmaxHeadArgs {
 
 // softmax(x * head) * embedding, without its probabilities in memory.
 struct SoftEmbeddingArgs {
-  const float* x;           // (rows, in), row stride ldx
-  PackedWeight head;        // of vocab features
-  const void* embedding;    // (vocab, width), row stride lde
-  Format embedding_format;  // not kInt8
-  float* out;               // (rows, width)
-  int64_t* labels;          // (rows): the first of the likeliest
+  const float* x;                 // (rows, in), row stride ldx
+  PackedWeight head;              // of vocab features
+  const void* embedding;          // (vocab, width), row stride lde
+  Format embedding_format;        // not kInt8Both
+  const float* embedding_scales;  // (vocab), for kInt8: of each row; or null
+  float* out;                     // (rows, width)
+  int64_t* labels;                // (rows): the first of the likeliest
   int64_t rows, in, vocab, width, ldx, lde;
 };
 

@@ -108,6 +108,8 @@ static void soft_segment(const SoftEmbeddingArgs& a, const LinearArgs& product, 
       for (int64_t i = 0; i < depth; i++) total += row[i] = row[i] == kLeastLogit ? 0.0f : row[i];
       found[m] = {kLeastLogit, total, id0 + label};
     }
+    if (a.embedding_scales)
+      for (int64_t i = 0; i < depth; i++) row[i] *= a.embedding_scales[id0 + i];
   }
   switch (a.embedding_format) {
     case Format::kBfloat16:
@@ -116,6 +118,7 @@ static void soft_segment(const SoftEmbeddingArgs& a, const LinearArgs& product, 
     case Format::kFloat16:
       mix_segment(a, static_cast<const Float16*>(a.embedding), weights, rows, id0, depth, sums);
       break;
+    case Format::kInt8: mix_segment(a, static_cast<const int8_t*>(a.embedding), weights, rows, id0, depth, sums); break;
     default: mix_segment(a, static_cast<const float*>(a.embedding), weights, rows, id0, depth, sums);
   }
 }

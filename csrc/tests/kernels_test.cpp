@@ -187,7 +187,7 @@ void test_heads(const KernelTable& table) {
         }
         Floats out(rows * in), expected(rows * in);
         std::vector<int64_t> labels(rows);
-        table.soft_embedding({x.data(), in_float32(panels), embedding.data(), Format::kFloat32, out.data(),
+        table.soft_embedding({x.data(), in_float32(panels), embedding.data(), Format::kFloat32, nullptr, out.data(),
                               labels.data(), rows, in, vocab, in, in, in});
         for (int64_t r = 0; r < rows; r++) {
           double total = 0;

@@ -15,6 +15,7 @@ from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
@@ -35,8 +36,8 @@ class OmniModel:
 
     def __init__(self, weights: OmniWeights, config: ModelConfig, max_positions: int) -> None:
         self.config = config
-        self.device = weights.embed_tokens.device
-        self.dtype = computing_dtype(weights.embed_tokens.dtype, self.device)
+        self.device = weights.norm.device
+        self.dtype = computing_dtype(weights.norm.dtype, self.device)
         """That of activations and the KV cache"""
         self.cos_sin = rope_table(
             inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling),
@@ -55,7 +56,7 @@ class OmniModel:
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
-        x = F.embedding(ids, self.weights.audio_embed_tokens).to(self.dtype)
+        x = self._rows(self.weights.audio_embed_tokens, ids)
         return self.bottom_layers(x, batch, caches, None)
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ class OmniModel:
         return soft_embedding(hidden, self.ctc_head, self.weights.embed_tokens)
 
     def embed_text(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weights.embed_tokens).to(self.dtype)
+        return self._rows(self.weights.embed_tokens, ids)
 
     def think(
         self, x: Tensor, batch: AttentionBatch, caches: LayerCaches, wanted: Tensor | None = None
@@ -80,7 +81,7 @@ class OmniModel:
 
     def fusion_entries(self, ids: Tensor) -> Tensor:
         """Text ids (n) -> keys (not rotated) and values of all top layers (n, layers, 2, heads * head_dim)"""
-        kv = self.fusion_kv(F.embedding(ids, self.weights.text_to_audio_proj).to(self.dtype))
+        kv = self.fusion_kv(self._rows(self.weights.text_to_audio_proj, ids))
         return kv.view(len(ids), self.config.num_top_audio_layers, 2, self.config.q_size)
 
     def speak(
@@ -147,6 +148,10 @@ class OmniModel:
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
         # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
         return decoder_layers(packed, norm.to(self.dtype), geometry, self.cos_sin, checked=False)
+
+    def _rows(self, table: Matrix, ids: Tensor) -> Tensor:
+        rows = table.embed(ids) if isinstance(table, QuantizedWeight) else F.embedding(ids, table)
+        return rows.to(self.dtype)
 
     def _take(self, name: str) -> Linear:
         weight: Matrix = getattr(self.weights, name)

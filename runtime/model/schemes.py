@@ -9,7 +9,7 @@ __all__ = ["INT8", "INT8_WEIGHT_ONLY", "SCHEMES", "Scheme"]
 
 @dataclass(frozen=True)
 class Scheme:
-    """The matrices of all layers and the heads in int8, symmetric, with a scale for each output."""
+    """The matrices of all layers, the heads and the tables in int8, symmetric, with a scale for each row."""
 
     name: str
     is_dynamic: bool

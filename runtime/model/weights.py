@@ -96,13 +96,13 @@ class ProjectorWeights:
 class OmniWeights:
     """All of a checkpoint, in its final dtype and on its final device."""
 
-    embed_tokens: Tensor
+    embed_tokens: Matrix
     """(text_vocab, hidden)"""
     layers: list[LayerWeights]
     norm: Tensor
     lm_head: Matrix
     """(text_vocab, hidden)"""
-    audio_embed_tokens: Tensor
+    audio_embed_tokens: Matrix
     """(vocab, hidden)"""
     bottom_layers: list[LayerWeights]
     audio_norm: Tensor
@@ -112,9 +112,9 @@ class OmniWeights:
     top_audio_norm: Tensor
     audio_lm_head: Matrix
     """(vocab, hidden), the unit head"""
-    text_to_audio_proj: Tensor
+    text_to_audio_proj: Matrix
     """(vocab, hidden), the fusion text embedding"""
-    fusion_kv: Tensor
+    fusion_kv: Matrix
     """(num_top_layers * 2 * heads * head_dim, hidden): k_proj then v_proj of each top layer, so that
     a text token's keys and values for all layers are one product"""
     vision: VisionWeights | None = None

@@ -178,6 +178,25 @@ def shortened(weight: Tensor, kind: torch.dtype) -> Linear:
 
 
 @settings(max_examples=40)
+@given(rows=rows, size=sizes, vocab=vocabularies, seed=seeds)
+def test_an_embedding_of_8_bits(
+    with_each_isa: EachIsa, randn: Draw, rows: int, size: int, vocab: int, seed: int
+) -> None:
+    hidden, embedding = randn(rows, size, seed=seed), quantize_int8(randn(vocab, size, seed=seed + 1))
+    head = linear(randn(vocab, size, seed=seed + 2), backend="cpp")
+    found = with_each_isa(lambda: soft_embedding(hidden, head, embedding, backend="cpp"))
+    expected, labels = soft_embedding(hidden, head, embedding, backend="torch")
+    for isa, (mixed, likeliest) in found.items():
+        torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4, msg=isa)
+        assert torch.equal(likeliest, labels), isa
+
+
+def test_rows_of_a_table(randn: Draw) -> None:
+    table, ids = quantize_int8(randn(9, 20)), torch.tensor([8, 0, 8])
+    assert torch.equal(table.embed(ids), table.dequantized()[ids])
+
+
+@settings(max_examples=40)
 @given(rows=rows, size=sizes, vocab=vocabularies, seed=seeds, dtype=st.sampled_from(HALVES))
 def test_an_embedding_of_16_bits(
     with_each_isa: EachIsa, randn: Draw, rows: int, size: int, vocab: int, seed: int, dtype: torch.dtype
@@ -321,5 +340,10 @@ def test_wrong_arguments_are_named(randn: Draw) -> None:
         linear(randn(4, 3).bfloat16(), backend="cpp")(randn(2, 3).bfloat16())
     with pytest.raises(ValueError, match=r"hidden: expected torch\.float32 .* got torch\.bfloat16"):
         argmax_head(randn(2, 3).bfloat16(), linear(randn(4, 3).bfloat16(), backend="cpp"))
+    table = QuantizedWeight(quantized.values[:3], quantized.scales[:3])
+    with pytest.raises(ValueError, match=r"embedding\.values: expected torch\.int8 \(4, 3\), got .*\(3, 3\)"):
+        soft_embedding(randn(2, 3), linear(randn(4, 3)), table)
+    with pytest.raises(ValueError, match=r"hidden: expected torch\.float32 .* got torch\.bfloat16"):
+        soft_embedding(randn(2, 3).bfloat16(), linear(randn(4, 3).bfloat16(), backend="torch"), quantized)
     with pytest.raises(ValueError, match=r"residual: expected torch\.float32 \(2, 4\), got torch\.float64"):
         linear(quantized)(randn(2, 3), randn(2, 4).double())

@@ -139,7 +139,9 @@ def load_weights(
     files, int8_names = checked_files(folder, config)
     scheme = quantization or scheme_of(folder)
     weights = _allocate(files.path, config, device, dtype, scheme)
-    quantizer = Quantizer(weights, scheme) if scheme is not None and not int8_names else None
+    quantizer = None
+    if scheme is not None:
+        quantizer = Quantizer(weights, scheme, kept_in_files=bool(int8_names))
     int8 = Int8Matrices(weights, config, int8_names) if int8_names else None
     places = dict(named_tensors(weights, config)) if int8 is None else int8.places
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}

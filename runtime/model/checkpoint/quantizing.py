@@ -1,4 +1,8 @@
-"""Matrices in int8: quantized while a checkpoint is loaded, so that few are held in full, or read as such."""
+"""Matrices in int8: quantized while a checkpoint is loaded, so that few are held in full, or read as such.
+
+In files, tables and the text side of fusion stay as they are: others read the LLM's part of them, and
+quantize no embeddings. In memory they are int8, too.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,22 @@ __all__ = ["HEAD_NAMES", "Int8Matrices", "Quantizer", "matrix_names", "saved_byt
 
 LAYER_MATRICES = ("qkv", "o", "gate_up", "down")
 HEADS = ("lm_head", "audio_to_text_proj", "audio_lm_head")
+KEPT_IN_FILES = ("embed_tokens", "audio_embed_tokens", "text_to_audio_proj", "fusion_kv")
 HEAD_NAMES = frozenset(f"{name}.weight" for name in HEADS)
 """What the heads are called in a file."""
 
 
 class Quantizer:
-    """Replaces the matrices of all layers, and the heads, by `QuantizedWeight`s. Tables, norms, the text side
-    of fusion and what sees pictures stay as they are."""
+    """Replaces the matrices of all layers, heads and tables by `QuantizedWeight`s. Norms and what sees
+    pictures stay as they are."""
 
-    def __init__(self, weights: OmniWeights, scheme: Scheme) -> None:
+    def __init__(self, weights: OmniWeights, scheme: Scheme, *, kept_in_files: bool = False) -> None:
+        """kept_in_files: only those that the files of a quantized checkpoint have in full."""
         self._scheme = scheme
         self._places: dict[int, tuple[Any, str]] = {}
         self._missing: dict[int, int] = {}
-        for owner, name in _matrices(weights):
+        kept = ((weights, name) for name in KEPT_IN_FILES)
+        for owner, name in kept if kept_in_files else (*_matrices(weights), *kept):
             matrix: Tensor = getattr(owner, name)
             begin = _storage(matrix)
             self._places[begin], self._missing[begin] = (owner, name), matrix.numel()
@@ -87,10 +94,12 @@ def matrix_names(config: ModelConfig) -> list[str]:
 def saved_bytes(weights: OmniWeights) -> int:
     """How many bytes less the weights take once they are quantized."""
     matrices = [getattr(owner, name) for owner, name in _matrices(weights)]
+    matrices += [getattr(weights, name) for name in KEPT_IN_FILES]
     return sum(matrix.numel() * (matrix.element_size() - 1) - 4 * len(matrix) for matrix in matrices)
 
 
 def _matrices(weights: OmniWeights) -> Iterator[tuple[Any, str]]:
+    """Those that are quantized in files, too."""
     layers: list[LayerWeights] = [*weights.layers, *weights.bottom_layers, *weights.top_layers]
     for layer in layers:
         for name in LAYER_MATRICES:

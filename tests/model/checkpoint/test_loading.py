@@ -439,9 +439,13 @@ def test_dummy_weights_in_16_bits(tmp_path: Path) -> None:
     assert weights.embed_tokens.float().std().item() == pytest.approx(0.02, rel=0.05)
 
 
+HEADS = ("lm_head", "audio_to_text_proj", "audio_lm_head")
+TABLES = ("embed_tokens", "audio_embed_tokens", "text_to_audio_proj", "fusion_kv")
+
+
 @pytest.mark.parametrize("load_format", ["auto", "dummy"])
 def test_quantized_while_it_is_loaded(load_format: LoadFormat) -> None:
-    """The matrices of all layers and the heads, each as it would be once all is loaded; nothing else."""
+    """The matrices of all layers, the heads and the tables, each as it would be once all is loaded."""
     plain, found = (
         load(RANDOM_MODEL, load_format=load_format, quantization=scheme)
         for scheme in (None, INT8_WEIGHT_ONLY)
@@ -462,10 +466,9 @@ def test_quantized_while_it_is_loaded(load_format: LoadFormat) -> None:
         if whole.fusion is not None and quantized.fusion is not None:
             check(whole.fusion.q, quantized.fusion.q)
             check(whole.fusion.o, quantized.fusion.o)
-    for name in ("lm_head", "audio_to_text_proj", "audio_lm_head"):
+    for name in (*HEADS, *TABLES):
         check(getattr(plain, name), getattr(found, name))
-    for name in ("embed_tokens", "audio_embed_tokens", "text_to_audio_proj", "fusion_kv", "norm"):
-        assert torch.equal(getattr(plain, name), getattr(found, name))
+    assert torch.equal(plain.norm, found.norm)
     assert found.vision is not None
 
 
@@ -485,7 +488,7 @@ def test_what_quantized_weights_save() -> None:
     matrices += [
         part for layer in found.top_layers if layer.fusion for part in (layer.fusion.q, layer.fusion.o)
     ]
-    matrices += [found.lm_head, found.audio_to_text_proj, found.audio_lm_head]
+    matrices += [getattr(found, name) for name in (*HEADS, *TABLES)]
     short = sum(m.values.numel() + 4 * len(m.scales) for m in matrices)
     assert full - saved == full - 4 * sum(m.values.numel() for m in matrices) + short
 

@@ -287,7 +287,7 @@ def test_on_a_gpu_it_is_refused(written: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_16_bits_beside_int8(written: Path) -> None:
     with Engine(written, dtype="bfloat16") as engine:
-        assert engine.model.weights.embed_tokens.dtype == torch.bfloat16
+        assert engine.model.weights.norm.dtype == torch.bfloat16
         assert engine.generate(cases()[0].request())[0].finish_reason in ("stop", "length")
 
 
