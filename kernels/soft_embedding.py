@@ -47,17 +47,17 @@ def soft_embedding(
     does not fit.
     """
     check_head(hidden, head)
+    shape = (head.out_features, head.in_features)
+    learned = [hidden, plain_weight(head)]
     if isinstance(embedding, QuantizedWeight):
         check_quantized("embedding", embedding)
-        shape = (head.out_features, head.in_features)
         check("embedding.values", embedding.values, torch.int8, shape, ("hidden", hidden))
         check("hidden", hidden, torch.float32, hidden.shape, ("the embedding's scales", embedding.scales))
-        mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, plain_weight(head))
-        return mix(hidden, head, embedding)
-    dtypes = (torch.float32, torch.bfloat16, torch.float16) if widens(hidden, embedding) else hidden.dtype
-    check("embedding", embedding, dtypes, (head.out_features, head.in_features), ("hidden", hidden))
-    learned = plain_weight(head)
-    mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, hidden, learned, embedding)
+    else:
+        dtypes = (torch.float32, torch.bfloat16, torch.float16) if widens(hidden, embedding) else hidden.dtype
+        check("embedding", embedding, dtypes, shape, ("hidden", hidden))
+        learned.append(embedding)
+    mix: Mix = resolve("soft_embedding", backend, hidden.device, hidden.dtype, *learned)
     return mix(hidden, head, embedding)
 
 
@@ -85,24 +85,25 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Table) -> tuple
 
     if not isinstance(head, CppLinear):
         return soft_embedding_reference(hidden, head, embedding)
-    scales = None
+    scales, table = None, embedding
     if isinstance(embedding, QuantizedWeight):
-        embedding, scales = embedding.values, embedding.scales.contiguous()
-    hidden, embedding = with_dense_rows(hidden), with_dense_rows(embedding)
-    out = hidden.new_empty(hidden.shape[0], embedding.shape[1])
+        scales, table = embedding.scales.contiguous(), embedding.values
+    assert isinstance(table, Tensor)
+    hidden, table = with_dense_rows(hidden), with_dense_rows(table)
+    out = hidden.new_empty(hidden.shape[0], table.shape[1])
     labels = hidden.new_empty(hidden.shape[0], dtype=torch.int64)
     _C.soft_embedding(
         address(hidden),
         head.packed,
-        (address(embedding), 0 if scales is None else address(scales), FORMATS[embedding.dtype]),
+        (address(table), 0 if scales is None else address(scales), FORMATS[table.dtype]),
         address(out),
         address(labels),
         hidden.shape[0],
         hidden.shape[1],
-        embedding.shape[0],
-        embedding.shape[1],
+        table.shape[0],
+        table.shape[1],
         hidden.stride(0),
-        embedding.stride(0),
+        table.stride(0),
     )
     return out, labels
 
@@ -111,10 +112,8 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Table) -> tuple
 @_in_parts
 def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
     weight = plain_weight(head)
-    is_quantized = isinstance(embedding, QuantizedWeight)
-    if (
-        weight is None or weight.dtype != hidden.dtype or is_quantized
-    ):  # the head itself refuses another dtype
+    fits = weight is not None and weight.dtype == hidden.dtype  # the head itself refuses another dtype
+    if weight is None or not fits or not isinstance(embedding, Tensor):
         return soft_embedding_reference(hidden, head, embedding)
     from antiphon.kernels.triton.soft_embedding import soft_embedding as launch
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from antiphon.bench.int8_peers import peers
 from antiphon.bench.kernels.case import Case, Setting, stored_weight, weight_bytes
 from antiphon.kernels import linear
 
@@ -36,6 +37,7 @@ def _case(setting: Setting, rows: int, n: int, m: int, stored: str) -> Case:
         inputs=inputs,
         call=_call,
         reference=(lambda x, weight: F.linear(x, weight.weight)) if is_own else None,
+        others=peers() if stored == "int8" else {},
     )
 
 

@@ -157,19 +157,19 @@ def _empty_vision(config: VisionConfig, *, device: torch.device | str, dtype: to
 
 def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the file that is read, with its place: a contiguous view of the storage."""
-    yield "model.embed_tokens.weight", weights.embed_tokens
+    yield "model.embed_tokens.weight", _plain(weights.embed_tokens)
     for i, layer in enumerate(weights.layers):
         yield from _named_layer(f"model.layers.{i}.", layer, config)
     yield "model.norm.weight", weights.norm
     yield "lm_head.weight", _plain(weights.lm_head)
 
-    yield "model.audio_embed_tokens.weight", weights.audio_embed_tokens
+    yield "model.audio_embed_tokens.weight", _plain(weights.audio_embed_tokens)
     for i, layer in enumerate(weights.bottom_layers):
         yield from _named_layer(f"model.bottom_audio_layers.{i}.", layer, config)
     yield "model.audio_norm.weight", weights.audio_norm
     yield "audio_to_text_proj.weight", _plain(weights.audio_to_text_proj)
 
-    fusion_kv = torch.split(weights.fusion_kv, config.q_size)
+    fusion_kv = torch.split(_plain(weights.fusion_kv), config.q_size)
     for i, layer in enumerate(weights.top_layers):
         prefix = f"model.top_audio_layers.{i}."
         yield from _named_layer(prefix, layer, config)
@@ -180,7 +180,7 @@ def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[s
         yield f"{prefix}audio_text_attn.o_proj.weight", _plain(layer.fusion.o)
     yield "model.top_audio_norm.weight", weights.top_audio_norm
     yield "audio_lm_head.weight", _plain(weights.audio_lm_head)
-    yield "text_to_audio_proj.weight", weights.text_to_audio_proj
+    yield "text_to_audio_proj.weight", _plain(weights.text_to_audio_proj)
 
     if weights.vision is not None:
         yield from _named_vision(weights.vision)
