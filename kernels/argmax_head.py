@@ -43,6 +43,7 @@ def argmax_head(
     top_k: int = 1,
     subset: Tensor | None = None,
     backend: str | None = None,
+    checked: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab) -> ids int64 (rows, top_k), their logits float32 (rows, top_k)
 
@@ -52,10 +53,12 @@ def argmax_head(
     subset: int64 (m,), distinct rows of the head's weight in any order; only they compete, and ids are still
         the head's. A row that is out of range or given twice is an error where that can be seen without
         waiting for the device.
+    checked: False skips the checks, for callers whose arguments fit by construction.
 
     Raises ValueError naming the argument that does not fit.
     """
-    top_k = _check(hidden, head, top_k, subset)
+    if checked:
+        top_k = _check(hidden, head, top_k, subset)
     pick = resolve("argmax_head", backend, hidden.device, hidden.dtype, hidden, _learned(head))
     found: tuple[Tensor, Tensor] = pick(hidden, head, top_k, subset)
     return found

@@ -180,6 +180,7 @@ def fusion_cache_write(
     *,
     head_dim: int,
     backend: str | None = None,
+    checked: bool = True,
 ) -> None:
     """Writes text tokens' keys and values of all top layers to their window slots, with the keys rotated.
 
@@ -188,10 +189,23 @@ def fusion_cache_write(
     positions: int32 (tokens): places among the fusion entries
     cos_sin: the rotary table (positions, head_dim), see `rope_table`
     cache: (rows, window, layers, 2, heads * head_dim), written in place
+    checked: False skips the checks, for callers whose arguments fit by construction.
 
     Raises ValueError naming the argument that does not fit; slots and positions out of range are noticed
     where that does not mean waiting for the device.
     """
+    if checked:
+        _check_write(kv, slots, positions, cos_sin, cache, head_dim)
+    if not kv.numel():
+        return
+    resolve("fusion_cache_write", backend, kv.device, kv.dtype)(
+        kv, slots, positions, cos_sin, cache, head_dim
+    )
+
+
+def _check_write(
+    kv: Tensor, slots: Tensor, positions: Tensor, cos_sin: Tensor, cache: Tensor, head_dim: int
+) -> None:
     head_dim = check_integer("head_dim", head_dim, 1)
     shape = ("rows", "window", "layers", 2, f"heads * {head_dim}")
     check("cache", cache, FLOATS, shape, contiguous=True)
@@ -213,11 +227,6 @@ def fusion_cache_write(
     check_range("slots", slots, 0, cache.shape[0] * cache.shape[1] - 1)
     check_each_once("slots", slots)
     check_range("positions", positions, 0, len(cos_sin) - 1)
-    if not kv.numel():
-        return
-    resolve("fusion_cache_write", backend, kv.device, kv.dtype)(
-        kv, slots, positions, cos_sin, cache, head_dim
-    )
 
 
 @register("fusion_cache_write", "cpp", is_available=cpp_available, supports=cpp_float32)

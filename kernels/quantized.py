@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from antiphon.kernels.checks import FLOATS, check
 
@@ -49,7 +48,7 @@ class QuantizedWeight:
 
     def embed(self, ids: Tensor) -> Tensor:
         """The rows of a table: ids int64 (n) -> float32 (n, in)"""
-        return F.embedding(ids, self.values).float() * self.scales[ids, None]
+        return self.values.index_select(0, ids).float().mul_(self.scales.index_select(0, ids)[:, None])
 
 
 def quantize_int8(weight: Tensor, *, dynamic: bool = False) -> QuantizedWeight:

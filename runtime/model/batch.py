@@ -65,12 +65,13 @@ def _decode_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torc
     if device.type != "cpu":
         ends = [chunk.end for chunk in chunks]
         return joined_batch(positions, slots, ends, _block_table(tracks), device)
+    # Through numpy, since `torch.tensor` takes twice as long for a few numbers.
     return AttentionBatch(
-        positions=torch.tensor(positions, dtype=torch.int32, device=device),
-        slot_mapping=torch.tensor(slots, dtype=torch.int64, device=device),
-        cu_seqlens_q=torch.arange(len(chunks) + 1, dtype=torch.int32, device=device),
-        context_lens=torch.tensor([chunk.end for chunk in chunks], dtype=torch.int32, device=device),
-        block_table=torch.tensor(_block_table(tracks), dtype=torch.int32, device=device),
+        positions=torch.from_numpy(np.array(positions, dtype=np.int32)),
+        slot_mapping=torch.from_numpy(np.array(slots)),
+        cu_seqlens_q=torch.from_numpy(np.arange(len(chunks) + 1, dtype=np.int32)),
+        context_lens=torch.from_numpy(np.array([chunk.end for chunk in chunks], dtype=np.int32)),
+        block_table=torch.from_numpy(np.array(_block_table(tracks), dtype=np.int32)),
     )
 
 

@@ -61,7 +61,7 @@ class OmniModel:
 
     def ctc_labels(self, hidden: Tensor) -> Tensor:
         """H (rows, hidden) -> frame labels int64 (rows)"""
-        return argmax_head(hidden, self.ctc_head)[0][:, 0]
+        return argmax_head(hidden, self.ctc_head, checked=False)[0][:, 0]
 
     def soft_embedding(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """H (rows, hidden) -> what the LLM reads (rows, hidden), and the frame labels int64 (rows)"""

@@ -60,7 +60,7 @@ def pick_from_head(
     top_k = max((_num_likeliest(p) for p in params), default=1)
     if top_k > MAX_FUSED_TOP_K:
         return pick(head(states), params, seeds, positions)
-    ids, logits = argmax_head(states, head, top_k=min(top_k, head.out_features))
+    ids, logits = argmax_head(states, head, top_k=min(top_k, head.out_features), checked=False)
     if top_k == 1:
         greedy: list[int] = ids[:, 0].tolist()
         return greedy

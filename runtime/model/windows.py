@@ -99,4 +99,5 @@ class FusionWindows:
             self._model.cos_sin,
             self.cache,
             head_dim=self._model.config.head_dim,
+            checked=False,
         )
