@@ -24,6 +24,7 @@ from antiphon.bench.options import record_of, write_record
 from antiphon.device.machine import cpu_name
 from antiphon_tiny.omni.evaluation import evaluate_typed
 from antiphon_tiny.omni.spoken_evaluation import AT_A_TIME, RATE_HZ, SpokenQuestion, ask
+from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.samples import draw_sample
 
 
@@ -68,19 +69,16 @@ def main(
 
 def spoken(engine: Engine, num: int) -> list[SpokenQuestion]:
     """Different questions of one turn."""
-    rng, samples = random.Random(0), {}
+    rng, samples = random.Random(0), dict[str, Sample]()
     while len(samples) < num:
         sample = draw_sample(rng, "held_out", max_turns=1)
         samples.setdefault(sample.turns[0].question, sample)
     texts, found = list(samples), []
     for begin in range(0, num, AT_A_TIME):
         said = texts[begin : begin + AT_A_TIME]
-        for text, done in zip(
-            said,
-            engine.generate([Request(say=text, modalities=("text", "audio")) for text in said]),
-            strict=True,
-        ):
-            assert done.audio is not None
+        requests = [Request(say=text, modalities=("text", "audio")) for text in said]
+        for text, done in zip(said, engine.generate(requests), strict=True):
+            assert done.audio is not None and done.sample_rate_hz is not None
             sound = soxr.resample(done.audio, done.sample_rate_hz, RATE_HZ)
             found.append(SpokenQuestion(samples[text], sound))
     return found
