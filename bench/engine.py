@@ -11,10 +11,10 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from antiphon.bench.bandwidth import memory_bandwidth
 from antiphon.bench.checkpoint import write_checkpoint
+from antiphon.bench.formats import FORMATS, read_formats
 from antiphon.bench.options import (
     Config,
     Device,
@@ -51,8 +52,9 @@ __all__ = ["EngineRun", "add_paced_request", "bench_engine", "run"]
 
 @dataclass(frozen=True)
 class EngineRun:
-    """Medians over the repeats of one number of requests at a time."""
+    """Medians over the repeats of one number of requests at a time, with weights in one format."""
 
+    weights: str
     num_requests: int
     units_per_s: float
     """All requests together, over the whole time from first to last step."""
@@ -66,6 +68,8 @@ class EngineRun:
     """If nothing but the weights of each step were read, at that bandwidth."""
     share_of_floor: float
     """decode_units_per_s / floor_units_per_s, repeat by repeat."""
+    times_first: float
+    """decode_units_per_s / that of the first format, repeat by repeat."""
 
 
 class _Measured(NamedTuple):
@@ -73,6 +77,8 @@ class _Measured(NamedTuple):
     decode_s: float
     """From when all requests have their first unit."""
     text_tokens: int
+    bandwidth: float = 0.0
+    """Bytes per second, measured just before."""
 
 
 def paced_speaking(rate: float) -> type[SpeakingState]:
@@ -103,51 +109,64 @@ def bench_engine(
     rate: float,
     repeats: int,
     device: torch.device,
-    dtype: torch.dtype,
-    quantization: str | None = None,
+    formats: Mapping[str, Mapping[str, Any]],
     enforce_eager: bool = False,
     seed: int = 0,
 ) -> list[EngineRun]:
-    """One run per batch size."""
+    """One run for each batch size and format. formats: settings of an engine, by name; they take turns."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(config, Path(folder))
-        engine = Engine(
-            checkpoint,
-            load_format="dummy",
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            enforce_eager=enforce_eager,
-            enable_prefix_caching=False,
-            max_num_seqs=max(batch_sizes),
-        )
+        engines = {
+            name: Engine(
+                checkpoint,
+                load_format="dummy",
+                device=device,
+                enforce_eager=enforce_eager,
+                enable_prefix_caching=False,
+                max_num_seqs=max(batch_sizes),
+                **settings,
+            )
+            for name, settings in formats.items()
+        }
     rng = random.Random(seed)
-    parts = engine.model.num_bytes_read()
     runs = []
     for size in batch_sizes:
-        _run(engine, size, prompt_units, units, rate, rng)  # warms up
-        bandwidths, measured = [], []
+        for engine in engines.values():
+            _run(engine, size, prompt_units, units, rate, rng)  # warms up
+        measured: dict[str, list[_Measured]] = {name: [] for name in engines}
         for _ in range(repeats):
-            bandwidths.append(memory_bandwidth(device))
-            measured.append(_run(engine, size, prompt_units, units, rate, rng))
-        per_unit = measured[0].text_tokens / (units * size)
-        bytes_per_unit = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
-        rates = [(units - 1) * size / m.decode_s for m in measured]
-        floors = [size * bandwidth / bytes_per_unit for bandwidth in bandwidths]
-        total_s = statistics.median(m.total_s for m in measured)
-        runs.append(
-            EngineRun(
-                num_requests=size,
-                units_per_s=units * size / total_s,
-                decode_units_per_s=statistics.median(rates),
-                text_tokens_per_s=measured[0].text_tokens / total_s,
-                text_tokens_per_unit=per_unit,
-                bandwidth_bytes_per_s=statistics.median(bandwidths),
-                floor_units_per_s=statistics.median(floors),
-                share_of_floor=statistics.median(r / f for r, f in zip(rates, floors, strict=True)),
-            )
-        )
+            for name, engine in engines.items():
+                bandwidth = memory_bandwidth(device)
+                one = _run(engine, size, prompt_units, units, rate, rng)
+                measured[name].append(one._replace(bandwidth=bandwidth))
+        first = next(iter(measured.values()))
+        runs += [_summary(name, engines[name], size, units, found, first) for name, found in measured.items()]
     return runs
+
+
+def _summary(
+    name: str, engine: Engine, size: int, units: int, measured: list[_Measured], first: list[_Measured]
+) -> EngineRun:
+    parts = engine.model.num_bytes_read()
+    per_unit = measured[0].text_tokens / (units * size)
+    bytes_per_unit = parts["bottom"] + parts["top"] + per_unit * (parts["text"] + parts["fusion"])
+    rates = [(units - 1) * size / m.decode_s for m in measured]
+    floors = [size * m.bandwidth / bytes_per_unit for m in measured]
+    total_s = statistics.median(m.total_s for m in measured)
+    return EngineRun(
+        weights=name,
+        num_requests=size,
+        units_per_s=units * size / total_s,
+        decode_units_per_s=statistics.median(rates),
+        text_tokens_per_s=measured[0].text_tokens / total_s,
+        text_tokens_per_unit=per_unit,
+        bandwidth_bytes_per_s=statistics.median(m.bandwidth for m in measured),
+        floor_units_per_s=statistics.median(floors),
+        share_of_floor=statistics.median(r / f for r, f in zip(rates, floors, strict=True)),
+        times_first=statistics.median(
+            one.decode_s / other.decode_s for one, other in zip(first, measured, strict=True)
+        ),
+    )
 
 
 def _run(
@@ -193,6 +212,13 @@ def run(
     quantization: Annotated[
         str | None, typer.Option(metavar="SCHEME", help="int8 or int8-weight-only, on the CPU.")
     ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Instead of --dtype and --quantization: some of {', '.join(FORMATS)}, separated by commas, "
+            "which take turns."
+        ),
+    ] = None,
     eager: EnforceEager = False,
     threads: Threads = 0,
     json_out: JsonFile = None,
@@ -202,6 +228,11 @@ def run(
     use_threads(threads)
     place = read_device(device)
     kind, config = read_dtype(dtype, place), read_config(config, place)
+    stored = dtype_name(kind) + (f", {quantization}" if quantization else "")
+    option = f"--dtype {dtype_name(kind)}{f' --quantization {quantization}' if quantization else ''}"
+    settings: dict[str, dict[str, Any]] = {stored: {"dtype": kind, "quantization": quantization}}
+    if formats is not None:
+        settings, option = read_formats(formats), f"--formats {formats}"
     runs = bench_engine(
         config,
         read_counts(batch, "--batch"),
@@ -210,19 +241,16 @@ def run(
         rate=rate,
         repeats=repeats,
         device=place,
-        dtype=kind,
-        quantization=quantization,
+        formats=settings,
         enforce_eager=eager,
     )
-    stored = dtype_name(kind) + (f", {quantization}" if quantization else "")
-    title = f"{config}, {stored}, {device_name(place)}, torch {torch.__version__}"
+    title = f"{config}, {device_name(place)}, torch {torch.__version__}"
     Console().print(_table(title, runs))
     if json_out is not None:
         command = (
             f"antiphon bench engine --config {config} --batch {batch} --prompt-units {prompt_units} "
             f"--units {units} --rate {rate} --repeats {repeats} --device {place.type} "
-            f"--dtype {dtype_name(kind)}{f' --quantization {quantization}' if quantization else ''}"
-            f"{' --enforce-eager' if eager else ''}"
+            f"{option}{' --enforce-eager' if eager else ''}"
         )
         write_record(json_out, record_of(title, command, runs=[asdict(run) for run in runs]))
 
@@ -230,19 +258,21 @@ def run(
 def _table(title: str, runs: list[EngineRun]) -> Table:
     table = Table(
         title=title,
-        caption="decode: after the first unit; floor: each weight read once at the bandwidth beside it",
+        caption="decode: after the first unit; floor: each weight read once at the bandwidth beside it; "
+        "ratio: to the first weights",
     )
-    for name in ("requests", "units/s", "decode", "text/s", "text/unit", "GB/s", "floor", "share"):
+    table.add_column("weights")
+    for name in ("batch", "units/s", "decode", "GB/s", "floor", "share", "ratio"):
         table.add_column(name, justify="right")
     for run in runs:
         table.add_row(
+            run.weights,
             str(run.num_requests),
             f"{run.units_per_s:.0f}",
             f"{run.decode_units_per_s:.0f}",
-            f"{run.text_tokens_per_s:.0f}",
-            f"{run.text_tokens_per_unit:.2f}",
             f"{run.bandwidth_bytes_per_s / 1e9:.1f}",
             f"{run.floor_units_per_s:.0f}",
             f"{run.share_of_floor:.0%}",
+            f"{run.times_first:.2f}",
         )
     return table

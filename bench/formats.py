@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from antiphon.bench.loss import Replied, Tap, names_of, perplexity, replies, tapped
 from antiphon.bench.options import JsonFile, check_output, record_of, write_record
 from antiphon.bench.serving.questions import WORKLOAD, read_workload
 from antiphon.device.machine import cpu_name
@@ -19,7 +20,7 @@ from antiphon.engine.engine import Engine
 from antiphon.errors import AntiphonError
 from antiphon.types import Completion, Request
 
-__all__ = ["FORMATS", "FormatRun", "compare", "questions", "run"]
+__all__ = ["FORMATS", "FormatRun", "compare", "matrix_losses", "questions", "read_formats", "run"]
 
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -30,6 +31,15 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 """Settings of an engine, by what the table calls them."""
 BATCH = 16
+
+
+def read_formats(names: str) -> dict[str, dict[str, Any]]:
+    """Some of `FORMATS`, by their names between commas. Raises typer.BadParameter for another name."""
+    chosen = names.split(",")
+    if not set(chosen) <= FORMATS.keys():
+        unknown = ", ".join(name for name in chosen if name not in FORMATS)
+        raise typer.BadParameter(f"--formats: expected some of {', '.join(FORMATS)}, got {unknown}")
+    return {name: FORMATS[name] for name in chosen}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,17 @@ class FormatRun:
     """Of those with the same text: replies whose units are all the same."""
     same_lengths: int
     """Of those with the same text: replies of the same number of units."""
+    perplexity: float
+    """Of float32's replies to the typed questions."""
+
+
+@dataclass(frozen=True)
+class MatrixLoss:
+    """Signal to noise of one matrix's products, on the model's own activations, beside float32."""
+
+    name: str
+    int8_db: float
+    weight_only_db: float
 
 
 def questions(num_pictures: int) -> list[Request]:
@@ -55,6 +76,15 @@ def questions(num_pictures: int) -> list[Request]:
     pictures = [path.read_bytes() for path in sorted(WORKLOAD.glob("*.png"))[:num_pictures]]
     shown = [replace(question, picture=picture) for question in asked for picture in pictures]
     return [question.request() for question in (*asked, *shown)]
+
+
+def typed(requests: Sequence[Request]) -> list[Request]:
+    """Those of nothing but text, to be answered by text alone."""
+    return [
+        replace(request, modalities=("text",), sampling_params=None)
+        for request in requests
+        if isinstance(request.content, list) and all(isinstance(part, str) for part in request.content)
+    ]
 
 
 def answers(engine: Engine, requests: Sequence[Request], name: str) -> list[Completion]:
@@ -69,7 +99,11 @@ def answers(engine: Engine, requests: Sequence[Request], name: str) -> list[Comp
 
 
 def compare(
-    name: str, num_bytes: int, expected: Sequence[Completion], found: Sequence[Completion]
+    name: str,
+    num_bytes: int,
+    expected: Sequence[Completion],
+    found: Sequence[Completion],
+    perplexity: float,
 ) -> FormatRun:
     """expected: the replies in float32. num_bytes: what a step reads."""
     pairs = list(zip(expected, found, strict=True))
@@ -82,6 +116,7 @@ def compare(
         same_texts=len(said),
         same_units=sum(one.units == other.units for one, other in said),
         same_lengths=sum(len(one.units) == len(other.units) for one, other in said),
+        perplexity=perplexity,
     )
 
 
@@ -89,38 +124,64 @@ def run(
     model: Annotated[Path | None, typer.Option(help="Checkpoint folder; the packaged one.")] = None,
     codec: Annotated[Path | None, typer.Option(help="The packaged one if not given.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Pictures that each question is asked about.")] = 3,
+    matrices: Annotated[bool, typer.Option(help="Also each matrix's own loss in int8.")] = False,
     json_out: JsonFile = None,
 ) -> None:
-    """Memory of the weights on a CPU, and how many replies are the same as in float32."""
+    """Memory of the weights on a CPU, and how near to float32 they are: replies, perplexity, matrices."""
     check_output(json_out, "--json")
     requests = questions(pictures)
     expected: list[Completion] = []
-    runs = []
+    texts: list[Replied] = []
+    runs, losses = [], list[MatrixLoss]()
     try:
         for name, settings in FORMATS.items():
             with Engine(model, codec=codec, device="cpu", **settings) as engine:
                 found = answers(engine, requests, name)
                 expected = expected or found
                 num_bytes = sum(engine.model.num_bytes_read().values())
-                runs.append(compare(name, num_bytes, expected, found))
+                texts = texts or replies(engine, typed(requests))
+                runs.append(compare(name, num_bytes, expected, found, perplexity(engine, texts)))
+        if matrices:
+            with tapped() as taps, Engine(model, codec=codec, device="cpu", dtype="float32") as engine:
+                answers(engine, requests, "matrices")
+                losses = matrix_losses(names_of(engine.model_config), taps)
     except AntiphonError as error:
         raise typer.BadParameter(str(error)) from error
     title = f"{len(requests)} questions, beside float32, {cpu_name()}"
     Console().print(_table(title, runs))
+    if losses:
+        Console().print(_loss_table(losses))
     if json_out is not None:
-        command = f"antiphon bench formats --pictures {pictures}"
-        write_record(json_out, record_of(title, command, runs=[asdict(each) for each in runs]))
+        command = f"antiphon bench formats --pictures {pictures}{' --matrices' if matrices else ''}"
+        found_losses = {"matrices": [asdict(each) for each in losses]} if losses else {}
+        record = record_of(title, command, runs=[asdict(each) for each in runs], **found_losses)
+        write_record(json_out, record)
+
+
+def matrix_losses(names: Sequence[str], taps: Sequence[Tap]) -> list[MatrixLoss]:
+    """Those that were used."""
+    pairs = zip(names, taps, strict=True)
+    return [MatrixLoss(name, *tap.decibels()) for name, tap in pairs if tap.signal > 0]
+
+
+def _loss_table(losses: Sequence[MatrixLoss]) -> Table:
+    table = Table("matrix", "int8", "weights only", title="Signal to noise of products, dB")
+    for loss in losses:
+        table.add_row(loss.name, f"{loss.int8_db:.1f}", f"{loss.weight_only_db:.1f}")
+    return table
 
 
 def _table(title: str, runs: Sequence[FormatRun]) -> Table:
     table = Table(
         "weights",
-        "MiB read",
-        "same transcript",
-        "same text",
-        "of these, same units",
-        "same length",
+        "MiB",
+        "transcripts",
+        "texts",
+        "units",
+        "lengths",
+        "perplexity",
         title=title,
+        caption="MiB: what a step reads; then how many are the same, units and lengths where the text is",
     )
     for each in runs:
         table.add_row(
@@ -134,5 +195,6 @@ def _table(title: str, runs: Sequence[FormatRun]) -> Table:
                 f"{100 * part / max(1, each.same_texts):.1f} %"
                 for part in (each.same_units, each.same_lengths)
             ),
+            f"{each.perplexity:.4f}",
         )
     return table

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from antiphon import Engine, Request
-from antiphon.bench.formats import FORMATS
+from antiphon.bench.formats import FORMATS, read_formats
 from antiphon.bench.options import record_of, write_record
 from antiphon.device.machine import cpu_name
 from antiphon_tiny.omni.evaluation import evaluate_typed
@@ -47,12 +47,10 @@ def main(
     write: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Ask each format the same questions."""
-    unknown = [name for name in formats.split(",") if name not in FORMATS]
-    if unknown:
-        raise typer.BadParameter(f"expected some of {', '.join(FORMATS)}, got {', '.join(unknown)}")
+    chosen = read_formats(formats)
     with Engine(dtype="float32") as engine:
         questions = spoken(engine, num)
-    measured = [measure(name, questions, num) for name in formats.split(",")]
+    measured = [measure(name, questions, num) for name in chosen]
     table = Table(
         "per cent", *(field.replace("_", " ") for field in Measured.__dataclass_fields__ if field != "name")
     )

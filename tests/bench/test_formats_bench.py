@@ -21,7 +21,8 @@ def test_each_question_is_asked_with_each_picture() -> None:
 def test_units_count_where_the_text_is_the_same() -> None:
     expected = [reply("Two.", (1, 2, 3)), reply("Two.", (1, 2, 3)), reply("A star.", (4,), "What")]
     found = [reply("Two.", (1, 2, 3)), reply("Two.", (1, 2, 9)), reply("A heart.", (4,), "What?")]
-    figures = compare("int8", 3 << 20, expected, found)
+    figures = compare("int8", 3 << 20, expected, found, 1.5)
     assert (figures.name, figures.weight_mb, figures.num_questions) == ("int8", 3.0, 3)
     assert (figures.same_transcripts, figures.same_texts) == (2, 2)
     assert (figures.same_units, figures.same_lengths) == (1, 2)
+    assert figures.perplexity == 1.5

@@ -83,6 +83,7 @@ def kernel_run(bound: str, share_of_floor: float) -> KernelRun:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_files_say_what_was_measured(tmp_path: Path) -> None:
     files = [f"--{kind}={tmp_path / f'kernels.{kind}'}" for kind in ("json", "csv")]
     picture = tmp_path / "roofline.svg"

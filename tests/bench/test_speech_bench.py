@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -44,12 +47,34 @@ def test_units_ask_for_text_at_the_given_rate_after_a_fault_too() -> None:
         ("speech", ["--codec-dtype", "int8"], "--codec-dtype: expected auto, float32"),
         ("engine", ["--batch", "x"], "expected positive numbers separated by commas, got 'x'"),
         ("engine", ["--dtype", "double"], "--dtype: expected auto, float32"),
+        (
+            "engine",
+            ["--formats", "int8,int4"],
+            "--formats: expected some of float32, bfloat16, float16, int8",
+        ),
     ],
 )
 def test_wrong_options_are_named(name: str, arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["bench", name, *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_formats_take_turns(tmp_path: Path) -> None:
+    file = tmp_path / "runs.json"
+    small = ["--batch", "1,2", "--prompt-units", "5", "--units", "3", "--repeats", "1", "--json", str(file)]
+    arguments = ["bench", "engine", "--formats", "float32,int8", *small]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_text())
+    runs = {(run["weights"], run["num_requests"]): run for run in found["runs"]}
+    assert list(runs) == [("float32", 1), ("int8", 1), ("float32", 2), ("int8", 2)]
+    assert runs["float32", 1]["times_first"] == runs["float32", 2]["times_first"] == 1.0
+    assert runs["int8", 1]["floor_units_per_s"] > 2 * runs["float32", 1]["floor_units_per_s"]
+    assert "--formats float32,int8" in found["command"]
+    assert "ratio" in result.output
 
 
 def test_the_released_size_is_the_default_on_a_gpu() -> None:

@@ -20,6 +20,7 @@ TONE = np.sin(np.arange(20_000, dtype=np.float32) / 10)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_all_through_pipes() -> None:
     """`... | antiphon generate --audio - --image <(...) --out - | ...`"""
     readable, writable = os.pipe()

@@ -41,6 +41,8 @@ def test_closed_streams_are_as_good_as_devnull(tmp_path: Path) -> None:
     assert soundfile.info(tmp_path / "reply.wav").frames > 0
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("closed", [0, 1, 2], ids=["stdin", "stdout", "stderr"])
 @pytest.mark.parametrize("arguments", [["--version"], ["generate", "--bogus"]], ids=["right", "wrong"])
 def test_each_may_be_closed(arguments: list[str], closed: int) -> None:

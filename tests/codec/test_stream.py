@@ -229,6 +229,7 @@ def vocoded_whole(codec: Codec, golden: dict[str, Tensor]) -> np.ndarray[Any, An
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 @torch.inference_mode()

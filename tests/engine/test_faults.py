@@ -73,6 +73,8 @@ def add_all(engine: Engine, prefix: str) -> list[str]:
     return [engine.add_request(case.request(f"{prefix}-{case.name}")) for case in CASES]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("owner", "method", "call", "behind"), STEPS)
 @pytest.mark.parametrize("kind", [MemoryError, Panic])
 def test_a_fault_that_does_not_recur_costs_nobody_anything(

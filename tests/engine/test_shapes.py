@@ -118,6 +118,7 @@ def events(model: ReferenceModel, ask: Ask, answer: Answer) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_one_after_the_other(world: World) -> None:
     engine = world.engine()
     assert world.differences([engine.generate(ask.request())[0] for ask in world.asks]) == {}

@@ -86,6 +86,7 @@ def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec, num_threads: int) -> None:
     worker.num_threads = num_threads

@@ -70,6 +70,7 @@ def same_picks(logits: Tensor, ids: list[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("pictures", [0.0, 1.0])
 def test_typed_conversations(work: Path, engine: Engine, pictures: float) -> None:
     model = rounded(language_training.Answering(stages.Run(work)), work)

@@ -257,6 +257,7 @@ actions = st.one_of(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setting=settings_of_worlds,

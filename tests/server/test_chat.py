@@ -122,6 +122,8 @@ def test_what_was_heard_is_told(served: Served) -> None:
             assert getattr(last, "input_transcript", None) == expected
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("audio_format", ["wav", "mp3", "flac", "opus", "aac", "pcm16"])
 def test_replies_are_spoken_in_every_format(served: Served, audio_format: str) -> None:
     for is_streamed in (False, True):

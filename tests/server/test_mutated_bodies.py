@@ -173,6 +173,8 @@ def test_a_wrong_body_is_refused_and_harms_nobody(
     assert sum(count for name, count in counts.items() if name.endswith(" 200")) > NUM_BODIES // 20
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("route", ROUTES)
 def test_what_is_mutated_was_right(cloning: Served, route: str) -> None:
     for number in range(8):

@@ -265,6 +265,7 @@ START_S = 5.0
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_that_is_told_to_end_lets_replies_end() -> None:
     body = chat(**SPOKEN, stream=True, ignore_eos=True, max_units=250)
     body["audio"]["format"] = "pcm16"

@@ -316,6 +316,7 @@ for folder in sys.argv[1:]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_engine_survives_them(tmp_path: Path) -> None:
     """In one process, whose memory is bounded: what is refused leaves it able to load what is whole."""
     changes: list[dict[str, Any]] = [
