@@ -208,6 +208,7 @@ def test_seeds_do_not_depend_on_speculation(engine: AsyncEngine) -> None:
                 await push(talk, speech(0.5), silence(0.2))
                 await settled(talk)
                 await push(talk, silence(0.6))
+                await reader.next(ReplyBegun)  # or the other might come first
                 await talk.respond(TEXT, items=[Item("user", ("Aside.",))], keep=False)
                 await reader.next(ReplyEnded)
                 await reader.next(ReplyEnded)
