@@ -149,6 +149,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_random_clients(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listening, "voice_activity", lambda kind: Told())
     served = AsyncEngine.from_engine(load_speaking(max_model_len=400))

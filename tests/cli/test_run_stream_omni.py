@@ -84,6 +84,7 @@ def check_speech(engine: Engine, ended: Ended, done: Completion) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("flag", [(), ("--s2s",), ("--inference-type", "speech_to_speech")], ids=str)
 def test_speech_to_speech(run: Run, engine: Engine, flag: tuple[str, ...]) -> None:
     ended = run("--query", QUESTION, "--image-file", PICTURE, "--max_new_tokens", "12", *flag)

@@ -205,6 +205,7 @@ def test_float32_in_every_spelling(folder: Path, dtype: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_small_codec_gives_the_same_bits_whatever_the_number_of_threads() -> None:
     codec = Codec.from_pretrained(EMBEDDED_CODEC, device="cpu")
     units = np.random.default_rng(0).integers(0, codec.num_units_vocab, 60)

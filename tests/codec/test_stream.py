@@ -37,6 +37,7 @@ def pushed(stream: SpeechStream, units: list[int], step: int) -> list[np.ndarray
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 14, 15, 16, 18, 40, 41, 137])
 def test_as_many_samples_as_the_whole(codec: Codec, count: int) -> None:
     units = units_of(count)

@@ -87,6 +87,8 @@ def test_a_fault_that_does_not_recur_costs_nobody_anything(
     assert_nothing_held(engine)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("owner", "method", "call", "behind"), STEPS)
 def test_an_interrupt_aborts_only_what_is_generated(
     engine: Engine, owner: str, method: str, call: int, behind: bool
@@ -105,6 +107,8 @@ def test_an_interrupt_aborts_only_what_is_generated(
     assert_nothing_held(engine)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("owner", "method", "call", "behind"), STEPS)
 def test_an_interrupted_step_aborts_all_and_tells_it(
     engine: Engine, owner: str, method: str, call: int, behind: bool

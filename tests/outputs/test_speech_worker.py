@@ -109,6 +109,7 @@ def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec, num_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
 @pytest.mark.parametrize("max_batch_frames", [0, 1 << 20], ids=["one by one", "in a batch"])
 def test_what_fails_fails_alone(

@@ -199,6 +199,7 @@ child("new", num_threads)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_importing_registers_nothing(tmp_path: Path) -> None:
     program = """
 import os

@@ -72,6 +72,7 @@ def test_pcm_is_24_khz_and_what_the_wav_holds(served: Served) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sentences_are_heard_in_their_order(served: Served) -> None:
     texts = [SENTENCES[number] for number in (0, 1, 2, 0, 2)]
     data = spoken(served, " ".join(texts), response_format="wav")
