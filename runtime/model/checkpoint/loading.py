@@ -114,13 +114,15 @@ def load_weights(
     deviation 0.02, norms 1, biases 0. The same seed, configuration, dtype and kind of device give the same
     weights. On the device "meta" there is nothing to draw.
 
-    Matrices that the files hold in int8 are loaded as they are, and no others are quantized then. How they
-    are multiplied is for `quantization` to say, or else for the folder.
+    Matrices that the files hold in int8 are loaded as they are; then only tables and the text side of fusion
+    are quantized, which no file holds in int8. How they are multiplied is for `quantization` to say, or else
+    for the folder.
 
     Args:
         progress: True for a bar on the terminal's standard error once loading takes longer than a second,
             or a function to call.
-        quantization: make each matrix of the layers and heads int8 as soon as it has been read, or drawn.
+        quantization: make each matrix of the layers, heads and tables int8 as soon as it has been read, or
+            drawn.
 
     Raises:
         CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
