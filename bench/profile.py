@@ -27,7 +27,6 @@ from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear
 from antiphon.model import runner as runner_module
 from antiphon.model.batch import attention_batch
-from antiphon.model.graphed_layers import GraphedLayers
 from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features
 from antiphon.model.windows import FusionWindows
@@ -116,7 +115,6 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
         (FusionWindows, FusionWindows.prepare, "fusion window"),
         (OutputState, OutputState.poll, "output"),
         (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),
-        (GraphedLayers, GraphedLayers.__call__, "layers"),
         (CppLinear, CppLinear.__call__, "linear"),
         (TorchLinear, TorchLinear.__call__, "linear"),
     ]

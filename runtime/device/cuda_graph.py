@@ -25,6 +25,9 @@ class Capture(Protocol):
 
     def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]: ...
 
+    def wait(self) -> None:
+        """Wait until all that was replayed is done: then the host may read what it has copied."""
+
 
 class CudaCapture:
     """CUDA graphs that share one memory pool, so that many sizes take the memory of the largest.
@@ -57,6 +60,9 @@ class CudaCapture:
             return result
 
         return replay
+
+    def wait(self) -> None:
+        torch.cuda.current_stream(self.device).synchronize()
 
 
 def capture_for(device: torch.device, *, enforce_eager: bool) -> Capture | None:

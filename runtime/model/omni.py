@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from antiphon.config import ModelConfig
-from antiphon.device.cuda_graph import Capture
 from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
@@ -19,7 +18,6 @@ from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
-from antiphon.model.graphed_layers import GraphedLayers, decode_sizes
 from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
 
 __all__ = ["OmniModel", "computing_dtype"]
@@ -97,35 +95,6 @@ class OmniModel:
         wanted: int64 (n,), ascending, the tokens whose rows come out; None: all
         """
         return self.top_layers(hidden, batch, caches, fusion, wanted)
-
-    def record(
-        self,
-        capture: Capture,
-        text: LayerCaches,
-        speech: LayerCaches,
-        fusion_cache: Tensor,
-        *,
-        max_num_seqs: int,
-        max_positions: int,
-    ) -> None:
-        """Record the stacks, so that from now on decode steps are replayed. text, speech: the caches that
-        every call will be given; fusion_cache: that of every `FusionBatch`."""
-        num_bottom = self.config.num_bottom_audio_layers
-
-        def graphed(layers: DecoderLayers, caches: LayerCaches, fusion_cache: Tensor | None) -> GraphedLayers:
-            return GraphedLayers(
-                layers,
-                caches,
-                sizes=decode_sizes(max_num_seqs),
-                max_blocks=-(-max_positions // caches[0][0].shape[1]),
-                hidden_size=self.config.hidden_size,
-                fusion_cache=fusion_cache,
-                capture=capture,
-            )
-
-        self.text_layers = graphed(self.text_layers, text, None)
-        self.bottom_layers = graphed(self.bottom_layers, speech[:num_bottom], None)
-        self.top_layers = graphed(self.top_layers, speech[num_bottom:], fusion_cache)
 
     def num_bytes_read(self) -> dict[str, int]:
         """Bytes of weights that one step of each part reads: the lower bound for decoding one row."""

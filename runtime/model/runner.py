@@ -18,8 +18,10 @@ from antiphon.kernels.linear import CppLinear
 from antiphon.kernels.threads import openmp_threads
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
+from antiphon.model.decode import Decoding
 from antiphon.model.omni import OmniModel
 from antiphon.model.prompt_states import PromptStates
+from antiphon.model.recordings import Recordings
 from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
@@ -77,21 +79,28 @@ class Runner:
         self._image_threads = torch.get_num_threads() if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
         self._unit_hidden = torch.zeros(
-            max_num_seqs, self.config.hidden_size, dtype=model.dtype, device=self.device
+            max_num_seqs + 1, self.config.hidden_size, dtype=model.dtype, device=self.device
         )
-        """H of each request's last unit."""
+        """H of each request's last unit; the last row is of no request."""
+        self._heard: dict[int, tuple[int, int]] = {}
+        """By request row, a unit that was heard as it was picked: its position, and its label."""
         self._prompts: dict[int, PromptStates] = {}
         self._images: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._decoding: Decoding | None = None
         if capture is not None:
+            recordings = Recordings(
+                model,
+                cache,
+                self._windows.cache,
+                self._unit_hidden,
+                capture,
+                max_num_seqs=max_num_seqs,
+                max_positions=len(model.cos_sin),
+            )
             with torch.inference_mode():
-                model.record(
-                    capture,
-                    cache.text,
-                    cache.speech,
-                    self._windows.cache,
-                    max_num_seqs=max_num_seqs,
-                    max_positions=len(model.cos_sin),
-                )
+                for _ in recordings.record():
+                    pass
+            self._decoding = Decoding(recordings, self._windows, max_num_seqs)
         self._num_bottom = self.config.num_bottom_audio_layers
 
     def start(self, request: RequestState) -> None:
@@ -99,6 +108,7 @@ class Runner:
         assert request.row is not None
         self._windows.reset(request.row)
         self._prompts.pop(request.row, None)
+        self._heard.pop(request.row, None)
 
     @torch.inference_mode()
     def update_speech(self, request: RequestState) -> None:
@@ -114,8 +124,89 @@ class Runner:
     @_on_kernels_threads
     def run_bottom(self, plan: StackPlan) -> list[list[int]]:
         """Bottom layers and CTC head; for each chunk, the labels of its unlabelled units."""
-        chunks = plan.chunks
         self._drop_read_prompts()
+        decoding = self._recorded()
+        if decoding is None:
+            return self._hear(plan.chunks)
+        labels: dict[int, list[int]] = {}
+        units, others = list[int](), list[int]()
+        for index, chunk in enumerate(plan.chunks):
+            assert chunk.request.row is not None
+            heard = self._heard.pop(chunk.request.row, None)
+            if heard is not None and heard[0] == chunk.start and len(chunk) == 1:
+                labels[index] = [heard[1]]
+            elif self._is_unit_step(chunk):
+                units.append(index)
+            else:
+                others.append(index)
+        if units:
+            found = decoding.hear([plan.chunks[i] for i in units])
+            labels |= {index: [label] for index, label in zip(units, found, strict=True)}
+        if others:
+            labels |= zip(others, self._hear([plan.chunks[i] for i in others]), strict=True)
+        return [labels[index] for index in range(len(plan.chunks))]
+
+    @torch.inference_mode()
+    @_on_kernels_threads
+    def run_text(self, plan: StackPlan) -> list[int]:
+        """LLM layers; one picked id for each chunk that samples."""
+        decoding = self._recorded()
+        if decoding is None:
+            return self._think(plan.chunks)
+        return self._apart(
+            plan.chunks,
+            lambda c: c.samples and len(c) == 1 and c.start >= c.request.num_text_prompt,
+            decoding.think,
+            self._think,
+        )
+
+    @torch.inference_mode()
+    @_on_kernels_threads
+    def run_top(self, plan: StackPlan) -> list[int]:
+        """Top layers with fusion, unit head; one picked id for each chunk that samples."""
+        decoding = self._recorded()
+        if decoding is None:
+            return self._speak(plan.chunks)
+
+        def speak(chunks: Sequence[Chunk]) -> list[int]:
+            spoken = decoding.speak(chunks)
+            for chunk, label in zip(chunks, spoken.labels, strict=True):
+                if label is not None:
+                    assert chunk.request.row is not None
+                    self._heard[chunk.request.row] = chunk.end, label
+            return spoken.units
+
+        return self._apart(plan.chunks, lambda c: c.samples and self._is_unit_step(c), speak, self._speak)
+
+    def _recorded(self) -> Decoding | None:
+        """What replays decode steps; None if kernels run one by one, as they do for a tracer, too."""
+        return self._decoding if self.tracer is None else None
+
+    def _apart(
+        self,
+        chunks: Sequence[Chunk],
+        is_decode: Callable[[Chunk], bool],
+        replay: Callable[[Sequence[Chunk]], list[int]],
+        run: Callable[[Sequence[Chunk]], list[int]],
+    ) -> list[int]:
+        """Chunks that decode are replayed, and prompts run beside them: nobody who speaks waits for more than
+        the kernels of one chunk. The ids are in the order of the chunks that sample."""
+        kinds = [is_decode(chunk) for chunk in chunks]
+        if all(kinds):
+            return replay(chunks)
+        decoding = [chunk for chunk, decodes in zip(chunks, kinds, strict=True) if decodes]
+        others = [chunk for chunk, decodes in zip(chunks, kinds, strict=True) if not decodes]
+        replayed = iter(replay(decoding) if decoding else ())
+        picked = iter(run(others))
+        return [
+            next(replayed if decodes else picked)
+            for chunk, decodes in zip(chunks, kinds, strict=True)
+            if chunk.samples
+        ]
+
+    # --- kernel by kernel ---------------------------------------------------------------------
+
+    def _hear(self, chunks: Sequence[Chunk]) -> list[list[int]]:
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
         ids = np.concatenate([np.frombuffer(_speech(c).ids, dtype=np.int64)[c.start : c.end] for c in chunks])
         hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
@@ -127,11 +218,7 @@ class Runner:
             return [[label] for label in self.model.ctc_labels(hidden).tolist()]
         return self._read_prompts(chunks, hidden)
 
-    @torch.inference_mode()
-    @_on_kernels_threads
-    def run_text(self, plan: StackPlan) -> list[int]:
-        """LLM layers; one picked id for each chunk that samples."""
-        chunks = plan.chunks
+    def _think(self, chunks: Sequence[Chunk]) -> list[int]:
         batch = attention_batch(chunks, [c.request.text for c in chunks], self.device)
         sampled = self._sampled_rows(chunks)
         states = self.model.think(self._text_inputs(chunks), batch, self.cache.text, sampled)
@@ -149,11 +236,7 @@ class Runner:
             [len(r.text_ids) for r in requests],
         )
 
-    @torch.inference_mode()
-    @_on_kernels_threads
-    def run_top(self, plan: StackPlan) -> list[int]:
-        """Top layers with fusion, unit head; one picked id for each chunk that samples."""
-        chunks = plan.chunks
+    def _speak(self, chunks: Sequence[Chunk]) -> list[int]:
         batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
         fusion = self._windows.prepare(chunks)
         caches = self.cache.speech[self._num_bottom :]
@@ -269,8 +352,13 @@ class Runner:
             assert request.row is not None
             states = self._prompts[request.row]
             assert states.soft is not None
-            where = [request.text_position(p) - chunk.start for p in range(first, last)]
-            x[where] = states.soft[first - states.start : last - states.start]
+            # Copied stretch by stretch: a list of places would be sent to the device, and waited for.
+            while first < last:
+                place = request.text_position(first) - chunk.start
+                after = (s.start - chunk.start for s in request.image_spans if s.start - chunk.start > place)
+                end = min(last, first + next(after, len(x)) - place)
+                x[place : place + end - first] = states.soft[first - states.start : end - states.start]
+                first = end
         for span in request.image_spans:
             start, end = max(span.start, chunk.start), min(span.end, chunk.end)
             if start < end:

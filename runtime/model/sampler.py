@@ -13,7 +13,7 @@ from antiphon.kernels.linear import Linear
 from antiphon.kernels.sample import sample
 from antiphon.types import SamplingParams
 
-__all__ = ["pick", "pick_from_head"]
+__all__ = ["MAX_TEMPERATURE", "MAX_TOP_K", "int64", "pick", "pick_from_head"]
 
 MAX_TEMPERATURE = torch.finfo(torch.float32).max
 MAX_TOP_K = torch.iinfo(torch.int32).max
@@ -40,7 +40,7 @@ def pick(
         column([min(p.temperature, MAX_TEMPERATURE) for p in params], torch.float32),
         column([min(p.top_k, MAX_TOP_K) for p in params], torch.int32),
         column([p.top_p for p in params], torch.float32),
-        column([_int64(seed) for seed in seeds], torch.int64),
+        column([int64(seed) for seed in seeds], torch.int64),
         column(positions, torch.int64),
     ).tolist()
     return picked
@@ -76,6 +76,6 @@ def _num_likeliest(params: SamplingParams) -> int:
     return params.top_k or MAX_TOP_K
 
 
-def _int64(seed: int) -> int:
+def int64(seed: int) -> int:
     """The lowest 64 bits of any integer."""
     return (seed + (1 << 63)) % (1 << 64) - (1 << 63)

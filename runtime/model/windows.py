@@ -26,13 +26,14 @@ class FusionWindows:
     def __init__(self, model: OmniModel, max_num_seqs: int, num_spare: int) -> None:
         config = model.config
         self._model = model
-        self._window = config.fusion_window
+        self.size = config.fusion_window
+        """Entries that a window holds."""
         self._max_num_seqs = max_num_seqs
         self._num_filled = [0] * max_num_seqs
         """For each row, the number of entries appended since the request's first."""
         self.cache = torch.zeros(
-            max_num_seqs + num_spare,
-            self._window,
+            max_num_seqs + num_spare + 1,  # the last is written by rows of no request, see `recordings.py`
+            self.size,
             config.num_top_audio_layers,
             2,
             config.q_size,
@@ -42,6 +43,16 @@ class FusionWindows:
 
     def reset(self, row: int) -> None:
         self._num_filled[row] = 0
+
+    def slot(self, row: int, entry: int) -> int:
+        """Where an entry of a row is kept, among all entries of all rows."""
+        return row * self.size + entry % self.size
+
+    def take(self, row: int, visible: int) -> range:
+        """The entries that have come into view since this was last asked; they count as appended."""
+        first = max(0, visible - self.size, self._num_filled[row])
+        self._num_filled[row] = visible
+        return range(first, visible)
 
     def prepare(self, chunks: Sequence[Chunk]) -> FusionBatch | None:
         """Append the entries that have come into view; None if no position of the batch receives fusion."""
@@ -62,23 +73,21 @@ class FusionWindows:
                 visible = request.visible_at(position)
                 if visible == 0:
                     continue  # the text ended before there was anything to say
-                begin = max(0, visible - self._window)
                 if alone:
-                    row, begin = request.row, max(begin, self._num_filled[request.row])
-                    self._num_filled[row] = visible
+                    row, new = request.row, self.take(request.row, visible)
                 else:
-                    row, spare = spare, spare + 1
-                for entry in range(begin, visible):
-                    slots.append(row * self._window + entry % self._window)
+                    row, spare, new = spare, spare + 1, range(max(0, visible - self.size), visible)
+                for entry in new:
+                    slots.append(self.slot(row, entry))
                     entries.append(entry)
                     ids.append(request.speaking.fusion_ids[entry])
                 tokens.append(offset + position - chunk.start)
                 rows.append(row)
-                valid.append(min(visible, self._window))
+                valid.append(min(visible, self.size))
                 positions.append(position)
             offset += len(chunk)
         if slots:
-            self._append(ids, slots, entries)
+            self.append(ids, slots, entries)
         if not tokens:
             return None
         device = self._model.device
@@ -90,7 +99,8 @@ class FusionWindows:
             cache=self.cache,
         )
 
-    def _append(self, ids: list[int], slots: list[int], entries: list[int]) -> None:
+    def append(self, ids: list[int], slots: list[int], entries: list[int]) -> None:
+        """Write the entries of text ids to their slots."""
         device = self._model.device
         fusion_cache_write(
             self._model.fusion_entries(to_device(np.array(ids), device)),

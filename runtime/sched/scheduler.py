@@ -248,6 +248,11 @@ class Scheduler:
             if start < end:
                 chunks.append(Chunk(request, start, end, samples=end == request.num_speech_known))
                 budget -= end - start
+        for chunk in chunks:
+            if chunk.samples and chunk.request.speech is not None:
+                # Room for the unit that is picked, so that it can be heard in the same pass. If blocks are
+                # scarce, it gets its own when its turn comes.
+                chunk.request.speech.reserve(self.pool, chunk.end + 1)
         return self._plan("top", chunks)
 
     # --- results ------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Track:
         self.num_shareable = num_shareable
         """Positions from here on are the request's own; None: all may be shared."""
         self.block_table: list[int] = []
+        self.num_returns = 0
+        """How often blocks have been taken out of the table, after which others may be in their places."""
         self.num_computed = 0
         self._digests: list[bytes] = []
         self._seed = seed
@@ -99,8 +101,7 @@ class Track:
     def release(self, pool: BlockPool, keep_positions: int = 0) -> None:
         """Give back all blocks but those of the first `keep_positions` positions."""
         keep = -(-keep_positions // self.block_size)
-        pool.free(self.block_table[keep:])
-        del self.block_table[keep:]
+        self._give_back(pool, keep)
         self.num_computed = min(self.num_computed, keep_positions)
         self._num_published = min(self._num_published, keep_positions // self.block_size)
 
@@ -119,8 +120,7 @@ class Track:
             kept += 1
         else:
             num_positions -= cut
-        pool.free(self.block_table[kept:])
-        del self.block_table[kept:]
+        self._give_back(pool, kept)
         self.num_computed = min(self.num_computed, num_positions)
         self._num_published = min(self._num_published, num_positions // self.block_size)
 
@@ -137,8 +137,14 @@ class Track:
         """Know the first `num_kept` positions and these ids after them; nothing is computed, and no block is
         held."""
         self._know(num_kept, ids, ids)
+        self.num_returns += 1
         self.block_table = []
         self.num_computed = self._num_published = 0
+
+    def _give_back(self, pool: BlockPool, num_kept: int) -> None:
+        pool.free(self.block_table[num_kept:])
+        del self.block_table[num_kept:]
+        self.num_returns += 1
 
     def _know(self, start: int, ids: Sequence[int], keys: Sequence[int]) -> None:
         is_apart = self.keys is not self.ids

@@ -12,7 +12,7 @@ from golden_cases import cases
 from plain_capture import PlainCapture
 
 from antiphon import Engine
-from antiphon.model.graphed_layers import decode_sizes
+from antiphon.model.recordings import decode_sizes
 
 
 @pytest.fixture
@@ -47,7 +47,8 @@ def test_golden_results(capture: PlainCapture, max_num_seqs: int) -> None:
     ended stay out; prompts and mixed batches run beside it."""
     wanted = [case for case in cases() if "big" not in case.name]
     with Engine(RANDOM_MODEL, max_num_seqs=max_num_seqs) as engine:
-        assert capture.num_recorded == 3 * len(decode_sizes(max_num_seqs))
+        sizes = decode_sizes(max_num_seqs)
+        assert capture.num_recorded == 5 * len(sizes) + sum(size <= 8 for size in sizes)
         done = engine.generate([case.request() for case in wanted])
         engine.check_integrity()
     assert {c.name: c.differences(d) for c, d in zip(wanted, done, strict=True)} == {
@@ -65,4 +66,4 @@ def test_enforce_eager(capture: PlainCapture) -> None:
 
 def test_nothing_is_recorded_on_a_cpu() -> None:
     with Engine(RANDOM_MODEL) as engine:
-        assert not hasattr(engine.model.text_layers, "_recordings")
+        assert engine.runner._decoding is None

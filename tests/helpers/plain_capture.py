@@ -30,3 +30,6 @@ class PlainCapture:
             return result
 
         return replay
+
+    def wait(self) -> None:
+        """Everything is done at once."""
