@@ -21,6 +21,7 @@ BENCHMARKS = {
         "formats",
         "Weights in 32, 16 and 8 bits: their memory, and how many replies stay the same.",
     ),
+    "host": ("host", "What a step costs the processor while a GPU computes the rest."),
     "kernels": (
         "kernel_bench",
         "Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch.",

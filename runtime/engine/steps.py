@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from antiphon.engine.passes import step
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.process.faults import log_fault
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.plan import StackPlan
+from antiphon.sched.plan import Chunk, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.sched.trial import Trial
@@ -51,7 +50,14 @@ class Steps:
         self._probe = probe
         self._is_interrupt = is_interrupt
         self._plan: StackPlan | None = None
-        """The plan of the current pass, until all its results are told."""
+        """The plan of the current pass, until the scheduler has all its results, and they are told."""
+        self._untold: dict[str, Chunk] = {}
+        """By request id, chunks whose results are told while a device computes the next pass: that is the
+        host's longest work beside planning, and no pass has to wait for it."""
+        self._num_tellings = 0
+        self._told: list[Event] = []
+        """Where events go during a step."""
+        runner.meanwhile = self._tell_the_rest
         self._num_faults = 0
         """Faults outside of passes since the last successful step."""
 
@@ -62,7 +68,8 @@ class Steps:
         A fault is dealt with here unless the engine has failed: then it is raised. An interrupt is raised
         too; all requests can go on after it.
         """
-        num_told = len(told)
+        num_told, self._told = len(told), told
+        were_untold, num_tellings = bool(self._untold), self._num_tellings
         try:
             # no spoken reply starts while many still lack their audio: they would pile up behind the model
             may_speak = len(self._replies.awaiting_audio) < self._scheduler.max_num_seqs
@@ -70,14 +77,17 @@ class Steps:
                 self._scheduler,
                 self._runner,
                 before=self._begin,
-                after=partial(self._tell, told),
+                after=self._tell,
                 may_speak=may_speak,
             )
+            if were_untold and num_tellings == self._num_tellings:
+                self._tell_the_rest()
             told += self._replies.reap()
             told += self._replies.collect_audio(may_wait=may_wait and not computed and len(told) == num_told)
             self._num_faults = 0
         except BaseException as error:
             plan, self._plan = self._plan, None
+            self._untold.clear()  # what they made known is told after the next pass of these requests
             self._restart()
             if self._is_interrupt(error):
                 raise
@@ -89,12 +99,25 @@ class Steps:
     def _begin(self, plan: StackPlan) -> None:
         self._plan = plan
 
-    def _tell(self, told: list[Event], plan: StackPlan) -> None:
-        """Tell what a pass has made known: as events, and its units to the speech worker as well."""
-        told += self._replies.poll(plan)
-        if plan.stack == "top":
-            told += self._replies.speak(plan)
+    def _tell(self, plan: StackPlan) -> None:
+        """Tell what a pass has made known: as events, and its units to the speech worker as well. Of requests
+        that decode, and so go on at once, it is told while that is computed, if it is computed elsewhere."""
+        if self._runner.is_replaying and all(len(c) == 1 and c.request.is_decoding for c in plan.chunks):
+            self._untold.update((chunk.request.request_id, chunk) for chunk in plan.chunks)
+        else:
+            self._tell_at_once(plan)
         self._plan = None
+
+    def _tell_at_once(self, plan: StackPlan) -> None:
+        self._told += self._replies.poll(plan)
+        if plan.stack == "top":
+            self._told += self._replies.speak(plan)
+
+    def _tell_the_rest(self) -> None:
+        self._num_tellings += 1
+        if self._untold:
+            chunks, self._untold = list(self._untold.values()), {}
+            self._tell_at_once(StackPlan("top", chunks))
 
     # --- after a fault --------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from antiphon.model.block_tables import BlockTables
@@ -28,7 +28,15 @@ class Spoken(NamedTuple):
 class Decoding:
     """Replays the recordings for chunks that the scheduler has planned."""
 
-    def __init__(self, recordings: Recordings, windows: FusionWindows, max_num_seqs: int) -> None:
+    def __init__(
+        self,
+        recordings: Recordings,
+        windows: FusionWindows,
+        max_num_seqs: int,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        """meanwhile: what the host does while the device computes."""
+        self._meanwhile = meanwhile
         self.recordings = recordings
         self._windows = windows
         self._text_blocks = BlockTables(max_num_seqs, recordings.max_text_blocks)
@@ -42,7 +50,7 @@ class Decoding:
             "ids", [track.ids[c.start] for c, track in zip(chunks, tracks, strict=True) if track], 0
         )
         self._place(recorded, chunks, self._speech_blocks, is_text=False)
-        labels: list[int] = recorded.run()[0, : len(chunks)].tolist()
+        labels: list[int] = recorded.run(self._meanwhile)[0, : len(chunks)].tolist()
         return labels
 
     def think(self, chunks: Sequence[Chunk]) -> list[int]:
@@ -54,7 +62,7 @@ class Decoding:
         self._place(recorded, chunks, self._text_blocks, is_text=True)
         if is_sampled:
             self._choose(recorded, chunks, params, [len(c.request.text_ids) for c in chunks])
-        ids: list[int] = recorded.run()[0, : len(chunks)].tolist()
+        ids: list[int] = recorded.run(self._meanwhile)[0, : len(chunks)].tolist()
         return ids
 
     def speak(self, chunks: Sequence[Chunk]) -> Spoken:
@@ -91,7 +99,7 @@ class Decoding:
             recorded.fill("entry_positions", entries[:room], 0)
         if is_sampled:
             self._choose(recorded, chunks, params, [len(c.request.unit_ids) for c in chunks])
-        found = recorded.run()
+        found = recorded.run(self._meanwhile)
         labels = found[1, :count].tolist()
         is_heard = recorded.staging.host["next_slots"][:count] != NO_SLOT
         return Spoken(

@@ -94,9 +94,11 @@ class Recorded:
         column[: len(values)] = values
         column[len(values) :] = padding
 
-    def run(self) -> NDArray[np.int64]:
-        """Replay, and wait for the results, which last until the next call."""
+    def run(self, meanwhile: Callable[[], None]) -> NDArray[np.int64]:
+        """Replay, and wait for the results, which last until the next call. meanwhile: what the host does
+        before it waits."""
         self.replay()
+        meanwhile()
         self.wait()
         return self.results.numbers
 

@@ -44,11 +44,13 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 def _on_kernels_threads(run: Run) -> Run:
     """Decorates a pass: beside the C++ kernels, torch only copies rows, which takes one thread. The pass may
-    be interrupted only once the thread's settings, which must be restored, have been made."""
+    be interrupted only once the thread's settings, which must be restored, have been made; one in which
+    results are told meanwhile is over in milliseconds, and may not."""
 
     @wraps(run)
     def alone(self: Runner, plan: StackPlan) -> Any:
-        with openmp_threads(1 if self._has_cpp_kernels else None), self._interruptible():
+        interruptible = nullcontext() if self.is_replaying else self._interruptible()
+        with openmp_threads(1 if self._has_cpp_kernels else None), interruptible:
             return run(self, plan)
 
     return cast(Run, alone)
@@ -86,6 +88,8 @@ class Runner:
         """By request row, a unit that was heard as it was picked: its position, and its label."""
         self._prompts: dict[int, PromptStates] = {}
         self._images: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.meanwhile: Callable[[], None] = _nothing
+        """What the host does while a device replays a decode step."""
         self._decoding: Decoding | None = None
         if capture is not None:
             recordings = Recordings(
@@ -100,7 +104,7 @@ class Runner:
             with torch.inference_mode():
                 for _ in recordings.record():
                     pass
-            self._decoding = Decoding(recordings, self._windows, max_num_seqs)
+            self._decoding = Decoding(recordings, self._windows, max_num_seqs, self._use_the_time)
         self._num_bottom = self.config.num_bottom_audio_layers
 
     def start(self, request: RequestState) -> None:
@@ -171,12 +175,19 @@ class Runner:
         def speak(chunks: Sequence[Chunk]) -> list[int]:
             spoken = decoding.speak(chunks)
             for chunk, label in zip(chunks, spoken.labels, strict=True):
-                if label is not None:
-                    assert chunk.request.row is not None
+                if label is not None and chunk.request.row is not None:  # None: it was ended meanwhile
                     self._heard[chunk.request.row] = chunk.end, label
             return spoken.units
 
         return self._apart(plan.chunks, lambda c: c.samples and self._is_unit_step(c), speak, self._speak)
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether decode steps are replayed, so that `meanwhile` is called while they are computed."""
+        return self._recorded() is not None
+
+    def _use_the_time(self) -> None:
+        self.meanwhile()
 
     def _recorded(self) -> Decoding | None:
         """What replays decode steps; None if kernels run one by one, as they do for a tracer, too."""
@@ -403,6 +414,10 @@ class Runner:
         if self.tracer is not None:
             for request, row in zip(requests, rows, strict=True):
                 self.tracer(name, request, len(request.unit_ids if request.speaks else request.text_ids), row)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _speech(chunk: Chunk) -> Track:

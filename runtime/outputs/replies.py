@@ -55,7 +55,9 @@ class Replies:
         """Events for what a pass has made known. A reply that cannot be reported ends with "error"; the
         others go on."""
         for chunk in plan.chunks:
-            output = self.outputs[chunk.request.request_id]
+            output = self.outputs.get(chunk.request.request_id)
+            if output is None or not output.has_news:  # None: it was aborted before this was told
+                continue
             try:
                 yield from output.poll()
                 if (stop := output.stop) is not None and not output.request.finished:

@@ -77,6 +77,16 @@ class OutputState:
         self._last_text_s = self._last_unit_s = 0.0
         """When the last ids were reported, since the request was added."""
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `poll` would find anything. It seldom would after a pass of a stack that others wait for,
+        and with many requests asking costs less than looking."""
+        request = self.request
+        if self._hypothesis is not None or not self._heard.is_read or self._says_nothing:
+            return True
+        num_shown = len(request.text_ids) if request.speaking is None else request.speaking.num_consumed
+        return num_shown > self._num_text or len(request.unit_ids) > self._num_units
+
     def poll(self) -> Iterator[Event]:
         """Events for everything that became known since the last call."""
         request = self.request
@@ -105,8 +115,7 @@ class OutputState:
                 yield self._text_delta(text)
         if len(request.unit_ids) > self._num_units:
             self._spoken.advance()
-            units = self._numbers(request.unit_ids[self._num_units :])
-            spoken_chars = self._spoken_chars(self._num_units)
+            units, spoken_chars = self._spoken_units(self._num_units)
             self._num_units = len(request.unit_ids)
             self._last_unit_s = self._now_s()
             if self._metrics.ttfu_s is None:
@@ -258,14 +267,21 @@ class OutputState:
     def _now_s(self) -> float:
         return max(0.0, time.perf_counter() - self._added_s)
 
-    def _spoken_chars(self, start: int = 0) -> list[int]:
-        """Of the units from here on, without stop ids, as far as is known."""
-        ids = enumerate(self.request.unit_ids[start:], start)
-        return [self._spoken.by_the_end_of(unit) for unit, i in ids if self._numbers([i])]
+    def _spoken_units(self, start: int = 0) -> tuple[list[int], list[int]]:
+        """The numbers of the units from here on, without stop ids, and the characters begun by the end of
+        each, as far as is known."""
+        units: list[int] = []
+        spoken_chars: list[int] = []
+        first, count = self._config.first_unit_id, self._config.audio_vocab_size
+        for unit, unit_id in enumerate(self.request.unit_ids[start:], start):
+            if first <= unit_id < first + count:
+                units.append(unit_id - first)
+                spoken_chars.append(self._spoken.by_the_end_of(unit))
+        return units, spoken_chars
 
     def _all_spoken_chars(self) -> list[int]:
         self._spoken.advance()
-        spoken_chars = self._spoken_chars()
+        spoken_chars = self._spoken_units()[1]
         if spoken_chars and self._finish_reason() == "stop":
             spoken_chars[-1] = len(self.text)
         return spoken_chars

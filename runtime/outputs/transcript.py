@@ -60,6 +60,11 @@ class Transcript:
         """Whether all units have been read; False if there are none."""
         return bool(self._positions) and self._num_read == len(self._positions)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether no more of it will come; True if there are no units."""
+        return self._num_read == len(self._positions)
+
     def finish(self) -> str:
         return self._detokenizer.finish()
 

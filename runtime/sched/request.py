@@ -238,7 +238,7 @@ class RequestState:
 
     def take_text(self) -> None:
         """Let speech consume the text that it waits for."""
-        if self.speaking is not None:
+        if self.speaking is not None and self.speaking.waits:
             self.speaking.consume(self.text_ids, text_ended=self.text_ended)
 
     # --- speech -------------------------------------------------------------------------------
@@ -264,6 +264,8 @@ class RequestState:
     def unlabelled(self, start: int, end: int) -> list[int]:
         """Speech positions of [start, end) whose CTC label is wanted: units that have not been read."""
         assert self.speaking is not None or self.is_soft
+        if self.speaking is not None and start >= self.num_speech_prompt:
+            return list(range(max(start, self.num_speech_prompt + len(self.speaking.unit_labels)), end))
         prompt = [
             p
             for p in range(start, min(end, self.num_speech_prompt))
@@ -305,6 +307,11 @@ class RequestState:
         if ids and ids[-1] in self._stop_ids and not self.params.ignore_eos:
             return "stop"
         return "length" if len(ids) >= limit else None
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether it picks ids from now on, one after the other."""
+        return not (self.is_growing or self.transcribes or self.finished)
 
     @property
     def is_running(self) -> bool:

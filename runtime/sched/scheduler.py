@@ -213,11 +213,14 @@ class Scheduler:
         """Empty unless a request waits for text; then every request that may run ahead joins in."""
         chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
-        waits = [r for r in self._in_turn() if r.waits_for_text and r.text.num_computed < r.text_ready()]
+        in_turn = self._in_turn()
+        waits = [r for r in in_turn if r.waits_for_text and r.text.num_computed < r.text_ready()]
+        if not waits:
+            return StackPlan("text", [])
         ahead = [
             r
-            for r in self._in_turn()
-            if waits and r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
+            for r in in_turn
+            if r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
         ]
         for request in sorted(waits + ahead, key=attrgetter("is_speculative")):
             track = request.text
@@ -261,6 +264,8 @@ class Scheduler:
         """`labels`: for each chunk, the CTC labels of `request.unlabelled(start, end)`."""
         for chunk, found in zip(plan.chunks, labels, strict=True):
             request, track = chunk.request, chunk.request.speech
+            if not request.is_running:
+                continue
             assert track is not None
             for position, label in zip(request.unlabelled(chunk.start, chunk.end), found, strict=True):
                 request.add_label(position, label)
@@ -276,10 +281,13 @@ class Scheduler:
         picked = iter(tokens)
         for chunk in plan.chunks:
             request = chunk.request
+            token = next(picked) if chunk.samples else None
+            if not request.is_running:  # it was ended while the pass ran
+                continue
             request.text.num_computed = chunk.end
             request.text.publish(self.pool, chunk.end)
-            if chunk.samples:
-                request.add_text(next(picked))
+            if token is not None:
+                request.add_text(token)
                 self._finish_if_complete(request)
             self._let_go_of_text(request)
 
@@ -288,11 +296,14 @@ class Scheduler:
         picked = iter(units)
         for chunk in plan.chunks:
             request, track = chunk.request, chunk.request.speech
+            unit = next(picked) if chunk.samples else None
+            if not request.is_running:
+                continue
             assert track is not None
             request.top_computed = chunk.end
             track.publish(self.pool, chunk.end, request.prompt_labels)
-            if chunk.samples:
-                request.add_unit(next(picked))
+            if unit is not None:
+                request.add_unit(unit)
                 self._finish_if_complete(request)
 
     def _finish_if_complete(self, request: RequestState) -> None:
@@ -316,6 +327,8 @@ class Scheduler:
         """The running requests in serving order; during a trial, only the one that is tried."""
         if self.trials:
             return [r for r in self.running if r is self.trials[0].request]
+        if not any(r.is_speculative or r.is_growing for r in self.running):
+            return list(self.running)
         return sorted(self.running, key=attrgetter("is_speculative", "is_growing"))
 
     def _queue_of(self, request: RequestState) -> deque[RequestState]:

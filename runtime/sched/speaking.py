@@ -77,6 +77,8 @@ class SpeakingState:
         assert not self.waits, "a unit is read back after it was spoken"
         self.unit_labels.append(label)
         self._target = self.entries_wanted(label)
+        if len(self.fusion_ids) >= self._target:  # as for most units: a word lasts several
+            self._grant()
 
     def entries_wanted(self, label: int) -> int:
         """How many fusion entries the next unit step waits for: after a new label, one more than before.

@@ -57,9 +57,9 @@ class Track:
 
     def reserve(self, pool: BlockPool, num_positions: int) -> bool:
         """Make room for this many positions. False, with nothing changed, if the pool has too few blocks."""
-        missing = self.blocks_missing(num_positions)
-        if missing == 0:
+        if num_positions <= len(self.block_table) * self.block_size:
             return True
+        missing = self.blocks_missing(num_positions)
         blocks = pool.allocate(missing)
         if blocks is None:
             return False
@@ -88,7 +88,7 @@ class Track:
 
     def publish(self, pool: BlockPool, num_computed: int, payloads: Sequence[Any] | None = None) -> None:
         """Share the blocks that are full of computed positions. `payloads` holds one item per position."""
-        if not pool.enable_prefix_caching:
+        if not pool.enable_prefix_caching or num_computed < (self._num_published + 1) * self.block_size:
             return
         full = min(num_computed, self._shareable()) // self.block_size
         for i in range(self._num_published, full):

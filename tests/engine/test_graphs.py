@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-import torch
 from checkpoints import RANDOM_MODEL
 from golden_cases import cases
-from plain_capture import PlainCapture
+from plain_capture import PlainCapture, recording
 
-from antiphon import Engine
+from antiphon import Engine, SamplingParams
 from antiphon.model.recordings import decode_sizes
 
 
 @pytest.fixture
-def capture(monkeypatch: pytest.MonkeyPatch) -> PlainCapture:
+def capture() -> Iterator[PlainCapture]:
     """The capture that every engine of the test records with."""
     made = PlainCapture()
-
-    def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:
-        return None if enforce_eager else made
-
-    monkeypatch.setattr("antiphon.engine.engine.capture_for", capture_for)
-    return made
+    with recording(made):
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -55,6 +51,27 @@ def test_golden_results(capture: PlainCapture, max_num_seqs: int) -> None:
         c.name: [] for c in wanted
     }
     assert capture.num_replayed > 100
+
+
+@pytest.mark.parametrize("max_num_seqs", [3, 16])
+def test_sampled_ids(max_num_seqs: int) -> None:
+    """Greedy and sampled rows share a recording; each gets what it gets without one."""
+    settings = [
+        SamplingParams(temperature=0.9, top_k=5, seed=1),
+        SamplingParams(),
+        SamplingParams(temperature=1.3, top_p=0.9, seed=2),
+        SamplingParams(temperature=0.5, seed=1 << 70),
+    ]
+    wanted = [case for case in cases() if "big" not in case.name]
+    requests = [
+        replace(case.request(), sampling_params=replace(given, max_tokens=24, max_units=24))
+        for case, given in zip(wanted, itertools.cycle(settings))
+    ]
+    found = []
+    for made in (None, PlainCapture()):
+        with recording(made), Engine(RANDOM_MODEL, max_num_seqs=max_num_seqs) as engine:
+            found.append([(done.text_ids, done.unit_ids) for done in engine.generate(requests)])
+    assert found[0] == found[1]
 
 
 def test_enforce_eager(capture: PlainCapture) -> None:

@@ -9,6 +9,7 @@ from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_capture import PlainCapture, recording
 
 from antiphon import (
     Completion,
@@ -147,6 +148,7 @@ def run(engine: Engine, speakers: list[Speaker], others: list[tuple[Case, int]])
     max_num_seqs=st.integers(1, 6),
     prefix_caching=st.booleans(),
     spare_positions=st.integers(0, 1500),
+    is_recorded=st.booleans(),
 )
 def test_any_way_of_speaking_gives_the_golden_results(
     speaking: list[Speaker],
@@ -157,18 +159,20 @@ def test_any_way_of_speaking_gives_the_golden_results(
     max_num_seqs: int,
     prefix_caching: bool,
     spare_positions: int,
+    is_recorded: bool,
 ) -> None:
     # As in test_schedules.py: room for the longest case alone, and a random amount more.
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
-    engine = Engine(
-        RANDOM_MODEL,
-        block_size=block_size,
-        max_num_batched_tokens=max_num_batched_tokens,
-        text_lookahead=text_lookahead,
-        max_num_seqs=max_num_seqs,
-        enable_prefix_caching=prefix_caching,
-        kv_cache_bytes=num_blocks * block_size * BLOCK_BYTES_PER_POSITION,
-    )
+    with recording(PlainCapture() if is_recorded else None):
+        engine = Engine(
+            RANDOM_MODEL,
+            block_size=block_size,
+            max_num_batched_tokens=max_num_batched_tokens,
+            text_lookahead=text_lookahead,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=prefix_caching,
+            kv_cache_bytes=num_blocks * block_size * BLOCK_BYTES_PER_POSITION,
+        )
     run(engine, [replace(one, hypotheses=list(one.hypotheses)) for one in speaking], others)
     assert engine.scheduler.pool.num_free == engine.cache_config.num_blocks

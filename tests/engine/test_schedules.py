@@ -7,6 +7,7 @@ from checkpoints import RANDOM_MODEL
 from golden_cases import Case, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plain_capture import PlainCapture, recording
 
 from antiphon import Completion, Engine, Finished
 
@@ -42,6 +43,7 @@ def run(engine: Engine, script: list[tuple[Case, int]]) -> list[tuple[Case, Comp
     max_num_seqs=st.integers(1, 7),
     prefix_caching=st.booleans(),
     spare_positions=st.integers(0, 1500),
+    is_recorded=st.booleans(),
     again=st.booleans(),
 )
 def test_any_schedule_gives_the_golden_results(
@@ -52,21 +54,23 @@ def test_any_schedule_gives_the_golden_results(
     max_num_seqs: int,
     prefix_caching: bool,
     spare_positions: int,
+    is_recorded: bool,
     again: bool,
 ) -> None:
     # Room for the longest case alone (1625 text positions at half a block's bytes each, 270 + 96 of
     # speech) and a random amount more: often too little for all, so that requests are preempted.
     longest = -(-1640 // (2 * block_size)) + -(-400 // block_size) + 2
     num_blocks = longest + spare_positions // block_size
-    engine = Engine(
-        RANDOM_MODEL,
-        block_size=block_size,
-        max_num_batched_tokens=max_num_batched_tokens,
-        text_lookahead=text_lookahead,
-        max_num_seqs=max_num_seqs,
-        enable_prefix_caching=prefix_caching,
-        kv_cache_bytes=num_blocks * block_size * BLOCK_BYTES_PER_POSITION,
-    )
+    with recording(PlainCapture() if is_recorded else None):
+        engine = Engine(
+            RANDOM_MODEL,
+            block_size=block_size,
+            max_num_batched_tokens=max_num_batched_tokens,
+            text_lookahead=text_lookahead,
+            max_num_seqs=max_num_seqs,
+            enable_prefix_caching=prefix_caching,
+            kv_cache_bytes=num_blocks * block_size * BLOCK_BYTES_PER_POSITION,
+        )
     for _ in range(2 if again else 1):  # the second time with a hot cache
         for case, completion in run(engine, script):
             assert case.differences(completion) == [], case.name

@@ -3,13 +3,16 @@ one was, as a CUDA graph does. For functions whose operators cannot be traced.""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import pytest
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["PlainCapture"]
+__all__ = ["PlainCapture", "recording"]
 
 Result = TypeVar("Result", bound="Tensor | tuple[Tensor, ...]")
 
@@ -33,3 +36,15 @@ class PlainCapture:
 
     def wait(self) -> None:
         """Everything is done at once."""
+
+
+@contextmanager
+def recording(capture: Any) -> Iterator[None]:
+    """Engines that are made within the context record with this, as if they were on a GPU."""
+
+    def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:
+        return None if enforce_eager else capture
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("antiphon.engine.engine.capture_for", capture_for)
+        yield
