@@ -1,8 +1,8 @@
 """`antiphon bench host`: what a step costs the processor while a GPU computes the rest.
 
 The packaged model takes the path of a GPU, on the CPU and with recordings that do nothing when they are
-replayed. What is left is planning, filling arrays, reading results and telling them, of which the last is done
-while a device computes. Times are processor time of the thread, so that other work on the machine counts little.
+replayed. What is left is planning, filling arrays, reading results and telling them; the last is done while a
+device computes. Times are processor time of the thread, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ Result = TypeVar("Result", bound="torch.Tensor | tuple[torch.Tensor, ...]")
 
 KV_CACHE_BYTES = 3 << 30  # of which only what is written is taken
 NUM_WARM_UPS = 8
+MAX_POSITIONS = 4050
+"""Of a prompt and its answer, beside a few tokens around them: the packaged model has 4,096 positions."""
 
 
 class Nothing:
@@ -66,7 +68,9 @@ def bench_host(num_requests: int, positions: int, *, units: int, rate: float) ->
     """units: that each request picks. rate: text tokens that a unit asks for."""
     nothing = Nothing()
     with replaced(capture_for, lambda device, *, enforce_eager: nothing, owner=engine_module):
-        engine = Engine(device="cpu", max_num_seqs=num_requests, kv_cache_bytes=KV_CACHE_BYTES, progress=False)
+        engine = Engine(
+            device="cpu", max_num_seqs=num_requests, kv_cache_bytes=KV_CACHE_BYTES, progress=False
+        )
     with engine:
         rng = random.Random(0)
         vocabulary = engine.model_config.audio_vocab_size
@@ -82,7 +86,7 @@ def bench_host(num_requests: int, positions: int, *, units: int, rate: float) ->
 
 def _measured(engine: Engine, num_requests: int, positions: int, units: int) -> HostRun:
     states = list(engine.scheduler.waiting)
-    while not all(len(state.unit_ids) > NUM_WARM_UPS for state in states):
+    while engine.has_unfinished() and not all(len(state.unit_ids) > NUM_WARM_UPS for state in states):
         engine.step()
     meanwhile_s = 0.0
     tell = engine.runner.meanwhile
@@ -95,7 +99,7 @@ def _measured(engine: Engine, num_requests: int, positions: int, units: int) -> 
 
     engine.runner.meanwhile = timed
     found: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    while min(len(state.unit_ids) for state in states) < units - 1:
+    while engine.has_unfinished() and min(len(state.unit_ids) for state in states) < units - 1:
         num_text, meanwhile_s = sum(len(state.text_ids) for state in states), 0.0
         start = time.thread_time()
         engine.step()
@@ -118,12 +122,18 @@ def _measured(engine: Engine, num_requests: int, positions: int, units: int) -> 
 def run(
     batch: Annotated[str, typer.Option(help="Requests at a time, separated by commas.")] = "1,16,64",
     positions: Annotated[str, typer.Option(help="Units of each prompt, separated by commas.")] = "250,3900",
-    units: Annotated[int, typer.Option(min=32, help="Units that each request picks.")] = 200,
+    units: Annotated[int, typer.Option(min=32, help="Units that each request picks.")] = 100,
     rate: Annotated[float, typer.Option(min=0.0, help="Text tokens that a unit asks for.")] = 0.1,
     json_out: JsonFile = None,
 ) -> None:
     """Processor time of a step beside a GPU, with recordings that do nothing."""
     check_output(json_out, "--json")
+    longest = max(read_counts(positions, "--positions"))
+    if longest + units > MAX_POSITIONS:
+        raise typer.BadParameter(
+            f"expected, with --units {units}, at most {MAX_POSITIONS - units}, got {longest}",
+            param_hint="--positions",
+        )
     runs = [
         bench_host(count, length, units=units, rate=rate)
         for length in read_counts(positions, "--positions")

@@ -39,7 +39,7 @@ from antiphon.bench.options import (
 )
 from antiphon.bench.spans import replaced
 from antiphon.engine.engine import Engine
-from antiphon.sched.plan import StackPlan
+from antiphon.sched.plan import Spoken, StackPlan
 from antiphon.types import AudioDelta, Finished, RequestMetrics
 
 __all__ = ["SpeechRun", "bench_speech", "run"]
@@ -71,8 +71,9 @@ def bench_speech(
     rng = random.Random(0)
     run_top, first_id = engine.runner.run_top, engine.model_config.first_unit_id
 
-    def run_top_for_units(plan: StackPlan) -> list[int]:
-        return [first_id + picked % engine.model_config.audio_vocab_size for picked in run_top(plan)]
+    def run_top_for_units(plan: StackPlan) -> Spoken:
+        picked, labels = run_top(plan)
+        return Spoken([first_id + unit % engine.model_config.audio_vocab_size for unit in picked], labels)
 
     def serve(size: int) -> SpeechRun:
         for _ in range(size):

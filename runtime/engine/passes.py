@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from antiphon.sched.plan import StackPlan
+from antiphon.sched.plan import Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 
@@ -21,7 +21,7 @@ class Stacks(Protocol):
 
     def run_text(self, plan: StackPlan, /) -> Sequence[int]: ...
 
-    def run_top(self, plan: StackPlan, /) -> Sequence[int]: ...
+    def run_top(self, plan: StackPlan, /) -> Spoken: ...
 
 
 def _ignore(plan: StackPlan) -> None:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from antiphon.model.block_tables import BlockTables
 from antiphon.model.recordings import NO_SLOT, Recorded, Recordings
 from antiphon.model.sampler import MAX_TEMPERATURE, MAX_TOP_K, int64
 from antiphon.model.windows import FusionWindows
-from antiphon.sched.plan import Chunk
+from antiphon.sched.plan import Chunk, Spoken
 from antiphon.types import SamplingParams
 
-__all__ = ["Decoding", "Spoken"]
+__all__ = ["Decoding"]
 
 GREEDY = SamplingParams()
-
-
-class Spoken(NamedTuple):
-    """What a unit step found, row by row."""
-
-    units: list[int]
-    labels: list[int | None]
-    """Of each unit, as the bottom layers hear it; None where it had no slot to be heard in."""
 
 
 class Decoding:

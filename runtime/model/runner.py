@@ -26,7 +26,7 @@ from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
 from antiphon.prompt import PreparedImage
-from antiphon.sched.plan import Chunk, StackPlan
+from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.track import Track
 from antiphon.types import SamplingParams
@@ -39,6 +39,7 @@ Tracer = Callable[[str, RequestState, int, Tensor], None]
 GREEDY = SamplingParams()
 MAX_KEPT_IMAGE_POSITIONS = 1 << 15
 
+T = TypeVar("T")
 Run = TypeVar("Run", bound=Callable[..., Any])
 
 
@@ -84,8 +85,6 @@ class Runner:
             max_num_seqs + 1, self.config.hidden_size, dtype=model.dtype, device=self.device
         )
         """H of each request's last unit; the last row is of no request."""
-        self._heard: dict[int, tuple[int, int]] = {}
-        """By request row, a unit that was heard as it was picked: its position, and its label."""
         self._prompts: dict[int, PromptStates] = {}
         self._images: OrderedDict[bytes, Tensor] = OrderedDict()
         self.meanwhile: Callable[[], None] = _nothing
@@ -112,7 +111,6 @@ class Runner:
         assert request.row is not None
         self._windows.reset(request.row)
         self._prompts.pop(request.row, None)
-        self._heard.pop(request.row, None)
 
     @torch.inference_mode()
     def update_speech(self, request: RequestState) -> None:
@@ -135,14 +133,7 @@ class Runner:
         labels: dict[int, list[int]] = {}
         units, others = list[int](), list[int]()
         for index, chunk in enumerate(plan.chunks):
-            assert chunk.request.row is not None
-            heard = self._heard.pop(chunk.request.row, None)
-            if heard is not None and heard[0] == chunk.start and len(chunk) == 1:
-                labels[index] = [heard[1]]
-            elif self._is_unit_step(chunk):
-                units.append(index)
-            else:
-                others.append(index)
+            (units if self._is_unit_step(chunk) else others).append(index)
         if units:
             found = decoding.hear([plan.chunks[i] for i in units])
             labels |= {index: [label] for index, label in zip(units, found, strict=True)}
@@ -154,32 +145,38 @@ class Runner:
     @_on_kernels_threads
     def run_text(self, plan: StackPlan) -> list[int]:
         """LLM layers; one picked id for each chunk that samples."""
-        decoding = self._recorded()
+        chunks, decoding = plan.chunks, self._recorded()
         if decoding is None:
-            return self._think(plan.chunks)
-        return self._apart(
-            plan.chunks,
-            lambda c: c.samples and len(c) == 1 and c.start >= c.request.num_text_prompt,
-            decoding.think,
-            self._think,
-        )
+            return self._think(chunks)
+        is_decode = [c.samples and len(c) == 1 and c.start >= c.request.num_text_prompt for c in chunks]
+        if all(is_decode):
+            return decoding.think(chunks)
+        # Prompts run beside the others, not instead: nobody waits for more than the kernels of one chunk.
+        thinking = [chunk for chunk, kind in zip(chunks, is_decode, strict=True) if kind]
+        reading = [chunk for chunk, kind in zip(chunks, is_decode, strict=True) if not kind]
+        picked = decoding.think(thinking) if thinking else []
+        return _in_order(chunks, is_decode, picked, self._think(reading))
 
     @torch.inference_mode()
     @_on_kernels_threads
-    def run_top(self, plan: StackPlan) -> list[int]:
-        """Top layers with fusion, unit head; one picked id for each chunk that samples."""
-        decoding = self._recorded()
+    def run_top(self, plan: StackPlan) -> Spoken:
+        """Top layers with fusion, unit head; a picked id for each chunk that samples. Where steps are
+        replayed, the bottom layers hear it at once."""
+        chunks, decoding = plan.chunks, self._recorded()
         if decoding is None:
-            return self._speak(plan.chunks)
-
-        def speak(chunks: Sequence[Chunk]) -> list[int]:
-            spoken = decoding.speak(chunks)
-            for chunk, label in zip(chunks, spoken.labels, strict=True):
-                if label is not None and chunk.request.row is not None:  # None: it was ended meanwhile
-                    self._heard[chunk.request.row] = chunk.end, label
-            return spoken.units
-
-        return self._apart(plan.chunks, lambda c: c.samples and self._is_unit_step(c), speak, self._speak)
+            units = self._speak(chunks)
+            return Spoken(units, [None] * len(units))
+        is_unit = [chunk.samples and self._is_unit_step(chunk) for chunk in chunks]
+        if all(is_unit):
+            return decoding.speak(chunks)
+        speaking = [chunk for chunk, kind in zip(chunks, is_unit, strict=True) if kind]
+        others = [chunk for chunk, kind in zip(chunks, is_unit, strict=True) if not kind]
+        spoken = decoding.speak(speaking) if speaking else Spoken([], [])
+        first = self._speak(others)
+        return Spoken(
+            _in_order(chunks, is_unit, spoken.units, first),
+            _in_order(chunks, is_unit, spoken.labels, [None] * len(first)),
+        )
 
     @property
     def is_replaying(self) -> bool:
@@ -192,28 +189,6 @@ class Runner:
     def _recorded(self) -> Decoding | None:
         """What replays decode steps; None if kernels run one by one, as they do for a tracer, too."""
         return self._decoding if self.tracer is None else None
-
-    def _apart(
-        self,
-        chunks: Sequence[Chunk],
-        is_decode: Callable[[Chunk], bool],
-        replay: Callable[[Sequence[Chunk]], list[int]],
-        run: Callable[[Sequence[Chunk]], list[int]],
-    ) -> list[int]:
-        """Chunks that decode are replayed, and prompts run beside them: nobody who speaks waits for more than
-        the kernels of one chunk. The ids are in the order of the chunks that sample."""
-        kinds = [is_decode(chunk) for chunk in chunks]
-        if all(kinds):
-            return replay(chunks)
-        decoding = [chunk for chunk, decodes in zip(chunks, kinds, strict=True) if decodes]
-        others = [chunk for chunk, decodes in zip(chunks, kinds, strict=True) if not decodes]
-        replayed = iter(replay(decoding) if decoding else ())
-        picked = iter(run(others))
-        return [
-            next(replayed if decodes else picked)
-            for chunk, decodes in zip(chunks, kinds, strict=True)
-            if chunk.samples
-        ]
 
     # --- kernel by kernel ---------------------------------------------------------------------
 
@@ -414,6 +389,18 @@ class Runner:
         if self.tracer is not None:
             for request, row in zip(requests, rows, strict=True):
                 self.tracer(name, request, len(request.unit_ids if request.speaks else request.text_ids), row)
+
+
+def _in_order(
+    chunks: Sequence[Chunk], kinds: Sequence[bool], own: Sequence[T], others: Sequence[T]
+) -> list[T]:
+    """The results of two kinds of chunks, in the order of the chunks that sample."""
+    of_kind, of_others = iter(own), iter(others)
+    return [
+        next(of_kind if kind else of_others)
+        for chunk, kind in zip(chunks, kinds, strict=True)
+        if chunk.samples
+    ]
 
 
 def _nothing() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from antiphon.sched.request import RequestState
 
-__all__ = ["Chunk", "Stack", "StackPlan"]
+__all__ = ["Chunk", "Spoken", "Stack", "StackPlan"]
 
 Stack = Literal["bottom", "text", "top"]
 
@@ -37,3 +38,13 @@ class StackPlan:
     @property
     def num_tokens(self) -> int:
         return sum(map(len, self.chunks))
+
+
+class Spoken(NamedTuple):
+    """The results of a pass of the top layers, for each chunk that samples."""
+
+    units: Sequence[int]
+    """The ids that were picked"""
+    labels: Sequence[int | None]
+    """What the bottom layers hear each unit as, if the same pass has computed their position for it; None
+    where it has not."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.plan import Chunk, StackPlan
+from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
 from antiphon.sched.speech_update import update_speech
@@ -291,20 +291,24 @@ class Scheduler:
                 self._finish_if_complete(request)
             self._let_go_of_text(request)
 
-    def complete_top(self, plan: StackPlan, units: Sequence[int]) -> None:
-        """`units`: for each chunk that samples, the id picked."""
-        picked = iter(units)
+    def complete_top(self, plan: StackPlan, spoken: Spoken) -> None:
+        picked = iter(zip(spoken.units, spoken.labels, strict=True))
         for chunk in plan.chunks:
             request, track = chunk.request, chunk.request.speech
-            unit = next(picked) if chunk.samples else None
+            unit, label = next(picked) if chunk.samples else (None, None)
             if not request.is_running:
                 continue
             assert track is not None
             request.top_computed = chunk.end
             track.publish(self.pool, chunk.end, request.prompt_labels)
-            if unit is not None:
-                request.add_unit(unit)
-                self._finish_if_complete(request)
+            if unit is None:
+                continue
+            request.add_unit(unit)
+            self._finish_if_complete(request)
+            if label is not None and not request.finished:
+                track.num_computed = chunk.end + 1
+                request.add_label(chunk.end, label)
+                self._let_go_of_text(request)
 
     def _finish_if_complete(self, request: RequestState) -> None:
         if reason := request.end_of_picks():

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pytest
-import torch
 from checkpoints import RANDOM_MODEL
 from plain_capture import PlainCapture, recording
 from torch import Tensor
@@ -62,7 +61,7 @@ class CountingCapture(PlainCapture):
 
 class _Operators(TorchDispatchMode):
     def __init__(self, capture: CountingCapture) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capture = capture
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

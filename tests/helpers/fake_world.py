@@ -14,7 +14,7 @@ from antiphon.config import CacheConfig
 from antiphon.engine.passes import step
 from antiphon.prompt import Prompt
 from antiphon.sched.block_pool import BlockPool
-from antiphon.sched.plan import Chunk, StackPlan
+from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.scheduler import Scheduler
 from antiphon.sched.track import Track
@@ -85,9 +85,12 @@ class World:
         text_lookahead: int = 4,
         max_fused_tokens: int = 4,
         enable_prefix_caching: bool = True,
+        hears_at_once: bool = False,
         mind: Mind | None = None,
     ) -> None:
+        """hears_at_once: some units are heard in the pass that picks them, as on a GPU."""
         self.mind = mind or Mind()
+        self.hears_at_once = hears_at_once
         self.cache = CacheConfig(num_blocks, block_size, num_text_layers, num_speech_layers, 1, 2, 4)
         self.pool = BlockPool(num_blocks, enable_prefix_caching=enable_prefix_caching)
         self.scheduler = WatchedScheduler(
@@ -187,8 +190,22 @@ class World:
     def run_text(self, plan: StackPlan) -> list[int]:
         return [token for chunk in plan.chunks for token in self._think(chunk)]
 
-    def run_top(self, plan: StackPlan) -> list[int]:
-        return [unit for chunk in plan.chunks for unit in self._speak(chunk)]
+    def run_top(self, plan: StackPlan) -> Spoken:
+        units = [unit for chunk in plan.chunks for unit in self._speak(chunk)]
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        labels = [self._hear_at_once(c, unit) for c, unit in zip(sampling, units, strict=True)]
+        return Spoken(units, labels)
+
+    def _hear_at_once(self, chunk: Chunk, unit: int) -> int | None:
+        track = chunk.request.speech
+        assert track is not None
+        has_room = chunk.end < len(track.block_table) * track.block_size
+        if not (self.hears_at_once and has_room) or (unit + chunk.end) % 3 == 0:
+            return None
+        state = extend(self.memory.read(track, "speech", "bottom", chunk.end), "bottom", unit)
+        self.memory.write(track, "speech", "bottom", chunk.end, state)
+        self.heard[chunk.request.request_id][chunk.end] = state
+        return self.mind.label(state)
 
     def hear(self, chunk: Chunk) -> list[int]:
         request, track = chunk.request, chunk.request.speech

@@ -37,3 +37,6 @@ class FxCapture:
             return result
 
         return replay
+
+    def wait(self) -> None:
+        """Everything is done at once."""

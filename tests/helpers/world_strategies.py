@@ -16,6 +16,7 @@ settings_of_worlds = st.fixed_dictionaries(
         "text_lookahead": st.sampled_from([0, 1, 4, 30]),
         "max_fused_tokens": st.sampled_from([1, 3, 64]),
         "enable_prefix_caching": st.booleans(),
+        "hears_at_once": st.booleans(),
     }
 )
 # Few words, units and pictures, so that prefixes are often shared.
