@@ -46,6 +46,12 @@ class QuantizedWeight:
         """float32 (out, in)"""
         return self.values.float() * self.scales[:, None]
 
+    def rows(self, ids: Tensor) -> QuantizedWeight:
+        """A matrix of these rows: ids int64 (n)"""
+        return QuantizedWeight(
+            self.values.index_select(0, ids), self.scales.index_select(0, ids), self.dynamic
+        )
+
     def embed(self, ids: Tensor) -> Tensor:
         """The rows of a table: ids int64 (n) -> float32 (n, in)"""
         return self.values.index_select(0, ids).float().mul_(self.scales.index_select(0, ids)[:, None])

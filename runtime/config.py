@@ -23,6 +23,7 @@ __all__ = [
 
 SpeechPrompt = Literal["soft", "collapsed"]
 NoSpeech = Literal["answer", "empty", "error"]
+UnitHead = Literal["all", "units"]
 
 MAX_SCHEDULE_UNITS = 100_000
 """Over an hour of speech."""
@@ -295,6 +296,10 @@ class EngineSettings(TypedDict, total=False):
     """What becomes of a request whose speech is silence or noise (`Completion.no_speech`): "answer": the
     model answers, whatever it heard; "empty": an empty reply, finish_reason "stop"; "error":
     finish_reason "error"."""
+    unit_head: UnitHead
+    """From which ids a unit is picked. "all": from the whole vocabulary of the unit head, like the released
+    code; "units": from units and stop ids alone, which reads 4 of its 132 thousand rows and skips the text
+    ids that a model may, but should not, pick there."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +320,7 @@ class EngineConfig:
     seed: int = 0
     limits: InputLimits = InputLimits()
     no_speech: NoSpeech = "answer"
+    unit_head: UnitHead = "all"
 
     def __post_init__(self) -> None:
         read: dict[str, object] = {
@@ -340,4 +346,5 @@ class EngineConfig:
             if not issubclass(type(value), expected):
                 raise ConfigError(f"{name}: expected {expected.__name__}, got {kind(value)}")
         read["no_speech"] = choice("no_speech", self.no_speech, get_args(NoSpeech), error=ConfigError)
+        read["unit_head"] = choice("unit_head", self.unit_head, get_args(UnitHead), error=ConfigError)
         _set(self, read)

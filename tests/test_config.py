@@ -47,6 +47,7 @@ SETTINGS: dict[str, list[Any]] = {
     "seed": [1.0, None, 1 << 70],
     "limits": [None, {}, InputLimits],
     "no_speech": [None, "", "Answer", 1],
+    "unit_head": [None, "", "Answer", 1],
 }
 KINDS: list[tuple[Callable[..., Any], str, dict[str, list[Any]]]] = [
     (InputLimits, "InputLimits.", LIMITS),
@@ -99,7 +100,8 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         with pytest.raises(ConfigError, match=f"it has no setting '{wrong}'; did you mean {right}\\?"):
             Engine(RANDOM_MODEL, **settings)
     with pytest.raises(
-        ConfigError, match=r"it has no setting 'colour'; its settings are block_size, .*text_lookahead$"
+        ConfigError,
+        match=r"it has no setting 'colour'; its settings are block_size, .*text_lookahead, unit_head$",
     ):
         Engine(RANDOM_MODEL, colour="red")  # type: ignore[call-arg]
 

@@ -125,5 +125,5 @@ def load(
         tokenizer=tokenizer,
         codec=opened,
         inputs=inputs,
-        model=OmniModel(weights, model_config, config.max_model_len),
+        model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
     )

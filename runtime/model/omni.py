@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from antiphon.config import ModelConfig
+from antiphon.config import ModelConfig, UnitHead
 from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
@@ -32,7 +32,10 @@ class OmniModel:
     and each original is dropped before the next, so that no two copies of all are held.
     """
 
-    def __init__(self, weights: OmniWeights, config: ModelConfig, max_positions: int) -> None:
+    def __init__(
+        self, weights: OmniWeights, config: ModelConfig, max_positions: int, unit_head: UnitHead = "all"
+    ) -> None:
+        """unit_head: see `EngineSettings`."""
         self.config = config
         self.device = weights.norm.device
         self.dtype = computing_dtype(weights.norm.dtype, self.device)
@@ -49,6 +52,10 @@ class OmniModel:
         self.top_layers: DecoderLayers = self._stack(weights.top_layers, weights.top_audio_norm)
         self.ctc_head = self._take("audio_to_text_proj")
         self.lm_head = self._take("lm_head")
+        self._unit_ids: list[int] | None = None
+        self._unit_id_table: Tensor | None = None
+        if unit_head == "units":
+            self._keep_units()
         self.unit_head = self._take("audio_lm_head")
         self.fusion_kv = self._take("fusion_kv")
 
@@ -96,6 +103,14 @@ class OmniModel:
         """
         return self.top_layers(hidden, batch, caches, fusion, wanted)
 
+    def units_of(self, picked: list[int]) -> list[int]:
+        """The unit ids of outputs of `unit_head`."""
+        return picked if self._unit_ids is None else [self._unit_ids[output] for output in picked]
+
+    def units_on_device(self, picked: Tensor) -> Tensor:
+        """The same for int64 (rows)"""
+        return picked if self._unit_id_table is None else self._unit_id_table.index_select(0, picked)
+
     def num_bytes_read(self) -> dict[str, int]:
         """Bytes of weights that one step of each part reads: the lower bound for decoding one row."""
         bottom, text, top = self._layer_bytes
@@ -121,6 +136,17 @@ class OmniModel:
     def _rows(self, table: Matrix, ids: Tensor) -> Tensor:
         rows = table.embed(ids) if isinstance(table, QuantizedWeight) else F.embedding(ids, table)
         return rows.to(self.dtype)
+
+    def _keep_units(self) -> None:
+        """Drop the outputs of the unit head that are neither units nor stop ids."""
+        config, head = self.config, self.weights.audio_lm_head
+        outputs = head.values.shape[0] if isinstance(head, QuantizedWeight) else head.shape[0]
+        units = range(config.first_unit_id, config.first_unit_id + config.audio_vocab_size)
+        self._unit_ids = sorted(id_ for id_ in {*config.stop_token_ids, *units} if id_ < outputs)
+        self._unit_id_table = torch.tensor(self._unit_ids, device=self.device)
+        rows = self._unit_id_table
+        kept = head.rows(rows) if isinstance(head, QuantizedWeight) else head.index_select(0, rows)
+        self.weights.audio_lm_head = kept
 
     def _take(self, name: str) -> Linear:
         weight: Matrix = getattr(self.weights, name)

@@ -242,7 +242,7 @@ class Recordings:
         )
         hidden = self._unit_hidden.index_select(0, rows)
         states = model.speak(hidden, _batch(given), self._cache.speech[self._num_bottom :], fusion)
-        ids = pick(states, given)
+        ids = model.units_on_device(pick(states, given))
         labels = self._heard(ids, given, _batch(given, "next_"))
         return torch.stack([ids, labels])
 

@@ -234,13 +234,14 @@ class Runner:
         if self.tracer is not None:
             self._trace_rows("top_hidden", requests, states)
             self._trace_rows("logits", requests, self.model.unit_head(states))
-        return pick_from_head(
+        picked = pick_from_head(
             states,
             self.model.unit_head,
             [r.params for r in requests],
             [r.seed for r in requests],
             [len(r.unit_ids) for r in requests],
         )
+        return self.model.units_of(picked)
 
     def _sampled_rows(self, chunks: Sequence[Chunk]) -> Tensor | None:
         """The last row of each chunk that samples; None if that is every row."""

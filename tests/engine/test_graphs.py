@@ -84,3 +84,27 @@ def test_enforce_eager(capture: PlainCapture) -> None:
 def test_nothing_is_recorded_on_a_cpu() -> None:
     with Engine(RANDOM_MODEL) as engine:
         assert engine.runner._decoding is None
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_units_alone_can_be_picked(is_recorded: bool, quantization: str | None) -> None:
+    """The likeliest of them, whatever text id is likelier: until there is one, the answers are the same."""
+    requests = [case.request() for case in cases() if case.speaks and "big" not in case.name]
+    requests = [replace(r, sampling_params=SamplingParams(max_units=40)) for r in requests]
+    with recording(PlainCapture() if is_recorded else None):
+        with Engine(RANDOM_MODEL, quantization=quantization, max_num_seqs=3) as engine:
+            config, whole = engine.model_config, engine.generate(requests)
+        with Engine(RANDOM_MODEL, quantization=quantization, max_num_seqs=3, unit_head="units") as engine:
+            units = engine.generate(requests)
+    allowed = {*range(config.first_unit_id, config.first_unit_id + config.audio_vocab_size)}
+    allowed |= config.stop_token_ids
+    num_same = 0
+    for before, after in zip(whole, units, strict=True):
+        assert set(after.unit_ids) <= allowed
+        pairs = enumerate(zip(before.unit_ids, after.unit_ids, strict=False))
+        first_other = next((i for i, (one, other) in pairs if one != other), len(before.unit_ids))
+        num_same += first_other
+        if first_other < len(before.unit_ids):
+            assert before.unit_ids[first_other] not in allowed
+    assert num_same > 0
