@@ -50,9 +50,8 @@ class FusionWindows:
 
     def take(self, row: int, visible: int) -> range:
         """The entries that have come into view since this was last asked; they count as appended."""
-        first = max(0, visible - self.size, self._num_filled[row])
-        self._num_filled[row] = visible
-        return range(first, visible)
+        num_filled, self._num_filled[row] = self._num_filled[row], visible
+        return range(max(0, visible - self.size, num_filled), visible) if visible > num_filled else range(0)
 
     def prepare(self, chunks: Sequence[Chunk]) -> FusionBatch | None:
         """Append the entries that have come into view; None if no position of the batch receives fusion."""

@@ -285,12 +285,14 @@ class RequestState:
             self.speaking.read_back(label)
             self.take_text()
 
-    def add_unit(self, unit_id: int) -> None:
-        """Add a unit id that was picked."""
+    def add_unit(self, unit_id: int) -> FinishReason | None:
+        """Add a unit id that was picked; returns why the reply ends with it, None if it goes on."""
         assert self.speech is not None
         self.unit_ids.append(unit_id)
-        if self.end_of_picks() is None:  # the last unit of a reply is not read back
+        reason = self.end_of_picks()
+        if reason is None:  # the last unit of a reply is not read back
             self.speech.append(unit_id)
+        return reason
 
     # --- the end ------------------------------------------------------------------------------
 

@@ -303,9 +303,9 @@ class Scheduler:
             track.publish(self.pool, chunk.end, request.prompt_labels)
             if unit is None:
                 continue
-            request.add_unit(unit)
-            self._finish_if_complete(request)
-            if label is not None and not request.finished:
+            if reason := request.add_unit(unit):
+                self.finish(request, reason)
+            elif label is not None:
                 track.num_computed = chunk.end + 1
                 request.add_label(chunk.end, label)
                 self._let_go_of_text(request)
