@@ -18,7 +18,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if not isinstance(device, (str, torch.device)):
         raise ConfigError(f"device: expected auto, cpu or cuda, got {shown(device)}")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return _automatic()
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -26,6 +26,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if place.type not in ("cpu", "cuda") or (place.type == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(f"device: expected a device of this machine, cpu or cuda, got {shown(str(device))}")
     return place
+
+
+def _automatic() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
