@@ -124,7 +124,8 @@ def auto_is_the_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.config.getoption("--on-gpu") or not torch.cuda.is_available():
         yield
         return
-    torch.cuda.init()  # before this process loses sight of the GPU with its children
+    torch.cuda.init()
+    torch.cuda.device_count()  # kept from here on, when only other processes lose sight of the GPU
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("antiphon.device.place._automatic", lambda: torch.device("cpu"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
