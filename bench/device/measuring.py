@@ -19,7 +19,8 @@ from antiphon.bench.device.figures import Figure, Machine, Section
 from antiphon.bench.device.kernels import attention, heads, linear, soft_embedding
 from antiphon.bench.device.recording import capture
 from antiphon.bench.device.vocoder import codec
-from antiphon.device.place import resolve_device, sum_in_float32
+from antiphon.bench.options import read_device
+from antiphon.device.place import sum_in_float32
 
 __all__ = ["MARK", "MEASURED", "main"]
 
@@ -44,7 +45,7 @@ def tell(section: str, event: str, **found: Any) -> None:
 
 
 def main(device: str, names: list[str], *, is_small: bool) -> None:
-    place = resolve_device(device)
+    place = read_device(device)
     sum_in_float32(place)
     machine = Machine(place, DRY_BANDWIDTH, is_small)
     for name in names:
