@@ -23,8 +23,10 @@ def library() -> ctypes.CDLL:
 
 def can_run() -> bool:
     """Whether the driver and the GPU take the library's kernels: a driver that is older than the CUDA they
-    were compiled by does not. Asked of the current GPU, without a launch."""
-    return int(library().antiphon_ctc_collapse_status()) == 0
+    were compiled by does not. Asked of the current GPU, without a launch. A library that was built before
+    this question could be asked is passed over."""
+    status = getattr(library(), "antiphon_ctc_collapse_status", None)
+    return status is not None and int(status()) == 0
 
 
 def call(function: object, *arguments: object) -> None:

@@ -38,8 +38,9 @@ def _automatic() -> torch.device:
 
 def _numbered(place: torch.device) -> torch.device:
     """Each thread has its own current GPU, so that "cuda" alone would mean another in another thread."""
-    without_number = place == torch.device("cuda")
-    return torch.device("cuda", torch.cuda.current_device()) if without_number else place
+    if place != torch.device("cuda") or torch.cuda._is_in_bad_fork():  # which `check_device` refuses
+        return place
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextmanager

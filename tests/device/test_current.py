@@ -10,6 +10,8 @@ from fake_cuda import FakeCuda, FakeStream
 
 from antiphon.device.current import Streams, current_device
 from antiphon.device.place import resolve_device
+from antiphon.errors import ConfigError
+from antiphon.process.forking import check_device
 
 CPU = torch.device("cpu")
 
@@ -26,6 +28,15 @@ def test_a_gpu_without_a_number_is_the_current_one_from_then_on(cuda: FakeCuda) 
     with current_device(torch.device("cuda", 1)):
         found = [resolve_device(name) for name in ("cuda", torch.device("cuda"), "cuda:0", "cpu")]
     assert [str(device) for device in found] == ["cuda:1", "cuda:1", "cuda:0", "cpu"]
+
+
+def test_a_forked_child_of_a_process_that_used_a_gpu_is_told_so(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not what torch says of a current device that is asked for there."""
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    with pytest.raises(ConfigError, match="a GPU cannot be used in a process forked from one that used it"):
+        check_device(resolve_device("auto"))
 
 
 def test_threads_one_after_the_other_share_a_stream(cuda: FakeCuda) -> None:
