@@ -19,12 +19,12 @@ SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1 --share 6
 CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check share test soak lint style types mypy layers sanitize dist check-lock lock format clean
+.PHONY: help demo check share test device-check soak lint style types mypy layers sanitize dist check-lock lock format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | while IFS=@ read -r name text; do \
-		printf '  make %-12s%s\n' "$$name" "$$text"; done
+		printf '  make %-14s%s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/run.stamp  ## build, then answer a spoken question about a picture with the packaged model
 	$(BIN)/antiphon generate --demo --max-units 125 --out reply.wav
@@ -37,6 +37,9 @@ share: $(VENV)/dev.stamp
 
 test: $(VENV)/dev.stamp  ## build, then run all tests on up to four cores; pytest's options: ARGS='-k audio'
 	$(BIN)/pytest $(ALL) $(ARGS)
+
+device-check: $(VENV)/dev.stamp  ## where there is a GPU: tests and figures in eight minutes; options: ARGS='--only steps'
+	$(BIN)/python -m antiphon.bench.device $(ARGS)
 
 soak: $(VENV)/dev.stamp  ## load a server with good and bad clients for an hour, or SOAK_S seconds
 	$(BIN)/python tests/server/soak.py

@@ -34,6 +34,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all that it was given."""
+    """Wait until a GPU has done what this thread has given it. Not for all of the device: that would fail
+    while another thread, as that of the vocoder, records a graph."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()

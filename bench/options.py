@@ -53,11 +53,14 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves torch's
 
 
 def read_device(name: str) -> torch.device:
-    """auto is a GPU if there is one."""
+    """auto is a GPU if there is one. A GPU becomes the current one, on which kernels are launched."""
     try:
-        return resolve_device(name)
+        device = resolve_device(name)
     except ConfigError as unknown:
         raise typer.BadParameter(str(unknown), param_hint="--device") from unknown
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def read_dtype(name: str, device: torch.device, hint: str = "--dtype") -> torch.dtype:

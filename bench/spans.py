@@ -54,7 +54,7 @@ class Spans:
         try:
             with torch.profiler.record_function(name):
                 yield
-                if on_gpu:
+                if on_gpu and not torch.cuda.is_current_stream_capturing():  # a recording cannot wait
                     torch.cuda.current_stream(self.device).synchronize()
         finally:
             spent_s = time.perf_counter() - start

@@ -202,10 +202,11 @@ def cuda_available() -> bool:
 
 @cache
 def cuda_library_available() -> bool:
-    """Is there a GPU, and were the kernels of `csrc/cuda/` built, as they are where there is nvcc?"""
-    from antiphon.kernels.cuda.library import has_library
+    """Is there a GPU, and were the kernels of `csrc/cuda/` built, as they are where there is nvcc, for a
+    driver like the one here?"""
+    from antiphon.kernels.cuda import library
 
-    return has_library() and cuda_available()
+    return library.has_library() and cuda_available() and library.can_run()
 
 
 def triton_interpreted() -> bool:

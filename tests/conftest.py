@@ -1,5 +1,5 @@
 """Hypothesis profiles (HYPOTHESIS_PROFILE=ci draws the same examples every time), one thread per process,
-no network, and the options --cases, --share and --long-part."""
+no network, the CPU for what names no device, and the options --cases, --share, --long-part and --on-gpu."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=part,
         metavar="K/N",
         help="of the tests that are marked long, run the K-th of N parts",
+    )
+    parser.addoption(
+        "--on-gpu",
+        action="store_true",
+        help="engines and codecs that name no device run on the GPU, where there is one",
     )
 
 
@@ -110,6 +115,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_is_the_cpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where there is a GPU, it is for the tests that name it. Engines and codecs of the device "auto", here
+    and in processes that tests start, run on the CPU, for which results are given to the last bit."""
+    if request.config.getoption("--on-gpu") or not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.init()
+    torch.cuda.device_count()  # kept from here on, when only other processes lose sight of the GPU
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("antiphon.device.place._automatic", lambda: torch.device("cpu"))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
 
 
 @pytest.fixture(autouse=True)

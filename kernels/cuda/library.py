@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["FILE", "call", "has_library", "library"]
+__all__ = ["FILE", "call", "can_run", "has_library", "library"]
 
 FILE = "native/antiphon_cuda.so"
 
@@ -19,6 +19,14 @@ def has_library() -> bool:
 @cache
 def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(_path()))
+
+
+def can_run() -> bool:
+    """Whether the driver and the GPU take the library's kernels: a driver that is older than the CUDA they
+    were compiled by does not. Asked of the current GPU, without a launch. A library that was built before
+    this question could be asked is passed over."""
+    status = getattr(library(), "antiphon_ctc_collapse_status", None)
+    return status is not None and int(status()) == 0
 
 
 def call(function: object, *arguments: object) -> None:

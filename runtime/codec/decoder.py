@@ -23,7 +23,8 @@ from antiphon.codec.layers.packed import has_onednn
 from antiphon.codec.noise import MEL, normal_rows
 from antiphon.codec.voices import Voice
 from antiphon.device.cuda_graph import Capture
-from antiphon.device.place import exact_float32
+from antiphon.device.current import current_device
+from antiphon.device.place import exact_float32, sum_in_float32
 from antiphon.errors import InvalidRequest
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.threads import openmp_threads
@@ -66,7 +67,8 @@ class Decoder(OfOneProcess):
         hift.f0_predictor.double()  # see `Hift.f0`
         is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
         is_alone = is_small and device.type == "cpu"
-        with exact_float32(device):
+        sum_in_float32(device)
+        with current_device(device), exact_float32(device):
             matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone)
         if device.type == "cpu" and dtype == torch.float32 and cpp_available():
             hift.use(OneCallTrunk(hift, is_alone=is_alone))
@@ -77,7 +79,7 @@ class Decoder(OfOneProcess):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context, the networks compute as they should on their device."""
-        with exact_float32(self.device), openmp_threads(self.num_threads):
+        with current_device(self.device), exact_float32(self.device), openmp_threads(self.num_threads):
             yield
 
     def check_process(self) -> None:

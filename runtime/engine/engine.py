@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from antiphon.device.cuda_graph import capture_for
+from antiphon.device.current import current_device
+from antiphon.device.place import sum_in_float32
 from antiphon.engine.batch import Batch
 from antiphon.engine.growing_requests import GrowingRequests
 from antiphon.engine.intake import Intake
@@ -136,14 +138,16 @@ class Engine(OfOneProcess):
             text_lookahead=self.config.text_lookahead,
             max_fused_tokens=NUM_SPARE_WINDOWS,
         )
-        self.runner = Runner(
-            self.model,
-            PagedKVCache(self.cache_config, loaded.dtype, self.device),
-            max_num_seqs=self.config.max_num_seqs,
-            num_spare_windows=NUM_SPARE_WINDOWS,
-            capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
-            interruptible=self._ownership.interruptible,
-        )
+        sum_in_float32(self.device)
+        with current_device(self.device):
+            self.runner = Runner(
+                self.model,
+                PagedKVCache(self.cache_config, loaded.dtype, self.device),
+                max_num_seqs=self.config.max_num_seqs,
+                num_spare_windows=NUM_SPARE_WINDOWS,
+                capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
+                interruptible=self._ownership.interruptible,
+            )
         self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
         if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.speech_worker.stop)
@@ -250,7 +254,7 @@ class Engine(OfOneProcess):
         the request then stays as it was.
         """
         request_id = string("request_id", request_id)
-        with self._ownership.turn("update_speech"):
+        with self._ownership.turn("update_speech"), current_device(self.device):
             self._check_alive()
             self._untold += self._growing_requests.update_speech(request_id, units)
 
@@ -270,7 +274,7 @@ class Engine(OfOneProcess):
         the request then stays open, as it was.
         """
         request_id = string("request_id", request_id)
-        with self._ownership.turn("commit"):
+        with self._ownership.turn("commit"), current_device(self.device):
             self._check_alive()
             self._growing_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
@@ -439,7 +443,8 @@ class Engine(OfOneProcess):
     def _advance(self, *, may_wait: bool) -> None:
         """Make a step; its events are added to those that are not told yet."""
         try:
-            self._steps.make(self._untold, may_wait=may_wait)
+            with current_device(self.device):
+                self._steps.make(self._untold, may_wait=may_wait)
         except BaseException as error:
             if not self._ownership.is_interrupt(error):
                 self._closed, self._cause = True, error

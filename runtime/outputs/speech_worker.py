@@ -25,6 +25,7 @@ import numpy as np
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
 from antiphon.config import StreamSchedule
+from antiphon.device.current import Streams
 from antiphon.errors import AntiphonError
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
@@ -101,6 +102,7 @@ class SpeechWorker:
         """How many threads make speech, if there is that much to do."""
         self.error: str | None = None
         """Why the last attempt to make speech failed; None once one succeeds."""
+        self._streams = Streams(codec.device)
         self._jobs: dict[str, Job] = {}
         self._spoken: list[Spoken] = []
         self._lock = threading.Lock()
@@ -271,13 +273,7 @@ class SpeechWorker:
 
     def _run(self) -> None:
         try:
-            if self.codec.device.type == "cuda":
-                import torch
-
-                # Its own stream: its kernels run beside the model's.
-                with torch.cuda.device(self.codec.device), torch.cuda.stream(torch.cuda.Stream()):
-                    self._serve()
-            else:
+            with self._streams.one():  # so that its kernels run beside the model's
                 self._serve()
         except BaseException as error:  # noqa: BLE001 - it ends the thread; `poll` starts another
             self.error = told(error)

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from fake_cuda import FakeCuda, FakeStream
 from typer.testing import CliRunner
 
 from antiphon import Engine
+from antiphon.bench.matrix_rate import synchronize
 from antiphon.bench.profile import profiling
 from antiphon.bench.spans import Span, Spans, replaced
 from antiphon.cli.app import app
 from antiphon.codec.flow.flow import Flow
+from antiphon.device.cuda_graph import NUM_WARM_UPS, CudaCapture
 from antiphon.kernels import registry
 from antiphon.kernels.linear import CppLinear
 
@@ -160,3 +163,21 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert "cannot be used with --model" in both.output
     alone = antiphon("--image", str(tmp_path / "cat.jpg"))
     assert "--image: expected --text or --audio with it" in str(alone.exception)
+
+
+def test_a_span_does_not_wait_while_a_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a profiled vocoder meets a new size: the recording once failed, and the request with it."""
+    cuda = FakeCuda(monkeypatch)
+    for name in ("range_push", "range_pop"):
+        monkeypatch.setattr(torch.cuda.nvtx, name, lambda *_: None)
+    spans = Spans(torch.device("cuda", 0))
+    replay = CudaCapture(spans.device)(spans.timed(lambda: torch.ones(2), "norm"))
+    assert spans.by_path["norm",].calls == NUM_WARM_UPS + 1
+    assert cuda.recorded_on and len(replay()) == 2
+
+
+def test_benchmarks_wait_for_their_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To wait for the whole device breaks what the vocoder's thread is recording."""
+    FakeCuda(monkeypatch)
+    monkeypatch.setattr(FakeCuda, "recording", FakeStream())
+    synchronize(torch.device("cuda", 0))

@@ -25,7 +25,7 @@ class Trace:
 
     def __call__(self, name: str, request: RequestState, first: int, rows: Tensor) -> None:
         for i, row in enumerate(rows if rows.dim() == 2 else rows[None]):
-            self.rows[request.request_id, name][first + i] = row.clone()
+            self.rows[request.request_id, name][first + i] = row.clone().cpu()
 
     def stacked(self, request_id: str, name: str) -> Tensor:
         rows = self.rows[request_id, name]

@@ -100,7 +100,8 @@ class Paged:
         return storage[:, 0], storage[:, 1]
 
     def queries(self, spans: Sequence[tuple[int, int]]) -> Tensor:
-        return torch.cat([q[start:end] for q, (start, end) in zip(self.q, spans, strict=True)])
+        none = torch.empty(0, self.num_heads, self.head_dim)
+        return torch.cat([none, *(q[start:end] for q, (start, end) in zip(self.q, spans, strict=True))])
 
     def attend(
         self,
@@ -109,10 +110,11 @@ class Paged:
         backend: str,
         written: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
+        scale: float | None = None,
     ) -> Tensor:
         q, (keys, values) = self.queries(spans).to(device), self.caches(block_size, written, device)
         batch = moved(self.batch(spans, block_size), device)
-        return paged_attention(q, keys, values, batch, backend=backend)
+        return paged_attention(q, keys, values, batch, scale=scale, backend=backend)
 
     def exact(self, spans: Sequence[tuple[int, int]]) -> Tensor:
         """By the formula, one query after the other, in float64."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from all_pairs import all_pairs
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import _C, registry
@@ -157,8 +158,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def device(backend: str) -> torch.device:
     """Where a test's tensors belong: on the GPU for its backends, if there is one; otherwise on the CPU."""
-    on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if on_gpu else "cpu")
+    return device_of(backend)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import Linear, argmax_head, linear
@@ -124,7 +125,7 @@ def test_hidden_at_a_distance_and_another_kind_of_head(randn: Draw) -> None:
 def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, top_k: int, rows: int, randn: Draw) -> None:
     """As for large vocabularies and many of the best, where a part's best go through several tiles."""
     monkeypatch.setattr("antiphon.kernels.triton.argmax_head.MAX_CANDIDATES", 3 * top_k)
-    hidden, weight = randn(rows, 16), randn(500, 16)
+    hidden, weight = (x.to(device_of("triton")) for x in (randn(rows, 16), randn(500, 16)))
     ids, _ = argmax_head(hidden, linear(weight, backend="torch"), top_k=top_k, backend="triton")
     assert ids.tolist() == best_by_hand(hidden.double() @ weight.double().T, top_k, list(range(500)))
 
@@ -133,7 +134,7 @@ def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, top_k: int, rows: 
 @pytest.mark.parametrize("rows", [1, 70])
 def test_in_16_bits(dtype: torch.dtype, rows: int, randn: Draw) -> None:
     """The logits of 16-bit numbers are float32: what differs by less than its 16 bits is told apart."""
-    hidden, weight = randn(rows, 90).to(dtype), randn(130, 90).to(dtype)
+    hidden, weight = (x.to(device_of("triton"), dtype) for x in (randn(rows, 90), randn(130, 90)))
     ids, logits = argmax_head(hidden, linear(weight, backend="torch"), top_k=3, backend="triton")
     exact = hidden.double() @ weight.double().T
     assert ids.tolist() == best_by_hand(exact, 3, list(range(130)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
+from devices import device_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -29,13 +30,14 @@ def collapse_by_hand(row: list[int], blank: int, before: int) -> list[tuple[int,
     return kept
 
 
-def int32(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+def int32(values: list[int], backend: str = "cpp") -> Tensor:
+    """Where the backend takes them."""
+    return torch.tensor(values, dtype=torch.int32, device=device_of(backend))
 
 
-def ragged(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    lengths = [0] + [len(row) for row in rows]
-    return int32([label for row in rows for label in row]), int32(lengths).cumsum(0, dtype=torch.int32)
+def ragged(rows: list[list[int]], backend: str) -> tuple[Tensor, Tensor]:
+    bounds = [0, *accumulate(len(row) for row in rows)]
+    return int32([label for row in rows for label in row], backend), int32(bounds, backend)
 
 
 def unpacked(collapsed: CollapsedLabels) -> list[list[tuple[int, int]]]:
@@ -52,7 +54,7 @@ def unpacked(collapsed: CollapsedLabels) -> list[list[tuple[int, int]]]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_collapse_means(backend: str) -> None:
     a, b = 7, 9
-    labels, cu_seqlens = ragged([[a, a, BLANK, a, b, b], [], [BLANK, BLANK], [b]])
+    labels, cu_seqlens = ragged([[a, a, BLANK, a, b, b], [], [BLANK, BLANK], [b]], backend)
     ids, cu_out, frames, last = ctc_collapse(labels, cu_seqlens, BLANK, backend=backend)
     assert ids.tolist() == [a, a, b, b]
     assert frames.tolist() == [0, 3, 4, 0]
@@ -66,9 +68,9 @@ def test_what_collapse_means(backend: str) -> None:
 def test_equals_the_loop(backend: str, rows: list[list[int]], blank: int, data: st.DataObject) -> None:
     prev = data.draw(st.none() | st.lists(st.integers(-1, 3), min_size=len(rows), max_size=len(rows)))
     before = prev if prev is not None else [-1] * len(rows)
-    labels, cu_seqlens = ragged(rows)
+    labels, cu_seqlens = ragged(rows, backend)
     collapsed = ctc_collapse(
-        labels, cu_seqlens, blank, int32(prev) if prev is not None else None, backend=backend
+        labels, cu_seqlens, blank, int32(prev, backend) if prev is not None else None, backend=backend
     )
     pairs = list(zip(rows, before, strict=True))
     assert unpacked(collapsed) == [collapse_by_hand(row, blank, label) for row, label in pairs]
@@ -89,11 +91,11 @@ def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.Data
     prev = None
     for chunk in range(num_chunks):
         chunks = [row[edge[chunk] : edge[chunk + 1]] for row, edge in zip(rows, edges, strict=True)]
-        collapsed = ctc_collapse(*ragged(chunks), BLANK, prev, backend=backend)
+        collapsed = ctc_collapse(*ragged(chunks, backend), BLANK, prev, backend=backend)
         for pairs, more, edge in zip(heard, unpacked(collapsed), edges, strict=True):
             pairs += [(label, edge[chunk] + frame) for label, frame in more]
         prev = collapsed.last
-    assert heard == unpacked(ctc_collapse(*ragged(rows), BLANK, backend=backend))
+    assert heard == unpacked(ctc_collapse(*ragged(rows, backend), BLANK, backend=backend))
 
 
 @pytest.mark.slow
@@ -108,19 +110,22 @@ def test_large_batches_equal_the_reference(backend: str, shape: tuple[int, int])
     cu_seqlens = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
     labels = torch.randint(0, 4, (int(cu_seqlens[-1]),), generator=generator, dtype=torch.int32)
     prev = torch.randint(-1, 4, (batch,), generator=generator, dtype=torch.int32)
-    collapsed = ctc_collapse(labels, cu_seqlens, BLANK, prev, backend=backend)
+    device = device_of(backend)
+    collapsed = ctc_collapse(
+        labels.to(device), cu_seqlens.to(device), BLANK, prev.to(device), backend=backend
+    )
     for found, expected in zip(
         collapsed, ctc_collapse_reference(labels, cu_seqlens, BLANK, prev), strict=True
     ):
-        assert torch.equal(found, expected)
+        assert torch.equal(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_strided_input(backend: str) -> None:
-    labels = int32([1, 9, 1, 9, 0, 9, 2, 9])[::2]
-    prev = int32([1, 8])[::2]
+    labels = int32([1, 9, 1, 9, 0, 9, 2, 9], backend)[::2]
+    prev = int32([1, 8], backend)[::2]
     assert not labels.is_contiguous()
-    assert ctc_collapse(labels, int32([0, 4]), BLANK, prev, backend=backend).ids.tolist() == [2]
+    assert ctc_collapse(labels, int32([0, 4], backend), BLANK, prev, backend=backend).ids.tolist() == [2]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -130,12 +135,12 @@ def test_strided_input(backend: str) -> None:
 )
 def test_wrong_bounds_are_named(backend: str, bounds: list[int]) -> None:
     with pytest.raises(ValueError, match="cu_seqlens: expected to rise from 0 to the 2 labels"):
-        ctc_collapse(int32([1, 2]), int32(bounds), BLANK, backend=backend)
+        ctc_collapse(int32([1, 2], backend), int32(bounds, backend), BLANK, backend=backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_rows(backend: str) -> None:
-    collapsed = ctc_collapse(int32([]), int32([0]), BLANK, backend=backend)
+    collapsed = ctc_collapse(int32([], backend), int32([0], backend), BLANK, backend=backend)
     assert [tensor.tolist() for tensor in collapsed] == [[], [0], [], []]
 
 

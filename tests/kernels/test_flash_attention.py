@@ -10,7 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from paged_sequences import Paged
+from devices import device_of
+from paged_sequences import Paged, moved
 from torch import Tensor
 
 from antiphon.kernels import registry
@@ -82,9 +83,9 @@ def test_prompts(
 def test_decoding_goes_on_in_triton(assert_within_half_budget: Check) -> None:
     """Without the package even: it is not asked for."""
     paged = Paged.random((5, 33), 6, 2, 8).rounded(torch.float16)
-    spans = [(4, 5), (32, 33)]
-    q, caches = paged.queries(spans).half(), paged.caches(16, dtype=torch.float16)
-    batch, scale = paged.batch(spans, 16), paged.head_dim**-0.5
+    spans, device = [(4, 5), (32, 33)], device_of("triton")
+    q, caches = paged.queries(spans).to(device, torch.float16), paged.caches(16, None, device, torch.float16)
+    batch, scale = moved(paged.batch(spans, 16), device), paged.head_dim**-0.5
     keys64, values64 = caches[0].double(), caches[1].double()
     exact = paged_attention_reference(q.double(), keys64, values64, batch, scale)
     found = _paged_attention_flash(q, *caches, batch, scale)

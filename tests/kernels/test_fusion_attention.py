@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import (
@@ -52,6 +53,9 @@ class Windows:
             rope_table(inverse_frequencies(head_dim, 10_000.0, None), 400),
         )
 
+    def on(self, device: torch.device) -> Windows:
+        return Windows(**{name: x.to(device) for name, x in vars(self).items()})
+
     def arguments(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         q, k, v, table = (x.to(dtype) for x in (self.q, self.k, self.v, self.table))
         return q, k, v, self.num_valid, self.positions, table
@@ -78,10 +82,14 @@ class Windows:
 
 @pytest.mark.pairwise(shape=[(0, 5, 4), (1, 1, 1), (9, 5, 3), (6, 40, 2)], head_dim=HEAD_DIMS)
 def test_within_the_error_budget(
-    backend: str, shape: tuple[int, int, int], head_dim: int, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    shape: tuple[int, int, int],
+    head_dim: int,
+    assert_within_budget: Check,
 ) -> None:
     """Shapes are (tokens, window, heads)."""
-    windows = Windows.random(*shape, head_dim)
+    windows = Windows.random(*shape, head_dim).on(device)
     in_pytorch = partial(fusion_attention_reference, rows=None)(*windows.arguments())
     assert_within_budget(windows.attend(backend), in_pytorch, windows.exact())
 
@@ -93,7 +101,7 @@ def test_in_16_bits(
     dtype: torch.dtype, shape: tuple[int, int, int], head_dim: int, assert_within_half_budget: Check
 ) -> None:
     """With the table in float32, as the model has it."""
-    windows = Windows.random(*shape, head_dim).rounded(dtype)
+    windows = Windows.random(*shape, head_dim).rounded(dtype).on(device_of("triton"))
     q, k, v, num_valid, positions, _ = windows.arguments(dtype)
     found = fusion_attention(q, k, v, num_valid, positions, windows.table, backend="triton")
     in_pytorch = fusion_attention_reference(q, k, v, num_valid, positions, windows.table, None)
@@ -108,32 +116,32 @@ def test_larger_than_any_model() -> None:
 
 @pytest.mark.best_isa
 @pytest.mark.usefixtures("poisoned_memory")
-def test_an_empty_window_says_nothing(backend: str) -> None:
-    windows = Windows.random(4, 5, 2, 8)
+def test_an_empty_window_says_nothing(backend: str, device: torch.device) -> None:
+    windows = Windows.random(4, 5, 2, 8).on(device)
     windows.num_valid[:] = torch.tensor([0, 1, 0, 5], dtype=torch.int32)
     windows.k[1:], windows.v[1:] = 1.0, 2.0
     found = windows.attend(backend)
     assert not found[[0, 2]].any()
-    torch.testing.assert_close(found[[1, 3]], torch.full((2, 2, 8), 2.0))
+    torch.testing.assert_close(found[[1, 3]].cpu(), torch.full((2, 2, 8), 2.0))
 
 
 @pytest.mark.best_isa
-def test_order_in_the_window_does_not_count(backend: str, randn: Draw) -> None:
+def test_order_in_the_window_does_not_count(backend: str, device: torch.device, randn: Draw) -> None:
     """So it can live in a ring."""
-    table = rope_table(inverse_frequencies(16, 10_000.0, None), 9)
-    q, k, v = randn(1, 2, 16), randn(1, 5, 2, 16), randn(1, 5, 2, 16, seed=1)
-    valid, position = torch.tensor([5], dtype=torch.int32), torch.tensor([8], dtype=torch.int32)
+    table = rope_table(inverse_frequencies(16, 10_000.0, None), 9).to(device)
+    q, k, v = (x.to(device) for x in (randn(1, 2, 16), randn(1, 5, 2, 16), randn(1, 5, 2, 16, seed=1)))
+    valid, position = (torch.tensor([n], dtype=torch.int32, device=device) for n in (5, 8))
     found = fusion_attention(q, k, v, valid, position, table, backend=backend)
     turned = fusion_attention(q, k.roll(2, 1), v.roll(2, 1), valid, position, table, backend=backend)
     torch.testing.assert_close(found, turned)
 
 
 @pytest.mark.best_isa
-def test_rows_of_a_cache(backend: str) -> None:
+def test_rows_of_a_cache(backend: str, device: torch.device) -> None:
     """Tokens name the row they look at, in any order, some the same; keys and values lie interleaved."""
-    windows = Windows.random(6, 5, 3, 20)
-    rows = torch.tensor([4, 4, 0, 8, 2, 7])
-    cache = torch.full((9, 5, 2, 3, 20), torch.nan)
+    windows = Windows.random(6, 5, 3, 20).on(device)
+    rows = torch.tensor([4, 4, 0, 8, 2, 7], device=device)
+    cache = torch.full((9, 5, 2, 3, 20), torch.nan, device=device)
     windows.num_valid[1] = windows.num_valid[0]
     windows.k[1], windows.v[1] = windows.k[0], windows.v[0]
     cache[rows, :, 0], cache[rows, :, 1] = windows.k, windows.v
@@ -145,8 +153,8 @@ def test_rows_of_a_cache(backend: str) -> None:
 
 
 @pytest.mark.best_isa
-def test_strided_input(backend: str) -> None:
-    windows = Windows.random(5, 5, 4, 12)
+def test_strided_input(backend: str, device: torch.device) -> None:
+    windows = Windows.random(5, 5, 4, 12).on(device)
     q, k, v, num_valid, positions, table = windows.arguments()
     found = fusion_attention(
         q.transpose(0, 1).contiguous().transpose(0, 1),
@@ -155,18 +163,19 @@ def test_strided_input(backend: str) -> None:
         num_valid.repeat_interleave(2)[::2],
         positions.repeat_interleave(2)[::2],
         table.T.contiguous().T,
-        rows=torch.arange(10)[::2] // 2,
+        rows=torch.arange(10, device=device)[::2] // 2,
         backend=backend,
     )
     torch.testing.assert_close(found, windows.attend(backend), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.best_isa
-def test_every_form_of_rope(backend: str) -> None:
-    windows = Windows.random(5, 5, 2, 12)
+def test_every_form_of_rope(backend: str, device: torch.device) -> None:
+    frequencies = inverse_frequencies(12, 10_000.0, None).to(device)
+    windows = replace(Windows.random(5, 5, 2, 12).on(device), table=rope_table(frequencies, 400, device))
     q, k, v, num_valid, positions, table = windows.arguments()
     expected = windows.attend(backend)
-    for rope in (table.chunk(2, dim=1), inverse_frequencies(12, 10_000.0, None)):
+    for rope in (table.chunk(2, dim=1), frequencies):
         assert torch.equal(fusion_attention(q, k, v, num_valid, positions, rope, backend=backend), expected)
 
 
@@ -182,17 +191,23 @@ def test_a_token_does_not_depend_on_its_batch() -> None:
 
 @pytest.mark.pairwise(tokens=[0, 7], head_dim=[2, 150])
 def test_cache_write(
-    backend: str, tokens: int, head_dim: int, randn: Draw, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    tokens: int,
+    head_dim: int,
+    randn: Draw,
+    assert_within_budget: Check,
 ) -> None:
     """Keys are rotated, values copied, other entries untouched; what is written is what is attended to."""
     layers, heads, window = 3, 2, 5
-    kv = randn(tokens, layers, 2, heads * head_dim)
-    slots = torch.randperm(4 * window, generator=torch.Generator().manual_seed(1))[:tokens]
-    positions = torch.arange(tokens, dtype=torch.int32) * 3
-    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40)
+    shape = (4, window, layers, 2, heads * head_dim)
+    kv = randn(tokens, layers, 2, heads * head_dim).to(device)
+    slots = torch.randperm(4 * window, generator=torch.Generator().manual_seed(1))[:tokens].to(device)
+    positions = torch.arange(tokens, dtype=torch.int32, device=device) * 3
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40).to(device)
 
     def run(write: Callable[..., None], dtype: torch.dtype) -> Tensor:
-        cache = torch.full((4, window, layers, 2, heads * head_dim), torch.nan, dtype=dtype)
+        cache = torch.full(shape, torch.nan, dtype=dtype, device=device)
         write(kv.to(dtype), slots, positions, table.to(dtype), cache)
         return cache
 
@@ -213,12 +228,16 @@ def test_cache_write(
 def test_cache_write_in_16_bits(
     dtype: torch.dtype, layers: int, heads: int, head_dim: int, randn: Draw, assert_within_half_budget: Check
 ) -> None:
-    kv = randn(2, layers, 2, heads * head_dim).to(dtype)
-    slots, positions = torch.tensor([7, 0]), torch.tensor([3, 39], dtype=torch.int32)
-    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40)
+    device = device_of("triton")
+    kv = randn(2, layers, 2, heads * head_dim).to(device, dtype)
+    slots = torch.tensor([7, 0], device=device)
+    positions = torch.tensor([3, 39], dtype=torch.int32, device=device)
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 40).to(device)
+
+    shape = (2, 5, layers, 2, heads * head_dim)
 
     def run(write: Callable[..., None], dtype: torch.dtype) -> Tensor:
-        cache = torch.full((2, 5, layers, 2, heads * head_dim), torch.nan, dtype=dtype)
+        cache = torch.full(shape, torch.nan, dtype=dtype, device=device)
         write(kv.to(dtype), slots, positions, table, cache, head_dim=head_dim)
         return cache
 

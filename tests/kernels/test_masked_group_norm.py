@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import masked_group_norm
@@ -70,7 +71,7 @@ def test_in_16_bits(
     randn: Draw,
     assert_within_half_budget: Check,
 ) -> None:
-    args = converted(arguments(*shape, randn), dtype)
+    args = converted(converted(arguments(*shape, randn), dtype), device_of("triton"))
     found = masked_group_norm(*args, backend="triton")
     exact = masked_group_norm_reference(*converted(args, torch.float64))
     assert_within_half_budget(found, masked_group_norm_reference(*args), exact)
@@ -87,7 +88,7 @@ def test_a_padded_row_is_what_it_is_alone(backend: str, device: torch.device, ra
 
 
 def test_padding_is_not_looked_at(randn: Draw) -> None:
-    args = arguments((90, 41), 16, 4, randn)
+    args = converted(arguments((90, 41), 16, 4, randn), device_of("triton"))
     expected = masked_group_norm(*args, backend="triton")
     args[0][1, :, 41:] = torch.nan
     assert torch.equal(masked_group_norm(*args, backend="triton"), expected)
@@ -121,7 +122,8 @@ def test_frames_that_lie_apart(backend: str, device: torch.device, randn: Draw) 
 
 @pytest.mark.parametrize("shape", [(0, 8, 5), (2, 8, 0)], ids=str)
 def test_nothing(shape: tuple[int, int, int], randn: Draw) -> None:
-    found = masked_group_norm(torch.empty(shape), randn(8), randn(8), 4, EPS, backend="triton")
+    x, weight, bias = (t.to(device_of("triton")) for t in (torch.empty(shape), randn(8), randn(8)))
+    found = masked_group_norm(x, weight, bias, 4, EPS, backend="triton")
     assert found.shape == shape
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from paged_sequences import Paged, whole
+from devices import device_of
+from paged_sequences import Paged, moved, whole
 from torch import Tensor
 
 from antiphon.kernels import (
@@ -45,7 +46,7 @@ def test_within_the_error_budget(
     assert_within_budget(found, in_pytorch, paged.exact(spans))
 
 
-def test_many_that_decode(backend: str, assert_within_budget: Check) -> None:
+def test_many_that_decode(backend: str, device: torch.device, assert_within_budget: Check) -> None:
     """Here a task is a query with all of its heads, in groups."""
     paged = Paged.random(range(3, 13), 6, 2, 20)
     spans = [(length - 1, length) for length in paged.lengths]
@@ -53,17 +54,17 @@ def test_many_that_decode(backend: str, assert_within_budget: Check) -> None:
     in_pytorch = paged_attention_reference(
         paged.queries(spans), keys, values, paged.batch(spans, 4), 20**-0.5
     )
-    assert_within_budget(paged.attend(spans, 4, backend), in_pytorch, paged.exact(spans))
+    found = paged.attend(spans, 4, backend, device=device).cpu()
+    assert_within_budget(found, in_pytorch, paged.exact(spans))
 
 
 @pytest.mark.best_isa
-def test_empty_and_tiny(backend: str) -> None:
+def test_empty_and_tiny(backend: str, device: torch.device) -> None:
     nothing = Paged.random((), 4, 2, 6)
-    caches, batch = nothing.caches(4), nothing.batch([], 4)
-    assert paged_attention(torch.empty(0, 4, 6), *caches, batch, backend=backend).shape == (0, 24)
+    assert nothing.attend([], 4, backend, device=device).shape == (0, 24)
     for lengths in [(0,), (0, 0), (0, 3, 0), (1,), (0, 1, 2)]:
         paged = Paged.random(lengths, 4, 2, 6)
-        found = paged.attend(whole(paged), 4, backend)
+        found = paged.attend(whole(paged), 4, backend, device=device).cpu()
         torch.testing.assert_close(found.double(), paged.exact(whole(paged)), rtol=1e-5, atol=1e-6)
 
 
@@ -74,42 +75,40 @@ def test_one_key_is_its_value() -> None:
 
 
 @pytest.mark.best_isa
-def test_the_future_is_not_read(backend: str) -> None:
+def test_the_future_is_not_read(backend: str, device: torch.device) -> None:
     """Slots behind the context hold NaN: unwritten, or another's. So do blocks behind the table's use."""
     paged = Paged.random((21, 30), 4, 2, 24)
     spans = [(0, 13), (16, 17)]
-    found = paged.attend(spans, 8, backend, written=[13, 17])
+    found = paged.attend(spans, 8, backend, written=[13, 17], device=device).cpu()
     torch.testing.assert_close(found.double(), paged.exact(spans), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.best_isa
-def test_scale(backend: str) -> None:
+def test_scale(backend: str, device: torch.device) -> None:
     paged = Paged.random((12,), 2, 1, 10)
     spans = whole(paged)
-    caches, batch = paged.caches(4), paged.batch(spans, 4)
-    found = paged_attention(paged.queries(spans), *caches, batch, scale=0.0, backend=backend)
+    found = paged.attend(spans, 4, backend, device=device, scale=0.0).cpu()
     mean = paged.v[0].cumsum(0) / torch.arange(1, 13)[:, None, None]
     torch.testing.assert_close(found, mean.repeat_interleave(2, dim=1).flatten(1))
 
 
 @pytest.mark.best_isa
-def test_queries_at_a_distance(backend: str) -> None:
+def test_queries_at_a_distance(backend: str, device: torch.device) -> None:
     """They are a part of wider rows, as `rope_cache_write` leaves them."""
     paged = Paged.random((9, 20), 4, 2, 10)
     spans = [(0, 9), (19, 20)]
     q = paged.queries(spans)
     wide = torch.full((len(q), 8, 10), torch.nan)
     wide[:, :4] = q
-    caches, batch = paged.caches(4), paged.batch(spans, 4)
-    found = paged_attention(wide[:, :4], *caches, batch, backend=backend)
+    caches, batch = paged.caches(4, device=device), moved(paged.batch(spans, 4), device)
+    found = paged_attention(wide.to(device)[:, :4], *caches, batch, backend=backend).cpu()
     torch.testing.assert_close(found.double(), paged.exact(spans), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.best_isa
-def test_large_scores_do_not_overflow(backend: str) -> None:
+def test_large_scores_do_not_overflow(backend: str, device: torch.device) -> None:
     paged = Paged.random((40,), 2, 2, 16)
-    caches, batch = paged.caches(4), paged.batch([(39, 40)], 4)
-    found = paged_attention(paged.queries([(39, 40)]), *caches, batch, scale=1e4, backend=backend)
+    found = paged.attend([(39, 40)], 4, backend, device=device, scale=1e4).cpu()
     likeliest = torch.einsum("hd,khd->hk", paged.q[0][39], paged.k[0]).argmax(1)
     expected = torch.stack([paged.v[0][k, h] for h, k in enumerate(likeliest.tolist())]).flatten()
     torch.testing.assert_close(found[0], expected)
@@ -151,12 +150,18 @@ def test_the_batch_does_not_count(isa: str) -> None:
 @pytest.mark.op("rope_cache_write")
 @pytest.mark.pairwise(tokens=[0, 12], head_dim=[2, 150], block_size=[4, 7])
 def test_rope_cache_write(
-    backend: str, tokens: int, head_dim: int, block_size: int, randn: Draw, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    tokens: int,
+    head_dim: int,
+    block_size: int,
+    randn: Draw,
+    assert_within_budget: Check,
 ) -> None:
     """Keys are rotated and values copied into their slots; padding and all other slots stay as they are."""
     heads, kv_heads = 6, 2
-    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 500)
-    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim)
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 500).to(device)
+    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim).to(device)
     generator = torch.Generator().manual_seed(3)
     slots = torch.randperm(9 * block_size, generator=generator)[:tokens]
     slots[::5] = -1
@@ -167,9 +172,10 @@ def test_rope_cache_write(
         context_lens=torch.tensor([500], dtype=torch.int32),
         block_table=torch.zeros(1, 1, dtype=torch.int32),
     )
+    batch, shape = moved(batch, device), (9, 2, block_size, kv_heads, head_dim)
 
     def run(write: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        storage = torch.full((9, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
+        storage = torch.full(shape, torch.nan, dtype=dtype, device=device)
         return write(qkv.to(dtype, copy=True), table.to(dtype), batch, *storage.unbind(1)), storage
 
     q, storage = run(partial(rope_cache_write, num_heads=heads, backend=backend), torch.float32)
@@ -195,9 +201,9 @@ def test_rope_cache_write_in_16_bits(
     assert_within_half_budget: Check,
 ) -> None:
     """In place on the queries, with the table in float32; values are copied to the last bit."""
-    tokens, block_size = 5, 3
-    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 50)
-    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim).to(dtype)
+    tokens, block_size, device = 5, 3, device_of("triton")
+    table = rope_table(inverse_frequencies(head_dim, 10_000.0, None), 50).to(device)
+    qkv = randn(tokens, (heads + 2 * kv_heads) * head_dim).to(device, dtype)
     batch = AttentionBatch(
         positions=torch.tensor([0, 49, 3, 20, 7], dtype=torch.int32),
         slot_mapping=torch.tensor([5, -1, 0, 11, 6]),
@@ -205,9 +211,10 @@ def test_rope_cache_write_in_16_bits(
         context_lens=torch.tensor([50], dtype=torch.int32),
         block_table=torch.zeros(1, 1, dtype=torch.int32),
     )
+    batch, shape = moved(batch, device), (4, 2, block_size, kv_heads, head_dim)
 
     def run(write: Callable[..., Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        storage = torch.full((4, 2, block_size, kv_heads, head_dim), torch.nan, dtype=dtype)
+        storage = torch.full(shape, torch.nan, dtype=dtype, device=device)
         return write(qkv.to(dtype, copy=True), table, batch, *storage.unbind(1)), storage
 
     q, storage = run(partial(rope_cache_write, num_heads=heads, backend="triton"), dtype)
@@ -223,10 +230,10 @@ def test_rope_cache_write_in_16_bits(
 
 @pytest.mark.parametrize("name", ["cpp", "triton"])
 def test_queries_are_rotated_in_place(name: str, randn: Draw) -> None:
-    paged = Paged.random((5,), 4, 2, 6)
-    qkv, table = randn(5, 48), rope_table(inverse_frequencies(6, 10_000.0, None), 8)
-    before = qkv.clone()
-    q = rope_cache_write(qkv, table, paged.batch([(0, 5)], 4), *paged.caches(4), num_heads=4, backend=name)
+    paged, device = Paged.random((5,), 4, 2, 6), device_of(name)
+    qkv, table = randn(5, 48).to(device), rope_table(inverse_frequencies(6, 10_000.0, None), 8).to(device)
+    before, batch = qkv.clone(), moved(paged.batch([(0, 5)], 4), device)
+    q = rope_cache_write(qkv, table, batch, *paged.caches(4, device=device), num_heads=4, backend=name)
     assert q.data_ptr() == qkv.data_ptr() and q.shape == (5, 4, 6)
     assert not torch.equal(q, before[:, :24].view(5, 4, 6))
     assert torch.equal(qkv[:, 36:], before[:, 36:]), "values stay"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from antiphon.kernels import backends, ops, registry
-from antiphon.kernels.cuda.library import has_library
+from antiphon.kernels.cuda import library
 from antiphon.kernels.registry import on_cpu, on_cuda, register, resolve
 
 CPU = torch.device("cpu")
@@ -36,7 +38,7 @@ DECLARED = {
 HAS_GPU = torch.cuda.is_available()
 IS_HERE = {
     "cpp": True,
-    "cuda": HAS_GPU and has_library(),
+    "cuda": HAS_GPU and library.has_library() and library.can_run(),
     "flash-attn": HAS_GPU and importlib.util.find_spec("flash_attn") is not None,
     "torch": True,
     "triton": importlib.util.find_spec("triton") is not None,  # without a GPU in its interpreter
@@ -94,3 +96,20 @@ def test_every_op_has_a_reference() -> None:
     """`torch` runs everywhere, so every op can be used, and checked, on any machine."""
     assert "ctc_collapse" in ops()
     assert all("torch" in backends(op) for op in ops())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
+@pytest.mark.parametrize(("status", "first"), [(0, "cuda"), (35, "triton"), (209, "triton")])
+def test_a_library_that_the_driver_does_not_take_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, status: int, first: str
+) -> None:
+    """35: the driver is older than the CUDA that compiled it; 209: nothing is in it for this GPU. The call
+    once failed."""
+    functions = SimpleNamespace(antiphon_ctc_collapse_status=lambda: status)
+    monkeypatch.setattr(library, "has_library", lambda: True)
+    monkeypatch.setattr(library, "library", lambda: functions)
+    monkeypatch.setattr(registry, "cuda_available", lambda: True)
+    known = registry._IMPLEMENTATIONS["ctc_collapse"]
+    is_available = registry.cuda_library_available.__wrapped__
+    monkeypatch.setitem(known, "cuda", replace(known["cuda"], is_available=is_available))
+    assert registry.choose("ctc_collapse", CUDA, torch.int32) == first

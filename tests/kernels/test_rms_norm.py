@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import rms_norm, rms_norm_residual
@@ -40,15 +41,17 @@ def test_within_the_error_budget(
 def test_in_16_bits(
     dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
 ) -> None:
-    x, weight = randn(*shape).to(dtype), randn(shape[1]).to(dtype)
+    device = device_of("triton")
+    x, weight = randn(*shape).to(device, dtype), randn(shape[1]).to(device, dtype)
     found = rms_norm(x, weight, EPS, backend="triton")
     exact = rms_norm_reference(x.double(), weight.double(), EPS)
     assert_within_half_budget(found, rms_norm_reference(x, weight, EPS), exact)
 
 
 @pytest.mark.best_isa
-def test_a_row_of_zeros_stays_zero(backend: str) -> None:
-    assert not rms_norm(torch.zeros(2, 20), torch.ones(20), EPS, backend=backend).any()
+def test_a_row_of_zeros_stays_zero(backend: str, device: torch.device) -> None:
+    x, weight = torch.zeros(2, 20, device=device), torch.ones(20, device=device)
+    assert not rms_norm(x, weight, EPS, backend=backend).any()
 
 
 def test_a_row_does_not_depend_on_its_batch(randn: Draw) -> None:
@@ -59,8 +62,8 @@ def test_a_row_does_not_depend_on_its_batch(randn: Draw) -> None:
 
 
 @pytest.mark.best_isa
-def test_strided_input(backend: str, randn: Draw) -> None:
-    x, weight = randn(4, 21), randn(42)[::2]
+def test_strided_input(backend: str, device: torch.device, randn: Draw) -> None:
+    x, weight = randn(4, 21).to(device), randn(42).to(device)[::2]
     expected = rms_norm_reference(x, weight, EPS)
     torch.testing.assert_close(rms_norm(x.T.contiguous().T, weight, EPS, backend=backend), expected)
 
@@ -72,7 +75,8 @@ ROUNDED = [("torch", torch.bfloat16), ("torch", torch.float16), ("triton", torch
 @pytest.mark.parametrize(("name", "dtype"), ROUNDED, ids=str)
 def test_16_bits_round_before_the_weight(name: str, dtype: torch.dtype, randn: Draw) -> None:
     """As the released code does: the normed row is rounded, then multiplied."""
-    x, weight = randn(3, 64).to(dtype), randn(64).to(dtype)
+    device = device_of(name)
+    x, weight = randn(3, 64).to(device, dtype), randn(64).to(device, dtype)
     wide = x.float()
     normed = wide * torch.rsqrt(wide.pow(2).mean(1, keepdim=True) + EPS)
     assert torch.equal(rms_norm(x, weight, EPS, backend=name), weight * normed.to(dtype))
@@ -112,7 +116,8 @@ def test_residual_in_16_bits(
     name: str, dtype: torch.dtype, shape: tuple[int, int], randn: Draw, assert_within_half_budget: Check
 ) -> None:
     """The sum is rounded, as an addition of its own would, and the norm is that of the rounded sum."""
-    x, residual, weight = (t.to(dtype) for t in (randn(*shape), randn(*shape, seed=1), randn(shape[1])))
+    numbers = randn(*shape), randn(*shape, seed=1), randn(shape[1])
+    x, residual, weight = (t.to(device_of(name), dtype) for t in numbers)
     normed, total = rms_norm_residual(x, residual, weight, EPS, backend=name)
     rtol = 0.0 if (name, dtype) in ROUNDED else torch.finfo(dtype).eps
     torch.testing.assert_close(total, x + residual, rtol=rtol, atol=0)
@@ -123,8 +128,9 @@ def test_residual_in_16_bits(
 
 @pytest.mark.op("rms_norm_residual")
 @pytest.mark.best_isa
-def test_residual_of_strided_input(backend: str, randn: Draw) -> None:
-    x, residual, weight = randn(4, 21).T.contiguous().T, randn(4, 50)[:, 5:26], randn(42)[::2]
+def test_residual_of_strided_input(backend: str, device: torch.device, randn: Draw) -> None:
+    x, residual, weight = (t.to(device) for t in (randn(4, 21), randn(4, 50), randn(42)))
+    x, residual, weight = x.T.contiguous().T, residual[:, 5:26], weight[::2]
     found = rms_norm_residual(x, residual, weight, EPS, backend=backend)
     for tensor, expected in zip(found, rms_norm_residual_reference(x, residual, weight, EPS), strict=True):
         torch.testing.assert_close(tensor, expected)

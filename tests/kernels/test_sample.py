@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import sample
@@ -138,7 +139,7 @@ def test_equals_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("antiphon.kernels.triton.sample.MAX_BLOCK", 4)
     settings = same(8)
     points = uniform_reference(torch.tensor(settings.seeds), torch.tensor(settings.positions))
-    picked = pick(torch.ones(8, 10), settings, "triton", torch.device("cpu"))
+    picked = pick(torch.ones(8, 10), settings, "triton", device_of("triton"))
     assert picked == (points * 10).long().tolist()
 
 

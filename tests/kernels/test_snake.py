@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import snake
@@ -36,7 +37,8 @@ def test_within_the_error_budget(
 def test_in_16_bits(
     dtype: torch.dtype, shape: tuple[int, int, int], randn: Draw, assert_within_half_budget: Check
 ) -> None:
-    x, alpha = randn(*shape).to(dtype), (randn(shape[1]).abs() + 0.1).to(dtype)
+    device = device_of("triton")
+    x, alpha = randn(*shape).to(device, dtype), (randn(shape[1]).abs() + 0.1).to(device, dtype)
     found = snake(x, alpha, backend="triton")
     assert_within_half_budget(found, snake_reference(x, alpha), snake_reference(x.double(), alpha.double()))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import Linear, linear, soft_embedding
@@ -28,10 +29,15 @@ def head_for(backend: str, weight: Tensor) -> Linear:
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_within_the_error_budget(
-    backend: str, shape: tuple[int, int, int], randn: Draw, assert_within_budget: Check
+    backend: str,
+    device: torch.device,
+    shape: tuple[int, int, int],
+    randn: Draw,
+    assert_within_budget: Check,
 ) -> None:
     rows, size, vocab = shape
-    hidden, head, embedding = randn(rows, size), randn(vocab, size), randn(vocab, size, seed=1)
+    numbers = randn(rows, size), randn(vocab, size), randn(vocab, size, seed=1)
+    hidden, head, embedding = (x.to(device) for x in numbers)
     found, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
     in_pytorch, _ = reference(hidden, head, embedding)
     exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
@@ -40,11 +46,11 @@ def test_within_the_error_budget(
     assert torch.equal(labels, likeliest)
 
 
-def test_what_it_means(backend: str) -> None:
+def test_what_it_means(backend: str, device: torch.device) -> None:
     """A sure frame is the embedding of its label; one that wavers between two is their mean."""
-    head = torch.eye(5, 8) * 60
-    embedding = torch.arange(40.0).view(5, 8)
-    hidden = torch.zeros(2, 8)
+    head = torch.eye(5, 8, device=device) * 60
+    embedding = torch.arange(40.0, device=device).view(5, 8)
+    hidden = torch.zeros(2, 8, device=device)
     hidden[0, 3] = 1.0
     hidden[1, [1, 4]] = 1.0
     mixed, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
@@ -52,8 +58,9 @@ def test_what_it_means(backend: str) -> None:
     assert labels.tolist() == [3, 1], "the first of equals"
 
 
-def test_large_logits_do_not_overflow(backend: str, randn: Draw) -> None:
-    hidden, head, embedding = randn(3, 16) * 1e3, randn(40, 16), randn(40, 16, seed=1)
+def test_large_logits_do_not_overflow(backend: str, device: torch.device, randn: Draw) -> None:
+    numbers = randn(3, 16) * 1e3, randn(40, 16), randn(40, 16, seed=1)
+    hidden, head, embedding = (x.to(device) for x in numbers)
     mixed, labels = soft_embedding(hidden, head_for(backend, head), embedding, backend=backend)
     torch.testing.assert_close(mixed, embedding[labels])
 
@@ -67,8 +74,8 @@ def test_in_16_bits(
     assert_within_half_budget: Check,
 ) -> None:
     rows, size, vocab = shape
-    hidden, head = randn(rows, size).to(dtype), randn(vocab, size).to(dtype)
-    embedding = randn(vocab, size, seed=1).to(dtype)
+    numbers = randn(rows, size), randn(vocab, size), randn(vocab, size, seed=1)
+    hidden, head, embedding = (x.to(device_of("triton"), dtype) for x in numbers)
     found, labels = soft_embedding(hidden, head_for("triton", head), embedding, backend="triton")
     in_pytorch, _ = reference(hidden, head, embedding)
     exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
@@ -81,7 +88,8 @@ def test_in_16_bits(
 def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, wanted: int, randn: Draw) -> None:
     """As for large vocabularies, where each part of the ids is many tiles, the last one fewer."""
     monkeypatch.setattr("antiphon.kernels.triton.soft_embedding.WANTED_PROGRAMS", wanted)
-    hidden, head, embedding = randn(3, 16), randn(500, 16), randn(500, 16, seed=1)
+    numbers = randn(3, 16), randn(500, 16), randn(500, 16, seed=1)
+    hidden, head, embedding = (x.to(device_of("triton")) for x in numbers)
     found, _ = soft_embedding(hidden, head_for("triton", head), embedding, backend="triton")
     torch.testing.assert_close(found, reference(hidden, head, embedding)[0])
 

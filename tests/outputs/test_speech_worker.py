@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import RANDOM_CODEC
+from fake_cuda import FakeCuda
 
 from antiphon import (
     AudioDelta,
@@ -247,6 +248,29 @@ def test_a_thread_only_while_somebody_speaks(codec: Codec) -> None:
     assert threading.active_count() == before + 1
     worker.close()
     assert threading.active_count() == before
+    worker.close()
+
+
+def test_one_stream_however_often_the_thread_ends(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single user's replies have pauses between them, and each thread once made a stream of its own, which
+    holds memory for ever."""
+    cuda = FakeCuda(monkeypatch)
+    monkeypatch.setattr(codec, "device", torch.device("cuda", 1))
+    worker, used = SpeechWorker(codec), []
+    made = worker.make
+
+    def make(jobs: list[Job]) -> Any:
+        used.append((cuda.current.index, cuda.current_stream()))
+        return made(jobs)
+
+    monkeypatch.setattr(worker, "make", make)
+    for _ in range(3):
+        worker.begin("r", None, 0, None)
+        (thread,) = worker._threads
+        worker.push("r", [1, 2, 3], final=True)
+        thread.join(LONG_S)
+        assert [spoken.error for spoken in worker.poll()] == [None]
+    assert used == [(1, cuda.streams[0])] * 3
     worker.close()
 
 
