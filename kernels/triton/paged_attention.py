@@ -116,7 +116,7 @@ def paged_attention(
             num_splits,
             HEAD_DIM=head_dim,
             BLOCK=block,
-            SPLITS=triton.next_power_of_2(num_splits),
+            SPLITS=8 if num_splits <= 8 else MAX_SPLITS,  # two variants, not seven
         )
     return out
 
@@ -151,7 +151,18 @@ def sequence_of(tile, cu_seqlens_q_ptr, num_seqs, BLOCK_QUERIES: tl.constexpr):
     return begun - 1, tile - begin
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "cu_seqlens_q_ptr",
+        "context_lens_ptr",
+        "block_table_ptr",
+        "num_tokens",
+        "num_seqs",
+        "max_blocks",
+        "least",
+        "most",
+    ]
+)
 def _attend_kernel(
     q_ptr,
     key_ptr,
@@ -267,7 +278,7 @@ def _attend_kernel(
         tl.store(stats_ptr + found_row * 2 + 1, total, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_splits"])
 def _add_splits_kernel(
     found_ptr,
     stats_ptr,
