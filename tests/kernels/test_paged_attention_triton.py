@@ -153,8 +153,8 @@ def test_rows_without_keys_are_zeros(num_splits: int, dtype: torch.dtype) -> Non
     q = pad(paged.queries(spans).to(dtype), (0, 0, 0, 0, 0, 3), value=1.0).to(DEVICE)
     found = launch(q, keys, values, moved(padded, DEVICE), 8**-0.5, num_splits=num_splits).cpu()
     assert torch.equal(found[2:], torch.zeros_like(found[2:]))
-    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
-    torch.testing.assert_close(found[:2].double(), paged.exact(spans), **close)
+    close = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found[:2].double(), paged.exact(spans), rtol=close, atol=close)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # in rows of padding
