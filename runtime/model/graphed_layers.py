@@ -114,7 +114,7 @@ def _empty_fusion(size: int, cache: Tensor) -> FusionBatch:
     """A batch in which every row may receive fusion; a row with an empty window gets nothing."""
     zeros = torch.zeros(size, dtype=torch.int32, device=cache.device)
     return FusionBatch(
-        tokens=torch.arange(size, device=cache.device),
+        tokens=None,
         rows=torch.zeros(size, dtype=torch.int64, device=cache.device),
         num_valid=zeros,
         positions=zeros.clone(),
@@ -139,6 +139,7 @@ def _fill(recording: Recording, x: Tensor, batch: AttentionBatch, fusion: Fusion
     windows = recording.fusion
     windows.num_valid.zero_()
     if fusion is not None:
+        assert fusion.tokens is not None, "whoever calls knows which rows receive fusion"
         windows.rows.index_copy_(0, fusion.tokens, fusion.rows)
         windows.num_valid.index_copy_(0, fusion.tokens, fusion.num_valid)
         windows.positions.index_copy_(0, fusion.tokens, fusion.positions)
