@@ -201,8 +201,8 @@ class TorchDecoderLayers:
                 normed, x = norm_sum(self._fused(x, index, layer, fusion), x, layer.post_norm, eps)
             else:
                 x = _plus_product(x, mixed, layer.o)
-                rows = x[fusion.tokens]
-                x.index_copy_(0, fusion.tokens, rows + self._fused(rows, index, layer, fusion))
+                some = x[fusion.tokens]
+                x.index_copy_(0, fusion.tokens, some + self._fused(some, index, layer, fusion))
                 normed = norm(x, layer.post_norm, eps)
             gated = gate(layer.gate_up(normed))
             # the residual is added by the norm that comes next

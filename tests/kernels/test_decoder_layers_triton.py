@@ -108,7 +108,7 @@ def test_within_the_error_budget_without_waiting(
 
 class Operators(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,7 +121,7 @@ def test_fusion_of_all_rows_takes_no_launches_beside_kernels_and_products(as_on_
     stack = Stack.random(*STACKS["one-layer"])
     session = Session(stack, stack.build("torch"), (2,), fused={0: frozenset({0, 1})}, by_empty_windows=True)
     step = session.prepared([(0, 2)])
-    with Operators() as counted:  # type: ignore[no-untyped-call]
+    with Operators() as counted:
         step()
     products = [name for name in counted.names if name in ("mm", "addmm_")]
     assert sorted(products) == ["addmm_", *["mm"] * 5], counted.names
