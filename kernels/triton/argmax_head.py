@@ -187,11 +187,8 @@ def _best_of_row_kernel(key_ptr, id_ptr, logit_ptr, count, BLOCK: tl.constexpr):
 @triton.jit
 def _group_keys(key_ptr, group, tiles, TILES: tl.constexpr):
     """The largest key of each group of TILES tiles; LEAST_KEY past the last tile."""
-    largest = tl.full(group.shape, LEAST_KEY, dtype=tl.int64)
-    for i in tl.static_range(TILES):
-        tile = group * TILES + i
-        largest = tl.maximum(largest, tl.load(key_ptr + tile, mask=tile < tiles, other=LEAST_KEY))
-    return largest
+    tile = group[:, None] * TILES + tl.arange(0, TILES)[None, :]
+    return tl.max(tl.load(key_ptr + tile, mask=tile < tiles, other=LEAST_KEY), 1)
 
 
 @triton.jit(do_not_specialize=["tiles", "groups", "chosen", "top_k"])
