@@ -142,9 +142,11 @@ def test_groups_of_the_likeliest(
         weight[500:540] *= 50
     elif where == "all alike":
         weight[:] = weight[0]
-    subset = torch.arange(999, -1, -1) if where == "backwards" else None
-    head = linear(weight, backend="torch")
-    ids, logits = argmax_head(hidden, head, top_k=top_k, subset=subset, backend="triton")
+    where_it_runs = "cuda" if torch.cuda.is_available() else "cpu"
+    subset = torch.arange(999, -1, -1, device=where_it_runs) if where == "backwards" else None
+    head = linear(weight.to(where_it_runs), backend="torch")
+    found = argmax_head(hidden.to(where_it_runs), head, top_k=top_k, subset=subset, backend="triton")
+    ids, logits = (x.cpu() for x in found)
     exact = hidden.double() @ weight.double().T
     assert ids.tolist() == best_by_hand(exact, top_k, list(range(1000)))
     torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-4, atol=1e-4)

@@ -87,7 +87,12 @@ def test_of_many_rows_in_parts_of_the_ids(
     embedding = randn(500, 16, seed=1).to(dtype)
     hidden[:, 0] = 1.0
     head[64:160, 0] = -torch.inf
-    found, labels = soft_embedding(hidden, head_for("triton", head), embedding, backend="triton")
+    where = "cuda" if torch.cuda.is_available() else "cpu"
+    on_device = [x.to(where) for x in (hidden, head, embedding)]
+    found, labels = soft_embedding(
+        on_device[0], head_for("triton", on_device[1]), on_device[2], backend="triton"
+    )
+    found, labels = found.cpu(), labels.cpu()
     exact, likeliest = reference(hidden.double(), head.double(), embedding.double())
     close = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(found.double(), exact, rtol=close, atol=close)
