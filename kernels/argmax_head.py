@@ -33,7 +33,7 @@ from antiphon.kernels.registry import (
 __all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
 
 MAX_CPP_TOP_K = 64  # beyond this, inserting them one by one is no faster than a sort
-MAX_TRITON_TOP_K = 64  # a program keeps its best in registers
+MAX_TRITON_TOP_K = 64  # for each of these it has up to 256 candidates
 
 
 def argmax_head(

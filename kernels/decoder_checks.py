@@ -158,12 +158,15 @@ def _check_fusion(
         raise ValueError(f"fusion.cache: expected {num_layers} layers, got {fusion.cache.shape[2]}")
     shape = ("rows", "window", num_layers, 2, width)
     check("fusion.cache", fusion.cache, x.dtype, shape, ("x", x), contiguous=True)
-    check("fusion.tokens", fusion.tokens, torch.int64, ("fused",), ("x", x), contiguous=True)
-    fused = fusion.tokens.shape
+    fused = x.shape[:1]
+    if fusion.tokens is not None:
+        check("fusion.tokens", fusion.tokens, torch.int64, ("fused",), ("x", x), contiguous=True)
+        fused = fusion.tokens.shape
     check("fusion.rows", fusion.rows, torch.int64, fused, ("x", x), contiguous=True)
     check("fusion.num_valid", fusion.num_valid, torch.int32, fused, ("x", x), contiguous=True)
     check("fusion.positions", fusion.positions, torch.int32, fused, ("x", x), contiguous=True)
-    check_rising("fusion.tokens", fusion.tokens, len(x) - 1)
+    if fusion.tokens is not None:
+        check_rising("fusion.tokens", fusion.tokens, len(x) - 1)
     check_range("fusion.rows", fusion.rows, 0, len(fusion.cache) - 1)
     check_range("fusion.num_valid", fusion.num_valid, 0, fusion.cache.shape[1])
     check_range("fusion.positions", fusion.positions, 0, len(cos_sin) - 1)

@@ -20,7 +20,7 @@ from antiphon.kernels.checks import address, check_written
 from antiphon.kernels.decoder_checks import check_call, check_distances, check_stack, weight_stretches
 from antiphon.kernels.decoder_stack import DecoderGeometry, DecoderLayer, DecoderLayers
 from antiphon.kernels.fusion_attention import FusionBatch
-from antiphon.kernels.linear import CppLinear, Linear, PackedAddress
+from antiphon.kernels.linear import CppLinear, Linear, PackedAddress, TorchLinear
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
@@ -120,7 +120,10 @@ class CppDecoderLayers:
             check_caches_written(caches, layer_stride, (("x", x), *read))
             check_written("x", x, read)
             wanted = wanted.contiguous() if wanted is not None else None
-        fused = {} if fusion is None else _fusion_arguments(fusion)
+        fused = {}
+        if fusion is not None:
+            tokens = torch.arange(len(x)) if fusion.tokens is None else fusion.tokens
+            fused = _fusion_arguments(fusion, tokens)
         self._decoder.run(
             x=address(x),
             num_tokens=x.shape[0],
@@ -191,11 +194,16 @@ class TorchDecoderLayers:
             keys, values = caches[index]
             q = write(layer.qkv(normed), self.cos_sin, batch, keys, values, heads)
             mixed = attend(q, keys, values, batch, scale)
-            if fusion is not None and layer.fusion_q is not None:
-                x = self._fuse(layer.o(mixed, x), index, layer, fusion)
-                normed = norm(x, layer.post_norm, eps)
-            else:
+            if fusion is None or layer.fusion_q is None:
                 normed, x = norm_sum(layer.o(mixed), x, layer.post_norm, eps)
+            elif fusion.tokens is None:
+                x = _plus_product(x, mixed, layer.o)
+                normed, x = norm_sum(self._fused(x, index, layer, fusion), x, layer.post_norm, eps)
+            else:
+                x = _plus_product(x, mixed, layer.o)
+                some = x[fusion.tokens]
+                x.index_copy_(0, fusion.tokens, some + self._fused(some, index, layer, fusion))
+                normed = norm(x, layer.post_norm, eps)
             gated = gate(layer.gate_up(normed))
             # the residual is added by the norm that comes next
             is_last = index + 1 == len(self.layers)
@@ -204,26 +212,37 @@ class TorchDecoderLayers:
         rows: Tensor = normed if wanted is None else normed.index_select(0, wanted)
         return rows
 
-    def _fuse(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
+    def _fused(self, x: Tensor, index: int, layer: DecoderLayer, fusion: FusionBatch) -> Tensor:
+        """What fusion adds to these rows (fused, hidden)."""
         assert layer.fusion_q is not None and layer.fusion_o is not None
         heads, head_dim = self.geometry.num_heads, self.geometry.head_dim
         attend = resolve("fusion_attention", None, x.device, x.dtype)
         k, v = fusion.cache[:, :, index].unflatten(-1, (heads, head_dim)).unbind(2)
-        fused = x[fusion.tokens]
-        q = layer.fusion_q(fused).view(-1, heads, head_dim)
+        q = layer.fusion_q(x).view(-1, heads, head_dim)
         table = at_least_float32(self.cos_sin)
         mixed = attend(q, k, v, fusion.num_valid, fusion.positions, table, fusion.rows)
-        return x.index_copy_(0, fusion.tokens, layer.fusion_o(mixed.flatten(1), fused))
+        return layer.fusion_o(mixed.flatten(1))
 
 
-def _fusion_arguments(fusion: FusionBatch) -> dict[str, int]:
+def _plus_product(x: Tensor, y: Tensor, weight: Linear) -> Tensor:
+    """x + weight(y); x is consumed. A GPU's product adds to what is there, without a launch of its own."""
+    if _products_add(x) and isinstance(weight, TorchLinear) and weight.weight.dtype == x.dtype == y.dtype:
+        return x.addmm_(y, weight.weight.T)
+    return weight(y, x)
+
+
+def _products_add(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def _fusion_arguments(fusion: FusionBatch, tokens: Tensor) -> dict[str, int]:
     return {
         "fusion_cache": address(fusion.cache),
-        "fusion_tokens": address(fusion.tokens),
+        "fusion_tokens": address(tokens),
         "fusion_rows": address(fusion.rows),
         "fusion_valid": address(fusion.num_valid),
         "fusion_positions": address(fusion.positions),
-        "num_fused": len(fusion.tokens),
+        "num_fused": len(tokens),
         "window": fusion.cache.shape[1],
     }
 

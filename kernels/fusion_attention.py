@@ -47,8 +47,8 @@ __all__ = [
 class FusionBatch:
     """The tokens of a batch that receive fusion, and the windows they look at."""
 
-    tokens: Tensor
-    """int64 (fused): rows of the batch"""
+    tokens: Tensor | None
+    """int64 (fused): rows of the batch; None: all of them, in order"""
     rows: Tensor
     """int64 (fused): rows of the cache"""
     num_valid: Tensor

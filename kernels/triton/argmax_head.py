@@ -1,8 +1,14 @@
-"""The likeliest ids of a head in two passes: each program reduces a part of the vocabulary, then one program
-per row reduces the parts.
+"""The likeliest ids of a head: each program reduces a tile of the vocabulary, then one per row reduces the
+tiles.
 
-The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100). Between
-the passes go 8 bytes per candidate, with at most 16 thousand candidates per row.
+The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100). Of one id
+per row, 8 bytes per tile go between the passes.
+
+Of more ids, the logits are stored beside that: 4 bytes for the 8,192 that an id's weights take. A group of
+256 ids that holds one of the `top_k` likeliest is among the `top_k` groups with the largest maxima, and an id
+below the least of these maxima is not among the likeliest. That leaves little more than `top_k` candidates,
+unless the likeliest ids are neighbours. Groups, then candidates are put in order by counting how many are
+greater: no two keys are equal, so each has a place of its own, and no program waits for another.
 """
 
 from __future__ import annotations
@@ -23,39 +29,43 @@ from antiphon.kernels.triton.head import (
 
 __all__ = ["argmax_head", "tile_shape"]
 
-MAX_CANDIDATES = 16384  # per row: the second pass keeps them in registers
+MAX_PARTS = 16384  # per row: the second pass keeps them in registers
+GROUP = 256
+ORDERING = {"OWN": 16, "CHUNK": 256, "num_warps": 4}
+ORDERING_PROGRAMS = 16  # for the candidates of a row, of which there are few
 
 
 def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | None) -> tuple[Tensor, Tensor]:
     hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
     weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    subset = subset.contiguous() if subset is not None else None
     rows, size = hidden.shape
     ids = torch.empty(rows, top_k, dtype=torch.int64, device=hidden.device)
     logits = torch.empty(rows, top_k, dtype=torch.float32, device=hidden.device)
     if not rows:
         return ids, logits
-    if subset is not None:
-        subset = subset.sort().values  # positions then compare like ids
     competing = len(weight) if subset is None else len(subset)
     block_m, block_n, block_k = tile_shape(rows, hidden.element_size())
     tiles = triton.cdiv(competing, block_n)
-    tiles_per_part = triton.cdiv(tiles * top_k, MAX_CANDIDATES)
+    tiles_per_part = triton.cdiv(tiles, MAX_PARTS) if top_k == 1 else 1
     parts = triton.cdiv(tiles, tiles_per_part)
-    keys = torch.empty(rows, parts, top_k, dtype=torch.int64, device=hidden.device)
+    keys = torch.empty(rows, parts, dtype=torch.int64, device=hidden.device)
+    groups = triton.cdiv(competing, GROUP)
+    all_logits = None if top_k == 1 else logits.new_empty(rows, groups * GROUP)
     # Programs that read the same weights run side by side, so that these come from memory once.
     _best_of_part_kernel[(triton.cdiv(rows, block_m), parts)](
         hidden,
         weight,
         subset,
         keys,
+        all_logits,
         rows,
         size,
         competing,
         hidden.stride(0),
         weight.stride(0),
         tiles_per_part,
-        TOP_K=top_k,
-        PADDED_TOP_K=triton.next_power_of_2(top_k),
+        groups * GROUP,
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_K=block_k,
@@ -64,16 +74,35 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
         num_warps=4,
         num_stages=4 if hidden.element_size() == 2 else 3,
     )
-    candidates = triton.next_power_of_2(parts * top_k)
-    _best_of_row_kernel[(rows,)](
-        keys,
+    if all_logits is None:
+        block = triton.next_power_of_2(parts)
+        _best_of_row_kernel[(rows,)](
+            keys, ids, logits, parts, BLOCK=block, num_warps=16 if block > 4096 else 4
+        )
+        return ids, logits
+
+    chosen = min(top_k, groups)
+    best_groups = torch.empty(rows, chosen, dtype=torch.int32, device=hidden.device)
+    least = torch.empty(rows, dtype=torch.int64, device=hidden.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=hidden.device)
+    candidates = torch.empty(rows, chosen * GROUP, dtype=torch.int64, device=hidden.device)
+    _best_groups_kernel[(triton.cdiv(groups, ORDERING["OWN"]), rows)](
+        keys, best_groups, least, counts, tiles, groups, chosen, top_k, TILES=GROUP // block_n, **ORDERING
+    )
+    _candidates_kernel[(chosen, rows)](
+        all_logits,
         subset,
-        ids,
-        logits,
-        parts * top_k,
-        TOP_K=top_k,
-        BLOCK=candidates,
-        num_warps=16 if candidates > 4096 else 4,
+        best_groups,
+        least,
+        counts,
+        candidates,
+        competing,
+        groups * GROUP,
+        GROUP=GROUP,
+        num_warps=2,
+    )
+    _order_kernel[(ORDERING_PROGRAMS, rows)](
+        candidates, counts, ids, logits, chosen * GROUP, top_k, **ORDERING
     )
     return ids, logits
 
@@ -92,31 +121,31 @@ def tile_shape(rows: int, element_size: int) -> tuple[int, int, int]:
     return 64, 64, 128 // element_size
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "competing", "tiles_per_part", "logits_per_row"])
 def _best_of_part_kernel(
     hidden_ptr,
     weight_ptr,
     subset_ptr,
     key_ptr,
+    logit_ptr,
     rows,
     size,
     competing,
     stride_hidden_row,
     stride_weight_row,
     tiles_per_part,
-    TOP_K: tl.constexpr,
-    PADDED_TOP_K: tl.constexpr,
+    logits_per_row,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """key[row, part] = the TOP_K largest keys of hidden[row] weight^T over the part's ids, descending"""
+    """key[row, part] = the largest key of hidden[row] weight^T over the part's ids; logit, where it is
+    wanted"""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     part = tl.program_id(1)
-    rank = tl.arange(0, PADDED_TOP_K)[None, :]
-    best = tl.full([BLOCK_M, PADDED_TOP_K], LEAST_KEY, dtype=tl.int64)
+    best = tl.full([BLOCK_M], LEAST_KEY, dtype=tl.int64)
     for tile in range(part * tiles_per_part, (part + 1) * tiles_per_part):
         position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         # Instead of a mask, positions outside read the last one inside and are dropped afterwards.
@@ -136,33 +165,119 @@ def _best_of_part_kernel(
             BLOCK_M == 1,
             INTERPRETED,
         )
-        keys = tl.where(position[None, :] < competing, sort_key(logits, position[None, :]), LEAST_KEY)
-        if TOP_K == 1:
-            best = tl.maximum(best, tl.max(keys, 1)[:, None])
-        else:  # no two keys are equal, so the one that was taken is found again by its value
-            old = best
-            for i in range(TOP_K):
-                largest = tl.maximum(tl.max(keys, 1), tl.max(old, 1))[:, None]
-                best = tl.where(rank == i, largest, best)
-                keys = tl.where(keys == largest, LEAST_KEY, keys)
-                old = tl.where(old == largest, LEAST_KEY, old)
-    at = (row.to(tl.int64)[:, None] * tl.num_programs(1) + part) * TOP_K + rank
-    tl.store(key_ptr + at, best, mask=(row[:, None] < rows) & (rank < TOP_K))
+        inside = position[None, :] < competing
+        keys = tl.where(inside, sort_key(logits, weight_row.to(tl.int32)[None, :]), LEAST_KEY)
+        best = tl.maximum(best, tl.max(keys, 1))
+        if logit_ptr is not None:
+            to = logit_ptr + row.to(tl.int64)[:, None] * logits_per_row + position[None, :]
+            tl.store(to, logits, mask=inside & (row[:, None] < rows))
+    tl.store(key_ptr + row.to(tl.int64) * tl.num_programs(1) + part, best, mask=row < rows)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _best_of_row_kernel(key_ptr, id_ptr, logit_ptr, count, BLOCK: tl.constexpr):
+    """id[row], logit[row]: those of the largest of `count` keys"""
+    row = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, BLOCK)
+    largest = tl.max(tl.load(key_ptr + row * count + i, mask=i < count, other=LEAST_KEY), 0)
+    tl.store(id_ptr + row, key_position(largest))
+    tl.store(logit_ptr + row, key_logit(largest))
 
 
 @triton.jit
-def _best_of_row_kernel(
-    key_ptr, subset_ptr, id_ptr, logit_ptr, count, TOP_K: tl.constexpr, BLOCK: tl.constexpr
+def _group_keys(key_ptr, group, tiles, TILES: tl.constexpr):
+    """The largest key of each group of TILES tiles; LEAST_KEY past the last tile."""
+    tile = group[:, None] * TILES + tl.arange(0, TILES)[None, :]
+    return tl.max(tl.load(key_ptr + tile, mask=tile < tiles, other=LEAST_KEY), 1)
+
+
+@triton.jit(do_not_specialize=["tiles", "groups", "chosen", "top_k"])
+def _best_groups_kernel(
+    key_ptr,
+    group_ptr,
+    least_ptr,
+    count_ptr,
+    tiles,
+    groups,
+    chosen,
+    top_k,
+    TILES: tl.constexpr,
+    OWN: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """id[row], logit[row]: those of the TOP_K largest of `count` keys, descending"""
-    row = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, BLOCK)
-    keys = tl.load(key_ptr + row * count + i, mask=i < count, other=LEAST_KEY)
-    for rank in range(TOP_K):
-        largest = tl.max(keys, 0)
-        position = key_position(largest)
-        if subset_ptr is not None:
-            position = tl.load(subset_ptr + position)
-        tl.store(id_ptr + row * TOP_K + rank, position)
-        tl.store(logit_ptr + row * TOP_K + rank, key_logit(largest))
-        keys = tl.where(keys == largest, LEAST_KEY, keys)
+    """group[row] = the `chosen` groups with the largest keys, in order; least[row] = the top_k-th largest of
+    the groups' keys, or what is below all where there are fewer; count[row] = 0"""
+    row = tl.program_id(1).to(tl.int64)
+    own = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    key_ptr += row * tiles
+    keys = _group_keys(key_ptr, own, tiles, TILES)
+    greater = tl.zeros([OWN, CHUNK], dtype=tl.int32)
+    for first in range(0, groups, CHUNK):
+        others = _group_keys(key_ptr, first + tl.arange(0, CHUNK), tiles, TILES)
+        greater += (others[None, :] > keys[:, None]).to(tl.int32)
+    rank = tl.sum(greater, 1)
+    exists = own < groups
+    tl.store(group_ptr + row * chosen + rank, own, mask=exists & (rank < chosen))
+    bound = tl.where(chosen == top_k, keys, LEAST_KEY)
+    tl.store(least_ptr + row + own * 0, bound, mask=exists & (rank == chosen - 1))
+    if tl.program_id(0) == 0:
+        tl.store(count_ptr + row, 0)
+
+
+@triton.jit(do_not_specialize=["competing", "logits_per_row"])
+def _candidates_kernel(
+    logit_ptr,
+    subset_ptr,
+    group_ptr,
+    least_ptr,
+    count_ptr,
+    candidate_ptr,
+    competing,
+    logits_per_row,
+    GROUP: tl.constexpr,
+):
+    """candidate[row] = the keys of one of the row's groups that are not below least[row], anywhere from
+    count[row] on; count[row] is their number"""
+    row, chosen = tl.program_id(1).to(tl.int64), tl.num_programs(0)
+    group = tl.load(group_ptr + row * chosen + tl.program_id(0))
+    position = group * GROUP + tl.arange(0, GROUP)
+    inside = position < competing
+    logits = tl.load(logit_ptr + row * logits_per_row + position, mask=inside, other=float("-inf"))
+    ids = position
+    if subset_ptr is not None:
+        ids = tl.load(subset_ptr + position, mask=inside, other=0).to(tl.int32)
+    keys = sort_key(logits, ids)
+    kept = (inside & (keys >= tl.load(least_ptr + row))).to(tl.int32)
+    # Programs may come in any order: it is the keys that are put in order afterwards.
+    first = tl.atomic_add(count_ptr + row, tl.sum(kept, 0))
+    place = first + tl.cumsum(kept, 0) - 1
+    tl.store(candidate_ptr + row * chosen * GROUP + place, keys, mask=kept > 0)
+
+
+@triton.jit(do_not_specialize=["candidates_per_row", "top_k"])
+def _order_kernel(
+    candidate_ptr,
+    count_ptr,
+    id_ptr,
+    logit_ptr,
+    candidates_per_row,
+    top_k,
+    OWN: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """id[row], logit[row]: those of the top_k largest of the row's candidates, descending"""
+    row = tl.program_id(1).to(tl.int64)
+    count = tl.load(count_ptr + row)
+    candidate_ptr += row * candidates_per_row
+    for begin in range(tl.program_id(0) * OWN, count, tl.num_programs(0) * OWN):
+        own = begin + tl.arange(0, OWN)
+        keys = tl.load(candidate_ptr + own, mask=own < count, other=LEAST_KEY)
+        greater = tl.zeros([OWN, CHUNK], dtype=tl.int32)
+        for first in range(0, count, CHUNK):
+            other = first + tl.arange(0, CHUNK)
+            others = tl.load(candidate_ptr + other, mask=other < count, other=LEAST_KEY)
+            greater += (others[None, :] > keys[:, None]).to(tl.int32)
+        rank = tl.sum(greater, 1)
+        kept = (own < count) & (rank < top_k)
+        tl.store(id_ptr + row * top_k + rank, key_position(keys), mask=kept)
+        tl.store(logit_ptr + row * top_k + rank, key_logit(keys), mask=kept)

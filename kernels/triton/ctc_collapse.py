@@ -70,7 +70,7 @@ def _frames(label_ptr, position, start, end, before, blank):
     return label, inside & (label != previous) & (label != blank)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blank"])
 def _count_kernel(
     label_ptr, cu_seqlens_ptr, prev_ptr, count_ptr, last_ptr, total, blank, BLOCK: tl.constexpr
 ):
@@ -86,7 +86,7 @@ def _count_kernel(
     tl.store(last_ptr + row, tl.load(label_ptr + end - 1, mask=end > start, other=before))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["total", "blank"])
 def _write_kernel(
     label_ptr,
     cu_seqlens_ptr,

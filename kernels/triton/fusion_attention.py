@@ -64,7 +64,7 @@ def fusion_cache_write(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_ptr", "num_valid_ptr", "positions_ptr"])
 def _fusion_attention_kernel(
     q_ptr,
     k_ptr,
@@ -142,7 +142,7 @@ def _fusion_attention_kernel(
     tl.store(out_ptr + HALF, (sum_b / total).to(out_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots_ptr", "positions_ptr"])
 def _fusion_cache_write_kernel(
     kv_ptr,
     slots_ptr,

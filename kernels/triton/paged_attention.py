@@ -116,7 +116,7 @@ def paged_attention(
             num_splits,
             HEAD_DIM=head_dim,
             BLOCK=block,
-            SPLITS=triton.next_power_of_2(num_splits),
+            SPLITS=8 if num_splits <= 8 else MAX_SPLITS,  # two variants, not seven
         )
     return out
 
@@ -151,7 +151,18 @@ def sequence_of(tile, cu_seqlens_q_ptr, num_seqs, BLOCK_QUERIES: tl.constexpr):
     return begun - 1, tile - begin
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "cu_seqlens_q_ptr",
+        "context_lens_ptr",
+        "block_table_ptr",
+        "num_tokens",
+        "num_seqs",
+        "max_blocks",
+        "least",
+        "most",
+    ]
+)
 def _attend_kernel(
     q_ptr,
     key_ptr,
@@ -254,7 +265,7 @@ def _attend_kernel(
 
     num_heads = num_kv_heads * GROUP
     if found_ptr is None:
-        mixed = mixed / tl.where(exists, total, 1.0)[:, None]
+        mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]  # a row without keys, which pads, is zeros
         out_place = (token * num_heads + head)[:, None] * HEAD_DIM + d[None, :]
         mask = exists[:, None] & (d < HEAD_DIM)[None, :]
         tl.store(out_ptr + out_place, mixed.to(out_ptr.dtype.element_ty), mask=mask)
@@ -267,7 +278,7 @@ def _attend_kernel(
         tl.store(stats_ptr + found_row * 2 + 1, total, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_splits"])
 def _add_splits_kernel(
     found_ptr,
     stats_ptr,
@@ -285,8 +296,10 @@ def _add_splits_kernel(
     found_row = split.to(tl.int64) * num_rows + row
     total = tl.load(stats_ptr + found_row * 2 + 1, mask=split < num_splits, other=0.0)
     largest = tl.load(stats_ptr + found_row * 2, mask=total > 0, other=float("-inf"))
-    weight = tl.exp2(largest - tl.max(largest, axis=0))
+    above = tl.max(largest, axis=0)
+    weight = tl.exp2(largest - tl.where(above > float("-inf"), above, 0.0))
     mask = (total > 0)[:, None] & (d < HEAD_DIM)[None, :]
     found = tl.load(found_ptr + found_row[:, None] * HEAD_DIM + d[None, :], mask=mask, other=0.0)
-    out = tl.sum(found * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+    whole = tl.sum(total * weight, axis=0)
+    out = tl.sum(found * weight[:, None], axis=0) / tl.where(whole > 0, whole, 1.0)  # without keys: zeros
     tl.store(out_ptr + row * HEAD_DIM + d, out.to(out_ptr.dtype.element_ty), mask=d < HEAD_DIM)

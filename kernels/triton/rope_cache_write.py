@@ -46,7 +46,7 @@ def rope_cache_write(
     return qkv[:, : num_heads * head_dim].view(tokens, num_heads, head_dim)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions_ptr", "slots_ptr"])
 def _rope_cache_write_kernel(
     qkv_ptr,
     cos_sin_ptr,

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.errors import EngineDead
+from antiphon.kernels.late_compiles import LateCompiles
 from antiphon.process.faults import log_fault
 
 __all__ = ["EngineAway", "EngineKeeper"]
@@ -62,6 +63,8 @@ class EngineKeeper:
         self.load_error: BaseException | None = None
         """Why `start` could not load an engine."""
         self.num_restarts = 0
+        self.late_compiles = LateCompiles()
+        """Of the kernels, since an engine was loaded."""
 
     @property
     def engine(self) -> AsyncEngine:
@@ -100,11 +103,13 @@ class EngineKeeper:
         except BaseException as error:
             self.load_error = error
             raise
+        self.late_compiles.start()
         self._loaded_s = self._clock()
         self._watch = asyncio.create_task(self._look())
 
     async def close(self) -> None:
         """End the engine."""
+        self.late_compiles.stop()
         if self._watch is not None:
             self._watch.cancel()
         if self._engine is not None:
@@ -121,6 +126,7 @@ class EngineKeeper:
                 self.has_failed.set()
                 return
             failed, self._engine = self._engine, None
+            self.late_compiles.stop()
             delay_s = self._next_delay_s()
             self._due_s = self._clock() + delay_s
             try:
@@ -134,6 +140,7 @@ class EngineKeeper:
                 self.has_failed.set()
                 return
             self._loaded_s = self._clock()
+            self.late_compiles.start()
             self.num_restarts += 1
             _LOG.info("a fresh engine has taken over")
 

@@ -79,6 +79,9 @@ class Metrics:
         self._queries = counter("prefix_cache_queries", "Positions looked up in the prefix cache.")
         self._hits = counter("prefix_cache_hits", "Positions found there.")
         self._preemptions = counter("num_preemptions", "Times that a request made way for others.")
+        about = "Kernels compiled while requests were served: each held up all of them."
+        self._late_compiles = counter("late_compiles", about)
+        self._num_late_compiles = 0
         self._continuous = counter(
             "audio_continuity_ok",
             "Replies that a player with such a buffer played without a gap.",
@@ -164,6 +167,9 @@ class Metrics:
         is_alive = self._keeper.is_alive
         self._alive.set(is_alive)
         self._restarts.set(self._keeper.num_restarts)
+        late = self._keeper.late_compiles.count
+        self._late_compiles.inc(late - self._num_late_compiles)
+        self._num_late_compiles = late
         if is_alive:
             health = self._keeper.engine.health()
             self._running.set(health.num_running)

@@ -60,13 +60,14 @@ def compile_launch(
     bound = kernel.signature.bind(*args, **kwargs)
     bound.apply_defaults()
     for i, parameter in enumerate(kernel.params):
-        value = bound.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+        value, specialises = bound.arguments[parameter.name], not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (specialises and type(value) is int and value == 1):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         else:
             signature[parameter.name] = mangle_type(value)
             # A launch specialises on this too, and on 1 above; or loads are neither wide nor pipelined.
-            if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
+            is_divisible = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
+            if specialises and is_divisible:
                 attrs[(i,)] = [["tt.divisibility", 16]]
     name = f"{kernel.module.rpartition('.')[2]}.{kernel.fn.__name__}"
     for capability in capabilities:

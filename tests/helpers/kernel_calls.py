@@ -108,6 +108,11 @@ def _sample(dtype: torch.dtype, vocab: int) -> object:
 
 @call
 def sample_of_few_ids(dtype: torch.dtype) -> object:
+    return _sample(dtype, 50)
+
+
+@call
+def sample_of_more_ids(dtype: torch.dtype) -> object:
     return _sample(dtype, 100)
 
 

@@ -96,6 +96,8 @@ class Session:
     dtype: torch.dtype = torch.float32
     fused: Mapping[int, frozenset[int]] = field(default_factory=dict)
     """Positions of each sequence that receive fusion."""
+    by_empty_windows: bool = False
+    """Whether the others receive some, too, of an empty window."""
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(sum(self.lengths))
@@ -151,12 +153,14 @@ class Session:
     def fusion(self, places: Sequence[tuple[int, int]]) -> FusionBatch | None:
         if not self.fused:
             return None
-        tokens = [t for t, (s, p) in enumerate(places) if p in self.fused.get(s, ())]
+        receives = [p in self.fused.get(s, ()) for s, p in places]
+        tokens = [t for t in range(len(places)) if receives[t] or self.by_empty_windows]
         rows = [7 * places[t][0] + places[t][1] % 7 for t in tokens]
+        valid = [self.num_valid(row) * receives[t] for t, row in zip(tokens, rows, strict=True)]
         return FusionBatch(
-            tokens=torch.tensor(tokens, dtype=torch.int64),
+            tokens=None if self.by_empty_windows else torch.tensor(tokens, dtype=torch.int64),
             rows=torch.tensor(rows, dtype=torch.int64),
-            num_valid=torch.tensor([self.num_valid(row) for row in rows], dtype=torch.int32),
+            num_valid=torch.tensor(valid, dtype=torch.int32),
             positions=torch.tensor([places[t][1] for t in tokens], dtype=torch.int32),
             cache=self.windows,
         )

@@ -120,14 +120,37 @@ def test_hidden_at_a_distance_and_another_kind_of_head(randn: Draw) -> None:
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("top_k", [1, 5])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, top_k: int, rows: int, randn: Draw) -> None:
-    """As for large vocabularies and many of the best, where a part's best go through several tiles."""
-    monkeypatch.setattr("antiphon.kernels.triton.argmax_head.MAX_CANDIDATES", 3 * top_k)
+def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, randn: Draw) -> None:
+    """As for very large vocabularies, where a part is several tiles."""
+    monkeypatch.setattr("antiphon.kernels.triton.argmax_head.MAX_PARTS", 3)
     hidden, weight = (x.to(device_of("triton")) for x in (randn(rows, 16), randn(500, 16)))
-    ids, _ = argmax_head(hidden, linear(weight, backend="torch"), top_k=top_k, backend="triton")
-    assert ids.tolist() == best_by_hand(hidden.double() @ weight.double().T, top_k, list(range(500)))
+    ids, _ = argmax_head(hidden, linear(weight, backend="torch"), backend="triton")
+    assert ids.tolist() == best_by_hand(hidden.double() @ weight.double().T, 1, list(range(500)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("where", ["apart", "side by side", "all alike", "backwards"])
+@pytest.mark.parametrize(("rows", "top_k"), [(1, 5), (1, 64), (3, 2), (3, 17)])
+def test_groups_of_the_likeliest(
+    monkeypatch: pytest.MonkeyPatch, rows: int, top_k: int, where: str, randn: Draw
+) -> None:
+    """More groups of ids than ids that are wanted, or fewer; the likeliest in one group, or in many."""
+    monkeypatch.setattr("antiphon.kernels.triton.argmax_head.GROUP", 64)
+    hidden, weight = randn(rows, 8), randn(1000, 8)
+    if where == "side by side":
+        weight[500:540] *= 50
+    elif where == "all alike":
+        weight[:] = weight[0]
+    where_it_runs = "cuda" if torch.cuda.is_available() else "cpu"
+    subset = torch.arange(999, -1, -1, device=where_it_runs) if where == "backwards" else None
+    head = linear(weight.to(where_it_runs), backend="torch")
+    found = argmax_head(hidden.to(where_it_runs), head, top_k=top_k, subset=subset, backend="triton")
+    ids, logits = (x.cpu() for x in found)
+    exact = hidden.double() @ weight.double().T
+    assert ids.tolist() == best_by_hand(exact, top_k, list(range(1000)))
+    torch.testing.assert_close(logits, exact.gather(1, ids).float(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

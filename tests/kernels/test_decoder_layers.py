@@ -107,6 +107,20 @@ def test_no_tokens(backend: str, lengths: tuple[int, ...], fuses: bool) -> None:
 
 
 @pytest.mark.best_isa
+@pytest.mark.parametrize("shape", ["odd", "one-layer"])
+def test_fusion_of_all_rows(backend: str, shape: str) -> None:
+    """As in a recording, where no row is picked out: an empty window changes nothing."""
+    stack = Stack.random(*STACKS[shape])
+    layers = stack.build(backend)
+    some, every = (
+        Session(stack, layers, (13, 8, 20), fused=FUSED, by_empty_windows=whether)
+        for whether in (False, True)
+    )
+    for spans in ([(0, 12), (0, 0), (0, 17)], [(12, 13), (0, 1), (17, 18)]):
+        torch.testing.assert_close(every.run(spans), some.run(spans), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.best_isa
 def test_layers_without_fusion_let_it_be(backend: str) -> None:
     stack = Stack.random(*STACKS["odd"])
     layers = stack.build(backend, fuses=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import pytest
@@ -58,6 +59,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(registry, "choose", choose)
     monkeypatch.setattr(checks, "values_are_at_hand", lambda _: False)
+    module = import_module("antiphon.kernels.decoder_layers")  # beside which there is the op of that name
+    monkeypatch.setattr(module, "_products_add", lambda _: True)
 
 
 def run(stack: Stack, dtype: torch.dtype, fused: dict[int, frozenset[int]]) -> Iterator[Callable[[], Tensor]]:
@@ -101,6 +104,28 @@ def test_within_the_error_budget_without_waiting(
     in_pytorch = torch_alone(lambda: outputs(stack, torch.float32, fused))
     exact = torch_alone(lambda: outputs(stack, torch.float64, fused))
     assert_within_budget(torch.cat(found), in_pytorch, exact)
+
+
+class Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_fusion_of_all_rows_takes_no_launches_beside_kernels_and_products(as_on_a_gpu: None) -> None:
+    """Neither are rows picked out and put back, nor is a residual added by itself."""
+    stack = Stack.random(*STACKS["one-layer"])
+    session = Session(stack, stack.build("torch"), (2,), fused={0: frozenset({0, 1})}, by_empty_windows=True)
+    step = session.prepared([(0, 2)])
+    with Operators() as counted:
+        step()
+    products = [name for name in counted.names if name in ("mm", "addmm_")]
+    assert sorted(products) == ["addmm_", *["mm"] * 5], counted.names
+    assert not {"index", "index_copy_", "add", "add_", "arange"} & set(counted.names), counted.names
 
 
 @pytest.mark.slow

@@ -132,6 +132,31 @@ def test_larger_tiles_than_a_prompt_and_smaller(assert_within_half_budget: Check
     assert_within_half_budget(found, in_pytorch(paged, spans, torch.float16), paged.exact(spans))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_rows_without_keys_are_zeros(num_splits: int, dtype: torch.dtype) -> None:
+    """They pad a recorded batch: each has one query and no keys. NaN of theirs would go through all layers,
+    and spoil whatever looks at the whole batch, such as a scale of quantized rows."""
+    from antiphon.kernels.triton.paged_attention import paged_attention as launch
+
+    paged = Paged.random((40, 9), 4, 2, 8).rounded(dtype)
+    spans = [(39, 40), (8, 9)]
+    batch, (keys, values) = paged.batch(spans, 16), paged.caches(16, device=DEVICE, dtype=dtype)
+    pad = torch.nn.functional.pad
+    padded = type(batch)(
+        positions=pad(batch.positions, (0, 3)),
+        slot_mapping=pad(batch.slot_mapping, (0, 3), value=-1),
+        cu_seqlens_q=torch.arange(6, dtype=torch.int32),
+        context_lens=pad(batch.context_lens, (0, 3)),
+        block_table=pad(batch.block_table, (0, 60, 0, 3)),
+    )
+    q = pad(paged.queries(spans).to(dtype), (0, 0, 0, 0, 0, 3), value=1.0).to(DEVICE)
+    found = launch(q, keys, values, moved(padded, DEVICE), 8**-0.5, num_splits=num_splits).cpu()
+    assert torch.equal(found[2:], torch.zeros_like(found[2:]))
+    close = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found[:2].double(), paged.exact(spans), rtol=close, atol=close)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # in rows of padding
 @pytest.mark.parametrize("num_splits", [1, 3])
 def test_padding_of_a_captured_batch(num_splits: int) -> None:

@@ -10,7 +10,7 @@ from devices import device_of
 from torch import Tensor
 
 from antiphon.kernels import sample
-from antiphon.kernels.sample import uniform_reference
+from antiphon.kernels.sample import sample_reference, uniform_reference
 
 Draw = Callable[..., Tensor]
 
@@ -117,6 +117,36 @@ def test_in_16_bits(backend: str, device: torch.device, dtype: torch.dtype, rand
             pick(logits, settings, backend, device)
         return
     assert_at_the_point(logits.float(), settings, pick(logits, settings, backend, device))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("spread", [0.0, 0.3, 20.0])
+@pytest.mark.parametrize(
+    ("dtype", "vocab"),
+    [(torch.bfloat16, 700), (torch.float16, 700), (torch.float32, 50), (torch.bfloat16, 64)],
+    ids=str,
+)
+def test_the_same_ids_as_in_pytorch(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, vocab: int, spread: float, randn: Draw
+) -> None:
+    """Few logits, and many of 16 bits, are weighed in float64, so not even rounding makes a difference. Among
+    them are rows of equals, and what cannot be picked."""
+    monkeypatch.setattr("antiphon.kernels.triton.sample.MAX_BLOCK", 256)
+    settings = [(t, k, p) for t in (0.4, 2.0) for k in (0, 7, 5000) for p in (1.0, 0.6, 0.0)]
+    settings += [(0.0, 7, 0.6), (1.0, 1, 1.0), (1.0, 0, 0.01)]
+    rows = len(settings)
+    logits = randn(rows, vocab) * spread
+    logits[:, 3:9] = -torch.inf
+    logits[::3, 11] = torch.nan
+    logits[1::3, 13] = -0.0
+    logits = logits.to(dtype)
+    temperature, top_k, top_p = (list(values) for values in zip(*settings, strict=True))
+    chosen = Settings(temperature, top_k, top_p, list(range(rows)), [0] * rows)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expected = sample_reference(logits, **chosen.tensors(torch.device("cpu"))).tolist()
+    assert pick(logits, chosen, "triton", device) == expected
 
 
 @pytest.mark.slow

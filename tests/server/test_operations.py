@@ -125,6 +125,7 @@ NAMES = """
     request_queue_wait_s_count stage_gen_time_s_count{stage=prefill} stage_gen_time_s_count{stage=text}
     stage_gen_time_s_count{stage=units} stage_gen_time_s_count{stage=codec}
     request_success_total{finished_reason=length} audio_continuity_ok_total{threshold_ms=100}
+    late_compiles_total
 """
 
 
@@ -169,7 +170,8 @@ def test_metrics_are_those_of_the_requests() -> None:
     assert (found["speech_stream_completed_total"], found["engine_alive"]) == (1, 1)
     for name in ("num_requests_running", "num_requests_waiting", "http_requests_in_flight"):
         assert found[name] == 0, name
-    assert found["kv_cache_usage_perc"] == found["engine_restarts"] == found["num_preemptions_total"] == 0
+    for name in ("kv_cache_usage_perc", "engine_restarts", "num_preemptions_total", "late_compiles_total"):
+        assert found[name] == 0, name
 
 
 # --- load ----------------------------------------------------------------------------------------------
