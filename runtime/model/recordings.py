@@ -234,7 +234,7 @@ class Recordings:
                 checked=False,
             )
         fusion = FusionBatch(
-            tokens=torch.arange(len(rows), device=rows.device),
+            tokens=None,
             rows=rows,
             num_valid=given["num_valid"],
             positions=given["positions"],
