@@ -42,8 +42,9 @@ def test_within_the_error_budget(
     x, norm_weight, norm_bias, weight, counts = (part.to(device) for part in parts)
     found = norm_attention(x, norm_weight, norm_bias, EPS, weight, heads[0], counts, backend=backend)
     plain = norm_attention_reference(x, norm_weight, norm_bias, EPS, weight, heads[0], counts)
-    wide = [part.double() for part in (x, norm_weight, norm_bias)]
-    exact = norm_attention_reference(*wide, EPS, weight.double(), heads[0], counts)
+    exact = norm_attention_reference(
+        x.double(), norm_weight.double(), norm_bias.double(), EPS, weight.double(), heads[0], counts
+    )
     assert_within_budget(found, plain, exact)
     assert not any(found[row, length:].any() for row, length in enumerate(lengths))
 
@@ -55,8 +56,9 @@ def test_in_16_bits(dtype: torch.dtype, randn: Draw) -> None:
     weight = weight.to(dtype)
     found = norm_attention(x, norm_weight, norm_bias, EPS, weight, 3, counts, backend="triton")
     plain = norm_attention_reference(x, norm_weight, norm_bias, EPS, weight, 3, counts)
-    wide = [part.double() for part in (x, norm_weight, norm_bias)]
-    exact = norm_attention_reference(*wide, EPS, weight.double(), 3, counts)
+    exact = norm_attention_reference(
+        x.double(), norm_weight.double(), norm_bias.double(), EPS, weight.double(), 3, counts
+    )
     assert found.dtype == dtype
     most = 2 if dtype == torch.float16 else 3
     assert float((found - exact).abs().max()) <= most * float((plain - exact).abs().max())

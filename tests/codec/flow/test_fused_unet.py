@@ -86,7 +86,7 @@ class Launches(TorchDispatchMode):
     """Counts operators that compute or copy, and Triton kernels, which do nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(
