@@ -71,7 +71,7 @@ def norm_feed_forward(
         BLOCK_C=max(16, triton.next_power_of_2(channels)),
         BLOCK_K=32 if is_wide else 64,
         num_warps=8,
-        num_stages=2,
+        num_stages=3 if block_t == 16 and not is_wide else 2,
     )
     return out
 

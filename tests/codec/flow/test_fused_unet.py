@@ -131,21 +131,20 @@ def test_launches(
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_ten_steps_are_one_recording(unet: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    times, steps = schedule()
+def test_all_steps_are_one_recording(unet: UNet) -> None:
+    times, steps = schedule(2)
     solver = Solver(FusedUNet(unet, torch.float32, backend="torch"), steps, 0.7)
     capture = FxCapture()
     recorded, time_bias = GraphedEstimator(solver, capture), unet.time_bias(times)
-    for lengths in ((13, 13), (9, 14), (16,)):
+    for lengths in ((13, 13), (9, 14)):
         x, mask = batch_of(lengths)
         plain = Solver(unet, steps, 0.7)(x, time_bias, mask)
         found = recorded(x, time_bias, mask)
         for row, length in enumerate(lengths):
             torch.testing.assert_close(found[row, :, :length], plain[row, :, :length], rtol=0, atol=2e-5)
-    assert (capture.num_recorded, capture.num_replayed) == (2, 3)
+    assert (capture.num_recorded, capture.num_replayed) == (1, 2)
 
 
-def test_the_registry_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one of the kernels the packed estimator serves."""
+def test_without_one_of_the_kernels_it_is_not_used() -> None:
     with registry.without("norm_attention", "triton"):
         assert not is_fused_on(torch.device("cuda"), torch.float16)
