@@ -37,6 +37,9 @@ class FeedForward:
     down_bias: Tensor
     """(channels,)"""
     eps: float
+    counters: Tensor | None = None
+    """(n,) int32 zeros, which calls leave zero. With them, up to n tiles of tokens are each shared by several
+    programs on a GPU, which is faster if there are few. Calls that run at the same time need their own."""
 
 
 def norm_feed_forward(
@@ -68,6 +71,8 @@ def norm_feed_forward(
     vectors |= {"up_bias": hidden, "down_bias": channels}
     for name, size in vectors.items():
         check(name, getattr(layer, name), wide, (size,), like, note=" on {device}")
+    if layer.counters is not None:
+        check("counters", layer.counters, torch.int32, ("n",), like, contiguous=True, note=" on {device}")
     run = resolve(
         "norm_feed_forward",
         backend,
@@ -99,6 +104,7 @@ def _norm_feed_forward_triton(x: Tensor, attended: Tensor, layer: FeedForward, e
         layer.up_bias,
         layer.down_weight,
         layer.down_bias,
+        layer.counters,
     )
 
 

@@ -1,7 +1,9 @@
 """What follows attention in a transformer layer, in one launch: a program has a tile of tokens and takes it
 through all products, so that nothing between them goes through memory.
 
-With few tokens each program reads all weights alone, from the L2 cache.
+With few tokens, what takes time is a program's reading of all weights, from the L2 cache. So several programs
+share the hidden numbers of a tile of tokens, and the last one to finish adds up their parts, always in the
+same order.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from antiphon.kernels.triton.products import add_product
 __all__ = ["fits", "norm_feed_forward"]
 
 FEW_PROGRAMS = 128
+MAX_SPLITS = 4
+"""Programs that share a tile of tokens; each computes the output layer again."""
 MAX_CHANNELS = 256
 """A tile of tokens with all their channels is in registers twice."""
 
@@ -37,6 +41,7 @@ def norm_feed_forward(
     up_bias: Tensor,
     down_weight: Tensor,
     down_bias: Tensor,
+    counters: Tensor | None,
 ) -> Tensor:
     rows, frames, channels = x.shape
     x, attended = x.contiguous(), attended.contiguous()
@@ -50,7 +55,13 @@ def norm_feed_forward(
     is_wide = up_weight.dtype == torch.float32
     if is_wide:
         block_t = min(block_t, 32)
-    _norm_feed_forward_kernel[(triton.cdiv(tokens, block_t),)](
+    block_k, tiles, hidden = 32 if is_wide else 64, triton.cdiv(tokens, block_t), up_weight.shape[0]
+    splits = 1
+    if counters is not None and tiles <= counters.numel():
+        while splits < MAX_SPLITS and 2 * splits * tiles <= FEW_PROGRAMS and 2 * splits * block_k <= hidden:
+            splits *= 2
+    parts = x.new_empty(splits, *x.shape) if splits > 1 else None
+    _norm_feed_forward_kernel[(tiles, splits)](
         x,
         attended,
         out_weight.contiguous(),
@@ -62,14 +73,17 @@ def norm_feed_forward(
         down_weight.contiguous(),
         down_bias.contiguous(),
         out,
+        parts,
+        counters if splits > 1 else None,
         tokens,
         channels,
         eps,
         INNER=attended.shape[2],
-        HIDDEN=up_weight.shape[0],
+        HIDDEN=hidden,
+        SPLITS=splits,
         BLOCK_T=block_t,
         BLOCK_C=max(16, triton.next_power_of_2(channels)),
-        BLOCK_K=32 if is_wide else 64,
+        BLOCK_K=block_k,
         num_warps=8,
         num_stages=3 if block_t == 16 and not is_wide else 2,
     )
@@ -89,17 +103,22 @@ def _norm_feed_forward_kernel(
     down_weight_ptr,
     down_bias_ptr,
     out_ptr,
+    parts_ptr,
+    counters_ptr,
     tokens,
     channels,
     eps,
     INNER: tl.constexpr,
     HIDDEN: tl.constexpr,
+    SPLITS: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """y = x + attended @ out_weight^T + out_bias; h = LayerNorm(y);
-    out = y + gelu(h @ up_weight^T + up_bias) @ down_weight^T + down_bias"""
+    out = y + gelu(h @ up_weight^T + up_bias) @ down_weight^T + down_bias
+
+    counters: 0 for each tile of tokens, before and afterwards"""
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     channel = tl.arange(0, BLOCK_C)
     inside = channel < channels
@@ -125,8 +144,12 @@ def _norm_feed_forward_kernel(
         y = add_product(a, w, y)
     h = layer_normed(y, norm_weight_ptr, norm_bias_ptr, channels, eps, BLOCK_C).to(dtype)
     y += tl.load(down_bias_ptr + channel, mask=inside, other=0.0)[None, :]
-    for start in range(0, HIDDEN, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
+    share: tl.constexpr = (HIDDEN + SPLITS * BLOCK_K - 1) // (SPLITS * BLOCK_K) * BLOCK_K
+    split = tl.program_id(1)
+    if SPLITS > 1:
+        y = tl.where(split == 0, y, 0.0)
+    for start in range(0, share, BLOCK_K):
+        k = split * share + start + tl.arange(0, BLOCK_K)
         w = tl.load(
             up_weight_ptr + k[None, :] * channels + channel[:, None],
             mask=inside[:, None] & (k < HIDDEN)[None, :],
@@ -142,4 +165,18 @@ def _norm_feed_forward_kernel(
             other=0.0,
         )
         y = add_product(g.to(dtype), w, y)
-    tl.store(out_ptr + place, y, mask=there[:, None] & inside[None, :])
+    is_there = there[:, None] & inside[None, :]
+    if SPLITS == 1:
+        tl.store(out_ptr + place, y, mask=is_there)
+    else:
+        part = tokens.to(tl.int64) * channels
+        tl.store(parts_ptr + split * part + place, y, mask=is_there)
+        tl.debug_barrier()  # all of the part is written before the counter says so
+        num_done = tl.atomic_add(counters_ptr + tl.program_id(0), 1, sem="acq_rel")
+        if num_done == SPLITS - 1:
+            y = tl.zeros((BLOCK_T, BLOCK_C), dtype=tl.float32)
+            for i in range(SPLITS):
+                # From L2: other multiprocessors have just written it.
+                y += tl.load(parts_ptr + i * part + place, mask=is_there, other=0.0, cache_modifier=".cg")
+            tl.store(out_ptr + place, y, mask=is_there)
+            tl.store(counters_ptr + tl.program_id(0), 0)

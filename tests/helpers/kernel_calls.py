@@ -113,10 +113,10 @@ def norm_attention_of_padded_rows(dtype: torch.dtype) -> object:
     return norm_attention(x, x[0, 0], x[0, 0], 1e-5, weight, 3, lengths, backend="triton")
 
 
-def _norm_feed_forward(dtype: torch.dtype, rows: int) -> object:
-    square, bias = torch.zeros(256, 1024, dtype=dtype), torch.zeros(256)
+def _norm_feed_forward(dtype: torch.dtype, rows: int, counters: torch.Tensor | None = None) -> object:
+    square, bias, up = torch.zeros(256, 1024, dtype=dtype), torch.zeros(256), torch.zeros(1024)
     layer = FeedForward(
-        square[:, :512], bias, bias, bias, square.view(1024, 256), torch.zeros(1024), square, bias, 1e-5
+        square[:, :512], bias, bias, bias, square.view(1024, 256), up, square, bias, 1e-5, counters
     )
     return norm_feed_forward(
         torch.zeros(rows, 60, 256), torch.zeros(rows, 60, 512, dtype=dtype), layer, backend="triton"
@@ -126,6 +126,11 @@ def _norm_feed_forward(dtype: torch.dtype, rows: int) -> object:
 @call
 def norm_feed_forward_of_few_rows(dtype: torch.dtype) -> object:
     return _norm_feed_forward(dtype, 2)
+
+
+@call
+def norm_feed_forward_in_parts(dtype: torch.dtype) -> object:
+    return _norm_feed_forward(dtype, 2, torch.zeros(128, dtype=torch.int32))
 
 
 @call

@@ -34,7 +34,7 @@ def changed(layer: FeedForward, change: Callable[[str, Tensor], Tensor]) -> Feed
     tensors: dict[str, Any] = {
         field.name: change(field.name, getattr(layer, field.name))
         for field in fields(layer)
-        if field.name != "eps"
+        if field.name not in ("eps", "counters")
     }
     return replace(layer, **tensors)
 
@@ -78,6 +78,21 @@ def test_in_16_bits(dtype: torch.dtype, randn: Draw) -> None:
     plain = norm_feed_forward_reference(x, attended, layer)
     assert found.dtype == torch.float32
     assert float((found - exact).abs().max()) <= 2 * float((plain - exact).abs().max())
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("hidden", [64, 100, 128, 300])
+def test_parts_of_a_tile_are_added_up(randn: Draw, assert_within_budget: Check, hidden: int) -> None:
+    """The same by several programs as by one, call after call."""
+    layer, x, attended = layer_of(24, 12, hidden, randn), randn(2, 21, 24), randn(2, 21, 12)
+    exact = norm_feed_forward_reference(
+        x.double(), attended.double(), changed(layer, lambda _, part: part.double())
+    )
+    counters = torch.zeros(3, dtype=torch.int32)
+    for _ in range(2):
+        found = norm_feed_forward(x, attended, replace(layer, counters=counters), backend="triton")
+        assert_within_budget(found, norm_feed_forward_reference(x, attended, layer), exact)
+        assert not counters.any()
 
 
 def test_wide_layers_are_computed_in_another_way(randn: Draw) -> None:

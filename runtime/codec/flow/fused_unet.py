@@ -26,6 +26,8 @@ from antiphon.kernels.norm_feed_forward import FeedForward, norm_feed_forward
 
 __all__ = ["FusedUNet", "is_fused_on"]
 
+NUM_COUNTERS = 128
+"""Of tiles of frames that several programs share (`FeedForward`): with more, each has its own program."""
 OPS = ("masked_conv", "masked_group_norm", "norm_attention", "norm_feed_forward")
 
 
@@ -214,6 +216,7 @@ class FusedTransformer:
             down_weight=back.weight.to(dtype).contiguous(),
             down_bias=back.bias,
             eps=norm.eps,
+            counters=out.weight.new_zeros(NUM_COUNTERS, dtype=torch.int32),
         )
 
     def __call__(self, x: Tensor, at: Level) -> Tensor:
