@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from antiphon.codec.checkpoint.hyperparams import UPSAMPLE_RATES, CodecParams
-from antiphon.codec.flow.cfm import NUM_STEPS
 from antiphon.codec.flow.encoder import Encoder, RelativeAttention
 from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.solver import NUM_STEPS
 from antiphon.codec.flow.unet import ResNet, Stage, UNet
 from antiphon.codec.hift.hift import Hift
 

@@ -13,13 +13,14 @@ import torch
 import typer
 
 from antiphon.bench.sizes import model_configs
-from antiphon.device.dtypes import DTYPES
+from antiphon.device.dtypes import DTYPES, usual_codec_dtype
 from antiphon.device.machine import cpu_name
 from antiphon.device.place import resolve_device
 from antiphon.errors import ConfigError
 from antiphon.files.writing import check_writable, write_whole
 
 __all__ = [
+    "CodecDtype",
     "Config",
     "Device",
     "Dtype",
@@ -30,6 +31,7 @@ __all__ = [
     "check_output",
     "device_name",
     "dtype_name",
+    "read_codec_dtype",
     "read_config",
     "read_counts",
     "read_device",
@@ -44,6 +46,9 @@ Config = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Dtype = Annotated[str, typer.Option(help="auto (float32 on a CPU, bfloat16 on a GPU) or a name.")]
+CodecDtype = Annotated[
+    str, typer.Option(help="Of the codec: auto (float32 on a CPU, float16 on a GPU) or a name.")
+]
 EnforceEager = Annotated[bool, typer.Option("--enforce-eager", help="On a GPU: without CUDA graphs.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
@@ -70,6 +75,11 @@ def read_dtype(name: str, device: torch.device, hint: str = "--dtype") -> torch.
     if name not in DTYPES:
         raise typer.BadParameter(f"expected auto, {', '.join(DTYPES)}, got {name!r}", param_hint=hint)
     return DTYPES[name]
+
+
+def read_codec_dtype(name: str, device: torch.device, hint: str = "--dtype") -> torch.dtype:
+    """auto is what it is to `Codec`."""
+    return usual_codec_dtype(device) if name == "auto" else read_dtype(name, device, hint)
 
 
 def read_config(name: str, device: torch.device) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from antiphon.codec import Codec
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
-from antiphon.codec.flow.cfm import schedule
 from antiphon.codec.flow.flow import FlowInput
+from antiphon.codec.flow.solver import schedule
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.hift.hift import source_spectrum
 from antiphon.codec.hift.source import draw, harmonics

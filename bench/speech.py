@@ -22,14 +22,17 @@ from antiphon.bench.dummy_codec import dummy_codec, read_params
 from antiphon.bench.engine import add_paced_request
 from antiphon.bench.matrix_rate import synchronize
 from antiphon.bench.options import (
+    CodecDtype,
     Config,
     Device,
+    Dtype,
     EnforceEager,
     JsonFile,
     Repeats,
     check_output,
     device_name,
     dtype_name,
+    read_codec_dtype,
     read_config,
     read_counts,
     read_device,
@@ -143,10 +146,8 @@ def run(
     prompt_units: Annotated[int, typer.Option(min=1, help="Units of a question: 175 are 7 seconds.")] = 175,
     units: Annotated[int, typer.Option(min=1, help="Units of an answer; 25 are a second.")] = 125,
     rate: Annotated[float, typer.Option(min=0.0, help="Text tokens that a unit asks for.")] = 0.18,
-    dtype: Annotated[
-        str, typer.Option(help="Of the model and the codec; auto: float32 on a CPU, bfloat16 on a GPU.")
-    ] = "auto",
-    codec_dtype: Annotated[str, typer.Option(help="Of the codec alone; --dtype if not given.")] = "",
+    dtype: Dtype = "auto",
+    codec_dtype: CodecDtype = "auto",
     device: Device = "auto",
     eager: EnforceEager = False,
     repeats: Repeats = 3,
@@ -158,7 +159,7 @@ def run(
     sizes = read_counts(batch, "--batch")
     config = read_config(config, place)
     model_dtype = read_dtype(dtype, place, "--dtype")
-    voice_dtype = read_dtype(codec_dtype or dtype, place, "--codec-dtype")
+    voice_dtype = read_codec_dtype(codec_dtype, place, "--codec-dtype")
     codec = dummy_codec(read_params("codec_300m"), voice_dtype, place, enforce_eager=eager)
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(

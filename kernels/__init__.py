@@ -6,7 +6,10 @@ from antiphon.kernels.ctc_collapse import CollapsedLabels, ctc_collapse
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
 from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.masked_conv import masked_conv
 from antiphon.kernels.masked_group_norm import masked_group_norm
+from antiphon.kernels.norm_attention import norm_attention
+from antiphon.kernels.norm_feed_forward import FeedForward, norm_feed_forward
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8, quantize_rows
 from antiphon.kernels.registry import backends, ops
@@ -23,6 +26,7 @@ __all__ = [
     "CollapsedLabels",
     "DecoderGeometry",
     "DecoderLayer",
+    "FeedForward",
     "FusionBatch",
     "Linear",
     "QuantizedWeight",
@@ -36,7 +40,10 @@ __all__ = [
     "fusion_cache_write",
     "inverse_frequencies",
     "linear",
+    "masked_conv",
     "masked_group_norm",
+    "norm_attention",
+    "norm_feed_forward",
     "ops",
     "paged_attention",
     "quantize_int8",

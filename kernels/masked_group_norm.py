@@ -1,4 +1,5 @@
-"""mish(GroupNorm(x)) over the valid frames of a ragged batch (Wu and He 2018; Misra 2019), zero elsewhere.
+"""mish(GroupNorm(x)) over the valid frames of a ragged batch (Wu and He 2018; Misra 2019), zero elsewhere,
+and what a network adds to it.
 
 A padded row comes out as it would alone: its statistics are those of its own frames.
 """
@@ -23,13 +24,19 @@ def masked_group_norm(
     eps: float,
     mask: Tensor | None = None,
     *,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """x (batch, channels, frames), weight and bias (channels) -> mish(norm(x) * weight + bias) * mask
+    """x (batch, channels, frames), weight and bias (channels) ->
+    (mish(norm(x) * weight + bias) + shift) * mask + residual
 
     The mean and the biased variance are those of a row's group of channels over its valid frames.
     mask: (batch, 1, frames) in x's dtype, 1 on valid frames and 0 on padding; None: all are valid. A row
         without valid frames has no mean, so its result is unspecified.
+    shift: (channels,), residual: like x, both in x's dtype; None: nothing is added.
+    out_dtype: what the result is rounded to; None is x's dtype
 
     Raises ValueError naming the argument whose shape, dtype or device does not fit.
     """
@@ -44,28 +51,57 @@ def masked_group_norm(
     check("bias", bias, x.dtype, (channels,), ("x", x), note=" on {device}")
     if mask is not None:
         check("mask", mask, x.dtype, (batch, 1, frames), ("x", x), note=" on {device}")
+    if shift is not None:
+        check("shift", shift, x.dtype, (channels,), ("x", x), note=" on {device}")
+    if residual is not None:
+        check("residual", residual, x.dtype, x.shape, ("x", x), note=" like x")
+    if out_dtype is not None and out_dtype not in FLOATS:
+        raise ValueError(f"out_dtype: expected a floating-point dtype, got {out_dtype!r:.40}")
+    out_dtype = out_dtype or x.dtype
     if not x.numel():
-        return torch.empty_like(x)
-    norm = resolve("masked_group_norm", backend, x.device, x.dtype, x, weight, bias, mask)
-    out: Tensor = norm(x, weight, bias, num_groups, eps, mask)
+        return torch.empty_like(x, dtype=out_dtype)
+    norm = resolve("masked_group_norm", backend, x.device, x.dtype, x, weight, bias, mask, shift, residual)
+    out: Tensor = norm(x, weight, bias, num_groups, eps, mask, shift, residual, out_dtype)
     return out
 
 
 @register("masked_group_norm", "triton", is_available=triton_available, supports=on_triton_floats)
 def _masked_group_norm_triton(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    num_groups: int,
+    eps: float,
+    mask: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    out_dtype: torch.dtype,
 ) -> Tensor:
     from antiphon.kernels.triton.masked_group_norm import masked_group_norm as launch
 
-    return launch(x, weight, bias, num_groups, eps, mask)
+    return launch(x, weight, bias, num_groups, eps, mask, shift, residual, out_dtype)
 
 
 @register("masked_group_norm", "torch")
 def masked_group_norm_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float, mask: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    num_groups: int,
+    eps: float,
+    mask: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
     out = F.mish(group_norm_reference(x, weight, bias, num_groups, eps, mask))
-    return out if mask is None else out * mask
+    if shift is not None:
+        out = out + shift[:, None]
+    if mask is not None:
+        out = out * mask
+    if residual is not None:
+        out = out + residual
+    return out.to(out_dtype or x.dtype)
 
 
 def group_norm_reference(

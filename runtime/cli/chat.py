@@ -90,6 +90,7 @@ def chat(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    codec_dtype: options.CodecDtype = "auto",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
@@ -133,7 +134,7 @@ def chat(
         # Before the model is loaded: what is missing is said at once.
         microphone = stack.enter_context(Microphone(input_device)) if mic else None
         speaker = stack.enter_context(Speaker(output_device)) if mic or play else None
-        engine = options.open_engine(model, codec, device, dtype, block_size, quantization)
+        engine = options.open_engine(model, codec, device, dtype, codec_dtype, block_size, quantization)
         if microphone is not None and speaker is not None:
             with signals.at_once():
                 from antiphon.cli.talk import settings_of, talk

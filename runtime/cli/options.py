@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BlockSize",
+    "CodecDtype",
     "CodecFolder",
     "Device",
     "Dtype",
@@ -72,6 +73,13 @@ CodecFolder = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.", rich_help_panel=MODEL_PANEL)]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=MODEL_PANEL)]
+CodecDtype = Annotated[
+    str,
+    typer.Option(
+        help="Of the speech codec: float32, bfloat16, float16 or auto: float16 on a GPU, float32 on a CPU.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 Quantization = Annotated[
     str | None,
     typer.Option(
@@ -165,6 +173,7 @@ def open_engine(
     codec: Path | None,
     device: str,
     dtype: str,
+    codec_dtype: str,
     block_size: int,
     quantization: str | None = None,
 ) -> Engine:
@@ -179,6 +188,7 @@ def open_engine(
             codec=codec,
             device=device,
             dtype=dtype,
+            codec_dtype=codec_dtype,
             quantization=quantization,
             block_size=block_size,
         )

@@ -56,6 +56,7 @@ def profile(
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    codec_dtype: options.CodecDtype = "auto",
 ) -> None:
     """Serve some requests, and show where the time goes, by stage and op.
 
@@ -85,7 +86,12 @@ def profile(
     check_output(json_out, "--json")
     use_stdin_once({"--image": image, "--audio": audio, "--text": text})
     requests = _requests(num_requests, max_units, text, audio, image)
-    settings: dict[str, Any] = {"device": device, "dtype": dtype, "enable_prefix_caching": False}
+    settings: dict[str, Any] = {
+        "device": device,
+        "dtype": dtype,
+        "codec_dtype": codec_dtype,
+        "enable_prefix_caching": False,
+    }
     with bench.profiled_engine(model, codec, config, fused=fused, **settings) as engine:
         found: Profile = bench.profile(
             engine,

@@ -60,6 +60,7 @@ def run_batch(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    codec_dtype: options.CodecDtype = "auto",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
@@ -98,7 +99,9 @@ def run_batch(
         if max_model_len is not None:
             settings["max_model_len"] = max_model_len
         with signals.at_once():
-            engine = AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)
+            engine = AsyncEngine(
+                model, codec=codec, device=device, dtype=dtype, codec_dtype=codec_dtype, **settings
+            )
         if model is None:
             from antiphon.assets.embedded import EMBEDDED_WORLD
 

@@ -101,6 +101,7 @@ def run_stream_omni(
     ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    codec_dtype: options.CodecDtype = "auto",
 ) -> None:
     """Do what the released code's scripts do, with their flags.
 
@@ -126,7 +127,8 @@ def run_stream_omni(
         sampling_params=params,
     )
     note = signals.Note()
-    with options.open_engine(model_path, codec, device, dtype, EngineConfig.block_size) as engine:
+    block_size = EngineConfig.block_size
+    with options.open_engine(model_path, codec, device, dtype, codec_dtype, block_size) as engine:
         with signals.noted(note):  # what was made is kept
             completion = run(engine, request, None, note, signals.PATIENCE_S)
             error = _print(completion, kind)

@@ -165,6 +165,7 @@ def serve(
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    codec_dtype: options.CodecDtype = "auto",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
@@ -233,7 +234,7 @@ def serve(
     }
     if max_model_len is not None:
         engine_settings["max_model_len"] = max_model_len
-    load = partial(_load, model, codec, device, dtype, engine_settings)
+    load = partial(_load, model, codec, device, dtype, codec_dtype, engine_settings)
     # While the engine loads, a signal ends it at once; then one asks it to drain, and a second ends it.
     with logs_written(log_format), signals.noted(repeats=False) as note:
         in_order = run(load, settings, partial(_show, model is None, note), _show_site, signals.end)
@@ -243,11 +244,16 @@ def serve(
 
 
 def _load(
-    model: Path | None, codec: Path | None, device: str, dtype: str, settings: dict[str, Any]
+    model: Path | None,
+    codec: Path | None,
+    device: str,
+    dtype: str,
+    codec_dtype: str,
+    settings: dict[str, Any],
 ) -> AsyncEngine:
     from antiphon.aio.async_engine import AsyncEngine
 
-    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, **settings)
+    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, codec_dtype=codec_dtype, **settings)
 
 
 def _show(is_packaged: bool, note: signals.Note, address: str) -> None:

@@ -28,7 +28,7 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.codec.voices import Voice, VoiceTable, clone_voice, read_voices
 from antiphon.config import InputLimits, StreamSchedule
 from antiphon.device.cuda_graph import Capture, capture_for
-from antiphon.device.dtypes import DTYPES, dtype_of
+from antiphon.device.dtypes import DTYPES, dtype_of, usual_codec_dtype
 from antiphon.device.place import resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
@@ -65,12 +65,12 @@ class Codec(OfOneProcess):
 
     In bfloat16 and float16 the products of the flow's estimator and of the vocoder's trunk are taken in that
     precision; norms, softmax, the flow's state, pitch and source stay float32 or better. On a CPU with AMX,
-    bfloat16 takes half the time or less; float16 is for GPUs. Measured on the small golden codec against
-    float32: in bfloat16 the log-mel (natural logarithm) is off by 0.06 at most and by 0.007 on average, and
-    the waveform of the same source lies 33 dB above its error (40 dB with the flow's error alone); tests
-    allow 0.1, 0.01 and 30 dB. Random weights of the released size do better: 0.01, 0.002 and 46 dB. In
-    float16 the figures are 0.007, 0.001 and 51 dB; tests allow 0.02, 0.002 and 45 dB. Sharing a batch with
-    other utterances makes a difference within the same bounds.
+    bfloat16 takes half the time or less; float16 is for GPUs, where it is the default. Measured on the small
+    golden codec against float32: in bfloat16 the log-mel (natural logarithm) is off by 0.06 at most and by
+    0.007 on average, and the waveform of the same source lies 33 dB above its error (40 dB with the flow's
+    error alone); tests allow 0.1, 0.01 and 30 dB. Random weights of the released size do better: 0.01, 0.002
+    and 46 dB. In float16 the figures are 0.007, 0.001 and 51 dB; tests allow 0.02, 0.002 and 45 dB. Sharing a
+    batch with other utterances makes a difference within the same bounds.
 
     On a GPU, TF32 is switched off while the codec computes (it costs 1e-3 of the mel) and restored
     afterwards; the switch belongs to the process, so only one thread at a time should run a codec there.
@@ -124,16 +124,17 @@ class Codec(OfOneProcess):
         """Loads a CosyVoice folder: `cosyvoice.yaml`, `flow.pt`, `hift.pt`, `spk2info.pt`, and, if present,
         `speech_tokenizer_v1.onnx` and `campplus.onnx`.
 
-        device: "auto" is the GPU if there is one. dtype: "auto" is float32; see the class for the others.
+        device: "auto" is the GPU if there is one. dtype: "auto" is float16 on a GPU and float32 on a CPU; see
+        the class for what they are off by.
         enforce_eager: on a GPU, launch the flow kernel by kernel instead of as CUDA graphs.
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
         if backend not in BACKENDS:
             raise ConfigError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
-        precision = torch.float32 if dtype == "auto" else dtype_of(dtype)
-        if precision is None:
+        if dtype != "auto" and dtype_of(dtype) is None:
             raise ConfigError(f"dtype: expected one of auto, {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
+        precision = dtype_of(dtype) or usual_codec_dtype(place)
         check_device(place)
         make_ready()
         root = Path(folder)

@@ -73,7 +73,8 @@ class Engine(OfOneProcess):
         quantization: on the CPU, "int8-weight-only": the matrices of all layers and heads in 8 bits, with a
             scale for each output; "int8": also what they multiply, as it comes, with a scale for each
             token. None: as `dtype` says, or as the folder holds them (`antiphon quantize`).
-        codec_dtype: of a codec given as a folder; "auto" is float32. See `antiphon.codec.Codec`.
+        codec_dtype: of a codec given as a folder; "auto" is float16 on a GPU and float32 on a CPU. See
+            `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
         text_backend, vocoder_backend, speech_prompt: each has one choice so far.

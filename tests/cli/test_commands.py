@@ -125,7 +125,8 @@ def test_sampling_options_reach_the_request(run: Run, engine: Engine) -> None:
 
 @pytest.mark.slow
 def test_a_named_checkpoint_is_used(run: Run) -> None:
-    engine_options = ["--device", "cpu", "--dtype", "float32", "--block-size", "4"]
+    engine_options = ["--device", "cpu", "--dtype", "float32", "--codec-dtype", "float32"]
+    engine_options += ["--block-size", "4"]
     named = run("generate", "--model", MODEL, "--codec", CODEC, "--demo", "--json", *engine_options, *SHORT)
     packaged = run("generate", "--demo", "--json", *SHORT)
     assert named.status == 0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from antiphon.codec import Codec
 from antiphon.codec.voices import Voice
+from antiphon.device.dtypes import usual_codec_dtype
 
 FULL = ("full_1", "full_3", "full_20", "full_40", "full_41", "full_90", "full_137")
 
@@ -36,6 +37,11 @@ def snr_db(found: Any, expected: Any) -> float:
     """Signal to error."""
     error = np.asarray(found, np.float64) - np.asarray(expected, np.float64)
     return float(10 * np.log10((np.asarray(expected, np.float64) ** 2).sum() / (error**2).sum()))
+
+
+def test_what_auto_is() -> None:
+    assert usual_codec_dtype(torch.device("cpu")) == torch.float32
+    assert usual_codec_dtype(torch.device("cuda")) == torch.float16
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])

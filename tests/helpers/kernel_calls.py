@@ -8,12 +8,16 @@ import torch
 
 from antiphon.kernels import (
     AttentionBatch,
+    FeedForward,
     argmax_head,
     ctc_collapse,
     fusion_attention,
     fusion_cache_write,
     linear,
+    masked_conv,
     masked_group_norm,
+    norm_attention,
+    norm_feed_forward,
     paged_attention,
     rms_norm,
     rms_norm_residual,
@@ -83,6 +87,57 @@ def ctc_collapse_first_rows(dtype: torch.dtype) -> object:
     return ctc_collapse(labels, cu_seqlens, 3, backend="triton")
 
 
+@call
+def masked_conv_of_full_rows(dtype: torch.dtype) -> object:
+    weight = torch.zeros(3, 512, 320, dtype=dtype)
+    return masked_conv(torch.zeros(2, 320, 50).mT, weight, torch.zeros(512), backend="triton")
+
+
+@call
+def masked_conv_of_padded_rows(dtype: torch.dtype) -> object:
+    weight, lengths = torch.zeros(3, 70, 256, dtype=dtype), torch.zeros(9, dtype=torch.int32)
+    x, bias = torch.zeros(9, 200, 256, dtype=dtype), torch.zeros(70)
+    return masked_conv(x, weight, bias, lengths, stride=2, mask_output=True, backend="triton")
+
+
+@call
+def norm_attention_of_full_rows(dtype: torch.dtype) -> object:
+    x, weight = torch.zeros(2, 50, 256), torch.zeros(1536, 256, dtype=dtype)
+    return norm_attention(x, x[0, 0], x[0, 0], 1e-5, weight, 8, backend="triton")
+
+
+@call
+def norm_attention_of_padded_rows(dtype: torch.dtype) -> object:
+    x, weight = torch.zeros(2, 9, 40), torch.zeros(108, 40, dtype=dtype)
+    lengths = torch.zeros(2, dtype=torch.int32)
+    return norm_attention(x, x[0, 0], x[0, 0], 1e-5, weight, 3, lengths, backend="triton")
+
+
+def _norm_feed_forward(dtype: torch.dtype, rows: int, counters: torch.Tensor | None = None) -> object:
+    square, bias, up = torch.zeros(256, 1024, dtype=dtype), torch.zeros(256), torch.zeros(1024)
+    layer = FeedForward(
+        square[:, :512], bias, bias, bias, square.view(1024, 256), up, square, bias, 1e-5, counters
+    )
+    return norm_feed_forward(
+        torch.zeros(rows, 60, 256), torch.zeros(rows, 60, 512, dtype=dtype), layer, backend="triton"
+    )
+
+
+@call
+def norm_feed_forward_of_few_rows(dtype: torch.dtype) -> object:
+    return _norm_feed_forward(dtype, 2)
+
+
+@call
+def norm_feed_forward_in_parts(dtype: torch.dtype) -> object:
+    return _norm_feed_forward(dtype, 2, torch.zeros(128, dtype=torch.int32))
+
+
+@call
+def norm_feed_forward_of_many_rows(dtype: torch.dtype) -> object:
+    return _norm_feed_forward(dtype, 200)
+
+
 def _masked_group_norm(dtype: torch.dtype, with_mask: bool) -> object:
     x = torch.zeros(2, 24, 50, dtype=dtype)
     mask = torch.ones(2, 1, 50, dtype=dtype) if with_mask else None
@@ -97,6 +152,15 @@ def masked_group_norm_of_padded_rows(dtype: torch.dtype) -> object:
 @call
 def masked_group_norm_of_full_rows(dtype: torch.dtype) -> object:
     return _masked_group_norm(dtype, with_mask=False)
+
+
+@call
+def masked_group_norm_of_long_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(2, 256, 600, dtype=dtype)
+    row = x[0, :, 0]
+    return masked_group_norm(
+        x, row, row, 8, 1e-5, shift=row, residual=x, out_dtype=torch.float16, backend="triton"
+    )
 
 
 def _sample(dtype: torch.dtype, vocab: int) -> object:

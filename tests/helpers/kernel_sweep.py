@@ -103,6 +103,10 @@ def _with_head(op: Callable[..., object]) -> Callable[..., object]:
     return call
 
 
+def _norm_feed_forward(backend: str | None, x: Any, attended: Any, **weights: Any) -> object:
+    return kernels.norm_feed_forward(x, attended, kernels.FeedForward(**weights), backend=backend)
+
+
 def _decoder(backend: str | None, **arguments: Any) -> object:
     batch, rest = _split(arguments)
 
@@ -186,6 +190,17 @@ OPS: dict[str, Op] = {
     "linear": Op(
         lambda: {"weight": _randn(64, 64), "x": _randn(5, 64), "residual": _randn(5, 64) + 1}, _linear
     ),
+    "masked_conv": Op(
+        lambda: {
+            "x": _randn(2, 5, 8),
+            "weight": _randn(3, 6, 8),
+            "bias": _randn(6),
+            "lengths": _int32(5, 3),
+            "stride": 1,
+            "mask_output": True,
+        },
+        kernels.masked_conv,
+    ),
     "masked_group_norm": Op(
         lambda: {
             "x": _randn(2, 8, 5),
@@ -194,8 +209,38 @@ OPS: dict[str, Op] = {
             "num_groups": 4,
             "eps": 1e-5,
             "mask": torch.ones(2, 1, 5),
+            "shift": _randn(8) + 2,
+            "residual": _randn(2, 8, 5) + 1,
         },
         kernels.masked_group_norm,
+    ),
+    "norm_attention": Op(
+        lambda: {
+            "x": _randn(2, 5, 8),
+            "norm_weight": _randn(8),
+            "norm_bias": _randn(8) + 1,
+            "eps": 1e-5,
+            "weight": _randn(36, 8),
+            "num_heads": 3,
+            "lengths": _int32(5, 3),
+        },
+        kernels.norm_attention,
+    ),
+    "norm_feed_forward": Op(
+        lambda: {
+            "x": _randn(2, 5, 8),
+            "attended": _randn(2, 5, 12),
+            "out_weight": _randn(8, 12),
+            "out_bias": _randn(8),
+            "norm_weight": _randn(8) + 1,
+            "norm_bias": _randn(8) + 2,
+            "up_weight": _randn(16, 8),
+            "up_bias": _randn(16),
+            "down_weight": _randn(8, 16),
+            "down_bias": _randn(8) + 3,
+            "eps": 1e-5,
+        },
+        _norm_feed_forward,
     ),
     "paged_attention": Op(
         lambda: {"q": _randn(4, 4, 16), "scale": 0.25} | _attention(),

@@ -77,6 +77,31 @@ def test_in_16_bits(
     assert_within_half_budget(found, masked_group_norm_reference(*args), exact)
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("lengths", [(9, 4, 1), (2100, 90)], ids=str)
+def test_with_what_is_added(
+    backend: str,
+    device: torch.device,
+    lengths: tuple[int, ...],
+    randn: Draw,
+    assert_within_budget: Check,
+) -> None:
+    """The shift on valid frames, the residual on all; x is a part of more channels that lie side by side."""
+    args = converted(arguments(lengths, 24, 2, randn), device)
+    both = torch.cat([args[0].mT, randn(*args[0].mT.shape, seed=1).to(device)], dim=2)
+    x, residual = (part.mT for part in both.chunk(2, dim=2))
+    shift = randn(24, seed=2).to(device)
+    args = x, *args[1:]
+    found = masked_group_norm(*args, shift=shift, residual=residual, backend=backend)
+    exact = masked_group_norm_reference(
+        *converted(args, torch.float64), shift=shift.double(), residual=residual.double()
+    )
+    assert_within_budget(found, masked_group_norm_reference(*args, shift, residual), exact)
+    half = masked_group_norm(*args, shift=shift, residual=residual, out_dtype=torch.float16, backend=backend)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), found, rtol=1e-3, atol=1e-3)
+
+
 def test_a_padded_row_is_what_it_is_alone(backend: str, device: torch.device, randn: Draw) -> None:
     args = converted(arguments((300, 41, 7), 16, 4, randn), device)
     x = args[0]

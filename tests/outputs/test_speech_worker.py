@@ -493,13 +493,13 @@ def test_a_decode_that_nobody_wants_is_given_up(
     ends: list[Callable[[], None]] = [lambda: worker.abort("a"), worker.stop]
     for end in ends:
         steps: list[Any] = []
-        estimator = codec.decoder.flow.matching.estimator
+        estimator = codec.decoder.flow.matching.solver.estimator
 
         def counted(*arguments: Any, estimator: Any = estimator, steps: list[Any] = steps) -> Any:
             steps.append(arguments)
             return estimator(*arguments)
 
-        monkeypatch.setattr(codec.decoder.flow.matching, "estimator", counted)
+        monkeypatch.setattr(codec.decoder.flow.matching.solver, "estimator", counted)
         gate.is_open.clear()
         gate.is_held.clear()
         worker.begin("a", None, 0, None)

@@ -3,43 +3,20 @@ steps from noise to mel."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.cpp_unet import OneCallUNet
+from antiphon.codec.flow.fused_unet import FusedUNet, is_fused_on
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.flow.packed_unet import PackedUNet
+from antiphon.codec.flow.solver import Solver, schedule
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.layers.packed import has_onednn
-from antiphon.codec.stopping import stop_point
 from antiphon.device.cuda_graph import Capture
 from antiphon.kernels.registry import cpp_available
 
-__all__ = ["FlowMatching", "schedule"]
-
-NUM_STEPS = 10
-
-
-def schedule(num_steps: int = NUM_STEPS) -> tuple[Tensor, list[float]]:
-    """Times (num_steps,) at which the velocity is evaluated, and the lengths of the steps.
-
-    The grid is 1 - cos(pi/2 k / num_steps). Time is added up step by step in float32, and each step aims at
-    the next point of the grid, so that rounding does not build up; it affects the mel by 1e-6.
-    """
-    grid = 1 - torch.cos(torch.linspace(0, 1, num_steps + 1, dtype=torch.float32) * 0.5 * math.pi)
-    t, step = grid[0], grid[1] - grid[0]
-    times: list[Tensor] = []
-    steps: list[float] = []
-    for k in range(1, num_steps + 1):
-        times.append(t)
-        steps.append(step.item())
-        t = t + step
-        if k < num_steps:
-            step = grid[k + 1] - t
-    return torch.stack(times), steps
+__all__ = ["FlowMatching"]
 
 
 class FlowMatching:
@@ -59,19 +36,20 @@ class FlowMatching:
         *,
         is_alone: bool = False,
     ) -> None:
-        """dtype: that of the estimator's products. capture: records the estimator at a few sizes; None: it
+        """dtype: that of the estimator's products. capture: records the integration at a few sizes; None: it
         runs kernel by kernel. is_alone: our own kernels run on the caller's thread alone."""
-        self.estimator: Estimator = estimator
-        if device.type == "cpu" and dtype == torch.float32 and cpp_available():
-            self.estimator = OneCallUNet(estimator, is_alone=is_alone)
-        elif dtype != torch.float32 or has_onednn(device, dtype):
-            self.estimator = PackedUNet(estimator, dtype)
-        if capture is not None:
-            self.estimator = GraphedEstimator(self.estimator, capture)
-        self.cfg_rate = cfg_rate
-        times, self._steps = schedule()
+        velocity: Estimator = estimator
+        if device.type == "cpu" and dtype == torch.float32 and cpp_available() and capture is None:
+            velocity = OneCallUNet(estimator, is_alone=is_alone)
+        elif device.type == "cuda" and is_fused_on(device, dtype):
+            velocity = FusedUNet(estimator, dtype)
+        elif device.type == "cuda" or dtype != torch.float32 or has_onednn(device, dtype):
+            velocity = PackedUNet(estimator, dtype)
+        times, steps = schedule()
         with torch.inference_mode():
             self._time_bias = estimator.time_bias(times.to(device))
+        self.solver = Solver(velocity, steps, cfg_rate)
+        self._recorded = None if capture is None else GraphedEstimator(self.solver, capture)
 
     def integrate(
         self, z: Tensor, mu: Tensor, speaker: Tensor, prompt: Tensor, mask: Tensor | None
@@ -80,17 +58,9 @@ class FlowMatching:
 
         Returns mel (batch, 80, frames); its values on padding are meaningless.
         """
-        batch, _, frames = z.shape
-        inputs = z.new_zeros(2 * batch, 4 * MEL_BANDS, frames)
-        inputs[:batch, MEL_BANDS:] = torch.cat(
-            [mu, speaker[:, :, None].expand(-1, -1, frames), prompt], dim=1
-        )
-        both = None if mask is None else mask.repeat(2, 1, 1)
-        x = z
-        for step, time_bias in zip(self._steps, self._time_bias, strict=True):
-            stop_point()
-            inputs[:batch, :MEL_BANDS] = x
-            inputs[batch:, :MEL_BANDS] = x
-            guided, free = self.estimator(inputs, time_bias, both).chunk(2)
-            x = x + step * ((1 + self.cfg_rate) * guided - self.cfg_rate * free)
-        return x
+        given = torch.cat([z, mu, speaker[:, :, None].expand(-1, -1, z.shape[2]), prompt], dim=1)
+        if self._recorded is None:
+            return self.solver(given, self._time_bias, mask)
+        return self._recorded(
+            given, self._time_bias, mask
+        ).clone()  # the next replay writes to the same memory

@@ -1,8 +1,8 @@
-"""The velocity estimator at a few fixed sizes, each recorded once.
+"""The flow's integration at a few fixed sizes, each recorded once.
 
-A decode launches about 10,000 small kernels in the estimator (ten steps of a thousand): with one utterance, a
-GPU waits for the processor that launches them. Recorded, they are launched at once. But a recording has one
-size, so batches are padded to the next of a few sizes, with masks that keep the padding out of the result.
+A decode launches about 2,000 small kernels (ten steps of two hundred): with one utterance, a GPU waits for
+the processor that launches them. Recorded, they are launched at once. But a recording has one size, so
+batches are padded to the next of a few sizes, with masks that keep the padding out of the result.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_ELEMENTS = 1 << 14
 
 class Estimator(Protocol):
     def __call__(self, x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See `UNet.forward`."""
+        """See `UNet.forward`; of a `Solver`, time_bias has a row for each step, and the result is the mel."""
         ...
 
 

@@ -13,6 +13,7 @@ from codec_fixtures import flow_input
 from fx_capture import FxCapture
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_capture import PlainCapture
 from torch import Tensor, nn
 
 from antiphon.codec import Codec
@@ -116,8 +117,9 @@ def test_large_sizes_are_not_recorded(capture: FxCapture) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_codec_that_records(codec: Codec, folder: Path, capture: FxCapture) -> None:
+def test_a_codec_that_records(codec: Codec, folder: Path) -> None:
     """Speech whole, batched and streamed is what it is without."""
+    capture = PlainCapture()
     loaded = Codec.from_pretrained(folder, device="cpu")
     graphed = Codec(
         loaded.params,
@@ -137,5 +139,5 @@ def test_a_codec_that_records(codec: Codec, folder: Path, capture: FxCapture) ->
         found, expected = (s.push(more, final=start == 32) for s in (stream, plain))
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)  # the source magnifies the mel's error
-    # One batch of three rows and the stream's three chunks, of ten steps each.
-    assert (capture.num_recorded, capture.num_replayed) == (4, 40)
+    # One batch of three rows and the stream's three chunks.
+    assert (capture.num_recorded, capture.num_replayed) == (4, 4)

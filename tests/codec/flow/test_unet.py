@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from antiphon.codec.checkpoint.hyperparams import FlowParams
-from antiphon.codec.flow.cfm import schedule
+from antiphon.codec.flow.solver import schedule
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.layers.padding import frame_mask, group_norm, pad_rows
 

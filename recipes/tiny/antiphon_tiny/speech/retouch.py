@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
-from antiphon.codec.flow.cfm import schedule
 from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.solver import schedule
 from antiphon.codec.flow.unet import UNet
 from antiphon_tiny.speech.codec_params import FLOW
 from antiphon_tiny.speech.encode import read_units
