@@ -7,6 +7,7 @@ from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decod
 from antiphon.kernels.fusion_attention import FusionBatch, fusion_attention, fusion_cache_write
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.masked_group_norm import masked_group_norm
+from antiphon.kernels.normal_rows import normal_rows
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8, quantize_rows
 from antiphon.kernels.registry import backends, ops
@@ -37,6 +38,7 @@ __all__ = [
     "inverse_frequencies",
     "linear",
     "masked_group_norm",
+    "normal_rows",
     "ops",
     "paged_attention",
     "quantize_int8",

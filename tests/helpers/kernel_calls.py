@@ -14,6 +14,7 @@ from antiphon.kernels import (
     fusion_cache_write,
     linear,
     masked_group_norm,
+    normal_rows,
     paged_attention,
     rms_norm,
     rms_norm_residual,
@@ -97,6 +98,12 @@ def masked_group_norm_of_padded_rows(dtype: torch.dtype) -> object:
 @call
 def masked_group_norm_of_full_rows(dtype: torch.dtype) -> object:
     return _masked_group_norm(dtype, with_mask=False)
+
+
+@call
+def normal_rows_of_any_width(dtype: torch.dtype) -> object:
+    seeds = torch.zeros(2, dtype=torch.int64)
+    return normal_rows(seeds, seeds, 3, 5, 2304, backend="triton")
 
 
 def _sample(dtype: torch.dtype, vocab: int) -> object:
