@@ -1,8 +1,8 @@
 """Standard normal numbers as a function of (seed, stream, row): Philox (Salmon et al., 2011) counts, Box and
 Muller transform.
 
-The same words as numpy's `Philox(key=(stream << 64) + seed, counter=row * counts)`, four to a count, so any row
-comes without those before it, and on any device. Rows may be negative.
+The same words as numpy's `Philox(key=(stream << 64) + seed, counter=row * counts)`, four to a count, so any
+row comes without those before it, and on any device. Rows may be negative.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _normal_rows_kernel(
     COUNTS_PER_ROW: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out[n, row, 2 j], out[n, row, 2 j + 1] = sqrt(-2 ln u) (cos, sin)(2 pi v), u and v of word j of the row"""
+    """out[n, row, 2 j : 2 j + 2] = sqrt(-2 ln u) (cos, sin)(2 pi v), u and v of word j of the row"""
     n = tl.program_id(1).to(tl.int64)
     count = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)).to(tl.int64)
     seed = tl.load(seeds_ptr + n).to(tl.uint64, bitcast=True)

@@ -261,3 +261,9 @@ def snake_of_channels_side_by_side(dtype: torch.dtype) -> object:
 def snake_of_rows(dtype: torch.dtype) -> object:
     x = torch.zeros(2, 5, 70, dtype=dtype)
     return snake(x, x[0, :, 0], backend="triton")
+
+
+@call
+def snake_of_padded_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(2, 70, 5, dtype=dtype)
+    return snake(x.mT, torch.zeros(5), torch.ones(2, 1, 70), backend="triton")
