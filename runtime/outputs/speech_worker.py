@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from antiphon.codec.batches import stream_batch
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
 from antiphon.config import StreamSchedule
@@ -318,6 +319,9 @@ class SpeechWorker:
         ready.sort(key=lambda job: job.due_s)
         share = -(-len(ready) // self.num_threads)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
+        ladder = self.codec.decoder.ladder
+        if batch and batch[0].stream is not None and ladder is not None:
+            return [batch[i] for i in stream_batch([self._frames(job) for job in batch], ladder)]
         frames = 0
         for count, job in enumerate(batch):
             frames = max(frames, self._frames(job))

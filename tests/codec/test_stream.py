@@ -108,6 +108,7 @@ def test_memory_does_not_grow(codec: Codec) -> None:
     """Sixteen seconds: the second half holds what the first did, up to a frame more or less in a chunk."""
 
     def held(stream: SpeechStream) -> int:
+        assert isinstance(stream.hift, HiftStream), "on a CPU"
         tensors = [stream.hift._mel, stream.hift._source, stream.flow._context_mel, stream.flow._fade]
         storages = [t.untyped_storage().nbytes() for t in tensors if t is not None]
         return sum(storages) + 8 * len(stream.flow._units)

@@ -66,12 +66,18 @@ class FlowStream:
             return length
         return left if self.is_complete else 0
 
+    def ready_frames(self) -> int:
+        """Mel frames that the chunk is computed with."""
+        frames, heard = self.params.mel_frames, self.voice.prompt_mel
+        own = frames(self._end(self.ready_units())) - frames(self._first)
+        return own if heard is None else own + heard.shape[1]
+
     def chunk(self, device: torch.device) -> FlowInput:
         """The input of the next chunk; `ready_units` must not be 0."""
         length = self.ready_units()
         assert length, "a chunk is asked for only when one is ready"
         self._taken = length
-        end = min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
+        end = self._end(length)
         units = torch.tensor(self._units[: end - self._first], device=device)
         num_context = self.num_done - self._first
         said, heard = self.voice.prompt_units, self.voice.prompt_mel
@@ -111,6 +117,10 @@ class FlowStream:
     def restore(self, state: dict[str, Any]) -> None:
         """Return to the state that `state` gave."""
         self.__dict__.update(state)
+
+    def _end(self, length: int) -> int:
+        """The number of the first unit that a chunk of this length does not see."""
+        return min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
 
     def _keep_context(self, final: Tensor) -> None:
         frames = self.params.mel_frames
