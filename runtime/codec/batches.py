@@ -106,11 +106,13 @@ def stream_batch(frames: Sequence[int], ladder: Ladder) -> list[int]:
     """Which of some streams, the most urgent first, are computed next: the first, and others about as long.
 
     frames: how many the next chunk of each computes. So many rows are taken that all of a recording's are
-    used, or that the padding is at most `MAX_COMPUTED` times what is needed.
+    used, or that at most `MAX_COMPUTED` times the needed frames are computed.
     """
     size = ladder.fit(1, frames[0])
-    if size is None:
-        return [0]
+    if size is None:  # it runs in a size of its own, as with a long prompt of a voice
+        most = min(ladder.rows[-1], ladder.rows[-1] * ladder.frames[-1] // frames[0])
+        near = [i for i, each in enumerate(frames) if frames[0] / MAX_COMPUTED <= each <= frames[0]]
+        return near[: max(1, most)]
     longest = size[1]
     batch = [i for i, each in enumerate(frames) if longest / MAX_FRAME_RATIO < each <= longest or i == 0]
     batch = batch[: ladder.rows[-1]]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from antiphon.codec.arrays import bands_first, unit_array
 from antiphon.codec.batches import Ladder, flow_ladder, plan_batches, vocoder_ladder
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, CodecParams
 from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
-from antiphon.codec.flow.graphed_unet import GraphedEstimator
+from antiphon.codec.flow.stream import FlowStream, chunks_on_device
 from antiphon.codec.hift.cpp_trunk import OneCallTrunk
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.hift.packed_trunk import PackedTrunk
@@ -29,6 +30,7 @@ from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
 from antiphon.device.cuda_graph import Capture
 from antiphon.device.place import exact_float32
+from antiphon.device.transfer import from_device
 from antiphon.errors import InvalidRequest
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.threads import openmp_threads
@@ -98,9 +100,7 @@ class Decoder(OfOneProcess):
         streams of this schedule, the usual one, in a few sizes, which `capture` records."""
         sizes = flow_ladder(self.params.flow, schedule, max_batch_frames)
         windows = vocoder_ladder(self.params.flow, schedule, max_batch_frames, MEL_TAIL)
-        estimator = self.flow.matching.estimator
-        if isinstance(estimator, GraphedEstimator):
-            estimator.use(sizes.times(2))  # guidance runs as one batch
+        self.flow.matching.use(sizes)
         vocoder = Vocoder(self.hift, dtype, capture, windows)
         return replace(self, vocoder=vocoder, ladder=sizes)
 
@@ -108,8 +108,7 @@ class Decoder(OfOneProcess):
     def record(self) -> Iterator[tuple[int, int]]:
         """Records every size of the ladders, on the caller's stream, and yields how many of how many are
         done. From then on nothing is recorded: other sizes run kernel by kernel."""
-        estimator = self.flow.matching.estimator
-        if self.vocoder is None or self.ladder is None or not isinstance(estimator, GraphedEstimator):
+        if self.vocoder is None or self.ladder is None or not self.vocoder.is_recorded:
             return
         windows = [] if self.vocoder.ladder is None else self.vocoder.ladder.sizes
         done, total = 0, len(self.ladder.sizes) + len(windows)
@@ -122,8 +121,14 @@ class Decoder(OfOneProcess):
             with self.computing():
                 self.vocoder.windows(rows, frames)
             yield (done := done + 1), total
-        estimator.close()
+        self.flow.matching.close()
         self.vocoder.close()
+
+    def chunks(self, streams: Sequence[FlowStream]) -> list[FlowInput]:
+        """The input of the next chunk of each stream."""
+        if self.vocoder is not None and streams:
+            return chunks_on_device(streams, self.device)
+        return [stream.chunk(self.device) for stream in streams]
 
     def hift_stream(self, seed: int) -> HiftStream | WindowStream:
         """The vocoder's part of a stream."""
@@ -213,9 +218,15 @@ class Decoder(OfOneProcess):
         speech: dict[int, AudioArray] = {}
         for batch in plan_batches([row.noise.shape[1] for row in rows], max_batch_frames):
             waves = self.vocode(self.mels([rows[i] for i in batch]), [seeds[i] for i in batch])
-            for i, wave in zip(batch, waves, strict=True):
-                speech[i] = to_numpy(wave)
+            speech.update(zip(batch, self._fetched(waves), strict=True))
         return [speech[i] for i in range(len(rows))]
+
+    def _fetched(self, waves: Sequence[Tensor]) -> list[AudioArray]:
+        """From a GPU in one copy."""
+        if self.vocoder is None:
+            return [to_numpy(wave) for wave in waves]
+        ends = np.cumsum([len(wave) for wave in waves])[:-1]
+        return [wave.copy() for wave in np.split(from_device(torch.cat(list(waves))), ends)]
 
     def _sources(self, mels: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
         params = self.params.hift

@@ -96,7 +96,7 @@ def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     decoder = streams[0].decoder
     with all_or_nothing(streams), decoder.computing():
         chunked = [stream for stream in streams if stream.flow.ready_units()]
-        chunks = [stream.flow.chunk(decoder.device) for stream in chunked]
+        chunks = decoder.chunks([stream.flow for stream in chunked])
         mels = decoder.flow.generate(chunks) if chunks else []
         for stream, mel in zip(chunked, mels, strict=True):
             stream.hift.add(stream.flow.take(mel))

@@ -156,12 +156,18 @@ def test_every_chunk_fits_into_the_ladders(schedule: StreamSchedule, num_units: 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=70))
 def test_a_batch_has_the_most_urgent_and_little_padding(frames: list[int]) -> None:
     batch = stream_batch(frames, flow())
-    assert batch[0] == 0
+    assert batch[0] == 0 and len(batch) <= flow().rows[-1]
     assert sorted(set(batch)) == batch
     size = flow().fit(len(batch), max(frames[i] for i in batch))
     if size is not None and len(batch) > 1:
         rows, longest = size
         assert rows == len(batch) or rows * longest <= 1.25 * sum(frames[i] for i in batch)
+
+
+def test_voices_with_long_prompts_share_batches_of_their_own() -> None:
+    assert stream_batch([600, 268, 599, 601, 300, 590], flow()) == [0, 2, 5]
+    assert len(stream_batch([600] * 40, flow())) == 16 * 272 // 600
+    assert stream_batch([9000, 9000], flow()) == [0]
 
 
 def test_equal_chunks_fill_a_recording() -> None:

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from antiphon.codec.batches import Ladder
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.cpp_unet import OneCallUNet
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
@@ -72,6 +73,16 @@ class FlowMatching:
         times, self._steps = schedule()
         with torch.inference_mode():
             self._time_bias = estimator.time_bias(times.to(device))
+
+    def use(self, ladder: Ladder) -> None:
+        """From now on, record batches of these sizes, and no others."""
+        if isinstance(self.estimator, GraphedEstimator):
+            self.estimator.use(ladder.times(2))  # guidance runs as one batch
+
+    def close(self) -> None:
+        """From now on, record nothing more."""
+        if isinstance(self.estimator, GraphedEstimator):
+            self.estimator.close()
 
     def integrate(
         self, z: Tensor, mu: Tensor, speaker: Tensor, prompt: Tensor, mask: Tensor | None

@@ -110,6 +110,11 @@ class Vocoder:
         size = self.ladder.fit(rows, frames)
         return (rows, frames) if size is None or (self._is_closed and size not in self._recordings) else size
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anything is recorded."""
+        return self._capture is not None and self.ladder is not None
+
     def close(self) -> None:
         """From now on, record nothing more: what has no recording runs kernel by kernel."""
         self._is_closed = True
@@ -118,14 +123,14 @@ class Vocoder:
     def windows(self, rows: int, frames: int) -> Windows:
         """Where a batch of this size is to be written, every row of it: those of the recording, which is made
         if the ladder has the size."""
-        if self._is_recorded(rows, frames):
+        if self._has_recording(rows, frames):
             return self._recording(rows, frames).windows
         return Windows.zeros(rows, frames, self.params.num_waves, self.device)
 
     @torch.inference_mode()
     def __call__(self, windows: Windows) -> Made:
         rows, _, frames = windows.mel.shape
-        if self._is_recorded(rows, frames):
+        if self._has_recording(rows, frames):
             recording = self._recording(rows, frames)
             if recording.windows is windows:
                 return Made(*recording.replay())
@@ -178,7 +183,7 @@ class Vocoder:
         begin = (voiced - SOURCE_TAIL).clamp(min=0)[:, None]
         return samples, piece(windows.mel, begin, MEL_TAIL), piece(source, begin, SOURCE_TAIL), cycles
 
-    def _is_recorded(self, rows: int, frames: int) -> bool:
+    def _has_recording(self, rows: int, frames: int) -> bool:
         if self._capture is None or self.ladder is None or self.ladder.fit(rows, frames) != (rows, frames):
             return False
         return not self._is_closed or (rows, frames) in self._recordings

@@ -16,12 +16,11 @@ from torch import Tensor
 from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS
 from antiphon.codec.hift.stream import F0_CONTEXT, HIFT_CONTEXT
 from antiphon.codec.hift.vocoder import SOURCE_TAIL, Made, Vocoder
-from antiphon.codec.noise import PHASE, uniform_rows
+from antiphon.codec.noise import PHASE, signed_seed, uniform_rows
+from antiphon.device.transfer import from_device, to_device
 from antiphon.sound.arrays import AudioArray
 
 __all__ = ["WindowStream", "vocode_mels", "vocode_windows"]
-
-MASK_64 = 2**64 - 1
 
 
 class WindowStream:
@@ -85,7 +84,7 @@ class WindowStream:
     def numbers(self) -> tuple[int, int, int, int, int]:
         """See `Windows.numbers`."""
         low = self._low
-        return self.num_window, self.num_voiced - low, self.next_voiced - low, low, signed_64(self.seed)
+        return self.num_window, self.num_voiced - low, self.next_voiced - low, low, signed_seed(self.seed)
 
     def take(self, mel: Tensor, source: Tensor, cycles: Tensor) -> None:
         """The next call's tails are these."""
@@ -103,7 +102,7 @@ def vocode_windows(vocoder: Vocoder, streams: Sequence[WindowStream]) -> list[Au
     if busy:
         made = _make(vocoder, busy)
         mel, source, cycles = made.mel.clone(), made.source.clone(), made.cycles.clone()
-        samples = fetched(made.samples[: len(busy)])
+        samples = from_device(made.samples[: len(busy)])
         for i, stream in enumerate(busy):
             begin, end = stream.num_emitted - stream._low, stream.next_emitted - stream._low
             waves[id(stream)] = samples[i, begin * HOP : end * HOP].copy()
@@ -178,30 +177,6 @@ def _plan(
         places[i, : stream.num_window] = np.arange(begin, begin + stream.num_window)
         begin += stream.num_window
     return numbers, places
-
-
-def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """Nobody waits for the copy."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def fetched(tensor: Tensor) -> AudioArray:
-    """Waits for this thread's stream alone."""
-    if tensor.device.type != "cuda":
-        own: AudioArray = tensor.numpy()
-        return own
-    place = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    place.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensor.device).synchronize()
-    copied: AudioArray = place.numpy()
-    return copied
-
-
-def signed_64(seed: int) -> int:
-    """The seed's 64 bits."""
-    word = seed & MASK_64
-    return word - 2**64 if word >= 2**63 else word
 
 
 def _known(tensor: Tensor | None) -> Tensor:

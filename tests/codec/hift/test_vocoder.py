@@ -27,6 +27,7 @@ from antiphon.codec.hift.vocoder import Vocoder
 from antiphon.codec.hift.window_stream import WindowStream, vocode_mels, vocode_windows
 from antiphon.codec.stream import SpeechStream, advance
 from antiphon.config import StreamSchedule
+from antiphon.device.transfer import from_device, to_device
 
 CPU = torch.device("cpu")
 FULL = ("full_1", "full_3", "full_20", "full_40", "full_41", "full_90", "full_137")
@@ -199,8 +200,8 @@ def test_a_call_is_a_replay_and_a_handful(codec: Codec, monkeypatch: pytest.Monk
 
         return call
 
-    monkeypatch.setattr(window_stream, "to_device", counted("to", window_stream.to_device))
-    monkeypatch.setattr(window_stream, "fetched", counted("from", window_stream.fetched))
+    monkeypatch.setattr(window_stream, "to_device", counted("to", to_device))
+    monkeypatch.setattr(window_stream, "from_device", counted("from", from_device))
     replays: list[int] = []
 
     def capture(function: Any) -> Any:
@@ -252,6 +253,15 @@ def test_a_stream(codec: Codec, batched: Decoder) -> None:
 
 
 @pytest.mark.slow
+def test_whole_utterances_of_a_batch(codec: Codec, batched: Decoder) -> None:
+    units = [units_of(count, count) for count in (5, 40, 17)]
+    rows = [batched.flow_input(own, codec.voice(None), seed=3 + k) for k, own in enumerate(units)]
+    found = batched.decode(rows, [3, 4, 5], 4608)
+    for own, expected in zip(found, codec.decode(units, seeds=[3, 4, 5]), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-3)  # the source magnifies the mel's error
+
+
+@pytest.mark.slow
 def test_a_failed_batch_loses_nothing(
     codec: Codec, batched: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +274,7 @@ def test_a_failed_batch_loses_nothing(
         raise RuntimeError("lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(window_stream, "fetched", lost)
+        patch.setattr(window_stream, "from_device", lost)
         with pytest.raises(RuntimeError, match="lost"):
             advance([stream])
     while stream.ready:
