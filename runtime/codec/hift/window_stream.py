@@ -37,6 +37,8 @@ class WindowStream:
         """Frames of mel that have come."""
         self.is_complete = False
         """Whether the last of the mel has come."""
+        self.phase = first_phase(seed, vocoder.params.num_waves)
+        """(waves,) float64: where its waves begin, in radians"""
         self._mels: list[Tensor] = []
         """(80, n_i): the mel from frame `_low` on; the last pieces are new"""
         self._low = 0
@@ -171,12 +173,17 @@ def _plan(
     begin = 1
     for i, stream in enumerate(streams):
         numbers[i, :5] = stream.numbers()
-        phase = (2 * uniform_rows(stream.seed, PHASE, 0, 1, waves)[0] - 1) * math.pi
-        phase[0] = 0
-        numbers[i, 5:] = phase.view(np.int64)
+        numbers[i, 5:] = stream.phase.view(np.int64)
         places[i, : stream.num_window] = np.arange(begin, begin + stream.num_window)
         begin += stream.num_window
     return numbers, places
+
+
+def first_phase(seed: int, waves: int) -> np.ndarray[Any, Any]:
+    """As `source.draw` gives it, in float64."""
+    phase: np.ndarray[Any, Any] = (2 * uniform_rows(seed, PHASE, 0, 1, waves)[0] - 1) * math.pi
+    phase[0] = 0
+    return phase
 
 
 def _known(tensor: Tensor | None) -> Tensor:
