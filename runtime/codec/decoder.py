@@ -80,14 +80,24 @@ class Decoder(OfOneProcess):
         is_alone = is_small and device.type == "cpu"
         with exact_float32(device):
             matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone)
-            if device.type == "cuda":
-                made = cls(params, matching, hift, device)
-                return made.batched(dtype, capture, StreamSchedule(), max_batch_frames)
         if device.type == "cpu" and dtype == torch.float32 and cpp_available():
             hift.use(OneCallTrunk(hift, is_alone=is_alone))
+        elif device.type == "cuda":
+            made = cls(params, matching, hift, device)
+            return made.batched(dtype, capture, StreamSchedule(), max_batch_frames)
         elif dtype != torch.float32 or has_onednn(device, dtype):
             hift.use(PackedTrunk(hift, dtype))
         return cls(params, matching, hift, device, 1 if is_alone else None)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within the context, the networks compute as they should on their device."""
+        with exact_float32(self.device), openmp_threads(self.num_threads):
+            yield
+
+    def check_process(self) -> None:
+        """Raises EngineDead in a forked child of the process that made it."""
+        check_process("codec", self.pid)
 
     def batched(
         self,
@@ -140,16 +150,6 @@ class Decoder(OfOneProcess):
             return vocode_windows(self.vocoder, [each for each in streams if isinstance(each, WindowStream)])
         own = [each for each in streams if isinstance(each, HiftStream)]
         return [to_numpy(wave) for wave in vocode_streams(self.hift, own)]
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Within the context, the networks compute as they should on their device."""
-        with exact_float32(self.device), openmp_threads(self.num_threads):
-            yield
-
-    def check_process(self) -> None:
-        """Raises EngineDead in a forked child of the process that made it."""
-        check_process("codec", self.pid)
 
     def tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device)
