@@ -67,7 +67,7 @@ class HostRun:
 def bench_host(num_requests: int, positions: int, *, units: int, rate: float) -> HostRun:
     """units: that each request picks. rate: text tokens that a unit asks for."""
     nothing = Nothing()
-    with replaced(capture_for, lambda device, *, enforce_eager: nothing, owner=engine_module):
+    with replaced(capture_for, lambda *_, **__: nothing, owner=engine_module):
         engine = Engine(
             device="cpu", max_num_seqs=num_requests, kv_cache_bytes=KV_CACHE_BYTES, progress=False
         )

@@ -19,6 +19,7 @@ from antiphon.bench.checkpoint import write_checkpoint
 from antiphon.bench.engine import add_paced_request
 from antiphon.bench.options import write_record
 from antiphon.bench.spans import Span, Spans, replaced
+from antiphon.codec.hift.vocoder import Vocoder
 from antiphon.device.machine import cpu_name
 from antiphon.engine.engine import Engine
 from antiphon.files.writing import written_whole
@@ -117,6 +118,7 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
         (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),
         (CppLinear, CppLinear.__call__, "linear"),
         (TorchLinear, TorchLinear.__call__, "linear"),
+        (Vocoder, Vocoder.__call__, "HiFT"),
     ]
     with ExitStack() as stack:
         for method, label in methods:

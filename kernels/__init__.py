@@ -10,6 +10,7 @@ from antiphon.kernels.masked_conv import masked_conv
 from antiphon.kernels.masked_group_norm import masked_group_norm
 from antiphon.kernels.norm_attention import norm_attention
 from antiphon.kernels.norm_feed_forward import FeedForward, norm_feed_forward
+from antiphon.kernels.normal_rows import normal_rows
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8, quantize_rows
 from antiphon.kernels.registry import backends, ops
@@ -44,6 +45,7 @@ __all__ = [
     "masked_group_norm",
     "norm_attention",
     "norm_feed_forward",
+    "normal_rows",
     "ops",
     "paged_attention",
     "quantize_int8",

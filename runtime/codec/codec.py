@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ VOICES_FILE = "spk2info.pt"
 TOKENIZER_FILE = "speech_tokenizer_v1.onnx"
 SPEAKER_FILE = "campplus.onnx"
 BACKENDS = ("torch",)
+NUM_WARM_UP_UNITS = 150
+"""Enough for a chunk of each length."""
 
 # Mel frames that `decode` puts into one batch. Batched flow and vocoder agree with single ones to 1e-5 each,
 # but the source's phase adds up the pitch, which magnifies a rounding in the mel to 1e-3 of the waveform. On
@@ -56,7 +58,7 @@ BACKENDS = ("torch",)
 # utterance is therefore decoded alone, and gives the same samples bit for bit. bfloat16 promises no such
 # thing, and eight utterances of 1 s take 0.6 of the time when they share the reading of the weights.
 CPU_BATCH_FRAMES = {torch.float32: 0, torch.bfloat16: 1024, torch.float16: 1024}
-CUDA_BATCH_FRAMES = 4096
+CUDA_BATCH_FRAMES = 4608  # 16 rows of the longest chunk
 
 
 class Codec(OfOneProcess):
@@ -95,8 +97,8 @@ class Codec(OfOneProcess):
 
         max_batch_frames: mel frames in a batch of `decode`, including padding; None: by device and dtype.
         dtype: float32, bfloat16 or float16. `hift` is set to it in place, so it serves one codec only.
-        capture: records the flow's estimator; None: it runs kernel by kernel. Packed copies of the weights
-        take as much memory again in float32, half as much in 16 bits.
+        capture: records the flow's estimator, on a GPU the vocoder too; None: all runs kernel by kernel.
+        Packed copies of the weights take as much memory again in float32, half as much in 16 bits.
         """
         make_ready()
         self.params = params
@@ -108,7 +110,17 @@ class Codec(OfOneProcess):
             max_batch_frames = CUDA_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES[dtype]
         self.max_batch_frames = max_batch_frames
         self._voices = VoiceTable({name: voice.to(device) for name, voice in voices.items()})
-        self.decoder = Decoder.of_networks(params, flow, hift, device, dtype, capture)
+        self.decoder = Decoder.of_networks(params, flow, hift, device, dtype, capture, max_batch_frames)
+
+    def record(self) -> Iterator[tuple[int, int]]:
+        """Records all that streams of the default schedule need, and yields how many recordings of how many
+        are made; a codec without recordings has none. Afterwards nothing more is recorded while speech is
+        made: batches of other sizes run kernel by kernel. Call it from the thread, and on the stream, that
+        will make the speech, or wait for it there."""
+        self.check_process()
+        yield from self.decoder.record()
+        if self.decoder.vocoder is not None:  # what runs beside the recordings is loaded or compiled, too
+            self.stream().push([0] * NUM_WARM_UP_UNITS, final=True)
 
     @classmethod
     @awaited_at_exit

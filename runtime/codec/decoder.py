@@ -5,26 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from antiphon.codec.arrays import bands_first, unit_array
-from antiphon.codec.batches import plan_batches
+from antiphon.codec.batches import Ladder, flow_ladder, plan_batches, vocoder_ladder
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, CodecParams
 from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
+from antiphon.codec.flow.stream import FlowStream, chunks_on_device
 from antiphon.codec.hift.cpp_trunk import OneCallTrunk
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.hift.packed_trunk import PackedTrunk
 from antiphon.codec.hift.source import draw, harmonics
+from antiphon.codec.hift.stream import HiftStream, vocode_streams
+from antiphon.codec.hift.vocoder import MEL_TAIL, Vocoder
+from antiphon.codec.hift.window_stream import WindowStream, vocode_mels, vocode_windows
 from antiphon.codec.layers.packed import has_onednn
 from antiphon.codec.noise import MEL, normal_rows
 from antiphon.codec.voices import Voice
+from antiphon.config import StreamSchedule
 from antiphon.device.cuda_graph import Capture
 from antiphon.device.current import current_device
 from antiphon.device.place import exact_float32, sum_in_float32
+from antiphon.device.transfer import from_device
 from antiphon.errors import InvalidRequest
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.threads import openmp_threads
@@ -49,6 +56,10 @@ class Decoder(OfOneProcess):
     num_threads: int | None = None
     """How many threads an utterance is computed by; None: those of the caller. What torch computes of it may
     depend on that, in the last bits."""
+    vocoder: Vocoder | None = None
+    """What computes a batch at once, on a GPU; None: `hift`, row by row where rows differ."""
+    ladder: Ladder | None = None
+    """The sizes that batches of streams have on a GPU; None: any."""
     pid: int = field(default_factory=os.getpid)
     """The process that made it."""
 
@@ -61,9 +72,10 @@ class Decoder(OfOneProcess):
         device: torch.device,
         dtype: torch.dtype,
         capture: Capture | None,
+        max_batch_frames: int = 0,
     ) -> Decoder:
         """Takes loaded networks on `device`. dtype: that of their products; `hift` is set to it in place, so
-        it serves only one decoder. capture: see `FlowMatching`."""
+        it serves only one decoder. capture: see `FlowMatching`. max_batch_frames: of streams, on a GPU."""
         hift.f0_predictor.double()  # see `Hift.f0`
         is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
         is_alone = is_small and device.type == "cpu"
@@ -72,6 +84,9 @@ class Decoder(OfOneProcess):
             matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone)
         if device.type == "cpu" and dtype == torch.float32 and cpp_available():
             hift.use(OneCallTrunk(hift, is_alone=is_alone))
+        elif device.type == "cuda":
+            made = cls(params, matching, hift, device)
+            return made.batched(dtype, capture, StreamSchedule(), max_batch_frames)
         elif dtype != torch.float32 or has_onednn(device, dtype):
             hift.use(PackedTrunk(hift, dtype))
         return cls(params, matching, hift, device, 1 if is_alone else None)
@@ -85,6 +100,58 @@ class Decoder(OfOneProcess):
     def check_process(self) -> None:
         """Raises EngineDead in a forked child of the process that made it."""
         check_process("codec", self.pid)
+
+    def batched(
+        self,
+        dtype: torch.dtype,
+        capture: Capture | None,
+        schedule: StreamSchedule,
+        max_batch_frames: int,
+    ) -> Decoder:
+        """The same networks as a GPU computes them: each batch of a vocoder's as a whole, and batches of
+        streams of this schedule, the usual one, in a few sizes, which `capture` records."""
+        sizes = flow_ladder(self.params.flow, schedule, max_batch_frames)
+        windows = vocoder_ladder(self.params.flow, schedule, max_batch_frames, MEL_TAIL)
+        self.flow.matching.use(sizes)
+        vocoder = Vocoder(self.hift, dtype, capture, windows)
+        return replace(self, vocoder=vocoder, ladder=sizes)
+
+    @torch.inference_mode()
+    def record(self) -> Iterator[tuple[int, int]]:
+        """Records every size of the ladders, on the caller's stream, and yields how many of how many are
+        done. From then on nothing is recorded: other sizes run kernel by kernel."""
+        if self.vocoder is None or self.ladder is None or not self.vocoder.is_recorded:
+            return
+        windows = [] if self.vocoder.ladder is None else self.vocoder.ladder.sizes
+        done, total = 0, len(self.ladder.sizes) + len(windows)
+        for rows, frames in self.ladder.sizes:
+            with self.computing():
+                z = torch.zeros(rows, MEL_BANDS, frames, device=self.device)
+                self.flow.matching.integrate(z, z, z[:, :, 0], z, None)
+            yield (done := done + 1), total
+        for rows, frames in windows:
+            with self.computing():
+                self.vocoder.windows(rows, frames)
+            yield (done := done + 1), total
+        self.flow.matching.close()
+        self.vocoder.close()
+
+    def chunks(self, streams: Sequence[FlowStream]) -> list[FlowInput]:
+        """The input of the next chunk of each stream."""
+        if self.vocoder is not None and streams:
+            return chunks_on_device(streams, self.device)
+        return [stream.chunk(self.device) for stream in streams]
+
+    def hift_stream(self, seed: int) -> HiftStream | WindowStream:
+        """The vocoder's part of a stream."""
+        return HiftStream(self.hift, seed) if self.vocoder is None else WindowStream(self.vocoder, seed)
+
+    def vocode_streams(self, streams: Sequence[HiftStream | WindowStream]) -> list[AudioArray]:
+        """The samples float32 (n_i,), n_i >= 0, that each stream can make now; all as one batch."""
+        if self.vocoder is not None:
+            return vocode_windows(self.vocoder, [each for each in streams if isinstance(each, WindowStream)])
+        own = [each for each in streams if isinstance(each, HiftStream)]
+        return [to_numpy(wave) for wave in vocode_streams(self.hift, own)]
 
     def tensor(self, array: Any) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -139,6 +206,9 @@ class Decoder(OfOneProcess):
 
         sources: (256 * frames_i,) each, instead of those made from pitch and seed.
         """
+        if self.vocoder is not None:
+            with self.computing():
+                return vocode_mels(self.vocoder, mels, seeds, sources)
         with self.computing():
             speech: list[Tensor] = self.hift(mels, self._sources(mels, seeds) if sources is None else sources)
         return speech
@@ -150,9 +220,15 @@ class Decoder(OfOneProcess):
         speech: dict[int, AudioArray] = {}
         for batch in plan_batches([row.noise.shape[1] for row in rows], max_batch_frames):
             waves = self.vocode(self.mels([rows[i] for i in batch]), [seeds[i] for i in batch])
-            for i, wave in zip(batch, waves, strict=True):
-                speech[i] = to_numpy(wave)
+            speech.update(zip(batch, self._fetched(waves), strict=True))
         return [speech[i] for i in range(len(rows))]
+
+    def _fetched(self, waves: Sequence[Tensor]) -> list[AudioArray]:
+        """From a GPU in one copy."""
+        if self.vocoder is None:
+            return [to_numpy(wave) for wave in waves]
+        ends = np.cumsum([len(wave) for wave in waves])[:-1]
+        return [wave.copy() for wave in np.split(from_device(torch.cat(list(waves))), ends)]
 
     def _sources(self, mels: Sequence[Tensor], seeds: Sequence[int]) -> list[Tensor]:
         params = self.params.hift

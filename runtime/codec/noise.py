@@ -1,7 +1,7 @@
 """Random numbers as a function of (seed, stream, row), so that a chunk gets the same as the whole utterance.
 
 Philox (Salmon et al., 2011) is counter-based: it gives any row without the rows before it. Rows may be
-negative: frames of a prompt lie before frame 0.
+negative: frames of a prompt lie before frame 0. On a GPU, `kernels.normal_rows` draws the same.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.random  # not at its first use, within a pass: an import that a signal interrupts keeps its lock
 
-__all__ = ["EXCITATION", "MEL", "PHASE", "normal_rows", "uniform_rows"]
+__all__ = ["EXCITATION", "MEL", "PHASE", "normal_rows", "signed_seed", "uniform_rows"]
 
 MEL: Final = 1
 """The flow's initial noise; a row is a mel frame."""
@@ -37,6 +37,12 @@ def normal_rows(seed: int, stream: int, first_row: int, num_rows: int, width: in
 def uniform_rows(seed: int, stream: int, first_row: int, num_rows: int, width: int) -> np.ndarray[Any, Any]:
     """Uniform float64 in [0, 1), (num_rows, width)."""
     return (_words(seed, stream, first_row, num_rows, width) >> np.uint64(11)) * 2.0**-53
+
+
+def signed_seed(seed: int) -> int:
+    """The 64 bits that count of a seed, as int64 has them."""
+    word = seed & MASK_64
+    return word - 2**64 if word >= 2**63 else word
 
 
 def _words(seed: int, stream: int, first_row: int, num_rows: int, per_row: int) -> np.ndarray[Any, Any]:

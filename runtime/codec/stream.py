@@ -15,13 +15,12 @@ import torch
 
 from antiphon.codec.decoder import Decoder
 from antiphon.codec.flow.stream import FlowStream
-from antiphon.codec.hift.stream import HiftStream, vocode_streams
 from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
 from antiphon.errors import InvalidRequest
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.ownership import OfOneProcess
-from antiphon.sound.arrays import AudioArray, to_numpy
+from antiphon.sound.arrays import AudioArray
 
 __all__ = ["SpeechStream", "advance", "all_or_nothing"]
 
@@ -36,7 +35,7 @@ class SpeechStream(OfOneProcess):
     def __init__(self, decoder: Decoder, voice: Voice, seed: int, schedule: StreamSchedule) -> None:
         self.decoder = decoder
         self.flow = FlowStream(decoder.params.flow, voice, seed, schedule)
-        self.hift = HiftStream(decoder.hift, seed)
+        self.hift = decoder.hift_stream(seed)
 
     def push(self, units: Any = (), final: bool = False) -> AudioArray:
         """Takes more units, as numbers from 0; returns the samples float32 (n,) that are now final, n >= 0.
@@ -65,11 +64,8 @@ class SpeechStream(OfOneProcess):
 
     @property
     def ready_frames(self) -> int:
-        """How many mel frames the next chunk computes, roughly."""
-        schedule = self.flow.schedule
-        return self.decoder.params.flow.mel_frames(
-            schedule.context_units + self.flow.ready_units() + schedule.lookahead_units
-        )
+        """How many mel frames the next chunk computes, those of its context and its voice included."""
+        return self.flow.ready_frames()
 
     @property
     def is_done(self) -> bool:
@@ -100,10 +96,10 @@ def advance(streams: Sequence[SpeechStream]) -> list[AudioArray]:
     decoder = streams[0].decoder
     with all_or_nothing(streams), decoder.computing():
         chunked = [stream for stream in streams if stream.flow.ready_units()]
-        chunks = [stream.flow.chunk(decoder.device) for stream in chunked]
+        chunks = decoder.chunks([stream.flow for stream in chunked])
         mels = decoder.flow.generate(chunks) if chunks else []
         for stream, mel in zip(chunked, mels, strict=True):
             stream.hift.add(stream.flow.take(mel))
         for stream in streams:
             stream.hift.is_complete = stream.flow.is_done
-        return [to_numpy(wave) for wave in vocode_streams(decoder.hift, [stream.hift for stream in streams])]
+        return decoder.vocode_streams([stream.hift for stream in streams])

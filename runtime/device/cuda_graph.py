@@ -46,8 +46,10 @@ class CudaCapture:
     `torch.cuda.synchronize` does): that makes the recording fail, and the wait.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, priority: int = 0) -> None:
+        """priority: that of the stream it records on, which recordings keep; lower goes first."""
         self.device = device
+        self._priority = priority
         self._pool: Any = None
         self._stream: Any = None
         """Its own: torch's common one can be of another GPU, and another may be recording on it."""
@@ -57,7 +59,7 @@ class CudaCapture:
     def __call__(self, function: Callable[[], Result]) -> Callable[[], Result]:
         with current_device(self.device):
             if self._stream is None:
-                self._stream = torch.cuda.Stream(self.device)
+                self._stream = torch.cuda.Stream(self.device, priority=self._priority)
             current = torch.cuda.current_stream(self.device)
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
@@ -89,6 +91,6 @@ class CudaCapture:
         torch.cuda.current_stream(self.device).synchronize()
 
 
-def capture_for(device: torch.device, *, enforce_eager: bool) -> Capture | None:
+def capture_for(device: torch.device, *, enforce_eager: bool, priority: int = 0) -> Capture | None:
     """What records on this device; None if kernels run one by one."""
-    return CudaCapture(device) if device.type == "cuda" and not enforce_eager else None
+    return CudaCapture(device, priority) if device.type == "cuda" and not enforce_eager else None

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from antiphon.device.cuda_graph import capture_for
-from antiphon.device.current import current_device
 from antiphon.device.place import sum_in_float32
+from antiphon.device.urgent import PRIORITY, UrgentStream
 from antiphon.engine.batch import Batch
 from antiphon.engine.growing_requests import GrowingRequests
 from antiphon.engine.intake import Intake
 from antiphon.engine.loading import load
+from antiphon.engine.preparing import prepare
 from antiphon.engine.steps import Steps
 from antiphon.engine.transcribing import CutRecording
 from antiphon.errors import (
@@ -140,18 +141,20 @@ class Engine(OfOneProcess):
             max_fused_tokens=NUM_SPARE_WINDOWS,
         )
         sum_in_float32(self.device)
-        with current_device(self.device):
+        self._stream = UrgentStream(self.device)
+        with self._stream.inside():
             self.runner = Runner(
                 self.model,
                 PagedKVCache(self.cache_config, loaded.dtype, self.device),
                 max_num_seqs=self.config.max_num_seqs,
                 num_spare_windows=NUM_SPARE_WINDOWS,
-                capture=capture_for(self.device, enforce_eager=self.config.enforce_eager),
+                capture=capture_for(self.device, enforce_eager=self.config.enforce_eager, priority=PRIORITY),
                 interruptible=self._ownership.interruptible,
             )
         self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
         if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.speech_worker.stop)
+        prepare(self.runner, self.speech_worker, self._stream, progress=progress)
         self._replies = Replies(self.scheduler, self.speech_worker)
         self._untold: list[Event] = []
         """Events for the next step to tell."""
@@ -255,7 +258,7 @@ class Engine(OfOneProcess):
         the request then stays as it was.
         """
         request_id = string("request_id", request_id)
-        with self._ownership.turn("update_speech"), current_device(self.device):
+        with self._ownership.turn("update_speech"), self._stream.inside():
             self._check_alive()
             self._untold += self._growing_requests.update_speech(request_id, units)
 
@@ -275,7 +278,7 @@ class Engine(OfOneProcess):
         the request then stays open, as it was.
         """
         request_id = string("request_id", request_id)
-        with self._ownership.turn("commit"), current_device(self.device):
+        with self._ownership.turn("commit"), self._stream.inside():
             self._check_alive()
             self._growing_requests.commit(request_id, units, committed_s, no_speech=no_speech)
 
@@ -444,7 +447,7 @@ class Engine(OfOneProcess):
     def _advance(self, *, may_wait: bool) -> None:
         """Make a step; its events are added to those that are not told yet."""
         try:
-            with current_device(self.device):
+            with self._stream.inside():
                 self._steps.make(self._untold, may_wait=may_wait)
         except BaseException as error:
             if not self._ownership.is_interrupt(error):

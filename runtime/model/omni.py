@@ -46,6 +46,9 @@ class OmniModel:
             self.device,
         )
         self.weights = weights
+        self.geometry = DecoderGeometry(
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
+        )
         self._layer_bytes: list[int] = []
         self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers, weights.audio_norm)
         self.text_layers: DecoderLayers = self._stack(weights.layers, weights.norm)
@@ -123,15 +126,9 @@ class OmniModel:
 
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
         packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]
-        geometry = DecoderGeometry(
-            self.config.num_attention_heads,
-            self.config.num_key_value_heads,
-            self.config.head_dim,
-            self.config.rms_norm_eps,
-        )
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
         # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
-        return decoder_layers(packed, norm.to(self.dtype), geometry, self.cos_sin, checked=False)
+        return decoder_layers(packed, norm.to(self.dtype), self.geometry, self.cos_sin, checked=False)
 
     def _rows(self, table: Matrix, ids: Tensor) -> Tensor:
         rows = table.embed(ids) if isinstance(table, QuantizedWeight) else F.embedding(ids, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -16,6 +16,7 @@ from antiphon.config import ModelConfig
 from antiphon.device.cuda_graph import Capture
 from antiphon.kernels.linear import CppLinear
 from antiphon.kernels.threads import openmp_threads
+from antiphon.kernels.warm_up import Served, warm_up
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.decode import Decoding
@@ -100,11 +101,38 @@ class Runner:
                 max_num_seqs=max_num_seqs,
                 max_positions=len(model.cos_sin),
             )
-            with torch.inference_mode():
-                for _ in recordings.record():
-                    pass
             self._decoding = Decoding(recordings, self._windows, max_num_seqs, self._use_the_time)
+        self._max_num_seqs = max_num_seqs
         self._num_bottom = self.config.num_bottom_audio_layers
+
+    @torch.inference_mode()
+    def prepare(self) -> Iterator[str]:
+        """Where steps are replayed, compile all kernels that serving needs, and record all steps: must be
+        done before the first. Yields the name of each part before it begins."""
+        if self._decoding is None:
+            return
+        recordings = self._decoding.recordings
+        if self.device.type == "cuda":
+            for step in warm_up(self._served(recordings)):
+                yield f"compiling {step}"
+        for step in recordings.record():
+            yield f"recording {step}"
+
+    def _served(self, recordings: Recordings) -> Served:
+        model, config = self.model, self.config
+        table = model.weights.embed_tokens
+        return Served(
+            geometry=model.geometry,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            caches=[self.cache.text[0], self.cache.speech[0]],
+            max_blocks=max(recordings.max_text_blocks, recordings.max_speech_blocks),
+            max_num_seqs=self._max_num_seqs,
+            cos_sin=model.cos_sin,
+            heads=[model.ctc_head, model.lm_head, model.unit_head],
+            soft=(model.ctc_head, table) if isinstance(table, torch.Tensor) else None,
+            fusion_cache=self._windows.cache,
+        )
 
     def start(self, request: RequestState) -> None:
         """A request was admitted, for the first time or again."""

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from antiphon.codec.batches import stream_batch
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
 from antiphon.config import StreamSchedule
@@ -269,6 +270,12 @@ class SpeechWorker:
                 with suppress(InvalidStateError):  # it was cancelled
                     job.result.set_exception(AntiphonError(f"speech: {reason}"))
 
+    def prepare(self) -> Iterator[tuple[int, int]]:
+        """Record what making speech needs, on the stream that the first thread will use; yields how many
+        recordings of how many are made."""
+        with self._streams.one():
+            yield from self.codec.record()
+
     # --- in the speech thread ----------------------------------------------------------------
 
     def _run(self) -> None:
@@ -314,6 +321,9 @@ class SpeechWorker:
         ready.sort(key=lambda job: job.due_s)
         share = -(-len(ready) // self.num_threads)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
+        ladder = self.codec.decoder.ladder
+        if batch and batch[0].stream is not None and ladder is not None:
+            return [batch[i] for i in stream_batch([self._frames(job) for job in batch], ladder)]
         frames = 0
         for count, job in enumerate(batch):
             frames = max(frames, self._frames(job))

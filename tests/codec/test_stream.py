@@ -14,9 +14,10 @@ from torch import Tensor
 
 from antiphon.codec import Codec
 from antiphon.codec.flow.length_regulator import interpolate_span
-from antiphon.codec.flow.stream import cross_fade
+from antiphon.codec.flow.stream import FlowStream, chunks_on_device, cross_fade
 from antiphon.codec.hift.stream import HiftStream, vocode_streams
 from antiphon.codec.stream import SpeechStream, advance
+from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
 from antiphon.errors import ConfigError, InvalidRequest
 
@@ -108,6 +109,7 @@ def test_memory_does_not_grow(codec: Codec) -> None:
     """Sixteen seconds: the second half holds what the first did, up to a frame more or less in a chunk."""
 
     def held(stream: SpeechStream) -> int:
+        assert isinstance(stream.hift, HiftStream), "on a CPU"
         tensors = [stream.hift._mel, stream.hift._source, stream.flow._context_mel, stream.flow._fade]
         storages = [t.untyped_storage().nbytes() for t in tensors if t is not None]
         return sum(storages) + 8 * len(stream.flow._units)
@@ -310,3 +312,30 @@ def test_any_schedule_makes_every_sample(codec: Codec, schedule: StreamSchedule)
         # other spans then, and a convolution may add up in another order where it has fewer frames.
         at_once = codec.stream(schedule=schedule).push(units, final=True)
         np.testing.assert_allclose(at_once, speech, rtol=0, atol=1e-5 if schedule.lookahead_units == 0 else 0)
+
+
+# --- chunks drawn on the device -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompt_frames", [None, 37])
+@torch.inference_mode()
+def test_chunks_on_the_device_are_those_of_the_host(codec: Codec, prompt_frames: int | None) -> None:
+    """Units in one copy, and noise by the device's counters: to a last bit of float32."""
+    voice = codec.voice(None)
+    if prompt_frames is not None:
+        prompt = torch.arange(10), torch.zeros(80, prompt_frames)
+        voice = Voice(voice.embedding, *prompt)
+    params, schedule = codec.params.flow, StreamSchedule()
+    pairs = [[FlowStream(params, voice, seed, schedule) for _ in range(2)] for seed in (-1, 3, 2**65)]
+    for i, pair in enumerate(pairs):
+        for stream in pair:
+            stream.add(units_of(120 + i, i), complete=False)
+    for _ in range(3):
+        found = chunks_on_device([own for own, _ in pairs], codec.device)
+        for (own, other), row in zip(pairs, found, strict=True):
+            expected = other.chunk(codec.device)
+            assert torch.equal(row.units, expected.units) and row.span == expected.span
+            torch.testing.assert_close(row.noise, expected.noise, rtol=2e-7, atol=1e-9)
+            for stream in (own, other):
+                stream.take(torch.zeros(80, row.noise.shape[1] - row.prompt_frames))
+            assert own.ready_frames() == other.ready_frames()

@@ -27,14 +27,15 @@ CPU, SECOND = torch.device("cpu"), torch.device("cuda", 1)
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """What was done, and on which current GPU. All is computed on the CPU."""
     done: list[tuple[str, int]] = []
-    cuda, capture = FakeCuda(monkeypatch), PlainCapture()
+    cuda = FakeCuda(monkeypatch)
 
     def loaded(*args: Any, **kwargs: Any) -> Any:
         return replace(load(*args, **kwargs), device=SECOND)
 
-    def recording(function: Any) -> Any:
-        done.append(("record", cuda.current.index))
-        return capture(function)
+    class Recording(PlainCapture):
+        def __call__(self, function: Any) -> Any:
+            done.append(("record", cuda.current.index))
+            return super().__call__(function)
 
     for name in ("run_bottom", "run_text", "run_top"):
         run = getattr(Runner, name)
@@ -45,7 +46,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         monkeypatch.setattr(Runner, name, ran)
     monkeypatch.setattr(f"{ENGINE}.load", loaded)
-    monkeypatch.setattr(f"{ENGINE}.capture_for", lambda *_, **__: recording)
+    monkeypatch.setattr(f"{ENGINE}.capture_for", lambda *_, **__: Recording())
     monkeypatch.setattr(f"{ENGINE}.PagedKVCache", lambda config, dtype, _: PagedKVCache(config, dtype, CPU))
     return done
 

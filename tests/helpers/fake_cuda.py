@@ -75,7 +75,7 @@ class FakeCuda:
         patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
         patch.setattr(torch.cuda, "is_available", lambda: True)
 
-    def new_stream(self, device: torch.device | None = None) -> FakeStream:
+    def new_stream(self, device: torch.device | None = None, priority: int = 0) -> FakeStream:
         self.streams.append(FakeStream(device))
         return self.streams[-1]
 

@@ -18,6 +18,7 @@ from antiphon.kernels import (
     masked_group_norm,
     norm_attention,
     norm_feed_forward,
+    normal_rows,
     paged_attention,
     rms_norm,
     rms_norm_residual,
@@ -161,6 +162,12 @@ def masked_group_norm_of_long_rows(dtype: torch.dtype) -> object:
     return masked_group_norm(
         x, row, row, 8, 1e-5, shift=row, residual=x, out_dtype=torch.float16, backend="triton"
     )
+
+
+@call
+def normal_rows_of_any_width(dtype: torch.dtype) -> object:
+    seeds = torch.zeros(2, dtype=torch.int64)
+    return normal_rows(seeds, seeds, 3, 5, 2304, backend="triton")
 
 
 def _sample(dtype: torch.dtype, vocab: int) -> object:
@@ -323,3 +330,9 @@ def snake_of_channels_side_by_side(dtype: torch.dtype) -> object:
 def snake_of_rows(dtype: torch.dtype) -> object:
     x = torch.zeros(2, 5, 70, dtype=dtype)
     return snake(x, x[0, :, 0], backend="triton")
+
+
+@call
+def snake_of_padded_rows(dtype: torch.dtype) -> object:
+    x = torch.zeros(2, 70, 5, dtype=dtype)
+    return snake(x.mT, torch.zeros(5), torch.ones(2, 1, 70), backend="triton")

@@ -42,7 +42,7 @@ class PlainCapture:
 def recording(capture: Any) -> Iterator[None]:
     """Engines that are made within the context record with this, as if they were on a GPU."""
 
-    def capture_for(device: torch.device, *, enforce_eager: bool) -> Any:
+    def capture_for(device: torch.device, *, enforce_eager: bool, priority: int = 0) -> Any:
         return None if enforce_eager else capture
 
     with pytest.MonkeyPatch.context() as patch:

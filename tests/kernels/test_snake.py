@@ -81,6 +81,24 @@ def test_the_result_is_rounded_once(
     assert ((found - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
 
 
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("is_last", [False, True], ids=["frames", "channels side by side"])
+def test_padding_comes_out_as_zero(
+    backend: str, device: torch.device, dtype: torch.dtype, is_last: bool, randn: Draw
+) -> None:
+    """In 16 bits with alpha in float32: its phase is as precise as the input."""
+    x, alpha = randn(2, 5, 300).to(device, dtype), (randn(5).abs() + 0.1).to(device)
+    mask = torch.ones(2, 1, 300, device=device)
+    mask[1, :, 77:] = 0
+    laid = x.mT.contiguous().mT if is_last else x
+    found = snake(laid, alpha, mask, backend=backend)
+    assert found.dtype == dtype
+    expected = snake_reference(x.double(), alpha.double()) * mask
+    torch.testing.assert_close(found.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    assert not found[1, :, 77:].any()
+
+
 def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
     with pytest.raises(ValueError, match=r"x: expected \(batch, channels, frames\), got \(3, 4\)"):
         snake(randn(3, 4), randn(3), backend=backend)
@@ -88,3 +106,5 @@ def test_wrong_arguments_are_named(backend: str, randn: Draw) -> None:
         snake(randn(1, 3, 4), randn(4), backend=backend)
     with pytest.raises(ValueError, match=r"alpha: expected torch.float32 \(3,\) on cpu, got torch.float64"):
         snake(randn(1, 3, 4), randn(3).double(), backend=backend)
+    with pytest.raises(ValueError, match=r"mask: expected contiguous torch.float32 \(1, 1, 4\) on cpu"):
+        snake(randn(1, 3, 4), randn(3), randn(1, 4), backend=backend)

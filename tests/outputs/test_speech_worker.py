@@ -111,6 +111,34 @@ def test_many_at_once_are_each_as_alone(worker: SpeechWorker, codec: Codec, num_
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_batches_as_on_a_gpu(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks about as long as the most urgent one share a batch, and each request gets what it gets alone;
+    the source's phase magnifies what a batch changes in the mel."""
+    alone = [codec.decode([units_of(20 + 31 * i, i)], seeds=[i])[0] for i in range(4)]
+    streamed = [codec.stream(seed=i).push(units_of(20 + 31 * i, i), final=True) for i in range(4)]
+    codec.decoder = codec.decoder.batched(torch.float32, None, STREAMED, 4608)
+    worker, lengths = SpeechWorker(codec), []
+    generate = codec.decoder.flow.generate
+
+    def noted(inputs: list[FlowInput]) -> Any:
+        lengths.append([row.noise.shape[1] for row in inputs])
+        return generate(inputs)
+
+    monkeypatch.setattr(codec.decoder.flow, "generate", noted)
+    for i in range(8):
+        worker.begin(f"r{i}", None, i % 4, STREAMED if i < 4 else None)
+    for i in range(8):
+        worker.push(f"r{i}", units_of(20 + 31 * (i % 4), i % 4), final=True)
+    samples, ends = all_spoken(worker)
+    worker.close()
+    assert set(ends.values()) == {None}
+    for i, expected in enumerate([*streamed, *alone]):
+        np.testing.assert_allclose(samples[f"r{i}"], expected, rtol=0, atol=1e-2)
+    assert max(map(len, lengths)) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", [STREAMED, None], ids=["streamed", "whole"])
 @pytest.mark.parametrize("max_batch_frames", [0, 1 << 20], ids=["one by one", "in a batch"])
 def test_what_fails_fails_alone(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from antiphon.codec.batches import Ladder
 from antiphon.codec.flow.cpp_unet import OneCallUNet
 from antiphon.codec.flow.fused_unet import FusedUNet, is_fused_on
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
@@ -50,6 +51,16 @@ class FlowMatching:
             self._time_bias = estimator.time_bias(times.to(device))
         self.solver = Solver(velocity, steps, cfg_rate)
         self._recorded = None if capture is None else GraphedEstimator(self.solver, capture)
+
+    def use(self, ladder: Ladder) -> None:
+        """From now on, record batches of these sizes, and no others."""
+        if self._recorded is not None:
+            self._recorded.use(ladder)
+
+    def close(self) -> None:
+        """From now on, record nothing more."""
+        if self._recorded is not None:
+            self._recorded.close()
 
     def integrate(
         self, z: Tensor, mu: Tensor, speaker: Tensor, prompt: Tensor, mask: Tensor | None

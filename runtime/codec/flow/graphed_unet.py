@@ -15,13 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from antiphon.codec.batches import MAX_GRAPHS, Ladder, bucket_rows
 from antiphon.codec.stopping import stoppable
 from antiphon.device.cuda_graph import Capture
 
-__all__ = ["Estimator", "GraphedEstimator", "bucket_frames", "bucket_rows"]
+__all__ = ["Estimator", "GraphedEstimator", "bucket_frames"]
 
-MAX_GRAPHS = 32
-"""Recordings kept, the last used. A stream's chunks have four lengths, their batches half a dozen sizes."""
 MAX_ELEMENTS = 1 << 14
 """Rows times frames of the largest recording. Beyond this, kernels last long enough to launch one by one."""
 
@@ -39,11 +38,6 @@ def bucket_frames(frames: int) -> int:
     while frames > 16 * step:
         step *= 2
     return -(-frames // step) * step
-
-
-def bucket_rows(rows: int) -> int:
-    """The next power of two."""
-    return 1 << (rows - 1).bit_length()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +59,15 @@ class GraphedEstimator:
         self.estimator = estimator
         self._capture = capture
         self._max_graphs = max_graphs
+        self._ladder: Ladder | None = None
+        self._is_closed = False
         self._recordings: OrderedDict[tuple[int, int], Recording] = OrderedDict()
 
     def __call__(self, x: Tensor, time_bias: Tensor, mask: Tensor | None = None) -> Tensor:
         """The result (rows, channels, frames) lasts until the next call."""
         rows, _, frames = x.shape
-        size = bucket_rows(rows), bucket_frames(frames)
-        if size[0] * size[1] > MAX_ELEMENTS:
+        size = self._size(rows, frames)
+        if size is None or (self._is_closed and size not in self._recordings):
             return self.estimator(x, time_bias, mask)
         recording = self._recordings.pop(size, None)
         if recording is None:
@@ -87,6 +83,21 @@ class GraphedEstimator:
         recording.mask[rows:] = 1.0  # a row without a valid frame would have a mean of 0 / 0
         recording.time_bias.copy_(time_bias)
         return recording.replay()[:rows, :, :frames]
+
+    def use(self, ladder: Ladder) -> None:
+        """From now on, record these sizes, and no others."""
+        self._ladder = ladder
+
+    def close(self) -> None:
+        """From now on, record nothing more: what has no recording runs kernel by kernel."""
+        self._is_closed = True
+
+    def _size(self, rows: int, frames: int) -> tuple[int, int] | None:
+        """That of the recording for a batch; None if it is to have none."""
+        if self._ladder is not None:
+            return self._ladder.fit(rows, frames)
+        size = bucket_rows(rows), bucket_frames(frames)
+        return None if size[0] * size[1] > MAX_ELEMENTS else size
 
     def _record(self, size: tuple[int, int], x: Tensor, time_bias: Tensor) -> Recording:
         rows, frames = size

@@ -7,6 +7,7 @@ them again with more to look at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, FlowParams
 from antiphon.codec.flow.flow import FlowInput, UnitSpan
-from antiphon.codec.noise import MEL, normal_rows
+from antiphon.codec.noise import MEL, normal_rows, signed_seed
 from antiphon.codec.voices import Voice
 from antiphon.config import StreamSchedule
+from antiphon.device.transfer import to_device
+from antiphon.kernels.normal_rows import normal_rows as draw_rows
 
-__all__ = ["FlowStream"]
+__all__ = ["FlowStream", "chunks_on_device"]
 
 
 class FlowStream:
@@ -66,16 +69,30 @@ class FlowStream:
             return length
         return left if self.is_complete else 0
 
+    def ready_frames(self) -> int:
+        """Mel frames that the chunk is computed with."""
+        frames, heard = self.params.mel_frames, self.voice.prompt_mel
+        own = frames(self._end(self.ready_units())) - frames(self._first)
+        return own if heard is None else own + heard.shape[1]
+
     def chunk(self, device: torch.device) -> FlowInput:
         """The input of the next chunk; `ready_units` must not be 0."""
+        end = self._begin_chunk()
+        units = torch.tensor(self._units[: end - self._first], device=device)
+        own_prompt = 0 if self.voice.prompt_mel is None else self.voice.prompt_mel.shape[1]
+        return self._input(units, torch.from_numpy(self._noise(own_prompt, end)).to(device))
+
+    def _begin_chunk(self) -> int:
+        """The number of the first unit that the chunk does not see."""
         length = self.ready_units()
         assert length, "a chunk is asked for only when one is ready"
         self._taken = length
-        end = min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
-        units = torch.tensor(self._units[: end - self._first], device=device)
+        return self._end(length)
+
+    def _input(self, units: Tensor, noise: Tensor) -> FlowInput:
+        """units: from `_first` on; noise: (80, frames) as `_noise` gives it."""
         num_context = self.num_done - self._first
         said, heard = self.voice.prompt_units, self.voice.prompt_mel
-        own_prompt = 0 if heard is None else heard.shape[1]
         if num_context:
             assert self._context_mel is not None
             context = units[:num_context]
@@ -84,7 +101,7 @@ class FlowStream:
         return FlowInput(
             units=units[num_context:],
             embedding=self.voice.embedding,
-            noise=torch.from_numpy(self._noise(own_prompt, end)).to(device),
+            noise=noise,
             prompt_units=said,
             prompt_mel=heard,
             span=UnitSpan(self._first, num_context),
@@ -112,6 +129,10 @@ class FlowStream:
         """Return to the state that `state` gave."""
         self.__dict__.update(state)
 
+    def _end(self, length: int) -> int:
+        """The number of the first unit that a chunk of this length does not see."""
+        return min(self.num_done + length + self.schedule.lookahead_units, self.num_units)
+
     def _keep_context(self, final: Tensor) -> None:
         frames = self.params.mel_frames
         first = max(self._first, self.num_done - self.schedule.context_units)
@@ -128,6 +149,30 @@ class FlowStream:
         if own_prompt:
             rows = np.concatenate([normal_rows(self.seed, MEL, -own_prompt, own_prompt, MEL_BANDS), rows])
         return rows.T
+
+
+def chunks_on_device(streams: Sequence[FlowStream], device: torch.device) -> list[FlowInput]:
+    """`chunk` of each stream: all units go to the device in one copy, and the noise is drawn there."""
+    count, frames = len(streams), streams[0].params.mel_frames
+    units, bounds, prompts = [], [], []
+    for stream in streams:
+        end = stream._begin_chunk()
+        units.append(stream._units[: end - stream._first])
+        bounds.append((frames(stream._first), frames(end)))
+        prompts.append(0 if stream.voice.prompt_mel is None else stream.voice.prompt_mel.shape[1])
+    numbers = [signed_seed(stream.seed) for stream in streams]
+    numbers += [first for first, _ in bounds] + [-prompt for prompt in prompts]
+    parts = to_device(np.array(numbers + [unit for own in units for unit in own]), device)
+    seeds, first, before, *own_units = parts.split([count] * 3 + [len(own) for own in units])
+    noise = draw_rows(seeds, first, MEL, max(end - begin for begin, end in bounds), MEL_BANDS).mT
+    said = draw_rows(seeds, before, MEL, max(prompts), MEL_BANDS).mT if any(prompts) else None
+    inputs = []
+    for i, (stream, (begin, end), prompt) in enumerate(zip(streams, bounds, prompts, strict=True)):
+        own = noise[i, :, : end - begin]
+        if said is not None and prompt:
+            own = torch.cat([said[i, :, :prompt], own], dim=1)
+        inputs.append(stream._input(own_units[i], own))
+    return inputs
 
 
 def cross_fade(old: Tensor, new: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from plain_capture import PlainCapture
 from torch import Tensor, nn
 
 from antiphon.codec import Codec
+from antiphon.codec.batches import Ladder, bucket_rows
 from antiphon.codec.checkpoint.hyperparams import FlowParams
-from antiphon.codec.flow.graphed_unet import MAX_ELEMENTS, GraphedEstimator, bucket_frames, bucket_rows
+from antiphon.codec.flow.graphed_unet import MAX_ELEMENTS, GraphedEstimator, bucket_frames
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.layers.padding import frame_mask, pad_rows
@@ -50,7 +51,7 @@ def test_bucket_frames(frames: int) -> None:
 
 def test_sizes_are_few() -> None:
     assert len({bucket_frames(frames) for frames in range(1, 2049)}) == 40
-    assert [bucket_rows(rows) for rows in (1, 2, 3, 4, 5, 16, 17)] == [1, 2, 4, 4, 8, 16, 32]
+    assert [bucket_rows(rows) for rows in (1, 3, 5, 8, 9, 17, 25, 129)] == [1, 4, 8, 8, 12, 24, 32, 256]
 
 
 @pytest.mark.slow
@@ -113,6 +114,19 @@ def test_large_sizes_are_not_recorded(capture: FxCapture) -> None:
     graphed = GraphedEstimator(first_channels, capture)
     assert graphed(torch.zeros(16, 1, MAX_ELEMENTS // 16 + 1), torch.zeros(1)).shape[0] == 16
     assert capture.num_recorded == 0
+
+
+@torch.inference_mode()
+def test_a_ladder_is_all_that_is_recorded(capture: FxCapture) -> None:
+    graphed = GraphedEstimator(first_channels, capture)
+    graphed.use(Ladder((2, 4), (16, 32)))
+    for rows, frames in ((1, 16), (2, 3), (3, 32), (5, 16), (2, 33)):
+        assert graphed(torch.zeros(rows, 320, frames), torch.zeros(1)).shape == (rows, 80, frames)
+    assert (capture.num_recorded, capture.num_replayed) == (2, 3)
+    graphed.close()
+    assert graphed(torch.ones(4, 320, 16), torch.zeros(1)).all()
+    assert graphed(torch.ones(2, 320, 16), torch.zeros(1)).all()
+    assert (capture.num_recorded, capture.num_replayed) == (2, 4)
 
 
 @pytest.mark.slow
