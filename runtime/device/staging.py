@@ -20,8 +20,8 @@ Shape = tuple[int, ...]
 class Staging:
     """Arrays of several shapes and types that lie side by side, once on the host and once on the device.
 
-    The host's memory is pinned, so that a recorded copy can read whatever it holds at each replay. It must
-    not be written again before that copy is done.
+    The host's memory is pinned, so that the device copies it by itself. It must not be written again before
+    that copy is done.
     """
 
     def __init__(self, fields: Mapping[str, tuple[torch.dtype, Shape]], device: torch.device) -> None:

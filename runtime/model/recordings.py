@@ -2,8 +2,8 @@
 
 A step of one request is some hundred kernels of microseconds each, and a GPU waits for the processor that
 launches them. Recorded (see `device/cuda_graph.py`), they are launched at once. A recording holds all that a
-step does on the device, from the copy of its numbers to the copy of its results: the host fills arrays,
-replays, waits, and reads arrays.
+step does on the device: the host fills arrays, has them copied there in one piece, replays, waits, and reads
+the few results that are copied back.
 
     unit    windows take new text -> top layers -> unit head, pick -> embedding -> bottom layers -> CTC head
     text    embedding -> LLM layers -> head, pick
@@ -85,7 +85,7 @@ class Recorded:
     staging: Staging
     results: Results
     """(results of each row, size)"""
-    replay: Callable[[], Any]
+    replay: Callable[[], Tensor]
     wait: Callable[[], None]
 
     def fill(self, name: str, values: Sequence[Any], padding: float) -> None:
@@ -97,7 +97,8 @@ class Recorded:
     def run(self, meanwhile: Callable[[], None]) -> NDArray[np.int64]:
         """Replay, and wait for the results, which last until the next call. meanwhile: what the host does
         before it waits."""
-        self.replay()
+        self.staging.send()
+        self.results.fetch(self.replay())
         meanwhile()
         self.wait()
         return self.results.numbers
@@ -164,18 +165,11 @@ class Recordings:
         staging = Staging(self._fields(kind, size), device)
         results = Results((2 if "unit" in kind else 1, size), device)
         staging.device["starts"] = torch.arange(size + 1, dtype=torch.int32, device=device)
-        recorded = Recorded(staging, results, lambda: None, self._capture.wait)
-        for name in staging.host:  # until the first batch, all rows are padding
-            if name != "blocks":
-                recorded.fill(name, (), self.padding(name))
-
-        def step() -> Tensor:
-            staging.send()
-            found = body(staging.device)
-            results.fetch(found)
-            return found
-
-        return Recorded(staging, results, self._capture(step), self._capture.wait)
+        for name, column in staging.host.items():  # while it is recorded, all rows are padding
+            column[:] = self.padding(name)
+        staging.send()
+        self._capture.wait()
+        return Recorded(staging, results, self._capture(lambda: body(staging.device)), self._capture.wait)
 
     def padding(self, column: str) -> float:
         """What the rows of no request have in a column."""
