@@ -133,7 +133,8 @@ def test_the_same_ids_as_in_pytorch(
 ) -> None:
     """Few logits, and many of 16 bits, are weighed in float64, so not even rounding makes a difference. Among
     them are rows of equals, and what cannot be picked."""
-    monkeypatch.setattr("antiphon.kernels.triton.sample.MAX_BLOCK", 256)
+    for way in ("counting", "search"):
+        monkeypatch.setattr(f"antiphon.kernels.triton.sample_by_{way}.MAX_BLOCK", 256)
     settings = [(t, k, p) for t in (0.4, 2.0) for k in (0, 7, 5000) for p in (1.0, 0.6, 0.0)]
     settings += [(0.0, 7, 0.6), (1.0, 1, 1.0), (1.0, 0, 0.01)]
     rows = len(settings)
@@ -166,11 +167,11 @@ def test_of_equals_the_lower_ids(backend: str, device: torch.device) -> None:
 
 def test_equals_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in large vocabularies: the Triton kernel counts on from one block to the next."""
-    monkeypatch.setattr("antiphon.kernels.triton.sample.MAX_BLOCK", 4)
+    monkeypatch.setattr("antiphon.kernels.triton.sample_by_search.MAX_BLOCK", 32)
     settings = same(8)
     points = uniform_reference(torch.tensor(settings.seeds), torch.tensor(settings.positions))
-    picked = pick(torch.ones(8, 10), settings, "triton", device_of("triton"))
-    assert picked == (points * 10).long().tolist()
+    picked = pick(torch.ones(8, 100), settings, "triton", device_of("triton"))
+    assert picked == (points * 100).long().tolist()
 
 
 def test_greedy_is_the_first_of_the_largest(backend: str, device: torch.device) -> None:
