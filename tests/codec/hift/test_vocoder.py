@@ -219,12 +219,14 @@ def test_a_call_is_a_replay_and_a_handful(codec: Codec, monkeypatch: pytest.Monk
 
     vocoder = Vocoder(codec.decoder.hift, torch.float32, Capture(), Ladder((1, 8), (80,)))
     streams = [WindowStream(vocoder, seed) for seed in range(count)]
+    calls = Calls()  # of the last of three
     for _ in range(3):
         replays.clear()
         copies.update({"to": 0, "from": 0})
         for stream in streams:
             stream.add(torch.zeros(80, 42))
-        with Calls() as calls:
+        calls = Calls()
+        with calls:
             vocode_windows(vocoder, streams)
         assert (len(replays), copies) == (1, {"to": 1, "from": 1})
     assert len(calls.names) <= 12, " ".join(calls.names)
