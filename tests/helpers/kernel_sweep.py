@@ -214,6 +214,16 @@ OPS: dict[str, Op] = {
         },
         kernels.masked_group_norm,
     ),
+    "normal_rows": Op(
+        lambda: {
+            "seeds": torch.tensor([5, -7]),
+            "first_rows": torch.tensor([0, -3]),
+            "stream": 2,
+            "num_rows": 3,
+            "width": 6,
+        },
+        kernels.normal_rows,
+    ),
     "norm_attention": Op(
         lambda: {
             "x": _randn(2, 5, 8),

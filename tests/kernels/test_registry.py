@@ -28,6 +28,7 @@ DECLARED = {
     "masked_group_norm": ["triton", "torch"],
     "norm_attention": ["triton", "torch"],
     "norm_feed_forward": ["triton", "torch"],
+    "normal_rows": ["triton", "torch"],
     "paged_attention": ["cpp", "flash-attn", "triton", "torch"],
     "rms_norm": ["cpp", "triton", "torch"],
     "rms_norm_residual": ["cpp", "triton", "torch"],
