@@ -25,6 +25,7 @@ from antiphon.bench.options import JsonFile, check_output, device_name, read_cou
 from antiphon.bench.spans import replaced
 from antiphon.device.cuda_graph import capture_for
 from antiphon.engine.engine import Engine
+from antiphon.sched.request import RequestState
 from antiphon.types import Request, SamplingParams, Units
 
 __all__ = ["HostRun", "bench_host", "run"]
@@ -74,18 +75,20 @@ def bench_host(num_requests: int, positions: int, *, units: int, rate: float) ->
     with engine:
         rng = random.Random(0)
         vocabulary = engine.model_config.audio_vocab_size
-        # one prompt for all, which is read once and then found in the cache
         prompt = Units([rng.randrange(vocabulary) for _ in range(positions)])
         engine.scheduler.speaking = paced_speaking(rate)
         params = SamplingParams(max_units=units, ignore_eos=True)
+        states: list[RequestState] = []
         for _ in range(num_requests):
             request = Request(prompt, modalities=("text", "audio"), system="")
             engine.add_request(request, params, stream_audio=False)
-        return _measured(engine, num_requests, positions, units)
+            states.append(engine.scheduler.waiting[-1])
+            while not states[0].unit_ids:  # the prompt is read once, and found in the cache by the others
+                engine.step()
+        return _measured(engine, states, positions, units)
 
 
-def _measured(engine: Engine, num_requests: int, positions: int, units: int) -> HostRun:
-    states = list(engine.scheduler.waiting)
+def _measured(engine: Engine, states: list[RequestState], positions: int, units: int) -> HostRun:
     while engine.has_unfinished() and not all(len(state.unit_ids) > NUM_WARM_UPS for state in states):
         engine.step()
     meanwhile_s = 0.0
@@ -110,7 +113,7 @@ def _measured(engine: Engine, num_requests: int, positions: int, units: int) -> 
         return 1e3 * statistics.median(times[which] for times in found[kind])
 
     return HostRun(
-        num_requests,
+        len(states),
         positions,
         median(False, 0),
         median(False, 1),
