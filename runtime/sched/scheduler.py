@@ -200,7 +200,7 @@ class Scheduler:
         budget = self.max_num_batched_tokens
         for request in self._in_turn():
             track = request.speech
-            if track is None or not request.is_running:
+            if track is None or track.num_computed == len(track.ids) or not request.is_running:
                 continue
             start, end = track.num_computed, min(len(track), track.num_computed + budget)
             if start == end or not self._make_room(request, track, end):
@@ -242,7 +242,10 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget, fused_budget = self.max_num_batched_tokens, self.max_fused_tokens
         for request in self._in_turn():
-            start, end = request.top_computed, min(request.top_ready(), request.top_computed + budget)
+            start, ready = request.top_computed, request.top_ready()
+            if start >= ready:
+                continue
+            end = min(ready, start + budget)
             first_fused = max(start, request.num_speech_prompt - 1)
             if end - first_fused > 1:
                 end = min(end, first_fused + max(1, fused_budget))
@@ -252,10 +255,11 @@ class Scheduler:
                 chunks.append(Chunk(request, start, end, samples=end == request.num_speech_known))
                 budget -= end - start
         for chunk in chunks:
-            if chunk.samples and chunk.request.speech is not None:
+            track = chunk.request.speech
+            if chunk.samples and track is not None and chunk.end % track.block_size == 0:
                 # Room for the unit that is picked, so that it can be heard in the same pass. If blocks are
                 # scarce, it gets its own when its turn comes.
-                chunk.request.speech.reserve(self.pool, chunk.end + 1)
+                track.reserve(self.pool, chunk.end + 1)
         return self._plan("top", chunks)
 
     # --- results ------------------------------------------------------------------------------
@@ -300,15 +304,19 @@ class Scheduler:
                 continue
             assert track is not None
             request.top_computed = chunk.end
-            track.publish(self.pool, chunk.end, request.prompt_labels)
+            if chunk.end // track.block_size > chunk.start // track.block_size:
+                track.publish(self.pool, chunk.end, request.prompt_labels)
             if unit is None:
                 continue
             if reason := request.add_unit(unit):
                 self.finish(request, reason)
             elif label is not None:
+                assert request.speaking is not None
                 track.num_computed = chunk.end + 1
+                num_consumed = request.speaking.num_consumed
                 request.add_label(chunk.end, label)
-                self._let_go_of_text(request)
+                if request.speaking.num_consumed > num_consumed:
+                    self._let_go_of_text(request)
 
     def _finish_if_complete(self, request: RequestState) -> None:
         if reason := request.end_of_picks():
