@@ -140,6 +140,8 @@ with Engine(device="cpu") as engine:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_bare_image_of_a_gpu_machine_is_enough() -> None:
     """It has torch, Triton and what reads models, and nothing that reads or plays sound."""
     done = subprocess.run(

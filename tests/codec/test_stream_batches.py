@@ -74,7 +74,9 @@ class Speaker:
         return window
 
 
-@pytest.mark.parametrize("num_requests", [16, 32, 64])
+@pytest.mark.parametrize(
+    "num_requests", [16, *(pytest.param(n, marks=[pytest.mark.slow, pytest.mark.long]) for n in (32, 64))]
+)
 def test_few_frames_are_computed_for_nothing(num_requests: int) -> None:
     """300 s of requests that speak 2 to 20 s each, one after the other: at most 1.25 times the needed frames,
     and every batch has a size that was recorded at the start."""

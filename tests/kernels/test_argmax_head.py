@@ -130,6 +130,7 @@ def test_parts_of_many_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, randn: 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("where", ["apart", "side by side", "all alike", "backwards"])
 @pytest.mark.parametrize(("rows", "top_k"), [(1, 5), (1, 64), (3, 2), (3, 17)])
@@ -154,7 +155,7 @@ def test_groups_of_the_likeliest(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("rows", [1, 70])
+@pytest.mark.parametrize("rows", [1, pytest.param(70, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_in_16_bits(dtype: torch.dtype, rows: int, randn: Draw) -> None:
     """The logits of 16-bit numbers are float32: what differs by less than its 16 bits is told apart."""
     hidden, weight = (x.to(device_of("triton"), dtype) for x in (randn(rows, 90), randn(130, 90)))

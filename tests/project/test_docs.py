@@ -77,8 +77,15 @@ def run_antiphon(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert end.value.code in (0, None)
 
 
+LONG = ("antiphon bench serve --compare", "antiphon bench formats")
+"""Commands that take ten seconds or more, and run the same code as others"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=[pytest.mark.long] if each.startswith(LONG) else []) for each in commands()],
+)
 def test_commands_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`make` targets have to be there; what they run is tried without the environment they make for it."""
     words = shlex.split(command)

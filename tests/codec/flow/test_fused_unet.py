@@ -130,6 +130,7 @@ def test_launches(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @torch.inference_mode()
 def test_all_steps_are_one_recording(unet: UNet) -> None:
     times, steps = schedule(2)
