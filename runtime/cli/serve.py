@@ -182,6 +182,15 @@ def serve(
             min=1, help="Requests that may wait; more get status 429.", rich_help_panel=options.MODEL_PANEL
         ),
     ] = EngineConfig.max_num_waiting,
+    unit_head: Annotated[
+        str,
+        typer.Option(
+            metavar="all|units",
+            help="What units are picked from: all ids of the unit head, or units and stop ids alone, which "
+            "reads less.",
+            rich_help_panel=options.MODEL_PANEL,
+        ),
+    ] = EngineConfig.unit_head,
 ) -> None:
     """Serve the OpenAI API until Ctrl-C or SIGTERM.
 
@@ -231,6 +240,7 @@ def serve(
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
         "max_num_waiting": max_num_waiting,
+        "unit_head": unit_head,
     }
     if max_model_len is not None:
         engine_settings["max_model_len"] = max_model_len
