@@ -25,7 +25,7 @@ def velocity_model(names: Names) -> onnx.ModelProto:
     """(mu - x + t + speaker * prompt) * mask"""
     x, mask, mu, t, speaker, prompt = names.inputs
     node = helper.make_node
-    shapes = {
+    shapes: dict[str, Shape] = {
         x: MEL,
         mask: ["batch", 1, "frames"],
         mu: MEL,
