@@ -76,19 +76,25 @@ def flow(
     ] = False,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
-    with signals.at_once():  # tracing runs for long without returning to Python
+    with signals.at_once():  # there is nothing to keep
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         from antiphon.assets.embedded import EMBEDDED_CODEC
         from antiphon.export.folder import export_flow, read_flow
 
         source = read_flow(EMBEDDED_CODEC if codec is None else codec)
-        written = export_flow(
-            source,
-            out,
-            precision=precision.value,
-            solver=solver,
-            cosyvoice_names=cosyvoice_names,
-            report=lambda what: say(f"writing {what}", err=True),
-        )
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("starting", total=None)
+            written = export_flow(
+                source,
+                out,
+                precision=precision.value,
+                solver=solver,
+                cosyvoice_names=cosyvoice_names,
+                report=lambda what: progress.update(task, description=f"writing {what}"),
+            )
     for path in written:
         say(f"{path}: {kind.value}, {precision.value}, {path.stat().st_size / MB:.1f} MB")
 

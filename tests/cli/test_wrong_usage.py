@@ -46,6 +46,7 @@ def ended(arguments: list[str], monkeypatch: pytest.MonkeyPatch, stdin: str = ""
         *([*GENERATE, "--device", device] for device in ("float8", "", "[/red]", "cuda:99999999999")),
         [*GENERATE, "--dtype", "float8"],
         [*GENERATE, "--codec-dtype", "float8"],
+        [*GENERATE, "--vocoder-backend", "tensorrt"],
         [*GENERATE, "--block-size", "0"],
         [*GENERATE, "--json", "--out", "-"],
         ["generate", "--text", "-", "--audio", "-"],
