@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -52,7 +53,8 @@ class CodecRun:
     """Medians over the repeats of one way to decode utterances of one length."""
 
     way: str
-    """plain (`PlainCodec`, float32), whole (`Codec.decode`) or streamed (`Codec.stream`, unit by unit)"""
+    """plain (`PlainCodec`, float32), whole (`Codec.decode`), onnx (the same, the flow by onnxruntime) or
+    streamed (`Codec.stream`, unit by unit)"""
     num_utterances: int
     audio_s: float
     """Of one utterance"""
@@ -120,12 +122,21 @@ def bench_codec(
     repeats: int,
     device: torch.device | None = None,
     enforce_eager: bool = False,
+    onnx_folder: Path | None = None,
     seed: int = 0,
 ) -> tuple[list[CodecRun], CodecError]:
-    """Runs for each length: plain, then whole and streamed for each number of utterances at a time; and the
-    error of the first length's utterance."""
+    """Runs for each length: plain, then whole, by onnxruntime and streamed for each number of utterances at a
+    time; and the error of the first length's utterance. onnx_folder: what onnxruntime computes the flow from,
+    made in float32 if it is not there; None: it is left out."""
     params = read_params(config)
     codec = dummy_codec(params, dtype, device, enforce_eager=enforce_eager)
+    onnx = None
+    if onnx_folder is not None:
+        if not onnx_folder.exists():
+            from antiphon.export.folder import Source, export_flow
+
+            export_flow(Source(params.flow, codec.decoder.flow.model, {}), onnx_folder)
+        onnx = dummy_codec(params, dtype, device, onnx_folder=onnx_folder)
     plain = PlainCodec(codec)
     rng = random.Random(seed)
     runs: list[CodecRun] = []
@@ -136,21 +147,27 @@ def bench_codec(
             [rng.randrange(codec.num_units_vocab) for _ in range(num_units)] for _ in range(max(batch_sizes))
         ]
         error = error or codec_error(plain, utterances[0])
-        runs += _bench_length(codec, plain, utterances, batch_sizes, repeats)
+        runs += _bench_length(codec, onnx, plain, utterances, batch_sizes, repeats)
     assert error is not None, "there is at least one length"
     return runs, error
 
 
 def _bench_length(
-    codec: Codec, plain: PlainCodec, utterances: list[list[int]], batch_sizes: list[int], repeats: int
+    codec: Codec,
+    onnx: Codec | None,
+    plain: PlainCodec,
+    utterances: list[list[int]],
+    batch_sizes: list[int],
+    repeats: int,
 ) -> list[CodecRun]:
     first = utterances[0]
     flops = codec_flops(codec.params, len(first))
     audio_s = len(plain.decode(first)) / codec.sample_rate_hz
-    rows = [("plain", 1), *(("whole", size) for size in batch_sizes), *(("streamed", n) for n in batch_sizes)]
+    ways = {"whole": codec, **({} if onnx is None else {"onnx": onnx}), "streamed": codec}
+    rows = [("plain", 1), *((way, size) for way in ways for size in batch_sizes)]
     taken = {row: _Taken() for row in rows}
     for way, size in rows[1:]:
-        _DECODERS[way](codec, utterances[:size])  # warms up
+        _DECODERS[way](ways[way], utterances[:size])  # warms up
     rates, plain_rates = [], []
     # One of each in turn, so that whatever else the machine does slows all of them alike.
     for _ in range(repeats):
@@ -163,8 +180,8 @@ def _bench_length(
             if way == "plain":
                 plain.decode(first)
             else:
-                with clock.watching(codec):
-                    first_s = _DECODERS[way](codec, utterances[:size])
+                with clock.watching(ways[way]):
+                    first_s = _DECODERS[way](ways[way], utterances[:size])
                 if first_s is not None:
                     row.first_s.append(first_s)
             row.total_s.append(time.perf_counter() - start)
@@ -221,6 +238,7 @@ def _decode_streamed(codec: Codec, utterances: list[list[int]]) -> float | None:
 
 _DECODERS: dict[str, Callable[[Codec, list[list[int]]], float | None]] = {
     "whole": _decode_whole,
+    "onnx": _decode_whole,
     "streamed": _decode_streamed,
 }
 
@@ -246,6 +264,14 @@ def run(
     eager: EnforceEager = False,
     repeats: Repeats = 5,
     threads: Threads = 0,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="On a CPU, also measure the flow by onnxruntime, from this export of the same codec, which "
+            "is made if it is not there.",
+        ),
+    ] = None,
     json_out: JsonFile = None,
 ) -> None:
     """Seconds of compute per second of speech, with random weights, beside those of a plain codec."""
@@ -253,6 +279,8 @@ def run(
     use_threads(threads)
     place = read_device(device)
     kind = read_dtype(dtype, place)
+    if onnx is not None and place.type != "cpu":
+        raise typer.BadParameter(f"cannot be used on {place.type}", param_hint="--onnx")
     runs, error = bench_codec(
         config,
         _numbers(seconds, "--seconds"),
@@ -261,6 +289,7 @@ def run(
         repeats=repeats,
         device=place,
         enforce_eager=eager,
+        onnx_folder=onnx,
     )
     machine = device_name(place) + (", without graphs" if eager and place.type == "cuda" else "")
     title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
@@ -269,6 +298,7 @@ def run(
         command = (
             f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
             f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}"
+            f"{'' if onnx is None else ' --onnx DIR'}"
         )
         rows = [asdict(run) for run in runs]
         write_record(json_out, record_of(title, command, error=asdict(error), runs=rows))

@@ -45,9 +45,10 @@ def dummy_codec(
     device: torch.device | None = None,
     *,
     enforce_eager: bool = False,
+    onnx_folder: Path | None = None,
 ) -> Codec:
     """A codec with one voice, which sounds like nothing but neither overflows nor falls silent. device:
-    None is the CPU."""
+    None is the CPU. onnx_folder: see `Codec`."""
     place = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     flow, hift = _filled(FlowModel(params.flow), generator), _filled(Hift(params.hift), generator)
@@ -55,7 +56,16 @@ def dummy_codec(
     voice = Voice(torch.randn(params.flow.spk_embed_dim, generator=generator))
     capture = capture_for(place, enforce_eager=enforce_eager)
     voices = {"dummy": voice}
-    return Codec(params, flow.to(place), hift.to(place), voices, place, dtype=dtype, capture=capture)
+    return Codec(
+        params,
+        flow.to(place),
+        hift.to(place),
+        voices,
+        place,
+        dtype=dtype,
+        capture=capture,
+        onnx_folder=onnx_folder,
+    )
 
 
 def _filled(module: ModuleT, generator: torch.Generator) -> ModuleT:

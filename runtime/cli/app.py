@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 import antiphon
-from antiphon.cli import bench, chat, doctor, generate, profile, quantize, run_batch, run_stream_omni, serve
+from antiphon.cli import (
+    bench,
+    chat,
+    doctor,
+    export,
+    generate,
+    profile,
+    quantize,
+    run_batch,
+    run_stream_omni,
+    serve,
+)
 
 __all__ = ["app"]
 
@@ -29,6 +40,7 @@ app.command()(run_batch.run_batch)
 app.command()(quantize.quantize)
 app.command()(profile.profile)
 app.command()(doctor.doctor)
+app.add_typer(export.app)
 app.add_typer(bench.app)
 
 

@@ -91,6 +91,7 @@ def chat(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
@@ -134,7 +135,9 @@ def chat(
         # Before the model is loaded: what is missing is said at once.
         microphone = stack.enter_context(Microphone(input_device)) if mic else None
         speaker = stack.enter_context(Speaker(output_device)) if mic or play else None
-        engine = options.open_engine(model, codec, device, dtype, codec_dtype, block_size, quantization)
+        engine = options.open_engine(
+            model, codec, device, dtype, codec_dtype, block_size, quantization, vocoder_backend
+        )
         if microphone is not None and speaker is not None:
             with signals.at_once():
                 from antiphon.cli.talk import settings_of, talk

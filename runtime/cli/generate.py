@@ -76,6 +76,7 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
@@ -127,7 +128,9 @@ def generate(
     with ExitStack() as stack:
         speaker = stack.enter_context(Speaker(output_device)) if play else None  # before the model is loaded
         engine = stack.enter_context(
-            options.open_engine(model, codec, device, dtype, codec_dtype, block_size, quantization)
+            options.open_engine(
+                model, codec, device, dtype, codec_dtype, block_size, quantization, vocoder_backend
+            )
         )
         with signals.noted(note):  # what was made is kept
             show = None if printer is None else printer.show

@@ -32,6 +32,7 @@ __all__ = [
     "Temperature",
     "TopK",
     "TopP",
+    "VocoderBackend",
     "Voice",
     "check_codec",
     "open_engine",
@@ -77,6 +78,15 @@ CodecDtype = Annotated[
     str,
     typer.Option(
         help="Of the speech codec: float32, bfloat16, float16 or auto: float16 on a GPU, float32 on a CPU.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+VocoderBackend = Annotated[
+    str,
+    typer.Option(
+        metavar="BACKEND",
+        help="Of the speech codec: torch, or on a CPU onnxruntime:DIR, for a folder that `antiphon export "
+        "flow` wrote from this codec.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -176,6 +186,7 @@ def open_engine(
     codec_dtype: str,
     block_size: int,
     quantization: str | None = None,
+    vocoder_backend: str = "torch",
 ) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     check_codec(model, codec)
@@ -190,6 +201,7 @@ def open_engine(
             dtype=dtype,
             codec_dtype=codec_dtype,
             quantization=quantization,
+            vocoder_backend=vocoder_backend,
             block_size=block_size,
         )
     if model is None:

@@ -57,6 +57,7 @@ def profile(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
 ) -> None:
     """Serve some requests, and show where the time goes, by stage and op.
 
@@ -90,6 +91,7 @@ def profile(
         "device": device,
         "dtype": dtype,
         "codec_dtype": codec_dtype,
+        "vocoder_backend": vocoder_backend,
         "enable_prefix_caching": False,
     }
     with bench.profiled_engine(model, codec, config, fused=fused, **settings) as engine:

@@ -61,6 +61,7 @@ def run_batch(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
@@ -100,7 +101,13 @@ def run_batch(
             settings["max_model_len"] = max_model_len
         with signals.at_once():
             engine = AsyncEngine(
-                model, codec=codec, device=device, dtype=dtype, codec_dtype=codec_dtype, **settings
+                model,
+                codec=codec,
+                device=device,
+                dtype=dtype,
+                codec_dtype=codec_dtype,
+                vocoder_backend=vocoder_backend,
+                **settings,
             )
         if model is None:
             from antiphon.assets.embedded import EMBEDDED_WORLD

@@ -102,6 +102,7 @@ def run_stream_omni(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
 ) -> None:
     """Do what the released code's scripts do, with their flags.
 
@@ -128,7 +129,9 @@ def run_stream_omni(
     )
     note = signals.Note()
     block_size = EngineConfig.block_size
-    with options.open_engine(model_path, codec, device, dtype, codec_dtype, block_size) as engine:
+    with options.open_engine(
+        model_path, codec, device, dtype, codec_dtype, block_size, vocoder_backend=vocoder_backend
+    ) as engine:
         with signals.noted(note):  # what was made is kept
             completion = run(engine, request, None, note, signals.PATIENCE_S)
             error = _print(completion, kind)

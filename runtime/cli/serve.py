@@ -166,6 +166,7 @@ def serve(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
+    vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
@@ -244,7 +245,7 @@ def serve(
     }
     if max_model_len is not None:
         engine_settings["max_model_len"] = max_model_len
-    load = partial(_load, model, codec, device, dtype, codec_dtype, engine_settings)
+    load = partial(_load, model, codec, device, dtype, codec_dtype, vocoder_backend, engine_settings)
     # While the engine loads, a signal ends it at once; then one asks it to drain, and a second ends it.
     with logs_written(log_format), signals.noted(repeats=False) as note:
         in_order = run(load, settings, partial(_show, model is None, note), _show_site, signals.end)
@@ -259,11 +260,20 @@ def _load(
     device: str,
     dtype: str,
     codec_dtype: str,
+    vocoder_backend: str,
     settings: dict[str, Any],
 ) -> AsyncEngine:
     from antiphon.aio.async_engine import AsyncEngine
 
-    return AsyncEngine(model, codec=codec, device=device, dtype=dtype, codec_dtype=codec_dtype, **settings)
+    return AsyncEngine(
+        model,
+        codec=codec,
+        device=device,
+        dtype=dtype,
+        codec_dtype=codec_dtype,
+        vocoder_backend=vocoder_backend,
+        **settings,
+    )
 
 
 def _show(is_packaged: bool, note: signals.Note, address: str) -> None:

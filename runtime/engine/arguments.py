@@ -31,6 +31,7 @@ __all__ = [
     "bounded",
     "check_choice",
     "check_quantization",
+    "check_vocoder_backend",
     "engine_config",
     "given_id",
     "model_folder",
@@ -83,6 +84,13 @@ def check_quantization(value: object) -> None:
         )
 
 
+def check_vocoder_backend(value: object, place: torch.device) -> None:
+    from antiphon.codec.exported import export_folder
+
+    if export_folder("vocoder_backend", value) is not None and place.type != "cpu":
+        raise ConfigError(f"vocoder_backend: expected 'torch' on {place.type}, got {shown(value)}")
+
+
 def model_folder(model: Any) -> Path:
     with suppress(Exception):
         return Path(model)
@@ -96,10 +104,16 @@ def open_codec(
     audio_vocab_size: int,
     *,
     enforce_eager: bool,
+    backend: str = "torch",
 ) -> Codec | None:
+    """backend: of a codec given as a folder, see `Codec.from_pretrained`; it has been checked."""
     from antiphon.codec import Codec
 
     if codec is None:
+        if backend != "torch":
+            raise ConfigError(
+                f"vocoder_backend: expected a codec's folder with {shown(backend)}, got no codec"
+            )
         return None
     if isinstance(codec, Codec):
         codec.check_process()
@@ -107,10 +121,14 @@ def open_codec(
             raise ConfigError(
                 f"codec_dtype: expected a codec given as a folder, got a Codec in {codec.dtype}"
             )
+        if backend != "torch":
+            raise ConfigError(
+                f"vocoder_backend: expected a codec given as a folder with {shown(backend)}, got a Codec"
+            )
     elif not isinstance(codec, (str, os.PathLike)):
         raise ConfigError(f"codec: expected the path of a codec's folder, or a Codec, got {shown(codec)}")
     else:
-        codec = Codec.from_pretrained(codec, device, dtype, enforce_eager=enforce_eager)
+        codec = Codec.from_pretrained(codec, device, dtype, backend, enforce_eager=enforce_eager)
     if codec.num_units_vocab < audio_vocab_size:
         raise CheckpointError(
             f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"

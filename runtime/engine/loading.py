@@ -14,6 +14,7 @@ from antiphon.device.place import resolve_device
 from antiphon.engine.arguments import (
     check_choice,
     check_quantization,
+    check_vocoder_backend,
     engine_config,
     model_folder,
     open_codec,
@@ -75,12 +76,12 @@ def load(
     config = engine_config(settings)
     check_quantization(quantization)
     check_choice("text_backend", text_backend, "native")
-    check_choice("vocoder_backend", vocoder_backend, "torch")
     check_choice("speech_prompt", speech_prompt, "soft")
     folder = model_folder(model) if model is not None else EMBEDDED_MODEL
     if model is None and codec is None:
         codec = EMBEDDED_CODEC
     place = resolve_device(device)
+    check_vocoder_backend(vocoder_backend, place)
     check_device(place)
     if quantization is not None and place.type != "cpu":
         raise ConfigError(f"quantization: expected None on {place.type}, got {quantization!r}")
@@ -97,7 +98,12 @@ def load(
     config = replace(config, max_model_len=min(config.max_model_len, model_config.max_position_embeddings))
     tokenizer = Tokenizer.from_pretrained(folder, tokenizer_file)
     opened = open_codec(
-        codec, place, codec_dtype, model_config.audio_vocab_size, enforce_eager=config.enforce_eager
+        codec,
+        place,
+        codec_dtype,
+        model_config.audio_vocab_size,
+        enforce_eager=config.enforce_eager,
+        backend=vocoder_backend,
     )
     inputs = InputProcessor(
         model_config, tokenizer, opened, config.limits, max_model_len=config.max_model_len

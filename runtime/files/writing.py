@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -14,11 +15,18 @@ from pathlib import Path
 
 from antiphon.files.reading import PIPE_PATIENCE_S
 
-__all__ = ["check_writable", "discard_unfinished", "is_special", "write_whole", "written_whole"]
+__all__ = [
+    "check_writable",
+    "discard_unfinished",
+    "folder_written_whole",
+    "is_special",
+    "write_whole",
+    "written_whole",
+]
 
 _unfinished: set[Path] = set()
-"""Files that this process is writing. Kept by the process and not by each caller, since a signal may end
-everything at once, and then nothing else removes them."""
+"""Files and folders that this process is writing. Kept by the process and not by each caller, since a signal
+may end everything at once, and then nothing else removes them."""
 
 
 @contextmanager
@@ -49,6 +57,34 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         part.write_bytes(content)
 
 
+@contextmanager
+def folder_written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside `path` for the block to fill; it is renamed to `path` when the block has ended.
+
+    Raises OSError, which names `path`, if that exists or cannot be made.
+    """
+    target = Path(path)
+    with _named(path):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "expected the name of a new folder; this exists")
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}")
+        part = target.parent / f".antiphon-{os.urandom(8).hex()}"
+        _unfinished.add(part)
+        try:
+            part.mkdir()
+        except OSError:
+            _unfinished.discard(part)
+            raise
+    try:
+        yield part
+        with _named(path):
+            part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        _unfinished.discard(part)
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises the OSError, naming `path`, that writing to it would raise; leaves nothing behind."""
     with _named(path):
@@ -69,8 +105,10 @@ def is_special(path: str | os.PathLike[str]) -> bool:
 
 
 def discard_unfinished() -> None:
-    """Removes the files that are being written; for a process that is about to end."""
+    """Removes the files and folders that are being written; for a process that is about to end."""
     for part in list(_unfinished):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
         with suppress(OSError):
             part.unlink()
 

@@ -55,6 +55,23 @@ def test_bench(small_config: str, tmp_path: Path, dtype: str) -> None:
     assert dtype in result.output
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_onnxruntime_beside_ours(small_config: str, tmp_path: Path) -> None:
+    """The export is made once, and then used."""
+    out, export = tmp_path / "out.json", tmp_path / "onnx"
+    for repeats in ("1", "2"):
+        options = ["--seconds", "0.4", "--batch", "1,2", "--repeats", repeats, "--onnx", str(export)]
+        result = bench("--config", small_config, "--json", str(out), *options)
+        assert result.exit_code == 0, result.output
+        made = (export / "flow.onnx").stat().st_mtime_ns
+        runs = json.loads(out.read_text())["runs"]
+        ways = [(run["way"], run["num_utterances"]) for run in runs]
+        assert ways == [("plain", 1), *((way, n) for way in ("whole", "onnx", "streamed") for n in (1, 2))]
+        assert all(run["flow_share"] > 0 for run in runs if run["way"] == "onnx")
+    assert (export / "flow.onnx").stat().st_mtime_ns == made
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -47,6 +47,7 @@ def ended(arguments: list[str], monkeypatch: pytest.MonkeyPatch, stdin: str = ""
         [*GENERATE, "--dtype", "float8"],
         [*GENERATE, "--codec-dtype", "float8"],
         ["serve", "--unit-head", "text"],
+        [*GENERATE, "--vocoder-backend", "tensorrt"],
         [*GENERATE, "--block-size", "0"],
         [*GENERATE, "--json", "--out", "-"],
         ["generate", "--text", "-", "--audio", "-"],

@@ -7,7 +7,7 @@ import resource
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,13 @@ import pytest
 
 from antiphon import InvalidRequest
 from antiphon.codec import write_audio
-from antiphon.files.writing import check_writable, discard_unfinished, write_whole, written_whole
+from antiphon.files.writing import (
+    check_writable,
+    discard_unfinished,
+    folder_written_whole,
+    write_whole,
+    written_whole,
+)
 
 OLD, NEW = b"as it was", b"as it is"
 
@@ -159,3 +165,22 @@ def test_sound_that_is_none_is_not_written(tmp_path: Path, name: str, samples: o
     with pytest.raises(InvalidRequest, match="audio: expected"):
         write_audio(tmp_path / name, samples, rate_hz)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with folder_written_whole(target) as part:
+        (part / "file").write_bytes(b"x")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["file"]
+    with pytest.raises(FileExistsError, match="this exists"):
+        folder_written_whole(target).__enter__()
+    with suppress(ZeroDivisionError), folder_written_whole(tmp_path / "other") as part:
+        (part / "file").write_bytes(b"x")
+        raise ZeroDivisionError
+    with folder_written_whole(tmp_path / "third") as part:
+        (part / "file").write_bytes(b"x")
+        discard_unfinished()
+        assert not part.exists()
+        part.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "third"]

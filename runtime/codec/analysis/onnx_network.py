@@ -33,13 +33,13 @@ class OnnxNetwork:
     Several threads may run it at a time.
     """
 
-    def __init__(self, path: Path, num_threads: int | None = None) -> None:
+    def __init__(self, path: Path, num_threads: int | None = None, *, may_loop: bool = False) -> None:
         """num_threads: None for all that may compute. Raises CheckpointError if the file is not a network, or
-        is one that may run forever (see `check_graph`)."""
+        is one that may run forever (see `check_graph`; may_loop: loops are taken)."""
         switch_telemetry_off()  # again: the environment may have changed since
         import onnxruntime
 
-        foldable = check_graph(path)
+        foldable = check_graph(path, may_loop=may_loop)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or forking.num_threads()
         options.log_severity_level = 4  # its errors come as exceptions
@@ -56,11 +56,12 @@ class OnnxNetwork:
                 disabled_optimizers=[] if foldable else ["ConstantFolding"],
             )
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-            self._names = [item.name for item in inputs]
+            self.input_names: list[str] = [item.name for item in inputs]
             self.input_types: list[str] = [item.type for item in inputs]
             """As onnxruntime spells them: tensor(float), ..."""
             self.input_shapes: list[list[int | str | None]] = [item.shape for item in inputs]
             """A size that may vary is given as a name or None."""
+            self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
             names = [item.name for item in outputs]
         if not names:
             raise CheckpointError(f"{path}: expected {EXPECTED}, found one without outputs")
@@ -79,7 +80,7 @@ class OnnxNetwork:
         check_process("codec", self._pid)
         import onnxruntime
 
-        feeds = dict(zip(self._names, inputs, strict=True))
+        feeds = dict(zip(self.input_names, inputs, strict=True))
         options = onnxruntime.RunOptions()
         options.log_severity_level = 4
         late = threading.Event()

@@ -54,11 +54,12 @@ ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 2
 TENSOR_DIMS, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_PLACE = 1, 8, 13, 14
 
 
-def check_graph(path: Path) -> bool:
+def check_graph(path: Path, *, may_loop: bool = False) -> bool:
     """Whether so little is computed from constants alone that it may be done during loading.
 
     Raises CheckpointError for anything but an ONNX file, and for a network with loops, functions of its own,
-    sparse tensors or tensors in other files: no released one has them.
+    sparse tensors or tensors in other files: no released one has them. may_loop: loops are taken, for a
+    caller that bounds the time that they run.
     """
     size = check_file(path, EXPECTED, max_bytes=MAX_FILE_BYTES)
     with (
@@ -66,7 +67,7 @@ def check_graph(path: Path) -> bool:
         path.open("rb") as file,
         mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data,
     ):
-        scan = _Scan(data)
+        scan = _Scan(data, may_loop=may_loop)
         scan.model(0, size)
         return scan.num_folded <= MAX_FOLDED
 
@@ -82,8 +83,9 @@ class Constant:
 
 
 class _Scan:
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, *, may_loop: bool) -> None:
         self._data = data
+        self._may_loop = may_loop
         self._num_fields = self._num_nodes = 0
         self._constants = {b"": Constant(1, ())}
         """By name. An input that is left out has an empty name."""
@@ -130,7 +132,7 @@ class _Scan:
                 inputs.append(self._data[start:stop])
             elif number == NODE_OUTPUT:
                 outputs.append(self._data[start:stop])
-        if operator in ENDLESS:
+        if operator in ENDLESS and not self._may_loop:
             raise ValueError(f"expected a network without loops, found the operator {operator}")
         if operator != "Constant":
             known = [self._constants[name] for name in inputs if name in self._constants]

@@ -3,6 +3,8 @@ steps from noise to mel."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from antiphon.codec.batches import Ladder
 from antiphon.codec.flow.cpp_unet import OneCallUNet
 from antiphon.codec.flow.fused_unet import FusedUNet, is_fused_on
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
+from antiphon.codec.flow.onnx_unet import OnnxUNet
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.solver import Solver, schedule
 from antiphon.codec.flow.unet import UNet
@@ -36,19 +39,24 @@ class FlowMatching:
         capture: Capture | None = None,
         *,
         is_alone: bool = False,
+        onnx_folder: Path | None = None,
     ) -> None:
         """dtype: that of the estimator's products. capture: records the integration at a few sizes; None: it
-        runs kernel by kernel. is_alone: our own kernels run on the caller's thread alone."""
+        runs kernel by kernel. is_alone: our own kernels, and onnxruntime, run on the caller's thread alone.
+        onnx_folder: on a CPU, onnxruntime computes the velocity from this folder's file, in its precision."""
         velocity: Estimator = estimator
-        if device.type == "cpu" and dtype == torch.float32 and cpp_available() and capture is None:
+        times, steps = schedule()
+        with torch.inference_mode():
+            self._time_bias = estimator.time_bias(times.to(device))
+        if onnx_folder is not None:
+            velocity = OnnxUNet(estimator, onnx_folder, 1 if is_alone else None)
+            self._time_bias = times[:, None]
+        elif device.type == "cpu" and dtype == torch.float32 and cpp_available() and capture is None:
             velocity = OneCallUNet(estimator, is_alone=is_alone)
         elif device.type == "cuda" and is_fused_on(device, dtype):
             velocity = FusedUNet(estimator, dtype)
         elif device.type == "cuda" or dtype != torch.float32 or has_onednn(device, dtype):
             velocity = PackedUNet(estimator, dtype)
-        times, steps = schedule()
-        with torch.inference_mode():
-            self._time_bias = estimator.time_bias(times.to(device))
         self.solver = Solver(velocity, steps, cfg_rate)
         self._recorded = None if capture is None else GraphedEstimator(self.solver, capture)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -104,15 +105,18 @@ class Flow:
         capture: Capture | None = None,
         *,
         is_alone: bool = False,
+        onnx_folder: Path | None = None,
     ) -> None:
-        """dtype: that of the estimator's products; all else is float32. capture, is_alone: see
+        """dtype: that of the estimator's products; all else is float32. capture, is_alone, onnx_folder: see
         `FlowMatching`."""
         self.model = model
         self.params = params
         estimator = model.decoder["estimator"]
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
         rate = params.inference_cfg_rate
-        self.matching = FlowMatching(estimator, rate, device, dtype, capture, is_alone=is_alone)
+        self.matching = FlowMatching(
+            estimator, rate, device, dtype, capture, is_alone=is_alone, onnx_folder=onnx_folder
+        )
 
     @torch.inference_mode()
     def generate(self, inputs: Sequence[FlowInput]) -> list[Tensor]:

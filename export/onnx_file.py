@@ -1,0 +1,116 @@
+"""From a PyTorch module to an ONNX file that is complete in itself, says where it comes from, and has been
+checked."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from antiphon.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["OPSET", "check_packages", "traced", "write_model"]
+
+OPSET = 18
+"""The oldest that has all that is needed: readers old and new take it. From 23 on, attention becomes an
+operator of its own, on which TensorRT-RTX's builder crashes."""
+PACKAGES = ("onnx", "onnxscript")
+
+
+def check_packages() -> None:
+    """Raises ConfigError, which says what to install, if a package that exporting needs is missing."""
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"export: expected the package {name}, which is not installed: pip install 'antiphon[onnx]'"
+            ) from error
+
+
+def traced(
+    network: nn.Module,
+    inputs: Mapping[str, Tensor],
+    axes: Mapping[str, Sequence[str | None]],
+    output: tuple[str, Sequence[str | int]],
+) -> onnx.ModelProto:
+    """The network as an ONNX graph.
+
+    inputs: an example of each, by its name. Sizes are taken to vary as the example's do: one that the code
+    tells apart, such as an odd number of frames from an even one, must be the harder case in the example.
+    axes: the name of each axis whose size may vary, None where it is fixed. output: its name and shape.
+    """
+    import onnx
+
+    dynamic = torch.export.Dim.DYNAMIC
+    shapes = tuple({i: dynamic for i, axis in enumerate(axes[name]) if axis is not None} for name in inputs)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            network.eval(),
+            tuple(inputs.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=[output[0]],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    assert program is not None, "returned by the exporter of PyTorch 2"
+    model: onnx.ModelProto = program.model_proto
+    for value in model.graph.input:
+        _name_axes(value, axes[value.name])
+    _name_axes(model.graph.output[0], output[1])
+    # Sizes of what is in between have names of the tracer's; nobody needs them.
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
+        del part.metadata_props[:]
+    onnx.checker.check_model(model)
+    return model
+
+
+def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes the model with its weights inside, checked. Raises ConfigError if it is too large for that."""
+    import onnx
+
+    from antiphon import __version__
+
+    model.producer_name, model.producer_version = "antiphon", __version__
+    onnx.helper.set_model_props(model, dict(metadata))
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ConfigError(f"{path.name}: expected a network of less than 2 GB, got {model.ByteSize()} bytes")
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def _name_axes(value: onnx.ValueInfoProto, axes: Sequence[str | int | None]) -> None:
+    sizes = value.type.tensor_type.shape.dim
+    for size, axis in zip(sizes, axes, strict=True):
+        if isinstance(axis, str):
+            size.Clear()
+            size.dim_param = axis
+        elif axis is not None:
+            assert size.dim_value == axis, f"{value.name}: {size} is not {axis}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about packages that are not there, and about itself."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,114 @@
+"""Networks that `antiphon export` wrote, opened for the codec whose weights they hold."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.errors import CheckpointError, ConfigError
+from antiphon.files.checkpoint import is_folder, is_there, shown
+from antiphon.plain import shown as shown_given
+
+__all__ = [
+    "BACKENDS",
+    "FLOW",
+    "FLOW_FILES",
+    "KIND",
+    "PRECISION",
+    "WEIGHTS",
+    "export_folder",
+    "fingerprint",
+    "flow_file",
+    "open_network",
+]
+
+KIND, PRECISION, WEIGHTS = "antiphon.kind", "antiphon.precision", "antiphon.weights"
+"""Keys of a file's metadata."""
+FLOW: Final = "flow"
+"""The kind of the velocity estimator."""
+FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.estimator.fp16.onnx")
+"""What it may be called: by us, and, with their names of inputs, by CosyVoice."""
+PREFIX = "onnxruntime:"
+BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
+SHOWN_DIGITS = 12
+
+
+def export_folder(name: str, backend: object) -> Path | None:
+    """The folder of `onnxruntime:FOLDER`; None for `torch`. Raises ConfigError, naming the argument, for any
+    other backend."""
+    if type(backend) is str and backend == "torch":
+        return None
+    if type(backend) is str and backend.startswith(PREFIX) and len(backend) > len(PREFIX):
+        return Path(backend.removeprefix(PREFIX))
+    raise ConfigError(f"{name}: expected {BACKENDS}, got {shown_given(backend)}")
+
+
+def fingerprint(params: object, *modules: nn.Module) -> str:
+    """A hash of weights, and of what their shapes do not say; the same however they were stored.
+
+    params: has a repr that says all of it.
+    """
+    found = hashlib.sha256(repr(params).encode())
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            found.update(f"{name} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return found.hexdigest()
+
+
+def flow_file(folder: Path) -> Path:
+    """The velocity estimator in a folder that `antiphon export flow` wrote. Raises CheckpointError."""
+    if not is_folder(folder):
+        raise CheckpointError(
+            f"{folder}: expected a folder that `antiphon export flow` wrote, found no folder"
+        )
+    for name in FLOW_FILES:
+        if is_there(folder / name):
+            return folder / name
+    raise CheckpointError(f"{folder}: expected {FLOW_FILES[0]}, as `antiphon export flow` writes it")
+
+
+def open_network(
+    path: Path,
+    kind: str,
+    weights: str,
+    shapes: list[list[int | None]],
+    num_threads: int | None,
+    *,
+    may_loop: bool = False,
+) -> OnnxNetwork:
+    """Opens one that was exported from these weights (a `fingerprint`).
+
+    shapes: of its inputs, all float32; None: any size. may_loop: see `check_graph`. Raises CheckpointError,
+    which says what was expected and found.
+    """
+    network = OnnxNetwork(path, num_threads, may_loop=may_loop)
+    found = network.metadata.get(KIND)
+    if found != kind:
+        raise CheckpointError(f"{path}: {KIND}: expected {kind!r}, found {shown(found)}")
+    stored = network.metadata.get(WEIGHTS, "")
+    if stored != weights:
+        raise CheckpointError(
+            f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this codec, found "
+            f"{shown(stored[:SHOWN_DIGITS])}; export it again from this codec"
+        )
+    if network.input_types != ["tensor(float)"] * len(shapes):
+        raise CheckpointError(
+            f"{path}: expected {len(shapes)} inputs of float32, found {shown(network.input_types)}"
+        )
+    for name, expected, shape in zip(network.input_names, shapes, network.input_shapes, strict=True):
+        fits = len(expected) == len(shape) and all(
+            not isinstance(has, int) if size is None else has == size
+            for size, has in zip(expected, shape, strict=True)
+        )
+        if not fits:
+            raise CheckpointError(
+                f"{path}: {shown(name)}: expected shape {shown(expected)} (None: any size), "
+                f"found {shown(shape)}"
+            )
+    return network

@@ -1,0 +1,38 @@
+"""The small golden codec, exported once for all processes of a test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from codec_fixtures import codec, folder, odd_flow_params, randomized
+from made_once import made_once
+
+from antiphon.export.folder import Source, export_flow, read_flow
+
+__all__ = ["codec", "folder", "odd_flow_params", "randomized"]
+
+
+@pytest.fixture(scope="session")
+def source(folder: Path) -> Source:
+    return read_flow(folder)
+
+
+@pytest.fixture(scope="session")
+def fp32(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Estimator and solver in float32."""
+
+    def make(made: Path) -> None:
+        export_flow(source, made / "out", solver=True)
+
+    return made_once(tmp_path_factory, "export_fp32", make) / "out"
+
+
+@pytest.fixture(scope="session")
+def fp16(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in float16, under CosyVoice's names."""
+
+    def make(made: Path) -> None:
+        export_flow(source, made / "out", precision="fp16", solver=True, cosyvoice_names=True)
+
+    return made_once(tmp_path_factory, "export_fp16", make) / "out"
