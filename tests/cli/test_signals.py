@@ -99,6 +99,7 @@ Codec.decode = decode
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_exit_does_not_wait_for_speech_that_is_being_made(tmp_path: Path) -> None:
     program = BUSY.format(prepare=DECODING, ready="is_busy")
     arguments = ["generate", "--text", "Hello", "--max-units", "4", "--out", "reply.wav"]

@@ -153,6 +153,7 @@ def test_without_the_extension(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("without_extension")
 def test_golden_requests_without_the_extension() -> None:
     done = Engine(RANDOM_MODEL, device="cpu").generate([case.request() for case in cases()])

@@ -105,6 +105,7 @@ def test_codec_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_kernels_alone(tmp_path: Path) -> None:
     out, _ = run("kernels_alone", cwd=tmp_path)
     assert out.startswith("row 0: [7, 7, 3]\nrow 1: [3]\nrow 2: [5, 5]\n")

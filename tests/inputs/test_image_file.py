@@ -167,6 +167,7 @@ def test_pictures_of_the_usual_sizes_are_read() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_memory_of_one_picture_is_bounded(tmp_path: Path) -> None:
     """At the limit of pixels, whatever the format: below 16 bytes for each, in a process of its own."""
     side = 2000

@@ -92,6 +92,7 @@ def test_file_formats(kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_file_formats_in_a_fresh_process(tmp_path: Path) -> None:
     """PIL registers most decoders when it first needs them; saving, as tests do, is such a need."""
     paths = [tmp_path / kind for kind in ("TIFF", "WEBP", "JPEG2000")]

@@ -55,6 +55,7 @@ print("cuda:", sys.modules["torch"].cuda.is_initialized())
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_loading_an_engine_loads_no_compiler() -> None:
     """Nor sympy: each takes longer to import than all else that an engine loads."""
     program = """

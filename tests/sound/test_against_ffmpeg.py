@@ -123,6 +123,7 @@ def check(kind: Kind, data: bytes, rate_hz: int, true_s: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=50)
 @given(
     kind=st.sampled_from(NATIVE),
@@ -142,6 +143,7 @@ def test_what_libsndfile_decodes(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=12)
 @given(
     kind=st.sampled_from(BY_FFMPEG),

@@ -127,6 +127,8 @@ def test_users_do_not_hear_each_other() -> None:
     assert between == alone
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_network_is_fed_as_its_package_feeds_it() -> None:
     """In a process of its own: the package sets the number of torch's threads when it is imported."""
     program = f"""
@@ -144,6 +146,8 @@ print(np.abs(np.array(theirs) - SileroActivity().push(samples)).max() < 1e-5)
     assert done.stdout.split() == ["True"]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_package_is_not_imported() -> None:
     program = """
 import sys

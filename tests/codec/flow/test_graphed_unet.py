@@ -86,6 +86,7 @@ def test_a_size_is_recorded_once_and_sees_every_input(unet: UNet, capture: FxCap
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @torch.inference_mode()
 def test_broken_input_of_one_batch_does_not_reach_the_next(unet: UNet, capture: FxCapture) -> None:
     graphed, time_bias = GraphedEstimator(unet, capture), unet.time_bias(torch.tensor([0.3]))[0]

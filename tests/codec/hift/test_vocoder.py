@@ -111,6 +111,8 @@ def test_pitch(codec: Codec, vocoder: Vocoder, golden: dict[str, Tensor]) -> Non
 # --- the whole ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_whole_utterances(codec: Codec, vocoder: Vocoder, golden: dict[str, Tensor]) -> None:
     mels = mels_of(golden)
     expected = codec.decoder.vocode(mels, range(7))
