@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from antiphon.config import EngineConfig, EngineSettings
+from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.inputs.copies import plain_options
 from antiphon.model.schemes import SCHEMES
@@ -109,6 +110,8 @@ def open_codec(
     """backend: of a codec given as a folder, see `Codec.from_pretrained`; it has been checked."""
     from antiphon.codec import Codec
 
+    if dtype != "auto" and dtype_of(dtype) is None:
+        raise ConfigError(f"codec_dtype: expected one of auto, {', '.join(DTYPES)}, got {shown(dtype)}")
     if codec is None:
         if backend != "torch":
             raise ConfigError(

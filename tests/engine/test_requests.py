@@ -441,6 +441,6 @@ def test_codec_in_another_precision() -> None:
         with pytest.raises(ConfigError, match="expected a codec given as a folder, got a Codec in"):
             Engine(codec=engine.codec, codec_dtype="float16", progress=False)
     with pytest.raises(
-        ConfigError, match="dtype: expected one of auto, float32, bfloat16, float16, got int8"
+        ConfigError, match="codec_dtype: expected one of auto, float32, bfloat16, float16, got 'int8'"
     ):
         Engine(codec_dtype="int8", progress=False)
