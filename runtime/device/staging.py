@@ -40,10 +40,6 @@ class Staging:
             self.host[name] = self._host[start:end].view(dtype).view(shape).numpy()
             self.device[name] = self._device[start:end].view(dtype).view(shape)
 
-    @property
-    def num_bytes(self) -> int:
-        return len(self._host)
-
     def send(self) -> None:
         """Copy the host's numbers to the device, in the order of its stream."""
         self._device.copy_(self._host, non_blocking=True)

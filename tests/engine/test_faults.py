@@ -10,6 +10,7 @@ import pytest
 from checkpoints import RANDOM_CODEC, RANDOM_MODEL
 from golden_cases import Case, cases
 from injection import Panic, injected
+from plain_capture import PlainCapture, recording
 from serving import assert_nothing_held, load, run
 
 from antiphon import (
@@ -52,9 +53,11 @@ STEPS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return load()
+@pytest.fixture(scope="module", params=["kernel by kernel", "recorded"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """On a CPU, and on the path that a GPU takes, where results are told while the next pass is computed."""
+    with recording(PlainCapture() if request.param == "recorded" else None):
+        return load()
 
 
 def finished(engine: Engine, events: list[Event] | None = None) -> dict[str, Completion]:

@@ -14,6 +14,7 @@ from golden_cases import cases
 from plain_capture import PlainCapture, recording
 
 from antiphon import Engine, SamplingParams
+from antiphon.kernels.warm_up import HEAD_ROWS, warm_up
 from antiphon.model.checkpoint.loading import load_weights
 from antiphon.model.recordings import decode_sizes
 from antiphon.model.weights import OmniWeights
@@ -125,3 +126,16 @@ def test_units_alone_can_be_picked(
             num_others += 1
     assert num_same > 0
     assert quantization is not None or num_others > 0
+
+
+def test_what_is_compiled_at_start_fits_the_model(capture: PlainCapture) -> None:
+    """The calls that compile kernels on a GPU, with the tensors of an engine."""
+    with Engine(RANDOM_MODEL, max_num_seqs=3, max_model_len=256) as engine:
+        decoding = engine.runner._decoding
+        assert decoding is not None
+        steps = list(warm_up(engine.runner._served(decoding.recordings)))
+        (done,) = engine.generate(cases()[0].request())
+    heads = [step for step in steps if step.startswith("a head of")]
+    assert len(heads) == 3 * len(HEAD_ROWS)
+    assert {"fusion", "norms and gates"} < set(steps)
+    assert cases()[0].differences(done) == []

@@ -102,7 +102,6 @@ def test_every_op_has_a_reference() -> None:
     assert all("torch" in backends(op) for op in ops())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
 @pytest.mark.parametrize(("status", "first"), [(0, "cuda"), (35, "triton"), (209, "triton")])
 def test_a_library_that_the_driver_does_not_take_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, status: int, first: str
