@@ -135,6 +135,7 @@ with signals.watched(), signals.noted(), written_whole("file") as part:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_talk_through_a_pipe_ends(tmp_path: Path) -> None:
     child = Child("chat", "--max-tokens", "4", cwd=tmp_path)

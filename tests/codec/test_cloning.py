@@ -165,6 +165,7 @@ def test_shortest_and_longest(cloner: Codec, seconds: int) -> None:
     assert len(row.prompt_units) == seconds * 25
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "samples", "rate_hz", "message"),

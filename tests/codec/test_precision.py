@@ -80,6 +80,7 @@ def test_pitch_and_noise_do_not_depend_on_it(codec: Codec, half: Codec, golden: 
     assert torch.equal(flow_input(half, [1, 2], seed=3).noise, flow_input(codec, [1, 2], seed=3).noise)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_batch_is_within_the_bounds_of_each_alone(
     half: Codec, precision: str, full_units: list[list[int]]
@@ -97,6 +98,7 @@ def test_decode_is_vocode_of_mel(half: Codec) -> None:
     assert np.array_equal(speech, half.vocode(half.mel([1, 2, 3], seed=5), seed=5))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_decode_of_many_shares_batches(half: Codec, full_units: list[list[int]]) -> None:
     assert half.max_batch_frames == 1024

@@ -85,6 +85,8 @@ def first_logits(engine: Engine, case: Case) -> Tensor:
     return found[0]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rows_in_8_bits_change_logits_little(dtype: str) -> None:
     """And not with their batch: all together, and each by itself, they are answered alike."""
@@ -98,6 +100,8 @@ def test_rows_in_8_bits_change_logits_little(dtype: str) -> None:
     assert same(together, [engine.generate(case.request())[0] for case in TEXT_AND_SPEECH])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings",
     [{"dtype": "bfloat16"}, {"quantization": "int8-weight-only"}, {"quantization": "int8"}],

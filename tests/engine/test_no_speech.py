@@ -124,6 +124,7 @@ def test_units_without_a_word_are_marked(engine: Engine) -> None:
     assert any(c.no_speech for c in found)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["answer", "empty"])
 def test_spoken_into_a_session(engine: Engine, policy: Literal["answer", "empty"]) -> None:

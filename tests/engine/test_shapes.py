@@ -124,6 +124,8 @@ def test_one_after_the_other(world: World) -> None:
     assert world.differences([engine.generate(ask.request())[0] for ask in world.asks]) == {}
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_all_at_once_in_little_memory(world: World) -> None:
     engine = world.small_engine()
     done = engine.generate([ask.request() for ask in world.asks])

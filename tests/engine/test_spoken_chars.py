@@ -106,6 +106,8 @@ QUESTIONS: list[Any] = [
 ]
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_words_are_said_when_they_are_heard_in_the_sound(packaged: Engine) -> None:
     """The sound of each reply is transcribed: its words are read at the times that the numbers tell."""
     errors: list[float] = []

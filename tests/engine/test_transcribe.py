@@ -82,6 +82,7 @@ def test_sentences_come_in_order_and_in_time(engine: Engine, pause_s: float) -> 
     check_times(said)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_longer_than_a_request_may_be(engine: Engine) -> None:
     """The packaged model hears 162 s at a time, and a request may bring 300 s."""

@@ -163,6 +163,7 @@ def test_in_process(tmp_path: Path) -> None:
     assert_heard_and_answered(out, tmp_path / "said.wav")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_openai_client(served: Served, tmp_path: Path) -> None:
     file = tmp_path / "said.wav"

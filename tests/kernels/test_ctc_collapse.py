@@ -98,6 +98,7 @@ def test_chunked_equals_whole(backend: str, rows: list[list[int]], data: st.Data
     assert heard == unpacked(ctc_collapse(*ragged(rows, backend), BLANK, backend=backend))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("backend", BACKENDS)

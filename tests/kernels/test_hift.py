@@ -49,6 +49,8 @@ def inputs(randn: Draw, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
     return mel, source
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_equals_the_modules(hift: Hift, isa: str, randn: Draw, lengths: tuple[int, ...]) -> None:
     mel, source = inputs(randn, lengths)

@@ -63,6 +63,8 @@ def test_within_the_error_budget(
     assert_within_budget(found, masked_group_norm_reference(*args), exact)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_in_16_bits(

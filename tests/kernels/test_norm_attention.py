@@ -23,6 +23,8 @@ def arguments(
     return x, 1 + randn(channels) / 4, randn(channels, seed=1) / 4, weight, counts
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.pairwise(
     lengths=[(1,), (5, 2, 0), (33, 70), (64, 64)],

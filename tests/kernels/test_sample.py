@@ -69,6 +69,8 @@ def assert_at_the_point(logits: Tensor, settings: Settings, picked: list[int]) -
         assert any(fits), f"row {i}: {token}"
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("top_k", "top_p"), [(0, 1.0), (1, 1.0), (5, 1.0), (0, 0.8), (40, 0.5), (7, 1e-9), (999, 0.0)]
 )

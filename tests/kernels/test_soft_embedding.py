@@ -65,6 +65,8 @@ def test_large_logits_do_not_overflow(backend: str, device: torch.device, randn:
     torch.testing.assert_close(mixed, embedding[labels])
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (40, 130, 300)], ids=str)
 def test_in_16_bits(

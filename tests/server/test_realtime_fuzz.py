@@ -182,6 +182,8 @@ def test_events_of_the_beta_come_in_order(fuzzed: Served, sent: list[dict[str, A
     run(_fuzz(fuzzed, sent, BetaOrder(), additional_headers={"OpenAI-Beta": "realtime=v1"}))
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @given(st.lists(LIVE, max_size=3), st.lists(LIVE, min_size=1, max_size=14))
 @fuzzing
 def test_events_of_the_live_api_come_in_order(

@@ -114,6 +114,7 @@ def test_errors_are_500_with_a_detail(client: ReferenceClient) -> None:
         assert len(answer.text) < 500
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_mutated_bodies(client: ReferenceClient, caplog: pytest.LogCaptureFixture) -> None:
     """Each is answered as the protocol has it, and leaves no traceback behind."""

@@ -14,6 +14,7 @@ from openai_client import DEMO
 DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_its_python_runs(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

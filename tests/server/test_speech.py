@@ -52,6 +52,7 @@ def seconds(data: bytes) -> float:
     return len(samples) / rate_hz
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("audio_format", ["mp3", "opus", "aac", "flac", "wav"])
 def test_every_format_says_the_sentence(served: Served, audio_format: str) -> None:
@@ -115,6 +116,7 @@ def test_events_bear_the_same_file(served: Served) -> None:
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("speed", [0.5, 0.8, 1.25, 2.0])
 def test_speed_changes_the_length_but_not_the_words(served: Served, speed: float) -> None:

@@ -54,6 +54,7 @@ def test_at_any_rate_and_loudness(rate_hz: int) -> None:
         assert has_speech((resampled * gain).astype(np.float32), rate_hz)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 20.0])

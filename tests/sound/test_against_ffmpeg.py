@@ -160,6 +160,8 @@ def test_what_ffmpeg_makes(
     check(kind, data, rate_hz, num_frames / rate_hz)
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [*NATIVE, *BY_FFMPEG], ids=lambda kind: f"{kind.name[:4].strip()} {kind.subtype}"
 )

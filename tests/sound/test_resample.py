@@ -134,6 +134,8 @@ def test_nothing_follows_the_end_of_a_stream() -> None:
             stream.finish()
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_a_tail_is_what_the_end_would_give(rate_hz: int) -> None:
     samples = np.random.default_rng(0).normal(0, 0.3, 60).astype(np.float32)

@@ -340,6 +340,8 @@ def voiced(seed: int, seconds: float, rate_hz: int) -> AudioArray:
     return samples
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @given(
     st.integers(0, 99),
     st.lists(st.integers(0, 9000), min_size=1, max_size=8),

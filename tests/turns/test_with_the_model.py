@@ -24,6 +24,7 @@ def turn(samples: AudioArray, kind: ActivityKind) -> AudioArray:
     return samples[first.at : last.at]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["silero", "energy"])
 def test_silence_around_a_turn_does_not_reach_the_model(kind: ActivityKind) -> None:

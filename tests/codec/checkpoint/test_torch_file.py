@@ -178,6 +178,8 @@ TENSORS: dict[str, Callable[[], Tensor]] = {
 }
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", TENSORS)
 @pytest.mark.parametrize("name", ["flow.pt", "spk2info.pt"])

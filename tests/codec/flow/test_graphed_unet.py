@@ -71,6 +71,7 @@ def test_rows_equal_those_without(unet: UNet, capture: FxCapture, packed: bool, 
         assert not own[:, row.shape[1] :].any()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @torch.inference_mode()
 def test_a_size_is_recorded_once_and_sees_every_input(unet: UNet, capture: FxCapture) -> None:
