@@ -175,6 +175,10 @@ class Request:
     is_speculative: bool = field(default=False, kw_only=True)
     """Nobody waits for it yet, and perhaps nobody ever will: it is served after all others and makes way
     first, until `Engine.confirm`. Its result is the same."""
+    gapless: bool = field(default=False, kw_only=True)
+    """Somebody listens as it streams, and would rather wait for its sound than hear gaps: on a machine that
+    has too much to say at once, the first sound is held back until the rest is likely to come in time. The
+    sound is the same."""
 
 
 # --- what comes out -------------------------------------------------------------------------------

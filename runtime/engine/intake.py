@@ -109,7 +109,8 @@ class Intake:
             self._sample_rate_hz if "audio" in request.modalities else None,
             no_speech="answer" if transcribes else self._config.no_speech,
         )
-        self._replies.take(output, request.voice, self._config.stream_schedule if stream_audio else None)
+        schedule = self._config.stream_schedule if stream_audio else None
+        self._replies.take(output, request.voice, schedule, gapless=request.gapless)
         return request_id
 
     def probe(self) -> RequestState:

@@ -64,7 +64,7 @@ def plain_options(request: object) -> Request:
     if not issubclass(type(request), Request):
         raise InvalidRequest(f"request: expected a Request, got {kind(request)}")
     with reading("request"):
-        asked = ("modalities", "sampling_params", "say", "is_speculative")
+        asked = ("modalities", "sampling_params", "say", "is_speculative", "gapless")
         given = {name: getattr(request, name) for name in asked}
         names = {name: getattr(request, name) for name in ("system", "voice", "request_id")}
     for name, value in names.items():
@@ -80,6 +80,7 @@ def plain_options(request: object) -> Request:
         sampling_params=plain_params(given["sampling_params"]),
         say=_say(given["say"], modalities),
         is_speculative=flag("is_speculative", given["is_speculative"]),
+        gapless=flag("gapless", given["gapless"]),
         **names,
     )
 

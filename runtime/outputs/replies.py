@@ -36,12 +36,14 @@ class Replies:
         """Whether the end of some request has yet to be reported."""
         return any(output.request.finished for output in self.outputs.values())
 
-    def take(self, output: OutputState, voice: str | None, schedule: StreamSchedule | None) -> None:
+    def take(
+        self, output: OutputState, voice: str | None, schedule: StreamSchedule | None, *, gapless: bool
+    ) -> None:
         """Take a new request, whose speech is made by this schedule. If it raises, no trace of it is left."""
         request = output.request
         try:
             if output.makes_sound and self._worker is not None:
-                self._worker.begin(request.request_id, voice, request.seed, schedule)
+                self._worker.begin(request.request_id, voice, request.seed, schedule, gapless=gapless)
             self.outputs[request.request_id] = output
             self._scheduler.add(request)
         except BaseException:

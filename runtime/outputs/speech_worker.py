@@ -1,11 +1,12 @@
 """Speech of many requests, made off the engine's thread.
 
 Units go in as they are picked, samples come out as they are made. The request whose sound would run out first
-is served first, so that all play without a gap as long as there is time for all; what is ready together forms
-one batch. Where a decode keeps one core busy, several threads make speech side by side. A request waits only
-for a batch that is being made, and failures stay separate: an error in a decode ends only the speech that it
-was made for. If a thread itself dies, for whatever reason, the speech that it had in hand ends, and another
-thread goes on with the rest; if no thread can go on, each request that wants speech is told so.
+is served first, so that all play without a gap as long as there is time for all; where there is not, one may
+have its sound held back until it can go on without one. What is ready together forms one batch. Where a
+decode keeps one core busy, several threads make speech side by side. A request waits only for a batch that is
+being made, and failures stay separate: an error in a decode ends only the speech that it was made for. If a
+thread itself dies, for whatever reason, the speech that it had in hand ends, and another thread goes on with
+the rest; if no thread can go on, each request that wants speech is told so.
 """
 
 from __future__ import annotations
@@ -17,77 +18,45 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from antiphon.codec.batches import stream_batch
+from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.codec.stopping import Stopped, stoppable
-from antiphon.codec.stream import SpeechStream, advance, all_or_nothing
+from antiphon.codec.stream import advance, all_or_nothing
 from antiphon.config import StreamSchedule
 from antiphon.device.current import Streams
 from antiphon.errors import AntiphonError
+from antiphon.outputs.pacing import Chunk, Pace, Player, Rate, is_gapless
+from antiphon.outputs.speech_job import Job, Spoken
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
 from antiphon.process.faults import log_fault
 from antiphon.sound.arrays import AudioArray
+from antiphon.types import UNITS_PER_S
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
-    from antiphon.codec.voices import Voice
 
-__all__ = ["SpeechWorker", "Spoken"]
+__all__ = ["SpeechWorker"]
+
+SOON, WAITING, LATER = range(3)
+"""Ranks of what is ready: see `_rank`."""
 
 LOOK_UP_S = 0.25
 """How often an idle thread checks whether it has been stopped."""
 FIRST_DUE_S = 0.3
 """A request whose first sound has been waited for this long is as urgent as one whose sound runs out now: a
 listener who waits for a beginning hears no gap."""
+GAPLESS_FIRST_DUE_S = 1.0
+"""The same of a request whose sound is held back until it is safe: it makes way for sound that runs out
+sooner than this."""
+HORIZON_S = 6.0
+"""A reply that is not complete is taken to go on for this long after its last unit."""
 MAX_FRUITLESS_THREADS = 3
 """Threads that may die one after the other without finishing a batch; then all waiting speech fails."""
-
-
-@dataclass(frozen=True, eq=False)
-class Spoken:
-    """What became of a request's speech: more samples, its end, or why there will be no more."""
-
-    request_id: str
-    samples: AudioArray
-    """float32 (n,), possibly empty."""
-    is_last: bool
-    error: str | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """A request that speaks. At most one batch holds it at a time."""
-
-    request_id: str
-    voice: Voice
-    seed: int
-    stream: SpeechStream | None
-    """None: it is decoded whole, once it has all its units."""
-    due_s: float
-    """When its sound runs out; if it has none yet, some time after it arrived."""
-    sounds: bool = False
-    """Whether some of its sound has been made."""
-    units: list[int] = field(default_factory=list)
-    """Units that are not in the stream yet."""
-    is_complete: bool = False
-    thread: threading.Thread | None = None
-    """That whose batch holds it; None: no batch does."""
-    result: Future[AudioArray] | None = None
-    """Where its speech goes if it belongs to no request of the engine."""
-
-    def is_ready(self) -> bool:
-        """Whether there is something to decode. Called under the lock, and while no batch holds the job."""
-        if self.stream is None:
-            return self.is_complete
-        if self.units or (self.is_complete and not self.stream.flow.is_complete):
-            self.stream.add(self.units, final=self.is_complete)
-            self.units = []
-        return self.stream.ready
 
 
 class SpeechWorker:
@@ -112,6 +81,7 @@ class SpeechWorker:
         self._threads: list[threading.Thread] = []
         self._ending: list[threading.Thread] = []
         """Threads that had nothing left to do, and may be about to end."""
+        self._pace = Pace()
         self._num_fruitless = 0
         """Threads that have died since the last batch was made."""
         self._is_closed = False
@@ -125,16 +95,25 @@ class SpeechWorker:
         """Requests whose last sample has not been made."""
         return len(self._jobs)
 
-    def begin(self, request_id: str, voice: str | None, seed: int, schedule: StreamSchedule | None) -> None:
-        """A request begins to speak. schedule: None to decode it whole, once it has all its units.
+    def begin(
+        self,
+        request_id: str,
+        voice: str | None,
+        seed: int,
+        schedule: StreamSchedule | None,
+        *,
+        gapless: bool = False,
+    ) -> None:
+        """A request begins to speak. schedule: None to decode it whole, once it has all its units. gapless:
+        its sound is held back until it is likely to go on without a gap.
 
         Raises InvalidRequest for an unknown voice. If no thread can make the speech, `poll` says so.
         """
         speaker = self.codec.voice(voice)
         stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
         with self._lock:
-            due_s = time.perf_counter() + FIRST_DUE_S
-            self._jobs[request_id] = Job(request_id, speaker, seed, stream, due_s)
+            due_s = time.perf_counter() + (GAPLESS_FIRST_DUE_S if gapless else FIRST_DUE_S)
+            self._jobs[request_id] = Job(request_id, speaker, seed, stream, due_s, gapless)
             self._have_threads()
 
     def push(self, request_id: str, units: Sequence[int] = (), *, final: bool = False) -> None:
@@ -142,8 +121,13 @@ class SpeechWorker:
         with self._lock:
             job = self._jobs.get(request_id)
             if job is not None:
+                if units and not job.num_units:
+                    job.first_unit_s = time.perf_counter()
                 job.units += units
+                job.num_units += len(units)
                 job.is_complete = job.is_complete or final
+                if final:
+                    self._let_out()
                 self._work.notify()
 
     def decode(self, units: Sequence[int], voice: str | None = None) -> Future[AudioArray]:
@@ -183,6 +167,7 @@ class SpeechWorker:
         with self._lock:
             self._jobs.pop(request_id, None)
             self._spoken = [spoken for spoken in self._spoken if spoken.request_id != request_id]
+            self._let_out()
             self._work.notify()
 
     def poll(self, timeout_s: float = 0.0) -> list[Spoken]:
@@ -299,12 +284,17 @@ class SpeechWorker:
                     return self._leave()
                 for job in batch:
                     job.thread = threading.current_thread()
+            frames = sum(self._frames(job) for job in batch if job.stream is not None)
+            begun_s = time.perf_counter()
             made = self.make(batch)
             with self._lock:
+                if frames:
+                    self._pace.made(frames, time.perf_counter() - begun_s)
                 for job, samples, error in made:
                     if self._jobs.get(job.request_id) is job:
                         self._tell_or_end(job, samples, error)
                     job.thread = None
+                self._let_out()
                 self._num_fruitless = 0
                 self._news.notify()
 
@@ -318,7 +308,8 @@ class SpeechWorker:
         """The most urgent job, and those of the same kind that fit into one batch with it: no more than this
         thread's share."""
         ready = [job for job in list(self._jobs.values()) if job.thread is None and self._is_ready(job)]
-        ready.sort(key=lambda job: job.due_s)
+        soon_s = time.perf_counter() + self._soon_s()
+        ready.sort(key=lambda job: (_rank(job, soon_s), job.due_s))
         share = -(-len(ready) // self.num_threads)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
         ladder = self.codec.decoder.ladder
@@ -393,12 +384,75 @@ class SpeechWorker:
             return None
         is_last = job.stream is None or (job.is_complete and job.stream.is_done)
         if len(samples):
+            job.held.append(samples)
+        if is_last or (job.held and (job.sounds or not job.gapless)):
+            self._let_out_of(job, is_last=is_last)
+        if is_last:
+            del self._jobs[job.request_id]
+        return None
+
+    def _soon_s(self) -> float:
+        """Sound that lasts no longer than this may run out while another chunk is made."""
+        rate = self._pace.frames_per_s
+        if rate is None:
+            return GAPLESS_FIRST_DUE_S
+        longest = max((self._frames(job) for job in self._jobs.values() if job.stream is not None), default=0)
+        return max(GAPLESS_FIRST_DUE_S, 2 * longest / rate)
+
+    def _let_out_of(self, job: Job, *, is_last: bool = False) -> None:
+        """Tell a job's sound that is held."""
+        samples = np.concatenate(job.held) if job.held else np.zeros(0, np.float32)
+        job.held = []
+        if len(samples):
             now = time.perf_counter()
             begins_s = max(job.due_s, now) if job.sounds else now
             job.due_s = begins_s + len(samples) / self.codec.sample_rate_hz
             job.sounds = True
-        if len(samples) or is_last:
-            self._spoken.append(Spoken(job.request_id, samples, is_last))
-        if is_last:
-            del self._jobs[job.request_id]
-        return None
+        self._spoken.append(Spoken(job.request_id, samples, is_last))
+
+    def _let_out(self) -> None:
+        """Called under the lock: tell held sound that can go on from here without a gap, and without giving
+        one to others."""
+        waiting = [job for job in self._jobs.values() if job.held]
+        if not waiting:
+            return
+        now, open_jobs = time.perf_counter(), list(self._jobs.values())
+        frames_per_s = self._pace.frames_per_s
+        playing = [self._player(job, now) for job in open_jobs if job.sounds]
+        in_hand = sum(self._frames(job) for job in open_jobs if job.thread is not None and not job.sounds)
+        for job in sorted(waiting, key=lambda job: job.due_s):
+            player = self._player(job, now)
+            if (
+                len(open_jobs) == 1  # it makes way for nobody, and its sound comes as fast as it can
+                or frames_per_s is None
+                or is_gapless([*playing, player], Rate(frames_per_s, self.num_threads), in_hand)
+            ):
+                playing.append(player)
+                self._let_out_of(job)
+                self._news.notify()
+
+    def _player(self, job: Job, now_s: float) -> Player:
+        """Who plays this job's sound, or would from now on."""
+        rate_hz = self.codec.sample_rate_hz
+        left_s = job.due_s - now_s if job.sounds else sum(map(len, job.held)) / rate_hz
+        if job.stream is None:
+            return Player(left_s, [])
+        more, unit_s = len(job.units), 0.0
+        if not job.is_complete:
+            more += round(HORIZON_S * UNITS_PER_S)
+            unit_s = max(0.0, now_s - job.first_unit_s) / max(1, job.num_units)
+        return Player(
+            left_s,
+            [
+                Chunk(max(0, later - len(job.units)) * unit_s, final * HOP / rate_hz, frames)
+                for later, final, frames in job.stream.flow.chunks_left(more)
+            ],
+        )
+
+
+def _rank(job: Job, soon_s: float) -> int:
+    """Who is served first: whose sound is needed soon, then who waits for the beginning of a sound without
+    gaps, then those who have enough for now."""
+    if job.gapless and not job.sounds:
+        return WAITING
+    return SOON if job.due_s < soon_s else LATER

@@ -33,7 +33,8 @@ from antiphon.codec.stream import SpeechStream
 from antiphon.inputs.processor import InputProcessor
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.request_output import OutputState
-from antiphon.outputs.speech_worker import Job, SpeechWorker
+from antiphon.outputs.speech_job import Job
+from antiphon.outputs.speech_worker import SpeechWorker
 from antiphon.sched.scheduler import Scheduler
 
 HANG_S = 60.0

@@ -33,8 +33,10 @@ from antiphon.codec.hift.stream import HiftStream
 from antiphon.codec.stream import advance
 from antiphon.errors import AntiphonError, InvalidRequest
 from antiphon.outputs import speech_worker
+from antiphon.outputs.pacing import Pace
 from antiphon.outputs.request_output import OutputState
-from antiphon.outputs.speech_worker import Job, SpeechWorker
+from antiphon.outputs.speech_job import Job
+from antiphon.outputs.speech_worker import SpeechWorker
 
 STREAMED = StreamSchedule()
 LONG_S = 60.0
@@ -73,6 +75,13 @@ def all_spoken(worker: SpeechWorker) -> tuple[dict[str, np.ndarray[Any, Any]], d
                 ends[spoken.request_id] = spoken.error
         if is_done:
             return {name: np.concatenate(parts) for name, parts in pieces.items()}, ends
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + LONG_S
+    while not is_true():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
 
 
 def breaks_on_poison(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +227,69 @@ def test_whose_sound_ends_first_is_served_first(
     worker.push("new", final=True)
     all_spoken(worker)
     assert gate.order[:3] == order
+
+
+@pytest.mark.parametrize(
+    ("gapless", "frames_per_s", "order"),
+    [(False, 300.0, "ab"), (True, 300.0, "a"), (True, 1200.0, "ab"), (True, None, "ab")],
+    ids=["not asked for", "two are too many", "two are few", "at an unknown rate"],
+)
+def test_sound_that_would_have_gaps_is_held_back(
+    worker: SpeechWorker,
+    codec: Codec,
+    monkeypatch: pytest.MonkeyPatch,
+    gapless: bool,
+    frames_per_s: float | None,
+    order: str,
+) -> None:
+    """A second of sound is 86 frames, and those of its context: one listener can be kept going at 300 frames
+    a second, two cannot. Where the second one has to wait, its sound begins when the first one has all of
+    its own. No time passes, so nobody's sound runs out."""
+    worker.num_threads = 1
+    monkeypatch.setattr(speech_worker, "time", Clock())
+    monkeypatch.setattr(Pace, "frames_per_s", frames_per_s)
+    told: list[str] = []
+    for name in "ab":
+        worker.begin(name, None, 0, STREAMED, gapless=gapless)
+        worker.push(name, units_of(20, 1))
+        while len(told) < len(order) and name not in told:
+            told += [spoken.request_id for spoken in worker.poll(LONG_S)]
+    assert "".join(told) == order
+    if order == "a":  # it is made while there is time
+        wait_until(lambda: bool(worker._jobs["b"].held))
+    worker.push("a", units_of(30, 1)[20:], final=True)
+    if order == "a":
+        while "b" not in told:
+            told += [spoken.request_id for spoken in worker.poll(LONG_S)]
+        assert told[-2:] == ["a", "b"]
+    worker.push("b", units_of(30, 1)[20:], final=True)
+    all_spoken(worker)
+
+
+def test_who_is_alone_does_not_wait(worker: SpeechWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that waited for another that is then aborted."""
+    monkeypatch.setattr(Pace, "frames_per_s", 1.0)
+    worker.begin("a", None, 0, STREAMED, gapless=True)
+    worker.push("a", units_of(20, 1))
+    assert [spoken.request_id for spoken in worker.poll(LONG_S)] == ["a"]
+    worker.begin("b", None, 0, STREAMED, gapless=True)
+    worker.push("b", units_of(20, 2))
+    wait_until(lambda: bool(worker._jobs["b"].held))
+    assert worker.poll() == []
+    worker.abort("a")
+    assert [spoken.request_id for spoken in worker.poll()] == ["b"]
+
+
+def test_held_sound_is_the_same(worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "frames_per_s", 100.0)
+    spoken = {name: units_of(40 + 20 * i, i) for i, name in enumerate("abcd")}
+    for name, units in spoken.items():
+        worker.begin(name, None, 0, STREAMED, gapless=True)
+        worker.push(name, units, final=True)
+    samples, ends = all_spoken(worker)
+    assert ends == dict.fromkeys(spoken)
+    for name, units in spoken.items():
+        assert np.array_equal(samples[name], codec.stream().push(units, final=True)), name
 
 
 def test_abort_while_its_chunk_is_made(

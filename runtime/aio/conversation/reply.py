@@ -66,6 +66,7 @@ class Reply:
             request_id=self.reply_id,
             sampling_params=sampling_params,
             is_speculative=is_speculative,
+            gapless=True,
         )
         self.in_conversation = True
         """Whether it becomes an item."""

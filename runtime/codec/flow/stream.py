@@ -75,6 +75,25 @@ class FlowStream:
         own = frames(self._end(self.ready_units())) - frames(self._first)
         return own if heard is None else own + heard.shape[1]
 
+    def chunks_left(self, num_more: int) -> list[tuple[int, int, int]]:
+        """The chunks to come of the units that are here and `num_more` after them, if those are the last: for
+        each, how many of the latter it waits for, the mel frames that become final, and those that it is
+        computed with."""
+        frames, schedule = self.params.mel_frames, self.schedule
+        prompt = 0 if self.voice.prompt_mel is None else self.voice.prompt_mel.shape[1]
+        chunks = []
+        done, end, index = self.num_done, self.num_units + num_more, self._chunk_index
+        while done < end:
+            length = schedule.chunk_units(index)
+            if end - done < length + schedule.lookahead_units:
+                length = end - done
+            first = max(0, done - schedule.context_units)
+            last = min(done + length + schedule.lookahead_units, end)
+            final = frames(done + length) - frames(done)
+            chunks.append((max(0, last - self.num_units), final, prompt + frames(last) - frames(first)))
+            done, index = done + length, index + 1
+        return chunks
+
     def chunk(self, device: torch.device) -> FlowInput:
         """The input of the next chunk; `ready_units` must not be 0."""
         end = self._begin_chunk()
