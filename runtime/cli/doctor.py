@@ -78,14 +78,18 @@ def _cpu() -> Section:
 
     from antiphon.device.machine import cpu_flags, cpu_name, memory_bytes
     from antiphon.kernels import _C
+    from antiphon.process.cores import quota_cores
+    from antiphon.process.forking import num_threads
 
     flags = cpu_flags()
     return {
         "name": cpu_name(),
         "cores": os.cpu_count(),
+        "CPU quota in cores": quota_cores(),
         "instructions": [flag for flag in CPU_FLAGS if flag in flags],
         "memory": _gib(memory_bytes()),
         "torch threads": torch.get_num_threads(),
+        "our threads": num_threads(),
         "torch kernels": torch.backends.cpu.get_cpu_capability().lower(),
         "our kernels": _C.best_isa(),
         "our int8 kernels": _C.best_int8(),

@@ -36,6 +36,7 @@ from antiphon.device.transfer import from_device
 from antiphon.errors import InvalidRequest
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.threads import openmp_threads
+from antiphon.process.forking import num_threads_of_quota
 from antiphon.process.ownership import OfOneProcess, check_process
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 
@@ -99,7 +100,10 @@ class Decoder(OfOneProcess):
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Within the context, the networks compute as they should on their device."""
-        with current_device(self.device), exact_float32(self.device), openmp_threads(self.num_threads):
+        count = self.num_threads
+        if count is None and self.device.type == "cpu":
+            count = num_threads_of_quota()
+        with current_device(self.device), exact_float32(self.device), openmp_threads(count):
             yield
 
     def check_process(self) -> None:

@@ -26,6 +26,7 @@ from antiphon.model.recordings import Recordings
 from antiphon.model.sampler import pick_from_head
 from antiphon.model.vision import image_features, merge_features
 from antiphon.model.windows import FusionWindows
+from antiphon.process.cores import within_quota
 from antiphon.prompt import PreparedImage
 from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
@@ -80,7 +81,7 @@ class Runner:
         self.tracer: Tracer | None = None
         self._interruptible = interruptible
         self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear)
-        self._image_threads = torch.get_num_threads() if self._has_cpp_kernels else None
+        self._image_threads = within_quota(torch.get_num_threads()) if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
         self._unit_hidden = torch.zeros(
             max_num_seqs + 1, self.config.hidden_size, dtype=model.dtype, device=self.device

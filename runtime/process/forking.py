@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from antiphon.errors import ConfigError
-from antiphon.kernels.threads import openmp_library
+from antiphon.kernels.threads import openmp_library, set_num_threads
+from antiphon.process.cores import within_quota
 from antiphon.process.origin import FIRST_PID, TORCH_CAME_FIRST
 
 __all__ = ["check_device", "keep_in_children", "make_ready", "num_threads"]
@@ -50,6 +51,9 @@ class _Process:
         if self.ready_pid != os.getpid():
             if self._may_have_lost_team():
                 self._compute_alone()
+            count = torch.get_num_threads() if self.lone_thread is None else self.num_threads
+            if within_quota(count) < count:
+                set_num_threads(within_quota(count))
             self.ready_pid = os.getpid()
 
     def _may_have_lost_team(self) -> bool:
@@ -94,10 +98,16 @@ def make_ready() -> None:
 
 
 def num_threads() -> int:
-    """How many threads may compute, this one included."""
+    """How many threads may compute, this one included: torch's number, or fewer under a CPU quota."""
     _process.make_ready()
     alone = _process.lone_thread == threading.get_ident()
-    return _process.num_threads if alone else torch.get_num_threads()
+    return within_quota(_process.num_threads if alone else torch.get_num_threads())
+
+
+def num_threads_of_quota() -> int | None:
+    """How many of torch's threads a CPU quota leaves; None: all."""
+    count = torch.get_num_threads()
+    return within_quota(count) if within_quota(count) < count else None
 
 
 def keep_in_children(session: object) -> None:
