@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -55,6 +56,14 @@ class Job:
     """That whose batch holds it; None: no batch does."""
     result: Future[AudioArray] | None = None
     """Where its speech goes if it belongs to no request of the engine."""
+
+    def add(self, units: Sequence[int], now_s: float, *, final: bool) -> None:
+        """More of its units have come."""
+        if units and not self.num_units:
+            self.first_unit_s = now_s
+        self.units += units
+        self.num_units += len(units)
+        self.is_complete = self.is_complete or final
 
     def is_ready(self) -> bool:
         """Whether there is something to decode. Called under the lock, and while no batch holds the job."""

@@ -23,38 +23,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from antiphon.codec.batches import stream_batch
-from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import advance, all_or_nothing
 from antiphon.config import StreamSchedule
 from antiphon.device.current import Streams
 from antiphon.errors import AntiphonError
-from antiphon.outputs.pacing import Chunk, Pace, Player, Rate, is_gapless
 from antiphon.outputs.speech_job import Job, Spoken
+from antiphon.outputs.speech_order import FIRST_DUE_S, GAPLESS_FIRST_DUE_S, SpeechOrder
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
 from antiphon.process.faults import log_fault
 from antiphon.sound.arrays import AudioArray
-from antiphon.types import UNITS_PER_S
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
 
 __all__ = ["SpeechWorker"]
 
-SOON, WAITING, LATER = range(3)
-"""Ranks of what is ready: see `_rank`."""
 
 LOOK_UP_S = 0.25
 """How often an idle thread checks whether it has been stopped."""
-FIRST_DUE_S = 0.3
-"""A request whose first sound has been waited for this long is as urgent as one whose sound runs out now: a
-listener who waits for a beginning hears no gap."""
-GAPLESS_FIRST_DUE_S = 1.0
-"""The same of a request whose sound is held back until it is safe: it makes way for sound that runs out
-sooner than this."""
-HORIZON_S = 6.0
-"""A reply that is not complete is taken to go on for this long after its last unit."""
 MAX_FRUITLESS_THREADS = 3
 """Threads that may die one after the other without finishing a batch; then all waiting speech fails."""
 
@@ -81,7 +69,7 @@ class SpeechWorker:
         self._threads: list[threading.Thread] = []
         self._ending: list[threading.Thread] = []
         """Threads that had nothing left to do, and may be about to end."""
-        self._pace = Pace()
+        self._order = SpeechOrder(codec)
         self._num_fruitless = 0
         """Threads that have died since the last batch was made."""
         self._is_closed = False
@@ -121,11 +109,7 @@ class SpeechWorker:
         with self._lock:
             job = self._jobs.get(request_id)
             if job is not None:
-                if units and not job.num_units:
-                    job.first_unit_s = time.perf_counter()
-                job.units += units
-                job.num_units += len(units)
-                job.is_complete = job.is_complete or final
+                job.add(units, time.perf_counter(), final=final)
                 if final:
                     self._let_out()
                 self._work.notify()
@@ -284,12 +268,12 @@ class SpeechWorker:
                     return self._leave()
                 for job in batch:
                     job.thread = threading.current_thread()
-            frames = sum(self._frames(job) for job in batch if job.stream is not None)
+            frames = sum(self._order.frames(job) for job in batch if job.stream is not None)
             begun_s = time.perf_counter()
             made = self.make(batch)
             with self._lock:
                 if frames:
-                    self._pace.made(frames, time.perf_counter() - begun_s)
+                    self._order.pace.made(frames, time.perf_counter() - begun_s)
                 for job, samples, error in made:
                     if self._jobs.get(job.request_id) is job:
                         self._tell_or_end(job, samples, error)
@@ -308,16 +292,15 @@ class SpeechWorker:
         """The most urgent job, and those of the same kind that fit into one batch with it: no more than this
         thread's share."""
         ready = [job for job in list(self._jobs.values()) if job.thread is None and self._is_ready(job)]
-        soon_s = time.perf_counter() + self._soon_s()
-        ready.sort(key=lambda job: (_rank(job, soon_s), job.due_s))
+        ready = self._order.ordered(ready, time.perf_counter())
         share = -(-len(ready) // self.num_threads)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
         ladder = self.codec.decoder.ladder
         if batch and batch[0].stream is not None and ladder is not None:
-            return [batch[i] for i in stream_batch([self._frames(job) for job in batch], ladder)]
+            return [batch[i] for i in stream_batch([self._order.frames(job) for job in batch], ladder)]
         frames = 0
         for count, job in enumerate(batch):
-            frames = max(frames, self._frames(job))
+            frames = max(frames, self._order.frames(job))
             if count and frames * (count + 1) > self.codec.max_batch_frames:
                 return batch[:count]
         return batch
@@ -330,12 +313,6 @@ class SpeechWorker:
             self._end(job, told(error))
             self._news.notify()
             return False
-
-    def _frames(self, job: Job) -> int:
-        """Mel frames that the job's next decode computes."""
-        if job.stream is None:
-            return self.codec.params.flow.mel_frames(len(job.units))
-        return job.stream.ready_frames
 
     def make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
         """The samples of each job, or what went wrong with it; nothing if none is wanted any more."""
@@ -391,14 +368,6 @@ class SpeechWorker:
             del self._jobs[job.request_id]
         return None
 
-    def _soon_s(self) -> float:
-        """Sound that lasts no longer than this may run out while another chunk is made."""
-        rate = self._pace.frames_per_s
-        if rate is None:
-            return GAPLESS_FIRST_DUE_S
-        longest = max((self._frames(job) for job in self._jobs.values() if job.stream is not None), default=0)
-        return max(GAPLESS_FIRST_DUE_S, 2 * longest / rate)
-
     def _let_out_of(self, job: Job, *, is_last: bool = False) -> None:
         """Tell a job's sound that is held."""
         samples = np.concatenate(job.held) if job.held else np.zeros(0, np.float32)
@@ -411,48 +380,7 @@ class SpeechWorker:
         self._spoken.append(Spoken(job.request_id, samples, is_last))
 
     def _let_out(self) -> None:
-        """Called under the lock: tell held sound that can go on from here without a gap, and without giving
-        one to others."""
-        waiting = [job for job in self._jobs.values() if job.held]
-        if not waiting:
-            return
-        now, open_jobs = time.perf_counter(), list(self._jobs.values())
-        frames_per_s = self._pace.frames_per_s
-        playing = [self._player(job, now) for job in open_jobs if job.sounds]
-        in_hand = sum(self._frames(job) for job in open_jobs if job.thread is not None and not job.sounds)
-        for job in sorted(waiting, key=lambda job: job.due_s):
-            player = self._player(job, now)
-            if (
-                len(open_jobs) == 1  # it makes way for nobody, and its sound comes as fast as it can
-                or frames_per_s is None
-                or is_gapless([*playing, player], Rate(frames_per_s, self.num_threads), in_hand)
-            ):
-                playing.append(player)
-                self._let_out_of(job)
-                self._news.notify()
-
-    def _player(self, job: Job, now_s: float) -> Player:
-        """Who plays this job's sound, or would from now on."""
-        rate_hz = self.codec.sample_rate_hz
-        left_s = job.due_s - now_s if job.sounds else sum(map(len, job.held)) / rate_hz
-        if job.stream is None:
-            return Player(left_s, [])
-        more, unit_s = len(job.units), 0.0
-        if not job.is_complete:
-            more += round(HORIZON_S * UNITS_PER_S)
-            unit_s = max(0.0, now_s - job.first_unit_s) / max(1, job.num_units)
-        return Player(
-            left_s,
-            [
-                Chunk(max(0, later - len(job.units)) * unit_s, final * HOP / rate_hz, frames)
-                for later, final, frames in job.stream.flow.chunks_left(more)
-            ],
-        )
-
-
-def _rank(job: Job, soon_s: float) -> int:
-    """Who is served first: whose sound is needed soon, then who waits for the beginning of a sound without
-    gaps, then those who have enough for now."""
-    if job.gapless and not job.sounds:
-        return WAITING
-    return SOON if job.due_s < soon_s else LATER
+        """Called under the lock: tell held sound that may begin now."""
+        for job in self._order.to_begin(self._jobs.values(), self.num_threads, time.perf_counter()):
+            self._let_out_of(job)
+            self._news.notify()
