@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +11,14 @@ import torch
 from torch import nn
 
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.codec.checkpoint.onnx_graph import data_path
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, is_there, shown
 from antiphon.plain import shown as shown_given
 
 __all__ = [
     "BACKENDS",
+    "DATA",
     "FLOW",
     "FLOW_FILES",
     "KIND",
@@ -25,10 +28,13 @@ __all__ = [
     "fingerprint",
     "flow_file",
     "open_network",
+    "sha256",
 ]
 
 KIND, PRECISION, WEIGHTS = "antiphon.kind", "antiphon.precision", "antiphon.weights"
 """Keys of a file's metadata."""
+DATA: Final = "antiphon.data"
+"""Key of the sha256 of the file with the weights, if they lie beside"""
 FLOW: Final = "flow"
 """The kind of the velocity estimator."""
 FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.estimator.fp16.onnx")
@@ -36,6 +42,14 @@ FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.est
 PREFIX = "onnxruntime:"
 BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
 SHOWN_DIGITS = 12
+CHUNK_BYTES = 2**20
+TYPES = {
+    torch.float32: "tensor(float)",
+    torch.float64: "tensor(double)",
+    torch.int32: "tensor(int32)",
+    torch.int64: "tensor(int64)",
+}
+"""As onnxruntime spells them."""
 
 
 def export_folder(name: str, backend: object) -> Path | None:
@@ -61,6 +75,15 @@ def fingerprint(params: object, *modules: nn.Module) -> str:
     return found.hexdigest()
 
 
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
 def flow_file(folder: Path) -> Path:
     """The velocity estimator in a folder that `antiphon export flow` wrote. Raises CheckpointError."""
     if not is_folder(folder):
@@ -80,27 +103,37 @@ def open_network(
     shapes: list[list[int | None]],
     num_threads: int | None,
     *,
+    types: Sequence[torch.dtype] | None = None,
+    num_outputs: int = 1,
+    owner: str = "codec",
     may_loop: bool = False,
 ) -> OnnxNetwork:
     """Opens one that was exported from these weights (a `fingerprint`).
 
-    shapes: of its inputs, all float32; None: any size. may_loop: see `check_graph`. Raises CheckpointError,
-    which says what was expected and found.
+    shapes: of its inputs; None: any size. types: of its inputs; None: all float32. owner: of the weights,
+    codec or model. may_loop: see `check_graph`. Raises CheckpointError, which says what was expected and
+    found.
     """
-    network = OnnxNetwork(path, num_threads, may_loop=may_loop)
+    network = OnnxNetwork(path, num_threads, may_loop=may_loop, may_lie_beside=True)
     found = network.metadata.get(KIND)
     if found != kind:
         raise CheckpointError(f"{path}: {KIND}: expected {kind!r}, found {shown(found)}")
     stored = network.metadata.get(WEIGHTS, "")
     if stored != weights:
         raise CheckpointError(
-            f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this codec, found "
-            f"{shown(stored[:SHOWN_DIGITS])}; export it again from this codec"
+            f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this {owner}, found "
+            f"{shown(stored[:SHOWN_DIGITS])}; export it again from this {owner}"
         )
-    if network.input_types != ["tensor(float)"] * len(shapes):
-        raise CheckpointError(
-            f"{path}: expected {len(shapes)} inputs of float32, found {shown(network.input_types)}"
-        )
+    data, expected_data = data_path(path), network.metadata.get(DATA)
+    if expected_data is not None and sha256(data) != expected_data:
+        raise CheckpointError(f"{data}: expected the weights of {path.name}, found those of another file")
+    given = [TYPES[each] for each in types or [torch.float32] * len(shapes)]
+    if network.input_types != given:
+        single = set(given) == {TYPES[torch.float32]}
+        expected_types = f"{len(given)} inputs of float32" if single else f"inputs of {given}"
+        raise CheckpointError(f"{path}: expected {expected_types}, found {shown(network.input_types)}")
+    if len(network.output_names) != num_outputs:
+        raise CheckpointError(f"{path}: expected {num_outputs} outputs, found {shown(network.output_names)}")
     for name, expected, shape in zip(network.input_names, shapes, network.input_shapes, strict=True):
         fits = len(expected) == len(shape) and all(
             not isinstance(has, int) if size is None else has == size

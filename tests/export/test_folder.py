@@ -13,7 +13,8 @@ import pytest
 from antiphon.codec.exported import WEIGHTS, fingerprint
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export import onnx_file
-from antiphon.export.folder import Source, export_flow, read_flow
+from antiphon.export.folder import export_flow
+from antiphon.export.sources import FlowSource, read_flow
 
 MEL, MASK, ROW = ["batch", 80, "frames"], ["batch", 1, "frames"], ["batch", 80]
 
@@ -26,7 +27,7 @@ def shapes_of(values: Any) -> dict[str, list[str | int]]:
 
 
 @pytest.mark.slow
-def test_the_files(fp32: Path, source: Source, folder: Path) -> None:
+def test_the_files(fp32: Path, source: FlowSource, folder: Path) -> None:
     assert sorted(path.name for path in fp32.iterdir()) == ["flow.onnx", "solver.onnx"]
     model = onnx.load(fp32 / "flow.onnx")
     inputs = {"x": MEL, "mask": MASK, "mu": MEL, "t": ["batch"], "speaker": ROW, "prompt": MEL}
@@ -55,6 +56,52 @@ def test_the_files(fp32: Path, source: Source, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_the_files_of_encoder_and_hift(front_and_back: Path, folder: Path) -> None:
+    names = ["encoder.onnx", "encoder.onnx.data", "hift.onnx", "hift.onnx.data"]
+    assert sorted(path.name for path in front_and_back.iterdir()) == names
+    encoder, hift = (onnx.load(front_and_back / name) for name in names[::2])
+    assert shapes_of(encoder.graph.input) == {
+        "units": ["batch", "units"],
+        "unit_mask": ["batch", 1, "units"],
+        "left": ["batch", "frames"],
+        "weight": ["batch", "frames"],
+        "mask": MASK,
+        "embedding": ["batch", 192],
+    }
+    assert shapes_of(encoder.graph.output) == {"mu": MEL, "speaker": ROW}
+    assert shapes_of(hift.graph.input) == {
+        "mel": MEL,
+        "mask": MASK,
+        "noise": ["batch", "frames", 256, 9],
+        "phase": ["batch", 9],
+        "start": ["batch"],
+        "cycles": ["batch", 9],
+    }
+    ends = ["batch", "frames", 9]
+    assert shapes_of(hift.graph.output) == {"samples": ["batch", "samples"], "cycles_at_ends": ends}
+    for model, source in ((encoder, "flow.pt"), (hift, "hift.pt")):
+        about = {prop.key: prop.value for prop in model.metadata_props}
+        assert (
+            about[f"antiphon.sha256.{source}"] == hashlib.sha256((folder / source).read_bytes()).hexdigest()
+        )
+        # Old operators that every runtime has: no transforms, no attention, no loops.
+        found = {node.op_type for node in model.graph.node}
+        assert not found & {
+            "STFT",
+            "DFT",
+            "Attention",
+            "Loop",
+            "If",
+            "Scan",
+            "RandomNormalLike",
+            "GridSample",
+        }
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not model.functions
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_names_of_cosyvoice_and_halves_of_products_alone(fp16: Path) -> None:
     """Norms and softmax read and write float32."""
     model = onnx.load(fp16 / "flow.decoder.estimator.fp16.onnx")
@@ -71,9 +118,9 @@ def test_names_of_cosyvoice_and_halves_of_products_alone(fp16: Path) -> None:
             assert kinds[node.output[0]] == half, node.op_type
 
 
-def test_wrong_arguments(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments(source: FlowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left behind."""
-    with pytest.raises(ConfigError, match="precision: expected fp32 or fp16, got 'int8'"):
+    with pytest.raises(ConfigError, match="precision: expected fp32 or fp16 for flow, got 'int8'"):
         export_flow(source, tmp_path / "out", precision="int8")  # type: ignore[arg-type]
     with pytest.raises(OSError, match="expected the name of a new folder; this exists"):
         export_flow(source, tmp_path)
@@ -87,11 +134,13 @@ def test_wrong_arguments(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_nothing(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing(
+    source: FlowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("antiphon.export.folder._trace", fail)
+    monkeypatch.setattr("antiphon.export.flow.traced", fail)
     with pytest.raises(RuntimeError, match="no"):
         export_flow(source, tmp_path / "out")
     assert not list(tmp_path.iterdir())
