@@ -1,113 +1,181 @@
-"""The bottom speech layers with the CTC head as a module that can be exported: the function of `OmniModel.hear`
-and `ctc_labels` (Stream-Omni, arXiv 2506.13642), for whole sequences.
+"""The part that hears: the bottom speech layers with the CTC head.
 
-Attention is a product, a softmax and a product, and causal: a token sees itself and those before it. Products
-are taken in float32 or float16; norms, rotations, softmax, activations and the residual stream stay float32.
+Expected is what the runtime's own kernels make of each row by itself, in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from antiphon.config import ModelConfig
-from antiphon.export.estimator import HIDDEN
-from antiphon.kernels.rope import inverse_frequencies
-from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
+from antiphon.codec.exported import fingerprint
+from antiphon.export.listening_network import ListeningNetwork
+from antiphon.export.model_folder import ModelSource, read_listening
+from antiphon.export.onnx_file import traced
+from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.kernels.attention_batch import AttentionBatch
+from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
+from antiphon.kernels.linear import Linear, linear
+from antiphon.kernels.rope import inverse_frequencies, rope_table
+from antiphon.model.weights import Matrix
 
-__all__ = ["ListeningNetwork"]
+if TYPE_CHECKING:
+    import onnx
 
-NO_LABEL = -1
+__all__ = ["LISTENING_PART", "Heard", "log_probs_of"]
 
-
-class ListeningNetwork(nn.Module):
-    """CTC labels and log-probabilities of text and unit ids, for a ragged batch; a row comes out as it would
-    alone."""
-
-    frequencies: Tensor
-
-    def __init__(self, weights: OmniWeights, config: ModelConfig, dtype: torch.dtype) -> None:
-        """dtype: that of the products. Weights are copied."""
-        super().__init__()
-        self.dtype = dtype
-        self.embedding = _constant(_plain(weights.audio_embed_tokens), dtype)
-        self.layers = nn.ModuleList(_Layer(layer, config, dtype) for layer in weights.bottom_layers)
-        self.norm = _constant(weights.audio_norm)
-        self.head = _constant(_plain(weights.audio_to_text_proj), dtype)
-        self.eps = config.rms_norm_eps
-        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """ids: (batch, tokens) int64, any number on padding; mask: (batch, tokens) float32, 1 on valid tokens,
-        which come first, and 0 on padding.
-
-        Returns labels (batch, tokens) int64, -1 on padding, and their log-probabilities (batch, tokens,
-        text_vocab) float32, 0 on padding.
-        """
-        valid = mask > 0
-        x = F.embedding(torch.where(valid, ids, 0), self.embedding).float()
-        positions = torch.arange(ids.shape[1], device=ids.device).float()
-        angles = positions[:, None] * self.frequencies
-        later = (positions[None, :] > positions[:, None]).float()
-        hidden = (later + (1 - mask)[:, None, None]) * HIDDEN
-        for layer in self.layers:
-            x = layer(x, angles.cos(), angles.sin(), hidden)
-        x = _rms_norm(x, self.norm, self.eps).to(self.dtype)
-        shares = torch.log_softmax(F.linear(x, self.head).float(), dim=-1)
-        return torch.where(valid, shares.argmax(-1), NO_LABEL), shares * mask[:, :, None]
+EXAMPLE_TOKENS = 7
+BATCHES = (
+    (1,),
+    (2,),
+    (3,),
+    (16,),
+    (51,),
+    (150,),
+    (1000,),
+    (300, 1),
+    (300, 151, 77, 2, 1),
+    tuple(range(1, 17)),
+)
+QUICK_BATCHES = ((1,), (2,), (51,), (40, 1, 23))
+TOKENS: tuple[str | int, ...] = ("batch", "tokens")
 
 
-class _Layer(nn.Module):
-    def __init__(self, weights: LayerWeights, config: ModelConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
-        self.sizes = [config.q_size, config.kv_size, config.kv_size]
-        self.input_norm, self.post_norm = _constant(weights.input_norm), _constant(weights.post_norm)
-        self.qkv, self.o = _constant(_plain(weights.qkv), dtype), _constant(_plain(weights.o), dtype)
-        self.gate_up = _constant(_plain(weights.gate_up), dtype)
-        self.down = _constant(_plain(weights.down), dtype)
+def _inputs(source: ModelSource) -> tuple[Port, ...]:
+    return Port("ids", TOKENS, torch.int64), Port("mask", TOKENS)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, hidden: Tensor) -> Tensor:
-        x = x + self._attention(_rms_norm(x, self.input_norm, self.eps), cos, sin, hidden)
-        gate, up = self._product(_rms_norm(x, self.post_norm, self.eps), self.gate_up).chunk(2, dim=-1)
-        return x + self._product(F.silu(gate) * up, self.down)
 
-    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, hidden: Tensor) -> Tensor:
-        batch, tokens, _ = x.shape
-        q, k, v = (
-            part.reshape(batch, tokens, -1, self.head_dim).transpose(1, 2)
-            for part in self._product(x, self.qkv).split(self.sizes, dim=-1)
+def _outputs(source: ModelSource) -> tuple[Port, ...]:
+    vocabulary = source.config.text_vocab_size
+    return Port("labels", TOKENS, torch.int64), Port("log_probs", (*TOKENS, vocabulary))
+
+
+def _graph(source: ModelSource, precision: Precision, base: onnx.ModelProto | None) -> onnx.ModelProto:
+    network = ListeningNetwork(source.weights, source.config, PRECISIONS[precision])
+    example = torch.zeros(2, EXAMPLE_TOKENS, dtype=torch.int64), torch.ones(2, EXAMPLE_TOKENS)
+    return traced(network, _inputs(source), example, _outputs(source))
+
+
+def _weights(source: ModelSource) -> str:
+    config = source.config
+    rotation = config.head_dim, config.rope_theta, config.rope_scaling
+    params = config.num_attention_heads, config.num_key_value_heads, *rotation, config.rms_norm_eps
+    return fingerprint(params, ListeningNetwork(source.weights, config, torch.float32))
+
+
+def log_probs_of(source: ModelSource, rows: Sequence[Tensor]) -> list[Tensor]:
+    """ids int64 (tokens) of each row to log-probabilities (tokens, text_vocab), one row at a time by the
+    runtime's kernels."""
+    config, weights = source.config, source.weights
+    norm = weights.audio_norm
+    frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    layers = [
+        DecoderLayer(
+            input_norm=layer.input_norm,
+            qkv=_packed(layer.qkv),
+            o=_packed(layer.o),
+            post_norm=layer.post_norm,
+            gate_up=_packed(layer.gate_up),
+            down=_packed(layer.down),
         )
-        group = q.shape[1] // k.shape[1]
-        q, k = _rotated(q, cos, sin) * self.head_dim**-0.5, _rotated(k, cos, sin)
-        k, v = (
-            part[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2).to(self.dtype) for part in (k, v)
+        for layer in weights.bottom_layers
+    ]
+    geometry = DecoderGeometry(
+        config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
+    )
+    table = rope_table(frequencies, max(map(len, rows)))
+    hear, head = decoder_layers(layers, norm, geometry, table), _packed(weights.audio_to_text_proj)
+    assert isinstance(weights.audio_embed_tokens, Tensor), "int8 is refused where a checkpoint is read"
+    results = []
+    for ids in rows:
+        count = len(ids)
+        batch = AttentionBatch(
+            positions=torch.arange(count, dtype=torch.int32),
+            slot_mapping=torch.arange(count),
+            cu_seqlens_q=torch.tensor([0, count], dtype=torch.int32),
+            context_lens=torch.tensor([count], dtype=torch.int32),
+            block_table=torch.zeros(1, 1, dtype=torch.int32),
         )
-        scores = q.to(self.dtype) @ k.transpose(2, 3)
-        shares = torch.softmax(scores.float() + hidden, dim=-1).to(self.dtype)
-        return self._product((shares @ v).transpose(1, 2).flatten(2), self.o)
-
-    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x.to(self.dtype), weight).float()
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x: (batch, heads, tokens, head_dim); cos, sin: (tokens, head_dim / 2)"""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        # One block that holds the whole row.
+        caches = torch.zeros(len(layers), 2, 1, count, config.num_key_value_heads, config.head_dim)
+        hidden = hear(F.embedding(ids, weights.audio_embed_tokens), batch, [(k, v) for k, v in caches], None)
+        results.append(torch.log_softmax(head(hidden), dim=-1))
+    return results
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+def _packed(matrix: Matrix) -> Linear:
+    return linear(matrix)
 
 
-def _plain(matrix: Matrix) -> Tensor:
-    assert isinstance(matrix, Tensor), "int8 is refused where a checkpoint is read"
-    return matrix
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """Rows of ids, padded with numbers that are no ids, and what the runtime hears in each by itself."""
+
+    ids: Tensor
+    mask: Tensor
+    """(batch, tokens)"""
+    log_probs: Sequence[Tensor]
+    """Of each row (tokens, text_vocab)"""
+
+    @classmethod
+    def drawn(cls, source: ModelSource, sizes: Sequence[int], generator: torch.Generator) -> Heard:
+        """A few text ids, as in a prompt, then units."""
+        config = source.config
+        rows = []
+        for size in sizes:
+            text = torch.randint(config.text_vocab_size, (size,), generator=generator)
+            units = torch.randint(config.audio_vocab_size, (size,), generator=generator)
+            spoken = torch.arange(size) >= min(5, size // 2)
+            rows.append(torch.where(spoken, units + config.first_unit_id, text))
+        return cls.of(source, rows)
+
+    @classmethod
+    def of(cls, source: ModelSource, rows: Sequence[Tensor]) -> Heard:
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), -(2**40))
+        for row, own in zip(ids, rows, strict=True):
+            row[: len(own)] = own
+        mask = (torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]).float()
+        with torch.inference_mode():
+            return cls(ids, mask, log_probs_of(source, rows))
 
 
-def _constant(tensor: Tensor, dtype: torch.dtype = torch.float32) -> nn.Parameter:
-    return nn.Parameter(tensor.to(dtype), requires_grad=False)
+def _compare(heard: Heard, run: Run) -> Mapping[str, Compared]:
+    labels, log_probs = run(heard.ids, heard.mask)
+    counts = [len(row) for row in heard.log_probs]
+    # How likely the labels are, beside the likeliest: the same, unless two are about level.
+    chosen = [
+        row.gather(1, label[:count, None].clamp(min=0))[:, 0]
+        for row, label, count in zip(heard.log_probs, labels, counts, strict=True)
+    ]
+    return {
+        "log_probs": ([row[:n] for row, n in zip(log_probs, counts, strict=True)], heard.log_probs),
+        "labels": (chosen, [row.amax(1) for row in heard.log_probs]),
+    }
+
+
+LISTENING_PART = Part(
+    kind="listening",
+    file="listening.onnx",
+    about="the bottom speech layers with the CTC head",
+    folder="model",
+    read=read_listening,
+    inputs=_inputs,
+    outputs=_outputs,
+    graph=_graph,
+    weights=_weights,
+    size="tokens",
+    batches=BATCHES,
+    quick_batches=QUICK_BATCHES,
+    trial=Heard.drawn,
+    compare=_compare,
+    bounds={
+        "fp32": {"log_probs": Bound(1e-4, is_relative=True), "labels": Bound(1e-3, is_relative=False)},
+        "fp16": {"log_probs": Bound(5e-3, is_relative=True), "labels": Bound(1e-1, is_relative=False)},
+    },
+)

@@ -1,8 +1,7 @@
-"""Parts of a Stream-Omni checkpoint, read for export: only the tensors of that part, in float32 on the CPU."""
+"""Parts of a Stream-Omni checkpoint, read for export: their tensors alone, in float32 on the CPU."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from antiphon.config import ModelConfig
 from antiphon.errors import CheckpointError
+from antiphon.export.sources import hashes
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import checked_files
 from antiphon.model.checkpoint.tensors import VISION_PREFIX, empty_weights, named_tensors
@@ -25,7 +25,6 @@ LISTENING = (
     "audio_to_text_proj.",
 )
 VISION = (VISION_PREFIX, "model.mm_projector.")
-CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +80,8 @@ def _read(folder: Path, config: ModelConfig, prefixes: tuple[str, ...]) -> Model
             raise CheckpointError(
                 f"{entry.file}: {entry.name}: expected finite numbers, found NaN or infinity"
             )
-    paths = {folder / "config.json", *(files.entries[name].file for name in places)}
-    return ModelSource(config, weights, {_name(path, folder): _sha256(path) for path in sorted(paths)})
-
-
-def _name(path: Path, folder: Path) -> str:
-    """Within the checkpoint, where it lies there."""
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()
+    files_read = {folder / "config.json", *(files.entries[name].file for name in places)}
+    hashed: dict[str, str] = {}
+    for path in sorted(files_read):
+        hashed |= hashes(folder, str(path.relative_to(folder) if path.is_relative_to(folder) else path))
+    return ModelSource(config, weights, hashed)

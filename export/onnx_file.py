@@ -78,13 +78,15 @@ def traced(
 
 
 def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the model with its weights inside, checked. Raises ConfigError if it is too large for that."""
+    """Writes the model with its weights inside, checked. metadata: are added to what the model has, which is
+    none once traced. Raises ConfigError if it is too large for that."""
     import onnx
 
     from antiphon import __version__
 
     model.producer_name, model.producer_version = "antiphon", __version__
-    onnx.helper.set_model_props(model, dict(metadata))
+    kept = {each.key: each.value for each in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | dict(metadata))
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ConfigError(f"{path.name}: expected a network of less than 2 GB, got {model.ByteSize()} bytes")
     onnx.checker.check_model(model)

@@ -1,203 +1,211 @@
-"""The speech tokenizer of `recipes/tiny` as a module that can be exported, read from the ONNX file that the
-recipe wrote: Whisper's encoder (arXiv 2212.04356), convolutions over neighbours, and a grid of units (finite
-scalar quantization, arXiv 2309.15505).
+"""The part that makes units of speech: the speech tokenizer.
 
-Its file takes one row; this module takes a ragged batch. Products are taken in float32 or float16; the mel's
-powers, norms, softmax, activations and the residual stream stay float32.
+A file that `recipes/tiny` wrote is read back, and exported for ragged batches; expected is what PyTorch makes
+of each row by itself in float32. Any other file has no source here: it is copied as it is, and expected is
+what it gives itself.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from antiphon.codec.analysis.logmel import DYNAMIC_RANGE, MIN_POWER, NUM_BANDS
-from antiphon.export.estimator import HIDDEN
+from antiphon.codec.analysis.logmel import NUM_BANDS
+from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.codec.codec import TOKENIZER_FILE
+from antiphon.codec.exported import fingerprint
+from antiphon.errors import CheckpointError
+from antiphon.export.onnx_file import check_packages, traced
+from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.sources import hashes
+from antiphon.export.tokenizer_network import LEVELS, TokenizerNetwork, tokenizer_of
+from antiphon.files.checkpoint import is_folder, is_there, shown
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LEVELS", "NO_UNIT", "TokenizerNetwork", "tokenizer_of"]
+__all__ = ["TOKENIZER_PART", "Spoken", "TokenizerSource", "read_tokenizer"]
 
-LEVELS = (8, 5, 5, 5)
-"""Of each coordinate of the grid"""
-NO_UNIT = -1
-WHISPER_BANDS = 80
-NUM_LAYERS, NUM_HEADS, STATE, STATE_HIDDEN = 4, 6, 384, 1536
-WIDTH, SPAN = 256, 5
-SLOPE = 1.6
-PREFIX = "encoder."
-"""Of the names of weights in the recipe's file"""
+EXAMPLE_FRAMES = 27
+"""Odd, and odd again when halved: each time, half of it is rounded up."""
+BATCHES = (*((n,) for n in (1, 2, 3, 4, 5, 51, 203, 1000, 3000)), (300, 1), (300, 150, 77, 2, 1))
+QUICK_BATCHES = ((1,), (2,), (51,), (203, 1, 42))
+TYPES = ["tensor(float)", "tensor(int32)"]
+PRODUCER = "antiphon.producer"
+"""Key of a copied file's metadata: what made it"""
 
 
-class TokenizerNetwork(nn.Module):
-    """Units of log-mels, for a ragged batch; a row comes out as it would alone."""
+@dataclass(frozen=True, eq=False)
+class TokenizerSource:
+    """A speech tokenizer that is exported."""
 
-    bands: Tensor
-    """(80, 128): each of Whisper's bands as a sum of the 128"""
-    waves: Tensor
-    """(192,): what positions are multiplied by"""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        """dtype: that of the products. `tokenizer_of` fills it."""
-        super().__init__()
-        self.dtype = dtype
-        self.register_buffer("bands", torch.zeros(WHISPER_BANDS, NUM_BANDS))
-        self.register_buffer("waves", torch.zeros(STATE // 2))
-        self.stem1 = nn.Conv1d(WHISPER_BANDS, STATE, 3, padding=1)
-        self.stem2 = nn.Conv1d(STATE, STATE, 3, stride=2, padding=1)
-        self.layers = nn.ModuleList(_Layer(dtype) for _ in range(NUM_LAYERS))
-        self.state_norm = nn.LayerNorm(STATE)
-        self.join = nn.Conv1d(STATE, WIDTH, 2, stride=2)
-        self.near1 = nn.Conv1d(WIDTH, WIDTH, SPAN, padding=SPAN // 2)
-        self.near2 = nn.Conv1d(WIDTH, WIDTH, SPAN, padding=SPAN // 2)
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, len(LEVELS))
-        self.bend_up = nn.Linear(WIDTH, 2 * WIDTH)
-        self.bend_down = nn.Linear(2 * WIDTH, len(LEVELS))
-
-    def forward(self, feats: Tensor, feats_length: Tensor) -> Tensor:
-        """feats: (batch, 128, frames) float32, any number on padding; feats_length: (batch,) int32, frames of
-        each row. Returns units (batch, ceil(frames / 4)) int64, -1 on padding."""
-        digits = torch.round(self.digits(feats, feats_length)).long()
-        units = digits[..., 0]
-        for i, levels in enumerate(LEVELS[1:], 1):
-            units = units * levels + digits[..., i]
-        return torch.where(_valid(units.shape[1], 4, feats_length) > 0, units, NO_UNIT)
-
-    def digits(self, feats: Tensor, feats_length: Tensor) -> Tensor:
-        """(batch, ceil(frames / 4), 4): the coordinates of a unit on the grid, before they are rounded."""
-        mask = _valid(feats.shape[2], 1, feats_length)[:, None]
-        x = F.gelu(self._product(self.stem1, self._whisper_mel(feats, mask))) * mask
-        mask = mask[:, :, ::2]
-        x = (F.gelu(self._product(self.stem2, x)) * mask).transpose(1, 2)
-        angles = torch.arange(x.shape[1], device=x.device).float()[:, None] * self.waves
-        x = x + torch.cat([angles.sin(), angles.cos()], dim=1)
-        hidden = (1 - mask[:, None]) * HIDDEN
-        for layer in self.layers:
-            x = layer(x, hidden)
-        x = (self.state_norm(x) * mask.transpose(1, 2)).transpose(1, 2)
-        x = F.gelu(self._product(self.join, F.pad(x, (0, 1))))
-        mask = _valid(x.shape[2], 4, feats_length)[:, None]
-        x = x * mask
-        for near in (self.near1, self.near2):
-            x = x + F.gelu(self._product(near, x)) * mask
-        x = self.norm(x.transpose(1, 2))
-        bent = self._product(self.bend_down, F.gelu(self._product(self.bend_up, x)))
-        points = torch.sigmoid(SLOPE * (self._product(self.head, x) + bent))
-        return points * (torch.tensor(LEVELS, device=x.device) - 1)
-
-    def _whisper_mel(self, feats: Tensor, mask: Tensor) -> Tensor:
-        """The log-mel that Whisper knows: its wider bands are sums of ours, nearly."""
-        log = (self.bands @ torch.pow(10.0, 4 * feats * mask - 4)).clamp(min=MIN_POWER).log10()
-        highest = (log + (1 - mask) * HIDDEN).amax((1, 2), keepdim=True)
-        return (torch.maximum(log, highest - DYNAMIC_RANGE) + 4) / 4 * mask
-
-    def _product(self, layer: nn.Module, x: Tensor) -> Tensor:
-        out: Tensor = layer(x.to(self.dtype))
-        return out.float()
+    model: onnx.ModelProto
+    """As it is in the file"""
+    file: OnnxNetwork
+    """The same, to run"""
+    network: TokenizerNetwork | None
+    """The same in PyTorch; None if another project made it"""
+    files: Mapping[str, str]
+    """sha256 of the file, by its name"""
 
 
-class _Layer(nn.Module):
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.norm1, self.norm2 = nn.LayerNorm(STATE), nn.LayerNorm(STATE)
-        self.qkv, self.out = nn.Linear(STATE, 3 * STATE), nn.Linear(STATE, STATE)
-        self.up, self.down = nn.Linear(STATE, STATE_HIDDEN), nn.Linear(STATE_HIDDEN, STATE)
-
-    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """x: (batch, n, 384); hidden: (batch, 1, 1, n), far below zero on padding"""
-        x = x + self._attention(self.norm1(x), hidden)
-        return x + self._product(self.down, F.gelu(self._product(self.up, self.norm2(x))))
-
-    def _attention(self, x: Tensor, hidden: Tensor) -> Tensor:
-        batch, count, _ = x.shape
-        q, k, v = (
-            part.reshape(batch, count, NUM_HEADS, -1).transpose(1, 2).to(self.dtype)
-            for part in self._product(self.qkv, x).chunk(3, dim=-1)
+def read_tokenizer(codec: Path) -> TokenizerSource:
+    """That of a CosyVoice folder. Raises CheckpointError."""
+    if not is_folder(codec):
+        raise CheckpointError(f"{codec}: expected a CosyVoice folder, found no folder")
+    path = codec / TOKENIZER_FILE
+    file = OnnxNetwork(path)  # it also checks that there is a file, and that all of the network is in it
+    if file.input_types != TYPES:
+        raise CheckpointError(
+            f"{path}: expected float features and an int32 length as inputs, found {shown(file.input_types)}"
         )
-        scores = (q * (STATE // NUM_HEADS) ** -0.5) @ k.transpose(2, 3)
-        shares = torch.softmax(scores.float() + hidden, dim=-1).to(self.dtype)
-        return self._product(self.out, (shares @ v).transpose(1, 2).flatten(2))
+    check_packages()
+    import onnx
 
-    def _product(self, layer: nn.Module, x: Tensor) -> Tensor:
-        out: Tensor = layer(x.to(self.dtype))
-        return out.float()
+    model = onnx.load(path)
+    return TokenizerSource(model, file, tokenizer_of(model), hashes(codec, TOKENIZER_FILE))
 
 
-def _valid(count: int, step: int, lengths: Tensor) -> Tensor:
-    """(batch, count): 1 where i * step is below a row's length"""
-    places = torch.arange(count, device=lengths.device) * step
-    return (places < lengths[:, None]).float()
+def has_tokenizer(codec: Path) -> bool:
+    """Whether a codec's folder has one."""
+    return is_there(codec / TOKENIZER_FILE)
 
 
-# --- reading the file -----------------------------------------------------------------------------
+def _inputs(source: TokenizerSource) -> tuple[Port, ...]:
+    if source.network is not None:
+        return Port("feats", ("batch", NUM_BANDS, "frames")), Port("feats_length", ("batch",), torch.int32)
+    names, types = source.file.input_names, (torch.float32, torch.int32)
+    return tuple(
+        Port(name, tuple("any" if axis is None else axis for axis in shape), dtype)
+        for name, shape, dtype in zip(names, source.file.input_shapes, types, strict=True)
+    )
 
 
-def tokenizer_of(model: onnx.ModelProto, dtype: torch.dtype = torch.float32) -> TokenizerNetwork | None:
-    """The network that a file of the recipe holds, with products in this dtype; None for another network."""
-    network = TokenizerNetwork(dtype)
-    weights = _weights(model)
-    wanted = network.state_dict()
-    if weights.keys() != wanted.keys():
-        return None
-    if any(weights[name].shape != tensor.shape for name, tensor in wanted.items()):
-        return None
-    network.load_state_dict(weights)
-    for name, part in network.named_modules():
-        if isinstance(part, nn.Linear | nn.Conv1d):
-            part.to(dtype)
-    return network.requires_grad_(False)
+def _outputs(source: TokenizerSource) -> tuple[Port, ...]:
+    if source.network is not None:
+        return (Port("indices", ("batch", "units"), torch.int64),)
+    return tuple(Port(name, ()) for name in source.file.output_names)
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """Those of the file, called as `TokenizerNetwork` calls them.
+def _graph(source: TokenizerSource, precision: Precision, base: onnx.ModelProto | None) -> onnx.ModelProto:
+    import onnx
 
-    The exporter keeps names, but for matrices, which it transposes: each is known by the bias that is added
-    to its product. What positions are multiplied by goes into a sine.
-    """
-    values = _constants(model)
-    made = {node.output[0]: node for node in model.graph.node}
-    found = {name: value for name, value in values.items() if name.startswith(PREFIX)}
-    for node in model.graph.node:
-        for product, bias in (node.input, node.input[::-1]) if node.op_type == "Add" else ():
-            factor = made.get(product)
-            if bias.endswith(".bias") and factor is not None and factor.op_type == "MatMul":
-                matrix = values.get(factor.input[1])
-                if matrix is not None and matrix.dim() == 2:
-                    found[bias.removesuffix("bias") + "weight"] = matrix.T
-        if node.op_type == "Sin" and (angles := made.get(node.input[0])) is not None:
-            found |= {f"{PREFIX}waves": values[name] for name in angles.input if name in values}
-    return {_own_name(name): value for name, value in found.items()}
+    network = tokenizer_of(source.model, PRECISIONS[precision])
+    if network is None:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(source.model)
+        producer = f"{copied.producer_name} {copied.producer_version}".strip()
+        copied.metadata_props.add(key=PRODUCER, value=producer)
+        return copied
+    example = torch.zeros(2, NUM_BANDS, EXAMPLE_FRAMES), torch.full((2,), EXAMPLE_FRAMES, dtype=torch.int32)
+    return traced(network, _inputs(source), example, _outputs(source))
 
 
-def _own_name(name: str) -> str:
-    name = name.removeprefix(PREFIX)
-    return name.replace("whisper.norm.", "state_norm.").removeprefix("whisper.")
+def _weights(source: TokenizerSource) -> str:
+    if source.network is None:
+        return source.files[TOKENIZER_FILE]
+    return fingerprint(LEVELS, source.network)
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, Tensor]:
-    """All constants in float32, by name. Those that the file stores in fewer bits go by the name that they have
-    behind a Cast, and for int8 a Mul by their scale, which make them float32 again."""
-    from onnx import numpy_helper
+def _has(source: TokenizerSource, precision: Precision) -> bool:
+    return source.network is not None or precision == "fp32"
 
-    values: dict[str, Tensor] = {}
-    stored: set[str] = set()
-    for constant in model.graph.initializer:
-        array: Any = numpy_helper.to_array(constant)
-        values[constant.name] = torch.from_numpy(array.copy()).float()
-    for node in model.graph.node:
-        if any(name not in values for name in node.input):
-            continue
-        if node.op_type == "Cast":
-            values[node.output[0]] = values[node.input[0]]
-        elif node.op_type == "Mul":
-            values[node.output[0]] = values[node.input[0]] * values[node.input[1]]
-        else:
-            continue
-        stored.update(node.input)
-    return {name: value for name, value in values.items() if name not in stored}
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """Log-mels, padded with numbers that must not matter, and what they are to PyTorch and to the file."""
+
+    feats: Tensor
+    """(batch, 128, frames)"""
+    lengths: Tensor
+    """int32 (batch,)"""
+    units: Sequence[Tensor]
+    """What the file makes of each row"""
+    digits: Sequence[Tensor] | None
+    """What PyTorch makes of it: (units, 4), places on the grid of units before they are rounded. None for a
+    file of another project"""
+
+    @classmethod
+    def drawn(cls, source: TokenizerSource, sizes: Sequence[int], generator: torch.Generator) -> Spoken:
+        """Noise that gets louder and softer, from band to band and frame to frame."""
+        rows = []
+        for size in sizes:
+            bands = torch.randn(NUM_BANDS, 1, generator=generator)
+            frames = torch.randn(1, size // 8 + 2, generator=generator).repeat_interleave(8, 1)[:, :size]
+            noise = torch.randn(NUM_BANDS, size, generator=generator)
+            rows.append((0.3 * bands + 0.4 * frames + 0.2 * noise).clamp(-1, 1.5))
+        return cls.of(source, rows)
+
+    @classmethod
+    def of(cls, source: TokenizerSource, rows: Sequence[Tensor]) -> Spoken:
+        """rows: log-mels (128, frames)"""
+        lengths = torch.tensor([row.shape[1] for row in rows], dtype=torch.int32)
+        feats = torch.full((len(rows), NUM_BANDS, int(lengths.max())), 9.0)
+        for padded, row in zip(feats, rows, strict=True):
+            padded[:, : row.shape[1]] = row
+        alone = [(row[None], length[None]) for row, length in zip(rows, lengths, strict=True)]
+        units = [torch.from_numpy(source.file.run(*map(np.asarray, each)).ravel()).long() for each in alone]
+        if source.network is None:
+            return cls(feats, lengths, units, None)
+        with torch.inference_mode():
+            return cls(feats, lengths, units, [source.network.digits(*each)[0] for each in alone])
+
+
+def _compare(spoken: Spoken, run: Run) -> Mapping[str, Compared]:
+    if spoken.digits is None:
+        # As the file: one row at a time.
+        rows = [
+            run(row[None, :, :length], length[None])[0].ravel().float()
+            for row, length in zip(spoken.feats, spoken.lengths, strict=True)
+        ]
+        expected = [row.float() for row in spoken.units]
+        return {"units": (rows, expected), "file": (rows, expected)}
+    (units,) = run(spoken.feats, spoken.lengths)
+    counts = [len(row) for row in spoken.digits]
+    found = [row[:count] for row, count in zip(units, counts, strict=True)]
+    return {
+        name: ([_nearest(row, right) for row, right in zip(rows, spoken.digits, strict=True)], spoken.digits)
+        for name, rows in (("units", found), ("file", spoken.units))
+    }
+
+
+def _nearest(units: Tensor, digits: Tensor) -> Tensor:
+    """(units, 4): the places nearest to PyTorch's that are rounded to these units: PyTorch's own, unless it
+    makes other units."""
+    places = []
+    for levels in reversed(LEVELS):
+        places.append(units % levels)
+        units = units // levels
+    rounded = torch.stack(places[::-1], dim=1)
+    return torch.minimum(torch.maximum(digits, rounded - 0.5), rounded + 0.5)
+
+
+def _bounds(units: float) -> Mapping[str, Bound]:
+    return {"units": Bound(units, is_relative=False), "file": Bound(1e-3, is_relative=False)}
+
+
+TOKENIZER_PART = Part(
+    kind="tokenizer",
+    file="tokenizer.onnx",
+    about="the speech tokenizer",
+    folder="codec",
+    read=read_tokenizer,
+    inputs=_inputs,
+    outputs=_outputs,
+    graph=_graph,
+    weights=_weights,
+    size="frames",
+    batches=BATCHES,
+    quick_batches=QUICK_BATCHES,
+    trial=Spoken.drawn,
+    compare=_compare,
+    bounds={"fp32": _bounds(1e-3), "fp16": _bounds(1e-1)},
+    is_there=has_tokenizer,
+    has=_has,
+)

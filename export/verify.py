@@ -21,6 +21,8 @@ from antiphon.files.checkpoint import is_folder, shown
 __all__ = ["Row", "verify"]
 
 MAX_RUN_S = 3600.0
+LEAST = 1e-30
+"""Divides an error where all that is expected is 0."""
 
 
 @dataclass(frozen=True)
@@ -152,4 +154,4 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[fl
         num_nan += int((~row.isfinite()).sum())
         worst = max(worst, float((row - right).nan_to_num(math.inf).abs().max()))
         largest = max(largest, float(right.abs().max()))
-    return worst, worst / largest if worst else 0.0, num_nan
+    return worst, worst / max(largest, LEAST), num_nan

@@ -1,95 +1,115 @@
-"""The vision tower and the projector as a module that can be exported: the function of
-`model.vision.image_features` (SigLIP, arXiv 2303.15343), from pixels to what the LLM reads.
+"""The part that sees: the vision tower with the projector.
 
-Attention is a product, a softmax and a product. Products are taken in float32 or float16; norms, softmax,
-activations and the residual stream stay float32.
+Expected is what the runtime makes of each tile by itself, in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from antiphon.codec.exported import fingerprint
 from antiphon.config import VisionConfig
-from antiphon.model.weights import ProjectorWeights, VisionLayerWeights, VisionWeights
+from antiphon.export.model_folder import ModelSource, has_vision, read_vision
+from antiphon.export.onnx_file import traced
+from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.vision_network import VisionNetwork, pixels_of
+from antiphon.model.vision import image_features
 
-__all__ = ["VisionNetwork", "pixels_of"]
+if TYPE_CHECKING:
+    import onnx
 
+__all__ = ["VISION_PART", "Seen"]
 
-def pixels_of(tiles: Tensor) -> Tensor:
-    """uint8 (tiles, size, size, 3) to what the network takes: float32 (tiles, 3, size, size), -1 to 1."""
-    return ((tiles.float() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).contiguous()
-
-
-class VisionNetwork(nn.Module):
-    """Embeddings of tiles, for any number of them; a tile comes out as it would alone."""
-
-    def __init__(
-        self, tower: VisionWeights, projector: ProjectorWeights, config: VisionConfig, dtype: torch.dtype
-    ) -> None:
-        """dtype: that of the products. Weights are copied."""
-        super().__init__()
-        self.dtype = dtype
-        self.patches = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, config.patch_size
-        )
-        _fill(self.patches, tower.patch_embedding, tower.patch_embedding_bias, dtype)
-        self.positions = nn.Parameter(tower.position_embedding.clone(), requires_grad=False)
-        self.layers = nn.ModuleList(_Layer(layer, config, dtype) for layer in tower.layers)
-        self.fc1 = _linear(projector.fc1, projector.fc1_bias, dtype)
-        self.fc2 = _linear(projector.fc2, projector.fc2_bias, dtype)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """pixels: (tiles, channels, size, size) float32, -1 to 1. Returns (tiles, side * side, hidden)
-        float32: what the LLM reads, row by row of each tile."""
-        x = _product(self.patches, pixels, self.dtype).flatten(2).transpose(1, 2) + self.positions
-        for layer in self.layers:
-            x = layer(x)
-        x = F.gelu(_product(self.fc1, x, self.dtype))
-        return _product(self.fc2, x, self.dtype)
+BATCHES = ((1,), (2,), (3,), (7,), (16,))
+QUICK_BATCHES = ((1,), (3,))
 
 
-class _Layer(nn.Module):
-    def __init__(self, weights: VisionLayerWeights, config: VisionConfig, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype, self.num_heads = dtype, config.num_attention_heads
-        self.norm1 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.norm2 = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        _fill(self.norm1, weights.norm1, weights.norm1_bias, torch.float32)
-        _fill(self.norm2, weights.norm2, weights.norm2_bias, torch.float32)
-        self.qkv = _linear(weights.qkv, weights.qkv_bias, dtype)
-        self.out = _linear(weights.out, weights.out_bias, dtype)
-        self.fc1 = _linear(weights.fc1, weights.fc1_bias, dtype)
-        self.fc2 = _linear(weights.fc2, weights.fc2_bias, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attention(self.norm1(x))
-        y = F.gelu(_product(self.fc1, self.norm2(x), self.dtype), approximate="tanh")
-        return x + _product(self.fc2, y, self.dtype)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        tiles, features, hidden = x.shape
-        q, k, v = (
-            part.reshape(tiles, features, self.num_heads, -1).transpose(1, 2)
-            for part in _product(self.qkv, x, self.dtype).chunk(3, dim=-1)
-        )
-        scores = (q * (hidden // self.num_heads) ** -0.5).to(self.dtype) @ k.to(self.dtype).transpose(2, 3)
-        shares = torch.softmax(scores.float(), dim=-1).to(self.dtype)
-        return _product(self.out, (shares @ v.to(self.dtype)).transpose(1, 2).flatten(2), self.dtype)
+def _inputs(source: ModelSource) -> tuple[Port, ...]:
+    config = _config(source)
+    return (Port("pixels", ("tiles", config.num_channels, config.image_size, config.image_size)),)
 
 
-def _product(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    out: Tensor = layer(x.to(dtype))
-    return out.float()
+def _outputs(source: ModelSource) -> tuple[Port, ...]:
+    return (Port("embeddings", ("tiles", _config(source).side ** 2, source.config.hidden_size)),)
 
 
-def _linear(weight: Tensor, bias: Tensor, dtype: torch.dtype) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    _fill(layer, weight, bias, dtype)
-    return layer
+def _graph(source: ModelSource, precision: Precision, base: onnx.ModelProto | None) -> onnx.ModelProto:
+    (port,) = _inputs(source)
+    example = torch.zeros([2 if isinstance(axis, str) else axis for axis in port.shape])
+    return traced(_network(source, precision), [port], [example], _outputs(source))
 
 
-def _fill(layer: nn.Module, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
-    layer.weight = nn.Parameter(weight.to(dtype, copy=True), requires_grad=False)
-    layer.bias = nn.Parameter(bias.to(dtype, copy=True), requires_grad=False)
+def _weights(source: ModelSource) -> str:
+    config = _config(source)
+    params = config.num_attention_heads, config.image_size, config.patch_size, config.layer_norm_eps
+    return fingerprint(params, _network(source, "fp32"))
+
+
+def _network(source: ModelSource, precision: Precision) -> VisionNetwork:
+    tower, projector = source.weights.vision, source.weights.projector
+    assert tower is not None, "read for a config with a vision tower"
+    assert projector is not None, "read for a config with a vision tower"
+    return VisionNetwork(tower, projector, _config(source), PRECISIONS[precision])
+
+
+def _config(source: ModelSource) -> VisionConfig:
+    assert source.config.vision is not None, "a checkpoint without a tower is refused where it is read"
+    return source.config.vision
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Tiles, and what the runtime sees in each by itself."""
+
+    tiles: Tensor
+    """uint8 (tiles, size, size, 3)"""
+    embeddings: Sequence[Tensor]
+    """Of each tile (side * side, hidden)"""
+
+    @classmethod
+    def drawn(cls, source: ModelSource, sizes: Sequence[int], generator: torch.Generator) -> Seen:
+        """Noise, darker and lighter."""
+        size, tiles = _config(source).image_size, sum(sizes)
+        noise = torch.rand(tiles, size, size, 3, generator=generator)
+        scale = 256 * torch.rand(tiles, 1, 1, 1, generator=generator)
+        return cls.of(source, (noise * scale).to(torch.uint8))
+
+    @classmethod
+    def of(cls, source: ModelSource, tiles: Tensor) -> Seen:
+        with torch.inference_mode():
+            return cls(
+                tiles, [image_features(source.weights, source.config, tile[None])[0] for tile in tiles]
+            )
+
+
+def _compare(seen: Seen, run: Run) -> Mapping[str, Compared]:
+    (embeddings,) = run(pixels_of(seen.tiles))
+    return {"embeddings": (list(embeddings), seen.embeddings)}
+
+
+VISION_PART = Part(
+    kind="vision",
+    file="vision.onnx",
+    about="the vision tower with the projector",
+    folder="model",
+    read=read_vision,
+    inputs=_inputs,
+    outputs=_outputs,
+    graph=_graph,
+    weights=_weights,
+    size="tiles",
+    batches=BATCHES,
+    quick_batches=QUICK_BATCHES,
+    trial=Seen.drawn,
+    compare=_compare,
+    bounds={
+        "fp32": {"embeddings": Bound(1e-4, is_relative=True)},
+        "fp16": {"embeddings": Bound(5e-3, is_relative=True)},
+    },
+    is_there=has_vision,
+)

@@ -125,6 +125,11 @@ def _add(part: str, folder: str, about: str) -> None:
     app.command(part, help=about)(of_codec if folder == "codec" else of_model)
 
 
+_add("tokenizer", "codec", "Write the speech tokenizer: log-mels in, units out.")
+_add("listening", "model", "Write the bottom speech layers with the CTC head: units in, what they say out.")
+_add("vision", "model", "Write the vision tower with the projector: pixels in, what the LLM reads out.")
+
+
 @app.command("all")
 def write_all(
     out: Out,
