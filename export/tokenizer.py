@@ -34,7 +34,11 @@ __all__ = ["TOKENIZER_PART", "Spoken", "TokenizerSource", "read_tokenizer"]
 
 EXAMPLE_FRAMES = 27
 """Odd, and odd again when halved: each time, half of it is rounded up."""
-BATCHES = (*((n,) for n in (1, 2, 3, 4, 5, 51, 203, 1000, 3000)), (300, 1), (300, 150, 77, 2, 1))
+BATCHES = (
+    *((n,) for n in (1, 2, 3, 4, 5, 51, 203, 1000, 3000)),
+    (300, 1),
+    tuple(1 + 19 * i for i in range(16)),
+)
 QUICK_BATCHES = ((1,), (2,), (51,), (203, 1, 42))
 TYPES = ["tensor(float)", "tensor(int32)"]
 PRODUCER = "antiphon.producer"
