@@ -14,7 +14,7 @@ import torch
 from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
 from antiphon.errors import ConfigError
 from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
-from antiphon.export.onnx_file import OPSET, Weights, check_packages, write_model
+from antiphon.export.onnx_file import Weights, check_packages, write_model
 from antiphon.export.part import Part, Precision, SourceOf
 from antiphon.export.sources import FlowSource
 from antiphon.files.writing import folder_written_whole
@@ -58,21 +58,24 @@ def export_parts(
     """
     if weights not in get_args(Weights):
         raise ConfigError(f"weights: expected {' or '.join(get_args(Weights))}, got {weights!r:.40}")
-    precisions = [part.precision(precision, or_fp32=or_fp32) for part in parts]
+    for part in parts:
+        part.precision(precision, or_fp32=or_fp32)
     check_packages()
     graphs: dict[tuple[str, Precision], onnx.ModelProto] = {}
     written = []
     with folder_written_whole(target) as folder:
-        for part, own in zip(parts, precisions, strict=True):
+        for part in parts:
+            own = part.precision(precision, or_fp32=or_fp32)
             report(f"{part.file}: {part.about}, {own}")
             source, base = source_of(part), None
+            own = part.precision_of(source, own, or_fp32=or_fp32)
             if part.base is not None:
                 key = part.base.kind, own
                 base = graphs[key] if key in graphs else part.base.graph(source, own, None)
             model = part.graph(source, own, base)
             if any(each.base is not None and each.base.kind == part.kind for each in parts):
                 graphs[part.kind, own] = copy.deepcopy(model)
-            about = _metadata(part, source, own)
+            about = _metadata(part, source, own, model)
             num_bytes = write_model(model, folder / part.file, about, weights=weights)
             written.append(Written(target / part.file, own, num_bytes))
     return written
@@ -98,8 +101,12 @@ def export_flow(
     return export_parts(parts, lambda _: source, target, precision=precision, weights=weights, report=report)
 
 
-def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[str, str]:
+def _metadata(
+    part: Part[Any, Any], source: Any, precision: Precision, model: onnx.ModelProto
+) -> dict[str, str]:
     from antiphon import __version__
+
+    opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
 
     return {
         KIND: part.kind,
@@ -108,6 +115,6 @@ def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[s
         RANGES: json.dumps(part.ranges),
         "antiphon.version": __version__,
         "antiphon.torch": torch.__version__,
-        "antiphon.opset": str(OPSET),
+        "antiphon.opset": str(opset),
         **{f"antiphon.sha256.{name}": value for name, value in source.files.items()},
     }

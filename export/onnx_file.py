@@ -84,6 +84,7 @@ def write_model(
 ) -> int:
     """Writes the model, which it may change, and checks it; returns the bytes that were written.
 
+    metadata: is added to what the model has, which is nothing once traced.
     weights: inside, or beside in `data_path(path)`, whose hash then stands in the metadata. Raises
     ConfigError if the model is too large for one file.
     """
@@ -107,7 +108,8 @@ def write_model(
             f"{model.ByteSize()} bytes"
         )
     model.producer_name, model.producer_version = "antiphon", __version__
-    onnx.helper.set_model_props(model, about)
+    kept = {each.key: each.value for each in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | about)
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
     return num_bytes + path.stat().st_size

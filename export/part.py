@@ -118,6 +118,8 @@ class Part(Generic[S, T]):
     """What its file may be called, too."""
     is_there: Callable[[Path], bool] = lambda _: True
     """Whether a folder has such a network; `export all` leaves out what is not there."""
+    has: Callable[[S, Precision], bool] = lambda _, __: True
+    """Whether these weights can be written in a precision of `bounds`; in fp32, all can."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -129,6 +131,17 @@ class Part(Generic[S, T]):
         sizes = [size for batch in self.batches for size in batch]
         rows = [len(batch) for batch in self.batches]
         return {"batch": (min(rows), max(rows)), self.size: (min(sizes), max(sizes))}
+
+    def precision_of(self, source: S, precision: Precision, *, or_fp32: bool = False) -> Precision:
+        """`precision`, for these weights."""
+        own = self.precision(precision, or_fp32=or_fp32)
+        if self.has(source, own):
+            return own
+        if or_fp32:
+            return "fp32"
+        raise ConfigError(
+            f"precision: expected fp32 for this {self.kind}, which is copied as it is, got {precision!r:.40}"
+        )
 
     def precision(self, precision: Precision, *, or_fp32: bool = False) -> Precision:
         """The one that it is written in: this one, or fp32 if it does not have it and `or_fp32`. Raises

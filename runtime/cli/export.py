@@ -142,6 +142,9 @@ def _add(part: str, folder: str, about: str) -> None:
 
 _add("encoder", "codec", "Write the unit encoder and the length regulator: units to the flow's conditions.")
 _add("hift", "codec", "Write the vocoder: mel to sound, with its noise and phases as inputs.")
+_add("tokenizer", "codec", "Write the speech tokenizer: log-mels in, units out.")
+_add("listening", "model", "Write the bottom speech layers with the CTC head: units in, what they say out.")
+_add("vision", "model", "Write the vision tower with the projector: pixels in, what the LLM reads out.")
 
 
 @app.command("all")
