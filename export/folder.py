@@ -12,7 +12,7 @@ import torch
 
 from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
 from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
-from antiphon.export.onnx_file import OPSET, check_packages, write_model
+from antiphon.export.onnx_file import check_packages, write_model
 from antiphon.export.part import Part, Precision, SourceOf
 from antiphon.export.sources import FlowSource
 from antiphon.files.writing import folder_written_whole
@@ -65,7 +65,7 @@ def export_parts(
             model = part.graph(source, own, base)
             if any(each.base is not None and each.base.kind == part.kind for each in parts):
                 graphs[part.kind, own] = model
-            write_model(model, folder / part.file, _metadata(part, source, own))
+            write_model(model, folder / part.file, _metadata(part, source, own, model))
             written.append(Written(target / part.file, own, (folder / part.file).stat().st_size))
     return written
 
@@ -89,7 +89,9 @@ def export_flow(
     return export_parts(parts, lambda _: source, target, precision=precision, report=report)
 
 
-def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[str, str]:
+def _metadata(
+    part: Part[Any, Any], source: Any, precision: Precision, model: onnx.ModelProto
+) -> dict[str, str]:
     from antiphon import __version__
 
     return {
@@ -99,6 +101,6 @@ def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[s
         RANGES: json.dumps(part.ranges),
         "antiphon.version": __version__,
         "antiphon.torch": torch.__version__,
-        "antiphon.opset": str(OPSET),
+        "antiphon.opset": str(model.opset_import[0].version),
         **{f"antiphon.sha256.{name}": value for name, value in source.files.items()},
     }

@@ -20,7 +20,7 @@ from antiphon.export.part import Port
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "check_packages", "traced", "write_model"]
+__all__ = ["OPSET", "add_metadata", "check_packages", "traced", "write_model"]
 
 OPSET = 18
 """The oldest that has all that is needed: readers old and new take it. From 23 on, attention becomes an
@@ -77,6 +77,14 @@ def traced(
     return model
 
 
+def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """To what the model says of itself already."""
+    import onnx
+
+    known = {prop.key: prop.value for prop in model.metadata_props}
+    onnx.helper.set_model_props(model, known | dict(metadata))
+
+
 def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes the model with its weights inside, checked. Raises ConfigError if it is too large for that."""
     import onnx
@@ -84,7 +92,7 @@ def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str])
     from antiphon import __version__
 
     model.producer_name, model.producer_version = "antiphon", __version__
-    onnx.helper.set_model_props(model, dict(metadata))
+    add_metadata(model, metadata)
     if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ConfigError(f"{path.name}: expected a network of less than 2 GB, got {model.ByteSize()} bytes")
     onnx.checker.check_model(model)

@@ -14,7 +14,9 @@ from antiphon.codec.checkpoint.hyperparams import CodecParams, FlowParams, read_
 from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.flow.unet import UNet
-from antiphon.errors import CheckpointError
+from antiphon.errors import CheckpointError, ConfigError
+from antiphon.export.calibration import Calibration
+from antiphon.export.int8 import Int8Plan
 from antiphon.export.part import Part
 from antiphon.files.checkpoint import is_folder
 
@@ -49,6 +51,17 @@ class FlowSource:
     model: FlowModel
     files: Mapping[str, str]
     """sha256 of each file that it was read from, by name"""
+    calibration: Calibration | None = None
+    """What int8 is calibrated on; None: it cannot be exported in int8."""
+
+    def int8_plan(self) -> Int8Plan:
+        """Raises ConfigError if there is nothing to calibrate it on."""
+        from antiphon.export.int8 import plan_int8
+
+        if self.calibration is None:
+            raise ConfigError("int8: expected a codec that was read from a folder, to calibrate it on its voice")
+        inputs, report = self.calibration.inputs(), self.calibration.report
+        return plan_int8(self.model, self.params, inputs, report=report)
 
     @property
     def estimator(self) -> UNet:
@@ -64,7 +77,7 @@ def read_flow(codec: Path) -> FlowSource:
         model = FlowModel(params.flow)
     path = codec / FLOW_WEIGHTS
     filled = fill_module(model, read_tensors(path), path, torch.device("cpu"))
-    return FlowSource(params.flow, filled, hashes(codec, RECIPE, FLOW_WEIGHTS))
+    return FlowSource(params.flow, filled, hashes(codec, RECIPE, FLOW_WEIGHTS), Calibration(codec))
 
 
 def hashes(folder: Path, *names: str) -> dict[str, str]:

@@ -40,6 +40,8 @@ class Format(str, Enum):
 class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
 
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")]
@@ -153,10 +155,20 @@ def write_all(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `antiphon export` wrote.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that `antiphon export` wrote.")
+    ],
     codec: CodecFolder = None,
     model: ModelFolder = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter batches.")] = False,
+    word_error: Annotated[
+        bool,
+        typer.Option(
+            "--word-error",
+            help="Also have the packaged model speak with each exported flow, and count the words that are "
+            "misheard.",
+        ),
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
     ] = None,
@@ -168,21 +180,31 @@ def verify(
     with signals.at_once():
         from rich.console import Console
 
+        from antiphon.cli.word_error import measured, table_of
+        from antiphon.errors import ConfigError
         from antiphon.export.verify import verify
         from antiphon.files.writing import check_writable, write_whole
 
         if json_out is not None:
             check_writable(json_out)
-        console = Console(stderr=True)
-        with console.status("comparing") as status:
-            report = lambda what: status.update(f"comparing {what}")  # noqa: E731
-            rows = list(verify(folder, _folders(codec, model), quick=quick, report=report))
-    for table in _tables(rows):
-        Console().print(table)
+        if word_error and codec is not None:
+            raise ConfigError("--word-error: expected the packaged codec, got --codec")
+        console, sources = Console(stderr=True), _folders(codec, model)
+        compared: dict[str, list[Row]] = {}
+        for folder in folders:
+            with console.status("comparing") as status:
+                report = lambda what: status.update(f"comparing {what}")  # noqa: B023, E731
+                compared[str(folder)] = list(verify(folder, sources, quick=quick, report=report))
+            for table in _tables(compared[str(folder)]):
+                Console().print(table)
+        heard = measured(folders) if word_error else []
+    if heard:
+        Console().print(table_of(heard))
+    rows = [{"folder": name} | asdict(row) for name, own in compared.items() for row in own]
     if json_out is not None:
-        record = {"folder": str(folder), "rows": [asdict(row) for row in rows]}
+        record = {"rows": rows, "word_error": [asdict(row) for row in heard]}
         write_whole(json_out, (json.dumps(record, indent=1) + "\n").encode())
-    if not all(row.is_within for row in rows):
+    if not all(row["is_within"] for row in rows) or not all(row.is_within for row in heard):
         raise typer.Exit(1)
 
 

@@ -32,7 +32,7 @@ KIND, PRECISION, WEIGHTS = "antiphon.kind", "antiphon.precision", "antiphon.weig
 """Keys of a file's metadata."""
 FLOW: Final = "flow"
 """The kind of the velocity estimator."""
-FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.estimator.fp16.onnx")
+FLOW_FILES = ("flow.onnx", *(f"flow.decoder.estimator.{name}.onnx" for name in ("fp32", "fp16", "bf16", "int8")))
 """What it may be called: by us, and, with their names of inputs, by CosyVoice."""
 PREFIX = "onnxruntime:"
 BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
