@@ -232,6 +232,7 @@ class _Estimator:
     def _linear(self, layer: nn.Module, x: str) -> str:
         assert isinstance(layer, nn.Linear), "built as one"
         return self._wide(self._product(self._paths[layer], layer.weight, layer.bias, x))
+
     def _conv(self, layer: nn.Module, x: str, at: _Level) -> str:
         """Of valid frames, to float32; its values on padding mean nothing."""
         conv = layer.conv if isinstance(layer, Resample) else layer
@@ -265,9 +266,7 @@ class _Estimator:
             added = self.graph.weight(f"{path}.bias", self._in_products(path, bias, self.dtype))
             return self.graph.op("Add", out, added)
 
-    def _operands(
-        self, path: str, x: str, weight: Tensor, axis: int, dtype: torch.dtype
-    ) -> tuple[str, str]:
+    def _operands(self, path: str, x: str, weight: Tensor, axis: int, dtype: torch.dtype) -> tuple[str, str]:
         """What is multiplied, in the type of the product. axis: of the weight's output channels."""
         name = f"{path}.weight"
         if path not in self.scales:

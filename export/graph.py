@@ -118,9 +118,7 @@ class GraphWriter:
             ),
             list(self._tensors.values()),
         )
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION
-        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)
 
 
 def _raw(tensor: Tensor) -> bytes:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from antiphon.codec.checkpoint.onnx_graph import EXPECTED, MAX_FILE_BYTES
+from antiphon.codec.exported import DATA
 from antiphon.errors import CheckpointError
-from antiphon.export.onnx_file import check_packages, write_model
+from antiphon.export.onnx_file import Weights, check_packages, write_model
 from antiphon.files.checkpoint import check_file
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["rounded", "rounded_copy"]
 
+MAX_BYTES_INSIDE = 2**30
 MOVING = frozenset(
     {"Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
     | {"Unsqueeze", "Where"}
@@ -43,7 +45,9 @@ def rounded_copy(path: Path, folder: Path) -> Path | None:
     if not any(_is_narrow(tensor.data_type) for tensor in model.graph.initializer):
         return None
     metadata = {prop.key: prop.value for prop in model.metadata_props}
-    write_model(rounded(model), folder / path.name, metadata)
+    metadata.pop(DATA, None)
+    weights: Weights = "inside" if model.ByteSize() < MAX_BYTES_INSIDE else "beside"
+    write_model(rounded(model), folder / path.name, metadata, weights=weights)
     return folder / path.name
 
 
@@ -92,7 +96,9 @@ def _rewrite(graph: onnx.GraphProto, narrow: dict[str, int]) -> None:
     for tensor in graph.initializer:
         if tensor.name in narrow:
             name, tensor.name = tensor.name, f"{tensor.name}.stored"
-            nodes.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.wide", to=TensorProto.FLOAT))
+            nodes.append(
+                helper.make_node("Cast", [tensor.name], [name], f"{name}.wide", to=TensorProto.FLOAT)
+            )
     for node in graph.node:
         for inner in _graphs(node):
             _rewrite(inner, narrow)

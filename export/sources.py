@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from antiphon.codec.checkpoint.hyperparams import CodecParams, FlowParams, read_hyperparams
 from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
+from antiphon.codec.exported import sha256
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.flow.unet import UNet
 from antiphon.errors import CheckpointError, ConfigError
@@ -20,10 +20,9 @@ from antiphon.export.int8 import Int8Plan
 from antiphon.export.part import Part
 from antiphon.files.checkpoint import is_folder
 
-__all__ = ["FlowSource", "Folders", "hashes", "read_flow"]
+__all__ = ["RECIPE", "FlowSource", "Folders", "hashes", "read_flow", "read_recipe"]
 
 RECIPE, FLOW_WEIGHTS = "cosyvoice.yaml", "flow.pt"
-CHUNK_BYTES = 2**20
 
 
 class Folders:
@@ -59,7 +58,9 @@ class FlowSource:
         from antiphon.export.int8 import plan_int8
 
         if self.calibration is None:
-            raise ConfigError("int8: expected a codec that was read from a folder, to calibrate it on its voice")
+            raise ConfigError(
+                "int8: expected a codec that was read from a folder, to calibrate it on its voice"
+            )
         inputs, report = self.calibration.inputs(), self.calibration.report
         return plan_int8(self.model, self.params, inputs, report=report)
 
@@ -72,7 +73,7 @@ class FlowSource:
 
 def read_flow(codec: Path) -> FlowSource:
     """The flow of a CosyVoice folder, on the CPU in float32. Raises CheckpointError."""
-    params = _recipe(codec)
+    params = read_recipe(codec)
     with torch.device("meta"):
         model = FlowModel(params.flow)
     path = codec / FLOW_WEIGHTS
@@ -82,18 +83,11 @@ def read_flow(codec: Path) -> FlowSource:
 
 def hashes(folder: Path, *names: str) -> dict[str, str]:
     """sha256 of these files of a folder, by name."""
-    return {name: _sha256(folder / name) for name in names}
+    return {name: sha256(folder / name) for name in names}
 
 
-def _recipe(codec: Path) -> CodecParams:
+def read_recipe(codec: Path) -> CodecParams:
+    """The sizes of a CosyVoice folder. Raises CheckpointError."""
     if not is_folder(codec):
         raise CheckpointError(f"{codec}: expected a CosyVoice folder, found no folder")
     return read_hyperparams(codec / RECIPE)
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()

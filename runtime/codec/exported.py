@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.codec.checkpoint.onnx_graph import data_path
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, is_there, shown
 from antiphon.plain import shown as shown_given
 
 __all__ = [
     "BACKENDS",
+    "DATA",
     "FLOW",
     "FLOW_FILES",
     "KIND",
@@ -26,17 +28,24 @@ __all__ = [
     "fingerprint",
     "flow_file",
     "open_network",
+    "sha256",
 ]
 
 KIND, PRECISION, WEIGHTS = "antiphon.kind", "antiphon.precision", "antiphon.weights"
 """Keys of a file's metadata."""
+DATA: Final = "antiphon.data"
+"""Key of the sha256 of the file with the weights, if they lie beside"""
 FLOW: Final = "flow"
 """The kind of the velocity estimator."""
-FLOW_FILES = ("flow.onnx", *(f"flow.decoder.estimator.{name}.onnx" for name in ("fp32", "fp16", "bf16", "int8")))
+FLOW_FILES = (
+    "flow.onnx",
+    *(f"flow.decoder.estimator.{name}.onnx" for name in ("fp32", "fp16", "bf16", "int8")),
+)
 """What it may be called: by us, and, with their names of inputs, by CosyVoice."""
 PREFIX = "onnxruntime:"
 BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
 SHOWN_DIGITS = 12
+CHUNK_BYTES = 2**20
 TYPES = {
     torch.float32: "tensor(float)",
     torch.float64: "tensor(double)",
@@ -66,6 +75,15 @@ def fingerprint(params: object, *modules: nn.Module) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             found.update(f"{name} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return found.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
     return found.hexdigest()
 
 
@@ -99,7 +117,7 @@ def open_network(
     codec or model. may_loop: see `check_graph`. Raises CheckpointError, which says what was expected and
     found.
     """
-    network = OnnxNetwork(path, num_threads, may_loop=may_loop)
+    network = OnnxNetwork(path, num_threads, may_loop=may_loop, may_lie_beside=True)
     found = network.metadata.get(KIND)
     if found != kind:
         raise CheckpointError(f"{path}: {KIND}: expected {kind!r}, found {shown(found)}")
@@ -109,6 +127,9 @@ def open_network(
             f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this {owner}, found "
             f"{shown(stored[:SHOWN_DIGITS])}; export it again from this {owner}"
         )
+    data, expected_data = data_path(path), network.metadata.get(DATA)
+    if expected_data is not None and sha256(data) != expected_data:
+        raise CheckpointError(f"{data}: expected the weights of {path.name}, found those of another file")
     given = [TYPES[each] for each in types or [torch.float32] * len(shapes)]
     if network.input_types != given:
         single = set(given) == {TYPES[torch.float32]}
