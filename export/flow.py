@@ -19,6 +19,7 @@ from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.exported import FLOW, FLOW_FILES, fingerprint
 from antiphon.codec.flow.flow import Flow, FlowInput
 from antiphon.codec.flow.solver import Solver, schedule
+from antiphon.export.estimator import estimator_model
 from antiphon.export.onnx_file import OPSET, add_metadata
 from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
 from antiphon.export.solver import solver_of
@@ -93,8 +94,6 @@ def _outputs(names: Names, source: FlowSource) -> tuple[Port, ...]:
 def _graph(
     names: Names, source: FlowSource, precision: Precision, base: onnx.ModelProto | None
 ) -> onnx.ModelProto:
-    from antiphon.export.estimator import estimator_model
-
     plan = source.int8_plan() if precision == "int8" else None
     model = estimator_model(
         source.estimator,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["rounded", "rounded_copy"]
 
 MAX_BYTES_INSIDE = 2**30
+"""Of the weights of a copy: more lie beside it."""
 MOVING = frozenset(
     {"Concat", "Expand", "Gather", "Identity", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
     | {"Unsqueeze", "Where"}

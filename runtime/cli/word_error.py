@@ -1,4 +1,4 @@
-"""`antiphon export verify --word-error`: the packaged model's speech by exported flows, as it is understood."""
+"""`antiphon export verify --word-error`: how well speech made by exported flows is understood."""
 
 from __future__ import annotations
 
