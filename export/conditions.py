@@ -11,7 +11,7 @@ from torch import Tensor
 
 from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ, FlowParams
 from antiphon.codec.exported import fingerprint
-from antiphon.codec.flow.flow import Flow, FlowInput, UnitSpan
+from antiphon.codec.flow.flow import FlowInput, UnitSpan
 from antiphon.codec.flow.length_regulator import EDGE_UNITS
 from antiphon.export.encoder import EncoderNetwork
 from antiphon.export.onnx_file import traced
@@ -140,10 +140,9 @@ class Trial:
     @classmethod
     def drawn(cls, source: FlowSource, sizes: Sequence[int], generator: torch.Generator) -> Trial:
         """Random units. sizes: those of a row, with its prompt or context."""
-        flow = Flow(source.model, source.params, torch.device("cpu"))
         params = source.params
         rows = [_row(params, size, (i + size) % 3, generator) for i, size in enumerate(sizes)]
-        conditions = [flow.condition([row]) for row, _ in rows]
+        conditions = [source.flow.condition([row]) for row, _ in rows]
         most, longest = max(sizes), max(len(left) for _, (left, _) in rows)
         units = torch.randint(params.vocab_size, (len(rows), most), generator=generator)
         left = torch.randint(most, (len(rows), longest), generator=generator)

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
+from antiphon.errors import ConfigError
 from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
 from antiphon.export.onnx_file import Weights, check_packages, write_model
 from antiphon.export.part import Part, Precision, SourceOf
@@ -55,6 +56,8 @@ def export_parts(
     Raises ConfigError for an argument that is wrong or a package that is missing, OSError if `target` exists
     or cannot be written.
     """
+    if weights not in get_args(Weights):
+        raise ConfigError(f"weights: expected {' or '.join(get_args(Weights))}, got {weights!r:.40}")
     precisions = [part.precision(precision, or_fp32=or_fp32) for part in parts]
     check_packages()
     graphs: dict[tuple[str, Precision], onnx.ModelProto] = {}

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from antiphon.codec.checkpoint.onnx_graph import EXPECTED, MAX_FILE_BYTES
-from antiphon.codec.exported import DATA
+from antiphon.codec.checkpoint.onnx_graph import EXPECTED, MAX_FILE_BYTES, data_path
+from antiphon.codec.exported import DATA, sha256
 from antiphon.errors import CheckpointError
 from antiphon.export.onnx_file import Weights, check_packages, write_model
 from antiphon.files.checkpoint import check_file
@@ -46,7 +46,9 @@ def rounded_copy(path: Path, folder: Path) -> Path | None:
     if not any(_is_narrow(tensor.data_type) for tensor in model.graph.initializer):
         return None
     metadata = {prop.key: prop.value for prop in model.metadata_props}
-    metadata.pop(DATA, None)
+    expected = metadata.pop(DATA, None)
+    if expected is not None and sha256(data := data_path(path)) != expected:
+        raise CheckpointError(f"{data}: expected the weights of {path.name}, found those of another file")
     weights: Weights = "inside" if model.ByteSize() < MAX_BYTES_INSIDE else "beside"
     write_model(rounded(model), folder / path.name, metadata, weights=weights)
     return folder / path.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from antiphon.codec.checkpoint.hyperparams import CodecParams, FlowParams, read_hyperparams
 from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
 from antiphon.codec.exported import sha256
-from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.flow import Flow, FlowModel
 from antiphon.codec.flow.unet import UNet
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export.calibration import Calibration
@@ -30,16 +31,17 @@ class Folders:
 
     def __init__(self, codec: Path, model: Path) -> None:
         self._folders = {"codec": codec, "model": model}
-        self._read: dict[Callable[[Path], Any], Any] = {}
+        self._read: dict[tuple[Callable[[Path], Any], Path], Any] = {}
 
     def of(self, part: Part[Any, Any]) -> Path:
         """The folder with a part's weights."""
         return self._folders[part.folder]
 
     def __call__(self, part: Part[Any, Any]) -> Any:
-        if part.read not in self._read:
-            self._read[part.read] = part.read(self.of(part))
-        return self._read[part.read]
+        key = part.read, self.of(part)
+        if key not in self._read:
+            self._read[key] = part.read(self.of(part))
+        return self._read[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,11 @@ class FlowSource:
             )
         inputs, report = self.calibration.inputs(), self.calibration.report
         return plan_int8(self.model, self.params, inputs, report=report)
+
+    @cached_property
+    def flow(self) -> Flow:
+        """What PyTorch computes with it."""
+        return Flow(self.model, self.params, torch.device("cpu"))
 
     @property
     def estimator(self) -> UNet:

@@ -20,7 +20,7 @@ from antiphon.export.parts import PARTS, parts_in
 from antiphon.export.rounded import rounded_copy
 from antiphon.files.checkpoint import is_folder, shown
 
-__all__ = ["Row", "verify"]
+__all__ = ["Off", "Row", "difference", "verify"]
 
 MAX_RUN_S = 3600.0
 
@@ -92,7 +92,7 @@ class _Export:
 
     def rows(self, sizes: tuple[int, ...], compared: Mapping[str, Compared]) -> Iterator[Row]:
         for result, bound in self.bounds.items():
-            off = _difference(*compared[result])
+            off = difference(*compared[result])
             measure = "rms" if bound.is_rms else "relative" if bound.is_relative else "absolute"
             error = {"absolute": off.largest, "relative": off.relative, "rms": off.rms}[measure]
             yield Row(
@@ -158,18 +158,18 @@ def _groups(exports: Sequence[_Export]) -> list[list[_Export]]:
     groups: dict[Any, list[_Export]] = {}
     for export in exports:
         part = export.part
-        groups.setdefault((part.trial, part.read, part.batches), []).append(export)
+        groups.setdefault((part.trial, part.read, part.folder, part.batches), []).append(export)
     return list(groups.values())
 
 
-class _Off(NamedTuple):
+class Off(NamedTuple):
     largest: float
     relative: float
     rms: float
     num_nan: int
 
 
-def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> _Off:
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Off:
     """How far off rows are together."""
     num_nan, worst, largest, squares, expected_squares = 0, 0.0, 0.0, 0.0, 0.0
     for row, right in zip(found, expected, strict=True):
@@ -180,7 +180,7 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> _Off:
         squares += float(off.square().sum())
         expected_squares += float(right.double().square().sum())
     if not worst:
-        return _Off(0.0, 0.0, 0.0, num_nan)
+        return Off(0.0, 0.0, 0.0, num_nan)
     if not largest:
-        return _Off(worst, math.inf, math.inf, num_nan)
-    return _Off(worst, worst / largest, math.sqrt(squares / expected_squares), num_nan)
+        return Off(worst, math.inf, math.inf, num_nan)
+    return Off(worst, worst / largest, math.sqrt(squares / expected_squares), num_nan)

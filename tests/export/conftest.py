@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from codec_fixtures import codec, folder, odd_flow_params, randomized
+from codec_fixtures import codec, folder, folder_copy, odd_flow_params, odd_hift_params, randomized
 from made_once import made_once
 
-from antiphon.export.folder import export_flow
-from antiphon.export.sources import FlowSource, read_flow
+from antiphon.export.conditions import ENCODER_PART
+from antiphon.export.folder import export_flow, export_parts
+from antiphon.export.hift import HIFT_PART
+from antiphon.export.sources import FlowSource, Folders, read_flow
 
-__all__ = ["codec", "folder", "odd_flow_params", "randomized"]
+__all__ = ["codec", "folder", "folder_copy", "odd_flow_params", "odd_hift_params", "randomized"]
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,17 @@ def fp32(source: FlowSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
         export_flow(source, made / "out", solver=True)
 
     return made_once(tmp_path_factory, "export_fp32", make) / "out"
+
+
+@pytest.fixture(scope="session")
+def front_and_back(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`encoder` and `hift` in float32, their weights beside."""
+
+    def make(made: Path) -> None:
+        parts, source_of = [ENCODER_PART, HIFT_PART], Folders(folder, folder)
+        export_parts(parts, source_of, made / "out", weights="beside")
+
+    return made_once(tmp_path_factory, "export_front_and_back", make) / "out"
 
 
 @pytest.fixture(scope="session")

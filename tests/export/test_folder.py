@@ -53,6 +53,52 @@ def test_the_files(fp32: Path, source: FlowSource, folder: Path) -> None:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_files_of_encoder_and_hift(front_and_back: Path, folder: Path) -> None:
+    names = ["encoder.onnx", "encoder.onnx.data", "hift.onnx", "hift.onnx.data"]
+    assert sorted(path.name for path in front_and_back.iterdir()) == names
+    encoder, hift = (onnx.load(front_and_back / name) for name in names[::2])
+    assert shapes_of(encoder.graph.input) == {
+        "units": ["batch", "units"],
+        "unit_mask": ["batch", 1, "units"],
+        "left": ["batch", "frames"],
+        "weight": ["batch", "frames"],
+        "mask": MASK,
+        "embedding": ["batch", 192],
+    }
+    assert shapes_of(encoder.graph.output) == {"mu": MEL, "speaker": ROW}
+    assert shapes_of(hift.graph.input) == {
+        "mel": MEL,
+        "mask": MASK,
+        "noise": ["batch", "frames", 256, 9],
+        "phase": ["batch", 9],
+        "start": ["batch"],
+        "cycles": ["batch", 9],
+    }
+    ends = ["batch", "frames", 9]
+    assert shapes_of(hift.graph.output) == {"samples": ["batch", "samples"], "cycles_at_ends": ends}
+    for model, source in ((encoder, "flow.pt"), (hift, "hift.pt")):
+        about = {prop.key: prop.value for prop in model.metadata_props}
+        assert (
+            about[f"antiphon.sha256.{source}"] == hashlib.sha256((folder / source).read_bytes()).hexdigest()
+        )
+        # Old operators that every runtime has: no transforms, no attention, no loops.
+        found = {node.op_type for node in model.graph.node}
+        assert not found & {
+            "STFT",
+            "DFT",
+            "Attention",
+            "Loop",
+            "If",
+            "Scan",
+            "RandomNormalLike",
+            "GridSample",
+        }
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not model.functions
+
+
 def test_names_of_cosyvoice(fp16: Path) -> None:
     model = onnx.load(fp16 / "flow.decoder.estimator.fp16.onnx")
     inputs = {"x": MEL, "mask": MASK, "mu": MEL, "t": ["batch"], "spks": ROW, "cond": MEL}

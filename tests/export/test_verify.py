@@ -64,6 +64,27 @@ def test_float16_is_within_its_bounds(
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_encoder_and_hift_are_within_their_bounds(
+    front_and_back: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights lie beside; prompts, chunks and windows are among the rows."""
+    out = tmp_path / "figures.json"
+    arguments = ("verify", front_and_back, "--codec", RANDOM_CODEC, "--quick", "--json", out)
+    assert ended(monkeypatch, *arguments) == 0
+    rows = json.loads(out.read_text())["rows"]
+    results = {(row["file"], row["result"]) for row in rows}
+    assert results == {
+        ("encoder.onnx", "mu"),
+        ("encoder.onnx", "speaker"),
+        ("hift.onnx", "samples"),
+        ("hift.onnx", "cycles"),
+    }
+    assert all(row["is_within"] and row["relative_error"] < 1e-4 for row in rows)
+    assert any(row["max_error"] for row in rows)
+
+
+@pytest.mark.slow
 def test_what_is_off_ends_with_status_1(
     fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
