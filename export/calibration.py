@@ -17,6 +17,9 @@ __all__ = ["Calibration"]
 
 UNITS = re.compile(r"[\d\s,]+")
 MAX_FILE_BYTES = 2**24
+SHORT = (1, 3)
+"""Units of pieces"""
+NUM_SHORT = 4
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,17 @@ class Calibration:
     """Is told what is being done."""
 
     def inputs(self) -> list[FlowInput]:
-        """The utterances, in the codec's voice. Raises ConfigError, naming file and line, for what cannot be
-        one."""
+        """The utterances, in the codec's voice, and pieces of a few units: norms over so few frames give
+        numbers that longer ones do not, and a codec that has not seen them is off by 1 in the log-mel there.
+
+        Raises ConfigError, naming the file, for what cannot be one.
+        """
         codec = Codec.from_pretrained(self.folder, "cpu")
         voice = codec.voice(None)
         made = []
-        for number, units in enumerate(self._utterances(codec)):
+        utterances = self._utterances(codec)
+        pieces = [units[len(units) // 2 :][:size] for size in SHORT for units in utterances[:NUM_SHORT]]
+        for number, units in enumerate([*utterances, *pieces]):
             try:
                 made.append(codec.decoder.flow_input(units, voice, seed=number))
             except InvalidRequest as error:

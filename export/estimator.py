@@ -140,8 +140,8 @@ class _Estimator:
         x = op("Concat", op("Sin", angles), op("Cos", angles), axis=1)
         x = self._linear32("time_mlp.linear_1", mlp["linear_1"], x)
         x = self._linear32("time_mlp.linear_2", mlp["linear_2"], op("Mul", x, op("Sigmoid", x)))
-        layers = [stage[0].mlp[1] for stage in stages]
-        weight, bias = (torch.cat([getattr(layer, of) for layer in layers]) for of in ("weight", "bias"))
+        layers = [resnet.mlp[1] for stage in stages if isinstance(resnet := stage[0], ResNet)]
+        weight, bias = (torch.cat([self._stored(layer, of) for layer in layers]) for of in ("weight", "bias"))
         x = self._gemm("time_bias", weight, bias, op("Mish", x))
         sizes = self.graph.constant([stage.out_channels for stage in stages], torch.int64)
         x = op("Unsqueeze", x, self._numbers(2))

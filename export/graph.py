@@ -75,7 +75,9 @@ class GraphWriter:
         if self._named[name] > 1:
             name = f"{name}_{self._named[name]}"
         outputs = [name] if count == 1 else [f"{name}.{i}" for i in range(count)]
-        self._nodes.append(helper.make_node(kind, inputs, outputs, name, **attributes))
+        node = helper.make_node(kind, inputs, outputs, name)
+        node.attribute.extend(helper.make_attribute(each, value) for each, value in attributes.items())
+        self._nodes.append(node)
         return outputs
 
     def constant(self, values: object, dtype: torch.dtype = torch.float32) -> str:
@@ -112,10 +114,8 @@ class GraphWriter:
         graph = helper.make_graph(
             self._nodes,
             name,
-            *(
-                [helper.make_tensor_value_info(each, TensorProto.FLOAT, shape) for each, shape in of.items()]
-                for of in (inputs, shapes)
-            ),
+            [helper.make_tensor_value_info(each, TensorProto.FLOAT, shape) for each, shape in inputs.items()],
+            [helper.make_tensor_value_info(each, TensorProto.FLOAT, shape) for each, shape in shapes.items()],
             list(self._tensors.values()),
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=IR_VERSION)

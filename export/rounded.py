@@ -15,7 +15,7 @@ from antiphon.codec.checkpoint.onnx_graph import EXPECTED, MAX_FILE_BYTES, data_
 from antiphon.codec.exported import DATA, sha256
 from antiphon.errors import CheckpointError
 from antiphon.export.onnx_file import Weights, check_packages, write_model
-from antiphon.files.checkpoint import check_file
+from antiphon.files.checkpoint import check_file, refusing_failures
 
 if TYPE_CHECKING:
     import onnx
@@ -35,14 +35,11 @@ def rounded_copy(path: Path, folder: Path) -> Path | None:
     """Writes that of a file in 16 bits into the folder, under the same name; None for other files. Raises
     CheckpointError for what is no ONNX file."""
     import onnx
-    from google.protobuf.message import DecodeError
 
     check_packages()
     check_file(path, EXPECTED, max_bytes=MAX_FILE_BYTES)
-    try:
+    with refusing_failures(path, EXPECTED):
         model = onnx.load(path)
-    except (DecodeError, OSError, onnx.checker.ValidationError) as error:
-        raise CheckpointError(f"{path}: expected an ONNX network: {error}") from error
     if not any(_is_narrow(tensor.data_type) for tensor in model.graph.initializer):
         return None
     metadata = {prop.key: prop.value for prop in model.metadata_props}

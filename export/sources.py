@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ class Folders:
     def __init__(self, codec: Path, model: Path) -> None:
         self._folders = {"codec": codec, "model": model}
         self._read: dict[tuple[Callable[[Path], Any], Path], Any] = {}
+        self._calibration: dict[str, Any] = {}
+
+    def calibrate(self, file: Path | None, report: Callable[[str], None]) -> None:
+        """Says what int8 is calibrated on, and who is told about it; see `Calibration`."""
+        self._calibration = {"file": file, "report": report}
 
     def of(self, part: Part[Any, Any]) -> Path:
         """The folder with a part's weights."""
@@ -41,7 +46,10 @@ class Folders:
         key = part.read, self.of(part)
         if key not in self._read:
             self._read[key] = part.read(self.of(part))
-        return self._read[key]
+        source = self._read[key]
+        if isinstance(source, FlowSource) and source.calibration is not None:
+            return replace(source, calibration=replace(source.calibration, **self._calibration))
+        return source
 
 
 @dataclass(frozen=True, eq=False)

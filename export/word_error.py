@@ -10,11 +10,14 @@ from typing import Any
 
 from antiphon.assets.embedded import EMBEDDED_CODEC
 from antiphon.codec import Codec
+from antiphon.codec.checkpoint.onnx_graph import EXPECTED, MAX_FILE_BYTES
 from antiphon.codec.exported import PRECISION, flow_file
 from antiphon.errors import CheckpointError
 from antiphon.export.judge import judge, word_errors
+from antiphon.export.onnx_file import check_packages
 from antiphon.export.replies import SENTENCES, Reply, questions_in, replies
 from antiphon.export.rounded import rounded_copy
+from antiphon.files.checkpoint import check_file, refusing_failures
 
 __all__ = ["MOST_WORSE", "WordError", "judged", "precision_of"]
 
@@ -88,10 +91,13 @@ def judged(
 
 def precision_of(file: Path) -> str:
     """As its metadata say. Raises CheckpointError if it is none that is known."""
+    check_packages()
     import onnx
 
-    model = onnx.load(file, load_external_data=False)
-    found = {prop.key: prop.value for prop in model.metadata_props}.get(PRECISION)
+    check_file(file, EXPECTED, max_bytes=MAX_FILE_BYTES)
+    with refusing_failures(file, EXPECTED):
+        model = onnx.load(file, load_external_data=False)
+    found = {prop.key: prop.value for prop in model.metadata_props}.get(PRECISION, "")
     if found not in MOST_WORSE:
         raise CheckpointError(f"{file}: {PRECISION}: expected {' or '.join(MOST_WORSE)}, found {found!r:.40}")
     return found

@@ -68,7 +68,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="Of the products and their weights; norms, softmax, the residual stream, inputs and outputs "
-        "are float32 in any case.",
+        "are float32 in any case. int8: of all but the layers that would be off the most.",
     ),
 ]
 WeightsOption = Annotated[
@@ -101,6 +101,15 @@ def flow(
             "--cosyvoice-names", help="Call the file, its inputs and its output as CosyVoice calls them."
         ),
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE",
+            help="Of int8: a line is an utterance, its units or a text that the packaged model answers. "
+            "Default: twelve questions that come with the package.",
+        ),
+    ] = None,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
 
@@ -110,7 +119,11 @@ def flow(
         estimator = cosyvoice_part(precision.value) if cosyvoice_names else FLOW_PART
         return [estimator, SOLVER_PART] if solver else [estimator]
 
-    _write(chosen, out, kind, precision, weights, codec=codec)
+    if calibrate is not None and precision is not Precision.INT8:
+        raise typer.BadParameter(
+            f"expected --precision int8, got {precision.value}", param_hint="--calibrate"
+        )
+    _write(chosen, out, kind, precision, weights, codec=codec, calibrate=calibrate)
 
 
 def _add(part: str, folder: str, about: str) -> None:
@@ -238,6 +251,7 @@ def _write(
     codec: Path | None = None,
     model: Path | None = None,
     or_fp32: bool = False,
+    calibrate: Path | None = None,
 ) -> None:
     with signals.at_once():  # there is nothing to keep
         from rich.console import Console
@@ -246,6 +260,7 @@ def _write(
         from antiphon.export.folder import export_parts
 
         folders = _folders(codec, model)
+        folders.calibrate(calibrate, lambda what: progress.update(task, description=f"calibrating: {what}"))
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=None)

@@ -12,7 +12,6 @@ from checkpoints import RANDOM_CODEC
 from antiphon.codec import Codec
 from antiphon.codec.flow.flow import FlowInput
 from antiphon.errors import ConfigError
-from antiphon.export import calibration
 from antiphon.export.calibration import Calibration
 from antiphon.export.folder import export_flow
 from antiphon.export.int8 import Int8Plan, layers, plan_int8, quantized
@@ -116,7 +115,7 @@ def test_texts_are_heard_by_the_tokenizer_of_another_codec(
     path = tmp_path / "texts.txt"
     path.write_text("Say two.\n1 2 3\n")
     silent: Any = Silent()
-    monkeypatch.setattr(calibration.Codec, "from_pretrained", lambda *_: silent)
+    monkeypatch.setattr(Codec, "from_pretrained", lambda *_: silent)
     monkeypatch.setattr(Silent, "voice", lambda *_: None)
     with pytest.raises(ConfigError, match=r"expected units alone, .* has no speech tokenizer .* 'Say two\.'"):
         Calibration(RANDOM_CODEC, path).inputs()
