@@ -40,7 +40,7 @@ from antiphon.process.forking import num_threads_of_quota
 from antiphon.process.ownership import OfOneProcess, check_process
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 
-__all__ = ["Decoder"]
+__all__ = ["SMALL_FLOW", "Decoder"]
 
 SMALL_FLOW = 16_000_000
 """A flow of up to this number of parameters gains little from a second core (the packaged one, with 4.7

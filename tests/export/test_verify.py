@@ -50,7 +50,6 @@ def test_float32_is_within_its_bounds(fp32: Path, source: FlowSource) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_float16_is_within_its_bounds(
     fp16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +128,8 @@ def test_an_export_of_another_codec_is_refused(
     ("options", "message"),
     [
         (["--format", "tensorrt"], "--format"),
-        (["--precision", "int8"], "--precision"),
+        (["--precision", "int4"], "--precision"),
+        (["--calibrate", "units.txt"], "expected --precision int8, got fp32"),
         ([], "Missing option"),
     ],
 )
