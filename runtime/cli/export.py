@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from antiphon.cli import signals
+from antiphon.cli import export_engine, signals
+from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Target
 from antiphon.cli.streams import say
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ MB = 1e6
 
 app = typer.Typer(
     name="export",
-    help="Write networks of the codec as ONNX files, and compare them with PyTorch.",
+    help="Write networks of the codec as ONNX files and engines, and compare them with PyTorch.",
     no_args_is_help=True,
 )
+app.command()(export_engine.engine)
 
 
 class Format(str, Enum):
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
 
 
 class Precision(str, Enum):
@@ -57,7 +60,9 @@ def flow(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")
     ],
     codec: Codec = None,
-    kind: Annotated[Format, typer.Option("--format", help="Of the file.")] = Format.ONNX,
+    kind: Annotated[
+        Format, typer.Option("--format", help="tensorrt also builds an engine from the ONNX file.")
+    ] = Format.ONNX,
     precision: Annotated[
         Precision,
         typer.Option(
@@ -74,6 +79,12 @@ def flow(
             "--cosyvoice-names", help="Call the file, its inputs and its output as CosyVoice calls them."
         ),
     ] = False,
+    target: Target = None,
+    min_frames: MinFrames = None,
+    opt_frames: OptFrames = None,
+    max_frames: MaxFrames = None,
+    batch: Batch = None,
+    profile: Profiles = None,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
     with signals.at_once():  # there is nothing to keep
@@ -83,6 +94,11 @@ def flow(
         from antiphon.assets.embedded import EMBEDDED_CODEC
         from antiphon.export.folder import export_flow, read_flow
 
+        profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
+        if kind is Format.TENSORRT:
+            from antiphon.export.tensorrt.build import builder_for
+
+            builder_for(target)  # before half a minute of tracing
         source = read_flow(EMBEDDED_CODEC if codec is None else codec)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -95,8 +111,10 @@ def flow(
                 cosyvoice_names=cosyvoice_names,
                 report=lambda what: progress.update(task, description=f"writing {what}"),
             )
-    for path in written:
-        say(f"{path}: {kind.value}, {precision.value}, {path.stat().st_size / MB:.1f} MB")
+        for path in written:
+            say(f"{path}: onnx, {precision.value}, {path.stat().st_size / MB:.1f} MB")
+        if kind is Format.TENSORRT:
+            export_engine.build_engines(written[:1], target, profiles)
 
 
 @app.command()
