@@ -134,9 +134,10 @@ def bench_codec(
     onnx = None
     if onnx_folder is not None:
         if not onnx_folder.exists():
-            from antiphon.export.folder import Source, export_flow
+            from antiphon.export.folder import export_flow
+            from antiphon.export.sources import FlowSource
 
-            export_flow(Source(params.flow, codec.decoder.flow.model, {}), onnx_folder)
+            export_flow(FlowSource(params.flow, codec.decoder.flow.model, {}), onnx_folder)
         onnx = dummy_codec(params, dtype, device, exported=Exported(ONNXRUNTIME, onnx_folder))
     plain = PlainCodec(codec)
     rng = random.Random(seed)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from antiphon.errors import ConfigError
+from antiphon.export.part import Port
 
 if TYPE_CHECKING:
     import onnx
@@ -39,37 +40,34 @@ def check_packages() -> None:
 
 
 def traced(
-    network: nn.Module,
-    inputs: Mapping[str, Tensor],
-    axes: Mapping[str, Sequence[str | None]],
-    output: tuple[str, Sequence[str | int]],
+    network: nn.Module, inputs: Sequence[Port], example: Sequence[Tensor], outputs: Sequence[Port]
 ) -> onnx.ModelProto:
     """The network as an ONNX graph.
 
-    inputs: an example of each, by its name. Sizes are taken to vary as the example's do: one that the code
-    tells apart, such as an odd number of frames from an even one, must be the harder case in the example.
-    axes: the name of each axis whose size may vary, None where it is fixed. output: its name and shape.
+    example: of each input. Sizes are taken to vary as the example's do: one that the code tells apart, such
+    as an odd number of frames from an even one, must be the harder case in the example.
     """
     import onnx
 
     dynamic = torch.export.Dim.DYNAMIC
-    shapes = tuple({i: dynamic for i, axis in enumerate(axes[name]) if axis is not None} for name in inputs)
+    shapes = tuple(
+        {i: dynamic for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in inputs
+    )
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             network.eval(),
-            tuple(inputs.values()),
+            tuple(example),
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=[output[0]],
+            input_names=[port.name for port in inputs],
+            output_names=[port.name for port in outputs],
             dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None, "returned by the exporter of PyTorch 2"
     model: onnx.ModelProto = program.model_proto
-    for value in model.graph.input:
-        _name_axes(value, axes[value.name])
-    _name_axes(model.graph.output[0], output[1])
+    for port, value in zip([*inputs, *outputs], [*model.graph.input, *model.graph.output], strict=True):
+        _name_axes(value, port.shape)
     # Sizes of what is in between have names of the tracer's; nobody needs them.
     del model.graph.value_info[:]
     del model.metadata_props[:]
@@ -93,13 +91,13 @@ def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str])
     path.write_bytes(model.SerializeToString())
 
 
-def _name_axes(value: onnx.ValueInfoProto, axes: Sequence[str | int | None]) -> None:
+def _name_axes(value: onnx.ValueInfoProto, axes: Sequence[str | int]) -> None:
     sizes = value.type.tensor_type.shape.dim
     for size, axis in zip(sizes, axes, strict=True):
         if isinstance(axis, str):
             size.Clear()
             size.dim_param = axis
-        elif axis is not None:
+        else:
             assert size.dim_value == axis, f"{value.name}: {size} is not {axis}"
 
 

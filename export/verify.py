@@ -3,226 +3,153 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count as count_from
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
-from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
-from antiphon.codec.exported import FLOW, FLOW_FILES, PRECISION, fingerprint, open_network
-from antiphon.codec.flow.flow import Flow, FlowInput
-from antiphon.codec.flow.solver import Solver, schedule
+from antiphon.codec.exported import PRECISION, open_network
 from antiphon.errors import CheckpointError
-from antiphon.export.folder import SOLVER, SOLVER_FILE, Source
-from antiphon.files.checkpoint import is_folder, is_there, shown
+from antiphon.export.part import Bound, Compared, Part, SourceOf
+from antiphon.export.parts import PARTS, parts_in
+from antiphon.files.checkpoint import is_folder, shown
 
-__all__ = ["BATCHES", "BOUNDS", "QUICK_BATCHES", "Bound", "Row", "verify"]
+__all__ = ["Row", "verify"]
 
 MAX_RUN_S = 3600.0
-MEL, ROW, MASK = [None, MEL_BANDS, None], [None, MEL_BANDS], [None, 1, None]
-SHAPES: dict[str, list[list[int | None]]] = {
-    FLOW: [MEL, MASK, MEL, [None], ROW, MEL],
-    SOLVER: [MEL, MASK, MEL, ROW, MEL],
-}
-LENGTHS = (1, 2, 3, 16, 51, 150, 1000, 3000)
-RAGGED = (2, 5, 16)
-QUICK_BATCHES: tuple[tuple[int, ...], ...] = ((1,), (2,), (51,), (64,), (40, 1, 23), (150, 7))
-
-
-def _ragged(rows: int) -> tuple[int, ...]:
-    """From the longest to a single frame, odd and even."""
-    return tuple(max(1, 300 - i * 299 // (rows - 1)) for i in range(rows))
-
-
-BATCHES = (*((frames,) for frames in LENGTHS), *(_ragged(rows) for rows in RAGGED))
-"""The frames of each row of what is compared."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What an export may be off by."""
-
-    relative: float
-    """The largest difference of a velocity, divided by the largest velocity"""
-    mel: float
-    """The largest difference of the log-mel (natural logarithm) after ten steps"""
-
-
-BOUNDS = {"fp32": Bound(relative=1e-4, mel=1e-4), "fp16": Bound(relative=5e-3, mel=5e-2)}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One batch through one file."""
+    """One result of one batch through one file."""
 
     file: str
     precision: str
-    frames: tuple[int, ...]
+    size: str
+    """The axis that `sizes` are of"""
+    sizes: tuple[int, ...]
     """Of each row"""
+    result: str
+    """Which of the results: velocity, mel, ..."""
     max_error: float
     relative_error: float
     """max_error divided by the largest expected value"""
-    mel_error: float
-    """The largest difference of the mel"""
+    bound: float
+    is_bound_relative: bool
     num_nan: int
     """Numbers that are NaN or infinite"""
     is_within: bool
 
 
 def verify(
-    source: Source, folder: Path, batches: Sequence[Sequence[int]] = BATCHES, *, seed: int = 0
+    folder: Path,
+    source_of: SourceOf,
+    batches: Sequence[Sequence[int]] | None = None,
+    *,
+    quick: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    seed: int = 0,
 ) -> Iterator[Row]:
-    """Yields a row for each batch and file. Expected is what PyTorch makes of each row by itself in float32,
-    so that a padded batch is compared with rows that were computed one by one.
+    """Yields a row for each batch, file and result. Expected is what PyTorch makes of each row by itself in
+    float32, so that a padded batch is compared with rows that were computed one by one.
 
-    Raises CheckpointError for a folder without an export, or with one of another codec.
+    batches: instead of those of each part. report: is told what is being done. Raises CheckpointError for a
+    folder without an export, or with one of other weights.
     """
-    exports = _opened(source, folder)
-    times, steps = schedule()
-    solve = Solver(source.estimator, steps, source.params.inference_cfg_rate)
-    flow = Flow(source.model, source.params, torch.device("cpu"))
-    for number, frames in enumerate(batches):
-        batch = _Batch.drawn(flow, frames, torch.Generator().manual_seed(seed + number))
-        with torch.inference_mode():
-            biases = source.estimator.time_bias(times)
-            mels = [solve(row, biases) for row in batch.rows()]
-            velocities = [
-                source.estimator(row, source.estimator.time_bias(t[None])[0])
-                for row, t in zip(batch.rows(), batch.t, strict=True)
-            ]
-        for export in exports:
-            mel = export.mel(batch, times, steps)
-            mel_error, _, num_nan = _compared(mel, mels)
-            max_error, relative = mel_error, mel_error / _largest(mels)
-            if export.kind == FLOW:
-                max_error, relative, more = _compared(export.velocity(batch), velocities)
-                num_nan += more
-            bound = export.bound
-            fits = relative <= bound.relative or export.kind == SOLVER
-            yield Row(
-                file=export.path.name,
-                precision=export.precision,
-                frames=tuple(frames),
-                max_error=max_error,
-                relative_error=relative,
-                mel_error=mel_error,
-                num_nan=num_nan,
-                is_within=not num_nan and fits and mel_error <= bound.mel,
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """What the velocity is computed from, padded with numbers that must not matter."""
-
-    noise: Tensor
-    mu: Tensor
-    prompt: Tensor
-    """(batch, 80, frames)"""
-    speaker: Tensor
-    """(batch, 80)"""
-    t: Tensor
-    """(batch,)"""
-    mask: Tensor
-    """(batch, 1, frames)"""
-    frames: Sequence[int]
-
-    @classmethod
-    def drawn(cls, flow: Flow, frames: Sequence[int], generator: torch.Generator) -> _Batch:
-        """Conditions of random units; on a third of the longer rows, the mel of a prompt."""
-        longest, params = max(frames), flow.params
-        padding = 10 * torch.randn(4, len(frames), MEL_BANDS, longest, generator=generator)
-        noise, mu, prompt, _ = padding.unbind()
-        speaker = torch.zeros(len(frames), MEL_BANDS)
-        for i, count in enumerate(frames):
-            num_units = next(n for n in count_from(1) if params.mel_frames(n) >= count)
-            units = torch.randint(params.vocab_size, (num_units,), generator=generator)
-            embedding = torch.randn(params.spk_embed_dim, generator=generator)
-            condition = flow.condition([FlowInput(units, embedding, torch.zeros(MEL_BANDS, 1))])
-            said = count // 3
-            mu[i, :, :count], speaker[i] = condition.mu[0, :, :count], condition.speaker[0]
-            noise[i, :, :count] = torch.randn(MEL_BANDS, count, generator=generator)
-            prompt[i, :, :count] = 0
-            prompt[i, :, :said] = mu[i, :, :said]
-        t = torch.rand(len(frames), generator=generator)
-        mask = (torch.arange(longest) < torch.tensor(frames)[:, None])[:, None].float()
-        return cls(noise, mu, prompt, speaker, t, mask, frames)
-
-    def rows(self) -> Iterator[Tensor]:
-        """(1, 320, frames_i): what the estimator in PyTorch is given."""
-        for i, count in enumerate(self.frames):
-            on_each = self.speaker[i, :, None].expand(-1, count)
-            parts = [self.noise[i, :, :count], self.mu[i, :, :count], on_each, self.prompt[i, :, :count]]
-            yield torch.cat(parts)[None]
+    for exports in _groups(_opened(folder, source_of)):
+        part = exports[0].part
+        own = batches if batches is not None else part.quick_batches if quick else part.batches
+        for number, sizes in enumerate(own):
+            names = ", ".join(export.path.name for export in exports)
+            report(f"{names}: batch {number + 1} of {len(own)}")
+            trial = part.trial(source_of(part), sizes, torch.Generator().manual_seed(seed + number))
+            for export in exports:
+                compared = export.part.compare(trial, export.run)
+                yield from export.rows(tuple(sizes), compared)
 
 
 @dataclass(frozen=True, eq=False)
 class _Export:
+    part: Part[Any, Any]
     path: Path
-    kind: str
     precision: str
-    bound: Bound
+    bounds: Mapping[str, Bound]
     network: OnnxNetwork
-    cfg_rate: float
 
-    def velocity(self, batch: _Batch) -> Tensor:
-        given = (batch.noise, batch.mask, batch.mu, batch.t, batch.speaker, batch.prompt)
-        return self._run(*given)
+    def run(self, *given: Tensor) -> list[Tensor]:
+        results = self.network.results(*(each.numpy() for each in given), max_s=MAX_RUN_S)
+        return [torch.from_numpy(result) for result in results]
 
-    def mel(self, batch: _Batch, times: Tensor, steps: Sequence[float]) -> Tensor:
-        if self.kind == SOLVER:
-            return self._run(batch.noise, batch.mask, batch.mu, batch.speaker, batch.prompt)
-        state, mask = batch.noise, batch.mask
-        none, nobody = torch.zeros_like(batch.mu), torch.zeros_like(batch.speaker)
-        for time, step in zip(times, steps, strict=True):
-            t = time.expand(len(state))
-            guided = self._run(state, mask, batch.mu, t, batch.speaker, batch.prompt)
-            free = self._run(state, mask, none, t, nobody, none)
-            state = state + step * ((1 + self.cfg_rate) * guided - self.cfg_rate * free)
-        return state
+    def rows(self, sizes: tuple[int, ...], compared: Mapping[str, Compared]) -> Iterator[Row]:
+        for result, bound in self.bounds.items():
+            max_error, relative_error, num_nan = _difference(*compared[result])
+            error = relative_error if bound.is_relative else max_error
+            yield Row(
+                file=self.path.name,
+                precision=self.precision,
+                size=self.part.size,
+                sizes=sizes,
+                result=result,
+                max_error=max_error,
+                relative_error=relative_error,
+                bound=bound.largest,
+                is_bound_relative=bound.is_relative,
+                num_nan=num_nan,
+                is_within=not num_nan and error <= bound.largest,
+            )
 
-    def _run(self, *given: Tensor) -> Tensor:
-        return torch.from_numpy(self.network.run(*(each.numpy() for each in given), max_s=MAX_RUN_S))
 
-
-def _opened(source: Source, folder: Path) -> list[_Export]:
+def _opened(folder: Path, source_of: SourceOf) -> list[_Export]:
     if not is_folder(folder):
         raise CheckpointError(f"{folder}: expected a folder that `antiphon export` wrote, found no folder")
-    params, unet, rate = source.estimator.params, source.estimator, source.params.inference_cfg_rate
-    weights = {FLOW: fingerprint(params, unet), SOLVER: fingerprint((params, rate), unet)}
     exports = []
-    for name in (*FLOW_FILES, SOLVER_FILE):
-        if not is_there(folder / name):
-            continue
-        kind = SOLVER if name == SOLVER_FILE else FLOW
-        shapes = SHAPES[kind]
-        network = open_network(folder / name, kind, weights[kind], shapes, None, may_loop=kind == SOLVER)
-        precision = network.metadata.get(PRECISION, "")
-        if precision not in BOUNDS:
-            raise CheckpointError(
-                f"{folder / name}: {PRECISION}: expected {' or '.join(BOUNDS)}, found {shown(precision)}"
-            )
-        exports.append(_Export(folder / name, kind, precision, BOUNDS[precision], network, rate))
-    if not exports:
-        raise CheckpointError(
-            f"{folder}: expected {FLOW_FILES[0]} or {SOLVER_FILE}, as `antiphon export flow` writes them"
+    for part, path in parts_in(folder):
+        source = source_of(part)
+        network = open_network(
+            path,
+            part.kind,
+            part.weights(source),
+            [
+                [None if isinstance(axis, str) else axis for axis in port.shape]
+                for port in part.inputs(source)
+            ],
+            None,
+            types=[port.dtype for port in part.inputs(source)],
+            num_outputs=len(part.outputs(source)),
+            owner=part.folder,
+            may_loop=part.may_loop,
         )
+        precision = network.metadata.get(PRECISION, "")
+        bounds = {str(name): of_results for name, of_results in part.bounds.items()}
+        if precision not in bounds:
+            expected = " or ".join(bounds)
+            raise CheckpointError(f"{path}: {PRECISION}: expected {expected}, found {shown(precision)}")
+        exports.append(_Export(part, path, precision, bounds[precision], network))
+    if not exports:
+        names = ", ".join(part.file for part in PARTS)
+        raise CheckpointError(f"{folder}: expected files that `antiphon export` writes ({names}), found none")
     return exports
 
 
-def _compared(found: Tensor, expected: Sequence[Tensor]) -> tuple[float, float, int]:
-    """The largest difference on valid frames, absolute and relative, and how many numbers are not finite."""
-    num_nan, worst = 0, 0.0
+def _groups(exports: Sequence[_Export]) -> list[list[_Export]]:
+    """Files that are tried with the same batches, which are made once."""
+    groups: dict[Any, list[_Export]] = {}
+    for export in exports:
+        part = export.part
+        groups.setdefault((part.trial, part.read, part.batches), []).append(export)
+    return list(groups.values())
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float, int]:
+    """The largest difference, absolute and relative, and how many numbers are not finite."""
+    num_nan, worst, largest = 0, 0.0, 0.0
     for row, right in zip(found, expected, strict=True):
-        own = row[:, : right.shape[2]]
-        num_nan += int((~own.isfinite()).sum())
-        worst = max(worst, float((own - right[0]).nan_to_num(math.inf).abs().max()))
-    return worst, worst / _largest(expected), num_nan
-
-
-def _largest(rows: Sequence[Tensor]) -> float:
-    return max(float(row.abs().max()) for row in rows)
+        assert row.shape == right.shape, f"{tuple(row.shape)} is compared with {tuple(right.shape)}"
+        num_nan += int((~row.isfinite()).sum())
+        worst = max(worst, float((row - right).nan_to_num(math.inf).abs().max()))
+        largest = max(largest, float(right.abs().max()))
+    return worst, worst / largest if worst else 0.0, num_nan

@@ -1,22 +1,28 @@
-"""`antiphon export`: networks of a codec as ONNX files, and whether they compute what PyTorch computes."""
+"""`antiphon export`: networks of a codec and of a model as ONNX files, and whether they compute what PyTorch
+computes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from antiphon.cli import export_engine, signals
 from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Target
 from antiphon.cli.streams import say
+from antiphon.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from antiphon.export.folder import Written
+    from antiphon.export.part import Part
+    from antiphon.export.sources import Folders
     from antiphon.export.verify import Row
 
 __all__ = ["app"]
@@ -25,7 +31,7 @@ MB = 1e6
 
 app = typer.Typer(
     name="export",
-    help="Write networks of the codec as ONNX files and engines, and compare them with PyTorch.",
+    help="Write networks of the codec and the model as ONNX files, and compare them with PyTorch.",
     no_args_is_help=True,
 )
 app.command()(export_engine.engine)
@@ -41,10 +47,29 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
-Codec = Annotated[
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")]
+CodecFolder = Annotated[
     Path | None,
     typer.Option(
         "--codec", "-c", metavar="FOLDER", help="CosyVoice folder. Default: the small packaged codec."
+    ),
+]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--model", "-m", metavar="FOLDER", help="Stream-Omni checkpoint. Default: the small packaged one."
+    ),
+]
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", help="Of the files; tensorrt: of the flow, an engine is built beside its file."),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="Of the products and their weights; norms, softmax, the residual stream, inputs and outputs "
+        "are float32 in any case.",
     ),
 ]
 
@@ -56,20 +81,10 @@ def _group() -> None:
 
 @app.command()
 def flow(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")
-    ],
-    codec: Codec = None,
-    kind: Annotated[
-        Format, typer.Option("--format", help="tensorrt also builds an engine from the ONNX file.")
-    ] = Format.ONNX,
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            help="Of the products and their weights; norms, softmax, the residual stream, inputs and outputs "
-            "are float32 in any case."
-        ),
-    ] = Precision.FP32,
+    out: Out,
+    codec: CodecFolder = None,
+    kind: FormatOption = Format.ONNX,
+    precision: PrecisionOption = Precision.FP32,
     solver: Annotated[
         bool, typer.Option("--solver", help="Also write the ten steps with guidance as one graph.")
     ] = False,
@@ -87,70 +102,102 @@ def flow(
     profile: Profiles = None,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
-    with signals.at_once():  # there is nothing to keep
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from antiphon.assets.embedded import EMBEDDED_CODEC
-        from antiphon.export.folder import export_flow, read_flow
+    def chosen(folders: Folders) -> list[Part[Any, Any]]:
+        from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
 
-        profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
-        if kind is Format.TENSORRT:
-            from antiphon.export.tensorrt.build import builder_for
+        estimator = cosyvoice_part(precision.value) if cosyvoice_names else FLOW_PART
+        return [estimator, SOLVER_PART] if solver else [estimator]
 
-            builder_for(target)  # before half a minute of tracing
-        source = read_flow(EMBEDDED_CODEC if codec is None else codec)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("starting", total=None)
-            written = export_flow(
-                source,
-                out,
-                precision=precision.value,
-                solver=solver,
-                cosyvoice_names=cosyvoice_names,
-                report=lambda what: progress.update(task, description=f"writing {what}"),
-            )
-        for path in written:
-            say(f"{path}: onnx, {precision.value}, {path.stat().st_size / MB:.1f} MB")
-        if kind is Format.TENSORRT:
-            export_engine.build_engines(written[:1], target, profiles)
+    profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
+    if kind is Format.TENSORRT:
+        export_engine.check_target(target)  # before half a minute of tracing
+    written = _write(chosen, out, Format.ONNX, precision, codec=codec)
+    if kind is Format.TENSORRT:
+        export_engine.build_engines([each.path for each in written], target, profiles)
+
+
+def _add(part: str, folder: str, about: str) -> None:
+    """A command for one part, whose weights are in a codec's or a model's folder."""
+
+    def chosen(folders: Folders) -> list[Part[Any, Any]]:
+        from antiphon.export.parts import PARTS
+
+        return [each for each in PARTS if each.kind == part]
+
+    def of_codec(
+        out: Out,
+        codec: CodecFolder = None,
+        kind: FormatOption = Format.ONNX,
+        precision: PrecisionOption = Precision.FP32,
+    ) -> None:
+        _write(chosen, out, kind, precision, codec=codec)
+
+    def of_model(
+        out: Out,
+        model: ModelFolder = None,
+        kind: FormatOption = Format.ONNX,
+        precision: PrecisionOption = Precision.FP32,
+    ) -> None:
+        _write(chosen, out, kind, precision, model=model)
+
+    app.command(part, help=about)(of_codec if folder == "codec" else of_model)
+
+
+@app.command("all")
+def write_all(
+    out: Out,
+    codec: CodecFolder = None,
+    model: ModelFolder = None,
+    kind: FormatOption = Format.ONNX,
+    precision: PrecisionOption = Precision.FP32,
+) -> None:
+    """Write every network: of the codec and of the model, or of one of them if only that is given.
+
+    A network that has no such precision is written in fp32.
+    """
+
+    def chosen(folders: Folders) -> list[Part[Any, Any]]:
+        from antiphon.export.parts import PARTS
+
+        given = {"codec": codec is not None, "model": model is not None}
+        return [
+            part
+            for part in PARTS
+            if (given[part.folder] or not any(given.values())) and part.is_there(folders.of(part))
+        ]
+
+    _write(chosen, out, kind, precision, codec=codec, model=model, or_fp32=True)
 
 
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `antiphon export` wrote.")],
-    codec: Codec = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer and shorter batches, up to 150 frames.")
-    ] = False,
+    codec: CodecFolder = None,
+    model: ModelFolder = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter batches.")] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
     ] = None,
 ) -> None:
-    """Compare exported networks with PyTorch in float32, on batches of 1 to 16 rows of 1 to 3,000 frames.
+    """Compare exported networks with PyTorch in float32: short and long ones, and ragged batches.
 
     Ends with status 1 if one is off by more than its precision allows.
     """
     with signals.at_once():
         from rich.console import Console
 
-        from antiphon.assets.embedded import EMBEDDED_CODEC
-        from antiphon.export.folder import read_flow
-        from antiphon.export.verify import BATCHES, QUICK_BATCHES, verify
+        from antiphon.export.verify import verify
         from antiphon.files.writing import check_writable, write_whole
 
         if json_out is not None:
             check_writable(json_out)
-        source = read_flow(EMBEDDED_CODEC if codec is None else codec)
-        batches = QUICK_BATCHES if quick else BATCHES
-        rows: list[Row] = []
         console = Console(stderr=True)
         with console.status("comparing") as status:
-            for row in verify(source, folder, batches):
-                rows.append(row)
-                status.update(f"comparing: {len({each.frames for each in rows})} of {len(batches)} batches")
-    Console().print(_table(rows))
+            report = lambda what: status.update(f"comparing {what}")  # noqa: E731
+            rows = list(verify(folder, _folders(codec, model), quick=quick, report=report))
+    for table in _tables(rows):
+        Console().print(table)
     if json_out is not None:
         record = {"folder": str(folder), "rows": [asdict(row) for row in rows]}
         write_whole(json_out, (json.dumps(record, indent=1) + "\n").encode())
@@ -158,29 +205,67 @@ def verify(
         raise typer.Exit(1)
 
 
-def _table(rows: list[Row]) -> Table:
+def _write(
+    chosen: Callable[[Folders], list[Part[Any, Any]]],
+    out: Path,
+    kind: Format,
+    precision: Precision,
+    *,
+    codec: Path | None = None,
+    model: Path | None = None,
+    or_fp32: bool = False,
+) -> list[Written]:
+    if kind is Format.TENSORRT:
+        raise ConfigError("--format: expected onnx; engines are built of the flow alone, got 'tensorrt'")
+    with signals.at_once():  # there is nothing to keep
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        from antiphon.export.folder import export_parts
+
+        folders = _folders(codec, model)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("starting", total=None)
+            written = export_parts(
+                chosen(folders),
+                folders,
+                out,
+                precision=precision.value,
+                or_fp32=or_fp32,
+                report=lambda what: progress.update(task, description=f"writing {what}"),
+            )
+    for each in written:
+        say(f"{each.path}: {kind.value}, {each.precision}, {each.num_bytes / MB:.1f} MB")
+    return written
+
+
+def _folders(codec: Path | None, model: Path | None) -> Folders:
+    from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL
+    from antiphon.export.sources import Folders
+
+    return Folders(codec or EMBEDDED_CODEC, model or EMBEDDED_MODEL)
+
+
+def _tables(rows: list[Row]) -> Iterator[Table]:
+    """One for each file."""
     from rich.table import Table
 
-    from antiphon.export.verify import BOUNDS
-
-    bounds = "; ".join(
-        f"{name}: velocity {bound.relative:g} of the largest, mel {bound.mel:g}"
-        for name, bound in BOUNDS.items()
-        if name in {row.precision for row in rows}
-    )
-    table = Table(title="against PyTorch in float32", caption=f"allowed: {bounds}", padding=(0, 0))
-    for name in ("file", "rows", "frames", "error", "relative", "mel", "NaN", ""):
-        table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")
-    for row in rows:
-        longest, shortest = max(row.frames), min(row.frames)
-        table.add_row(
-            f"{row.file} ({row.precision})",
-            str(len(row.frames)),
-            str(longest) if longest == shortest else f"{shortest}-{longest}",
-            f"{row.max_error:.1e}",
-            f"{row.relative_error:.1e}",
-            f"{row.mel_error:.1e}",
-            str(row.num_nan),
-            "ok" if row.is_within else "off",
-        )
-    return table
+    for file in dict.fromkeys(row.file for row in rows):
+        own = [row for row in rows if row.file == file]
+        table = Table(title=f"{file} ({own[0].precision}) against PyTorch in float32", title_justify="left")
+        for name in ("rows", own[0].size, "result", "error", "relative", "allowed", "NaN", ""):
+            table.add_column(name, justify="left" if name in ("result", "allowed") else "right")
+        for row in own:
+            longest, shortest = max(row.sizes), min(row.sizes)
+            table.add_row(
+                str(len(row.sizes)),
+                str(longest) if longest == shortest else f"{shortest}-{longest}",
+                row.result,
+                f"{row.max_error:.1e}",
+                f"{row.relative_error:.1e}",
+                f"{row.bound:g}{' relative' if row.is_bound_relative else ''}",
+                str(row.num_nan),
+                "ok" if row.is_within else "off",
+            )
+        yield table

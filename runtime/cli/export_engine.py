@@ -25,6 +25,7 @@ __all__ = [
     "Profiles",
     "Target",
     "build_engines",
+    "check_target",
     "chosen_profiles",
     "engine",
 ]
@@ -69,6 +70,9 @@ Profiles = Annotated[
 
 def engine(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `antiphon export` wrote.")],
+    solver: Annotated[
+        bool, typer.Option("--solver", help="Of the solver's file, instead of the velocity's.")
+    ] = False,
     target: Target = None,
     min_frames: MinFrames = None,
     opt_frames: OptFrames = None,
@@ -76,13 +80,20 @@ def engine(
     batch: Batch = None,
     profile: Profiles = None,
 ) -> None:
-    """Build engines of TensorRT from the flow's ONNX files in a folder, beside them, with their types and
+    """Build an engine of TensorRT from the flow's ONNX file in a folder, beside it, with its types and
     precision. One that is there already, with the same content, is not built again."""
-    with signals.at_once():
-        from antiphon.codec.exported import flow_file
+    from antiphon.codec.exported import flow_file
 
-        chosen = chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
-        build_engines([flow_file(folder)], target, chosen)
+    chosen = chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
+    velocity = flow_file(folder)
+    build_engines([folder / "solver.onnx" if solver else velocity], target, chosen)
+
+
+def check_target(target: str | None) -> None:
+    """Raises ConfigError if no engine can be built for it here."""
+    from antiphon.export.tensorrt.build import builder_for
+
+    builder_for(target)
 
 
 def chosen_profiles(
@@ -119,31 +130,32 @@ def build_engines(paths: Sequence[Path], target: str | None, profiles: Sequence[
 
     from antiphon.export.tensorrt.build import BuildFailed, build_engine, builder_for
 
-    library, name, is_here = builder_for(target)
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    for path in paths:
-        try:
-            with Progress(*columns, console=console, transient=True) as progress:
-                task = progress.add_task("starting", total=None)
-                built, is_new = build_engine(
-                    path,
-                    library,
-                    name,
-                    is_here=is_here,
-                    profiles=profiles,
-                    report=partial(_show, progress, task),
-                    say=partial(console.print, markup=False, highlight=False, soft_wrap=True),
-                )
-        except BuildFailed as error:
-            for line in error.log[-NUM_SHOWN_LINES:]:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
-            raise
-        place = path.with_name(built.engine)
-        about = f"tensorrt, {built.precision}, {built.target}, {library}"
-        say(f"{place}: {about}, {place.stat().st_size / MB:.1f} MB{'' if is_new else ', was there'}")
-        for each, size in zip(built.profiles, built.memory_bytes, strict=False):
-            say(f"  profile {each}: {size / MB:.0f} MB for activations")
+    with signals.at_once():
+        library, name, is_here = builder_for(target)
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        for path in paths:
+            try:
+                with Progress(*columns, console=console, transient=True) as progress:
+                    task = progress.add_task("starting", total=None)
+                    built, is_new = build_engine(
+                        path,
+                        library,
+                        name,
+                        is_here=is_here,
+                        profiles=profiles,
+                        report=partial(_show, progress, task),
+                        say=partial(console.print, markup=False, highlight=False, soft_wrap=True),
+                    )
+            except BuildFailed as error:
+                for line in error.log[-NUM_SHOWN_LINES:]:
+                    console.print(line, markup=False, highlight=False, soft_wrap=True)
+                raise
+            place = path.with_name(built.engine)
+            about = f"tensorrt, {built.precision}, {built.target}, {library}"
+            say(f"{place}: {about}, {place.stat().st_size / MB:.1f} MB{'' if is_new else ', was there'}")
+            for each, size in zip(built.profiles, built.memory_bytes, strict=False):
+                say(f"  profile {each}: {size / MB:.0f} MB for activations")
 
 
 def _show(progress: Progress, task: TaskID, what: str) -> None:

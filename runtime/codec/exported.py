@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,6 +43,13 @@ PLACES: Mapping[str, str] = {ONNXRUNTIME: "cpu", TENSORRT: "cuda"}
 """The kind of device that each computes on."""
 BACKENDS = f"'torch', '{ONNXRUNTIME}:FOLDER' or '{TENSORRT}:FOLDER'"
 SHOWN_DIGITS = 12
+TYPES = {
+    torch.float32: "tensor(float)",
+    torch.float64: "tensor(double)",
+    torch.int32: "tensor(int32)",
+    torch.int64: "tensor(int64)",
+}
+"""As onnxruntime spells them."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,16 @@ def open_network(
     shapes: list[list[int | None]],
     num_threads: int | None,
     *,
+    types: Sequence[torch.dtype] | None = None,
+    num_outputs: int = 1,
+    owner: str = "codec",
     may_loop: bool = False,
 ) -> OnnxNetwork:
     """Opens one that was exported from these weights (a `fingerprint`).
 
-    shapes: of its inputs, all float32; None: any size. may_loop: see `check_graph`. Raises CheckpointError,
-    which says what was expected and found.
+    shapes: of its inputs; None: any size. types: of its inputs; None: all float32. owner: of the weights,
+    codec or model. may_loop: see `check_graph`. Raises CheckpointError, which says what was expected and
+    found.
     """
     network = OnnxNetwork(path, num_threads, may_loop=may_loop)
     found = network.metadata.get(KIND)
@@ -120,13 +131,16 @@ def open_network(
     stored = network.metadata.get(WEIGHTS, "")
     if stored != weights:
         raise CheckpointError(
-            f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this codec, found "
-            f"{shown(stored[:SHOWN_DIGITS])}; export it again from this codec"
+            f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this {owner}, found "
+            f"{shown(stored[:SHOWN_DIGITS])}; export it again from this {owner}"
         )
-    if network.input_types != ["tensor(float)"] * len(shapes):
-        raise CheckpointError(
-            f"{path}: expected {len(shapes)} inputs of float32, found {shown(network.input_types)}"
-        )
+    given = [TYPES[each] for each in types or [torch.float32] * len(shapes)]
+    if network.input_types != given:
+        single = set(given) == {TYPES[torch.float32]}
+        expected_types = f"{len(given)} inputs of float32" if single else f"inputs of {given}"
+        raise CheckpointError(f"{path}: expected {expected_types}, found {shown(network.input_types)}")
+    if len(network.output_names) != num_outputs:
+        raise CheckpointError(f"{path}: expected {num_outputs} outputs, found {shown(network.output_names)}")
     for name, expected, shape in zip(network.input_names, shapes, network.input_shapes, strict=True):
         fits = len(expected) == len(shape) and all(
             not isinstance(has, int) if size is None else has == size

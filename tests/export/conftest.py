@@ -8,18 +8,19 @@ import pytest
 from codec_fixtures import codec, folder, odd_flow_params, randomized
 from made_once import made_once
 
-from antiphon.export.folder import Source, export_flow, read_flow
+from antiphon.export.folder import export_flow
+from antiphon.export.sources import FlowSource, read_flow
 
 __all__ = ["codec", "folder", "odd_flow_params", "randomized"]
 
 
 @pytest.fixture(scope="session")
-def source(folder: Path) -> Source:
+def source(folder: Path) -> FlowSource:
     return read_flow(folder)
 
 
 @pytest.fixture(scope="session")
-def fp32(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp32(source: FlowSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Estimator and solver in float32."""
 
     def make(made: Path) -> None:
@@ -29,7 +30,7 @@ def fp32(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fp16(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fp16(source: FlowSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in float16, under CosyVoice's names."""
 
     def make(made: Path) -> None:

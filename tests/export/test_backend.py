@@ -19,7 +19,7 @@ from antiphon.codec.exported import FLOW, KIND, WEIGHTS, Exported, fingerprint
 from antiphon.codec.flow import onnx_unet
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.errors import CheckpointError, ConfigError
-from antiphon.export.folder import Source
+from antiphon.export.sources import FlowSource
 
 UNITS = [(7 * i) % 40 for i in range(45)]
 
@@ -121,7 +121,7 @@ def test_wrong_backends(codec: Codec, tmp_path: Path) -> None:
     ],
 )
 def test_files_that_do_not_fit(
-    source: Source,
+    source: FlowSource,
     tmp_path: Path,
     about: dict[str, str | None],
     shapes: dict[str, list[int | str] | None],
@@ -159,7 +159,7 @@ def test_what_is_no_onnx_file(tmp_path: Path) -> None:
         Codec.from_pretrained(RANDOM_CODEC, "cpu", backend=f"onnxruntime:{tmp_path}")
 
 
-def test_a_fingerprint_is_of_weights_and_sizes(source: Source) -> None:
+def test_a_fingerprint_is_of_weights_and_sizes(source: FlowSource) -> None:
     unet = copy.deepcopy(source.estimator)
     params = unet.params
     first = fingerprint(params, unet)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from antiphon.codec.checkpoint.hyperparams import FlowParams
 from antiphon.codec.flow.unet import UNet
 from antiphon.export.estimator import EstimatorNetwork
-from antiphon.export.folder import Source
+from antiphon.export.sources import FlowSource
 
 FRAMES = (26, 13, 1)
 
@@ -38,7 +38,7 @@ def alone(unet: UNet, given: tuple[Tensor, ...], i: int, frames: int) -> Tensor:
 @pytest.fixture(params=["golden", "odd"])
 def unet(
     request: pytest.FixtureRequest,
-    source: Source,
+    source: FlowSource,
     odd_flow_params: FlowParams,
     randomized: Callable[[nn.Module], Any],
 ) -> UNet:
@@ -64,7 +64,7 @@ def test_rows_of_a_padded_batch_are_those_of_the_estimator(
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
 
 
-def test_a_row_without_a_frame_leaves_the_others_alone(source: Source) -> None:
+def test_a_row_without_a_frame_leaves_the_others_alone(source: FlowSource) -> None:
     x, mask, *rest = drawn((26, 26))
     network = EstimatorNetwork(source.estimator, torch.float32)
     with torch.inference_mode():

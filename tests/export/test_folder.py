@@ -13,7 +13,8 @@ import pytest
 from antiphon.codec.exported import WEIGHTS, fingerprint
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export import onnx_file
-from antiphon.export.folder import Source, export_flow, read_flow
+from antiphon.export.folder import export_flow
+from antiphon.export.sources import FlowSource, read_flow
 
 MEL, MASK, ROW = ["batch", 80, "frames"], ["batch", 1, "frames"], ["batch", 80]
 
@@ -26,7 +27,7 @@ def shapes_of(values: Any) -> dict[str, list[str | int]]:
 
 
 @pytest.mark.slow
-def test_the_files(fp32: Path, source: Source, folder: Path) -> None:
+def test_the_files(fp32: Path, source: FlowSource, folder: Path) -> None:
     assert sorted(path.name for path in fp32.iterdir()) == ["flow.onnx", "solver.onnx"]
     model = onnx.load(fp32 / "flow.onnx")
     inputs = {"x": MEL, "mask": MASK, "mu": MEL, "t": ["batch"], "speaker": ROW, "prompt": MEL}
@@ -71,9 +72,9 @@ def test_names_of_cosyvoice_and_halves_of_products_alone(fp16: Path) -> None:
             assert kinds[node.output[0]] == half, node.op_type
 
 
-def test_wrong_arguments(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments(source: FlowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left behind."""
-    with pytest.raises(ConfigError, match="precision: expected fp32 or fp16, got 'int8'"):
+    with pytest.raises(ConfigError, match="precision: expected fp32 or fp16 for flow, got 'int8'"):
         export_flow(source, tmp_path / "out", precision="int8")  # type: ignore[arg-type]
     with pytest.raises(OSError, match="expected the name of a new folder; this exists"):
         export_flow(source, tmp_path)
@@ -87,11 +88,13 @@ def test_wrong_arguments(source: Source, tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_nothing(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing(
+    source: FlowSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("antiphon.export.folder._trace", fail)
+    monkeypatch.setattr("antiphon.export.flow.traced", fail)
     with pytest.raises(RuntimeError, match="no"):
         export_flow(source, tmp_path / "out")
     assert not list(tmp_path.iterdir())

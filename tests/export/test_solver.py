@@ -13,7 +13,7 @@ from torch import Tensor
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
 from antiphon.codec.flow.solver import Solver, schedule
 from antiphon.errors import CheckpointError
-from antiphon.export.folder import COSYVOICE_NAMES, NAMES, Names
+from antiphon.export.flow import COSYVOICE_NAMES, NAMES, Names
 from antiphon.export.onnx_file import OPSET, write_model
 from antiphon.export.solver import solver_of
 

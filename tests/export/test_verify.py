@@ -13,8 +13,9 @@ from checkpoints import RANDOM_CODEC
 
 from antiphon.cli import main
 from antiphon.errors import CheckpointError
-from antiphon.export.folder import Source
-from antiphon.export.verify import BATCHES, QUICK_BATCHES, verify
+from antiphon.export.flow import BATCHES, QUICK_BATCHES
+from antiphon.export.sources import FlowSource
+from antiphon.export.verify import verify
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
@@ -36,12 +37,13 @@ def test_the_batches() -> None:
 
 
 @pytest.mark.slow
-def test_float32_is_within_its_bounds(fp32: Path, source: Source) -> None:
-    rows = list(verify(source, fp32, [(1,), (2,), (51,), (40, 1, 23)]))
-    assert [(row.file, row.frames) for row in rows[:3]] == [
-        ("flow.onnx", (1,)),
-        ("solver.onnx", (1,)),
-        ("flow.onnx", (2,)),
+def test_float32_is_within_its_bounds(fp32: Path, source: FlowSource) -> None:
+    rows = list(verify(fp32, lambda _: source, [(1,), (2,), (51,), (40, 1, 23)]))
+    assert [(row.file, row.sizes, row.result) for row in rows[:4]] == [
+        ("flow.onnx", (1,), "velocity"),
+        ("flow.onnx", (1,), "mel"),
+        ("solver.onnx", (1,), "mel"),
+        ("flow.onnx", (2,), "velocity"),
     ]
     assert all(row.is_within and not row.num_nan and row.relative_error < 1e-4 for row in rows)
     assert any(row.max_error for row in rows)
@@ -55,11 +57,11 @@ def test_float16_is_within_its_bounds(
     out = tmp_path / "figures.json"
     assert ended(monkeypatch, "verify", fp16, "--codec", RANDOM_CODEC, "--quick", "--json", out) == 0
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 2 * len(QUICK_BATCHES)
+    assert len(rows) == 3 * len(QUICK_BATCHES)
     assert {row["precision"] for row in rows} == {"fp16"}
     assert all(row["is_within"] for row in rows)
     assert max(row["relative_error"] for row in rows) > 1e-4  # it is not float32
-    assert "flow.decoder.estimator.fp16.onnx" in "".join(capsys.readouterr().out.split())
+    assert "flow.decoder.estimator.fp16.onnx (fp16) against PyTorch" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -84,11 +86,11 @@ def test_what_is_off_ends_with_status_1(
         assert "off" in capsys.readouterr().out
 
 
-def test_folders_that_hold_no_export(source: Source, tmp_path: Path) -> None:
+def test_folders_that_hold_no_export(source: FlowSource, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="export` wrote, found no folder"):
-        next(verify(source, tmp_path / "no"))
-    with pytest.raises(CheckpointError, match=r"expected flow\.onnx or solver\.onnx"):
-        next(verify(source, tmp_path))
+        next(verify(tmp_path / "no", lambda _: source))
+    with pytest.raises(CheckpointError, match=r"export` writes \(flow\.onnx, solver\.onnx.*found none"):
+        next(verify(tmp_path, lambda _: source))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ MAX_RUN_S = 120.0
 
 
 class OnnxNetwork:
-    """Takes inputs by position, since released files name them differently; returns the first output.
+    """Takes inputs by position, since released files name them differently; returns outputs by position.
 
     Several threads may run it at a time.
     """
@@ -65,18 +65,27 @@ class OnnxNetwork:
             names = [item.name for item in outputs]
         if not names:
             raise CheckpointError(f"{path}: expected {EXPECTED}, found one without outputs")
-        self._output = names[0]
+        self.output_names: list[str] = names
         forking.keep_in_children(self._session)
         self._pid = os.getpid()
         self.path = path
 
     def run(self, *inputs: np.ndarray[Any, Any], max_s: float = MAX_RUN_S) -> np.ndarray[Any, Any]:
-        """The first output. inputs: all that the network has.
+        """The first output. See `results`."""
+        return self._run(self.output_names[:1], inputs, max_s)[0]
+
+    def results(self, *inputs: np.ndarray[Any, Any], max_s: float = MAX_RUN_S) -> list[np.ndarray[Any, Any]]:
+        """All outputs. inputs: all that the network has.
 
         max_s: when it is stopped. Raises CheckpointError if it cannot take these shapes, takes more time or
         memory than a network needs, or returns no tensor; EngineDead in a forked child, which has none of its
         threads.
         """
+        return self._run(self.output_names, inputs, max_s)
+
+    def _run(
+        self, outputs: list[str], inputs: tuple[np.ndarray[Any, Any], ...], max_s: float
+    ) -> list[np.ndarray[Any, Any]]:
         check_process("codec", self._pid)
         import onnxruntime
 
@@ -93,7 +102,7 @@ class OnnxNetwork:
         timer.daemon = True
         timer.start()
         try:
-            output = self._session.run([self._output], feeds, options)[0]
+            results = self._session.run(outputs, feeds, options)
         except Exception as error:  # onnxruntime's errors have no more specific base
             if late.is_set():
                 raise CheckpointError(
@@ -105,9 +114,10 @@ class OnnxNetwork:
             ) from error
         finally:
             timer.cancel()
-        if not isinstance(output, np.ndarray):
-            raise CheckpointError(f"{self.path}: expected a tensor, found {type(output).__name__}")
-        return output
+        for result in results:
+            if not isinstance(result, np.ndarray):
+                raise CheckpointError(f"{self.path}: expected a tensor, found {type(result).__name__}")
+        return list(results)
 
 
 @cache

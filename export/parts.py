@@ -1,0 +1,24 @@
+"""All networks that can be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from antiphon.export.flow import FLOW_PART, SOLVER_PART
+from antiphon.export.part import Part
+from antiphon.files.checkpoint import is_there
+
+__all__ = ["PARTS", "parts_in"]
+
+PARTS: tuple[Part[Any, Any], ...] = (FLOW_PART, SOLVER_PART)
+"""In the order in which they are written: one that is made around another comes after it."""
+
+
+def parts_in(folder: Path) -> Iterator[tuple[Part[Any, Any], Path]]:
+    """The exported networks in a folder."""
+    for part in PARTS:
+        for name in part.files:
+            if is_there(folder / name):
+                yield part, folder / name

@@ -1,0 +1,86 @@
+"""Where exported weights come from: folders of a codec and of a model, each file read once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from antiphon.codec.checkpoint.hyperparams import CodecParams, FlowParams, read_hyperparams
+from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
+from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.flow.unet import UNet
+from antiphon.errors import CheckpointError
+from antiphon.export.part import Part
+from antiphon.files.checkpoint import is_folder
+
+__all__ = ["FlowSource", "Folders", "hashes", "read_flow"]
+
+RECIPE, FLOW_WEIGHTS = "cosyvoice.yaml", "flow.pt"
+CHUNK_BYTES = 2**20
+
+
+class Folders:
+    """A `SourceOf` that reads folders, each file when it is first asked for."""
+
+    def __init__(self, codec: Path, model: Path) -> None:
+        self._folders = {"codec": codec, "model": model}
+        self._read: dict[Callable[[Path], Any], Any] = {}
+
+    def of(self, part: Part[Any, Any]) -> Path:
+        """The folder with a part's weights."""
+        return self._folders[part.folder]
+
+    def __call__(self, part: Part[Any, Any]) -> Any:
+        if part.read not in self._read:
+            self._read[part.read] = part.read(self.of(part))
+        return self._read[part.read]
+
+
+@dataclass(frozen=True, eq=False)
+class FlowSource:
+    """A flow that is exported."""
+
+    params: FlowParams
+    model: FlowModel
+    files: Mapping[str, str]
+    """sha256 of each file that it was read from, by name"""
+
+    @property
+    def estimator(self) -> UNet:
+        estimator = self.model.decoder["estimator"]
+        assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
+        return estimator
+
+
+def read_flow(codec: Path) -> FlowSource:
+    """The flow of a CosyVoice folder, on the CPU in float32. Raises CheckpointError."""
+    params = _recipe(codec)
+    with torch.device("meta"):
+        model = FlowModel(params.flow)
+    path = codec / FLOW_WEIGHTS
+    filled = fill_module(model, read_tensors(path), path, torch.device("cpu"))
+    return FlowSource(params.flow, filled, hashes(codec, RECIPE, FLOW_WEIGHTS))
+
+
+def hashes(folder: Path, *names: str) -> dict[str, str]:
+    """sha256 of these files of a folder, by name."""
+    return {name: _sha256(folder / name) for name in names}
+
+
+def _recipe(codec: Path) -> CodecParams:
+    if not is_folder(codec):
+        raise CheckpointError(f"{codec}: expected a CosyVoice folder, found no folder")
+    return read_hyperparams(codec / RECIPE)
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
