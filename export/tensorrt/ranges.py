@@ -32,7 +32,7 @@ MAX_SHARE = 0.5
 MAX_RUN_S = 3600.0
 CEILING, FLOOR = 4.0, -11.5129
 """Log-mel (natural logarithm) of more than full scale, and of silence."""
-GARBAGE = 1e3
+GARBAGE = 10.0
 """On padding."""
 
 

@@ -107,7 +107,7 @@ def test_an_export_of_another_codec_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "tensorrt"], "--format"),
+        (["--format", "tflite"], "--format"),
         (["--precision", "int8"], "--precision"),
         ([], "Missing option"),
     ],

@@ -197,6 +197,7 @@ class Context:
             self._shapes[name] = shape
         if self._addresses.get(name) != address:
             assert tensor.is_contiguous(), f"{name}: TensorRT is given addresses, not strides"
+            assert not tensor.storage_offset(), f"{name}: only what is allocated begins at a multiple of 256"
             if not self._context.set_tensor_address(name, address):
                 raise self._engine.failure(f"expected to take the address of {name!r}")
             self._addresses[name] = address
