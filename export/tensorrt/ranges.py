@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.codec.checkpoint.onnx_graph import check_graph
 from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import ConfigError
+from antiphon.process import forking
+from antiphon.process.footprint import switch_telemetry_off
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
 __all__ = ["FLOAT16_MAX", "MAX_SHARE", "Ranges", "measured"]
 
@@ -29,7 +32,6 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 FLOAT16_MAX = 65504.0
 MAX_SHARE = 0.5
 """Of float16's range that a tensor may fill: inputs may be worse than those tried."""
-MAX_RUN_S = 3600.0
 CEILING, FLOOR = 4.0, -11.5129
 """Log-mel (natural logarithm) of more than full scale, and of silence."""
 GARBAGE = 10.0
@@ -65,78 +67,91 @@ def measured(model: onnx.ModelProto, profiles: Sequence[Profile]) -> Ranges:
     kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
     made = [name for node in model.graph.node for name in node.output if name]
     names = [name for name in made if kinds.get(name) == TensorProto.FLOAT16]
-    results = [value.name for value in model.graph.output]
     frames = max(profile.frames.most for profile in profiles)
-    most = np.zeros(len(names))
+    largest, tensor = 0.0, ""
     with TemporaryDirectory() as folder:
-        network = _probed(model, names, results, Path(folder) / "probed.onnx")
-        for given in _inputs(network.input_names, frames):
-            found = network.run(*given, max_s=MAX_RUN_S)
-            bad = [name for name, count in zip((*names, *results), found[1], strict=True) if count]
-            if bad:
-                raise ConfigError(
-                    f"{results[0]}: expected finite numbers at {frames} frames, got NaN or infinity, "
-                    f"first in {bad[0]}"
-                )
-            most = np.maximum(most, found[0][: len(names)])
-    place = int(most.argmax()) if names else 0
-    largest, tensor = (float(most[place]), names[place]) if names else (0.0, "")
-    if largest > MAX_SHARE * FLOAT16_MAX:
-        raise ConfigError(
-            f"{tensor}: expected numbers of up to {MAX_SHARE * FLOAT16_MAX:g} in float16 at {frames} frames, "
-            f"got {largest:g}"
-        )
+        session = _session(_probed(model, names), Path(folder))
+        for given in _inputs([value.name for value in model.graph.input], frames):
+            *results, extremes = session.run(None, given)
+            # Where one of them leaves its type, the next are NaN, and at last the result.
+            for name, most in zip(names, np.abs(extremes).max(axis=0), strict=True):
+                if not most <= largest:
+                    largest, tensor = float(most), name
+                if not most <= MAX_SHARE * FLOAT16_MAX:
+                    raise ConfigError(
+                        f"{name}: expected numbers of up to {MAX_SHARE * FLOAT16_MAX:g} in float16 at "
+                        f"{frames} frames, got {most:g}"
+                    )
+            if not all(np.isfinite(result).all() for result in results):
+                raise ConfigError(f"expected finite results at {frames} frames, got NaN or infinity")
     return Ranges(frames, largest, tensor, len(names))
 
 
-def _probed(model: onnx.ModelProto, names: Sequence[str], results: Sequence[str], path: Path) -> OnnxNetwork:
-    """The same graph; it returns (2, tensors): the largest absolute number of each, and how many are not
-    finite."""
+def _probed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The same graph with one more output: the largest and the smallest number of each tensor, (2, tensors).
+    They are looked for as soon as the tensor is made, so that it need not be kept."""
     from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+    wanted = set(names)
     probed = ModelProto()
     probed.CopyFrom(model)
-    nodes = []
-    most, bad = [], []
-    for place, name in enumerate((*names, *results)):
-        at = f"probe.{place}"
-        nodes += [
-            helper.make_node("Cast", [name], [f"{at}.float"], to=TensorProto.FLOAT),
-            helper.make_node("Abs", [f"{at}.float"], [f"{at}.abs"]),
-            helper.make_node("ReduceMax", [f"{at}.abs"], [f"{at}.most"], keepdims=0),
-            helper.make_node("Sub", [f"{at}.float", f"{at}.float"], [f"{at}.zero"]),  # NaN if not finite
-            helper.make_node("IsNaN", [f"{at}.zero"], [f"{at}.nan"]),
-            helper.make_node("Cast", [f"{at}.nan"], [f"{at}.count"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceSum", [f"{at}.count"], [f"{at}.bad"], keepdims=0),
-        ]
-        most.append(f"{at}.most")
-        bad.append(f"{at}.bad")
-    for part, parts in (("most", most), ("bad", bad)):
-        nodes += [helper.make_node("Unsqueeze", [each, "probe.axes"], [f"{each}.row"]) for each in parts]
-        nodes.append(helper.make_node("Concat", [f"{each}.row" for each in parts], [f"probe.{part}"], axis=1))
-    nodes.append(helper.make_node("Concat", ["probe.most", "probe.bad"], ["probe"], axis=0))
-    probed.graph.initializer.append(numpy_helper.from_array(np.array([0, 1]), "probe.axes"))
-    probed.graph.node.extend(nodes)
-    del probed.graph.output[:]
-    probed.graph.output.append(helper.make_tensor_value_info("probe", TensorProto.FLOAT, [2, len(most)]))
-    path.write_bytes(probed.SerializeToString())
-    return OnnxNetwork(path, may_loop=True)
+    del probed.graph.node[:]
+    for node in model.graph.node:
+        probed.graph.node.append(node)
+        for name in wanted.intersection(node.output):
+            probed.graph.node.append(
+                helper.make_node("Cast", [name], [f"probe.{name}"], to=TensorProto.FLOAT)
+            )
+            for kind in ("ReduceMax", "ReduceMin"):
+                one = [f"probe.{name}.{kind}"]
+                probed.graph.node.append(helper.make_node(kind, [f"probe.{name}"], one, keepdims=0))
+                row = helper.make_node("Unsqueeze", [*one, "probe.axes"], [f"{one[0]}.row"])
+                probed.graph.node.append(row)
+    rows = [[f"probe.{name}.{kind}.row" for name in names] for kind in ("ReduceMax", "ReduceMin")]
+    none = numpy_helper.from_array(np.zeros((1, 0), np.float32), "probe.none")
+    axes = numpy_helper.from_array(np.array([0, 1]), "probe.axes")
+    probed.graph.initializer.extend([none, axes])
+    for place, of_all in enumerate(rows):
+        joined = helper.make_node("Concat", ["probe.none", *of_all], [f"probe.{place}"], axis=1)
+        probed.graph.node.append(joined)
+    both = helper.make_node("Concat", ["probe.0", "probe.1"], ["probe"], axis=0)
+    probed.graph.node.append(both)
+    probed.graph.output.append(helper.make_tensor_value_info("probe", TensorProto.FLOAT, [2, len(names)]))
+    return probed
 
 
-def _inputs(names: Sequence[str], frames: int) -> Iterator[list[Array]]:
-    """Twice two rows, the second of them half as long, in the order of the network's inputs."""
+def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
+    """Operators run in the order of the file as far as it goes: what is looked at is let go of at once."""
+    import onnxruntime
+
+    switch_telemetry_off()
+    path = folder / "probed.onnx"
+    path.write_bytes(model.SerializeToString())
+    check_graph(path, may_loop=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = forking.num_threads()
+    options.log_severity_level = 4  # its errors come as exceptions
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_pattern = False
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _inputs(names: Sequence[str], frames: int) -> Iterator[dict[str, Array]]:
+    """One row each, by the names of the network's inputs: two loud ones of all frames, then a usual one and
+    silence, of half of them and padding."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(80, frames, generator=generator)
     level = (CEILING - FLOOR) * torch.rand(80, frames, generator=generator) + FLOOR
     ceiling, floor = torch.full_like(level, CEILING), torch.full_like(level, FLOOR)
-    mask = torch.ones(2, 1, frames)
-    mask[1, :, max(1, frames // 2) :] = 0
-    for states, mels, times in (
-        ((4 * noise, noise), (ceiling, level), (0.0, 0.3)),
-        ((4 * noise, floor), (2 * level, floor), (0.5, 0.99)),
+    for state, mel, t, share in (
+        (4 * noise, ceiling, 0.0, 1.0),
+        (4 * noise, 2 * level, 0.5, 1.0),
+        (noise, level, 0.3, 0.5),
+        (floor, floor, 0.99, 0.5),
     ):
-        state, mel = (torch.where(mask > 0, torch.stack(each), GARBAGE) for each in (states, mels))
-        speaker = 4 * torch.randn(2, 80, generator=generator)
-        known = {"x": state, "noise": state, "mask": mask, "mu": mel, "t": torch.tensor(times)}
-        known |= {"speaker": speaker, "spks": speaker, "prompt": mel, "cond": mel}
-        yield [known[name].numpy() for name in names]
+        mask = (torch.arange(frames) < max(1, round(share * frames))).float()
+        speaker = 4 * torch.randn(1, 80, generator=generator)
+        x, mu = (torch.where(mask > 0, each, GARBAGE)[None] for each in (state, mel))
+        known = {"x": x, "noise": x, "mask": mask[None, None], "mu": mu, "t": torch.tensor([t])}
+        known |= {"speaker": speaker, "spks": speaker, "prompt": mu, "cond": mu}
+        yield {name: known[name].numpy() for name in names}

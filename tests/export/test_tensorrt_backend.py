@@ -3,8 +3,10 @@ the same laws, and no wait for the device."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +93,17 @@ def test_rows_of_a_batch_what_takes_turns_and_what_no_profile_holds(
     velocity = built.decoder.flow.matching.solver.estimator
     assert isinstance(velocity, TensorrtUNet)
     calls: list[str] = []
+
+    def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*given: Any) -> Any:
+            calls.append(name)
+            return call(*given)
+
+        return noting
+
     for number, context in enumerate(velocity.engine.contexts):
-        run = context.run
-        monkeypatch.setattr(
-            context, "run", lambda given, run=run, name=str(number): (calls.append(name), run(given))
-        )
-    forward = velocity._unet.forward
-    monkeypatch.setattr(velocity._unet, "forward", lambda *given: (calls.append("torch"), forward(*given))[1])
+        monkeypatch.setattr(context, "run", noted(str(number), context.run))
+    monkeypatch.setattr(velocity._unet, "forward", noted("torch", velocity._unet.forward))
     for counts, expected in (
         ((30, 13), "0"),
         ((30, 1, 13), "00"),  # four rows, then two
@@ -105,7 +111,6 @@ def test_rows_of_a_batch_what_takes_turns_and_what_no_profile_holds(
         ((48, 30), "11"),
         ((60,), "torch"),
     ):
-        rows = [codec.decoder.flow_input(UNITS * 2, codec.voice(None), seed=n) for n in counts]
         rows = [codec.decoder.flow_input((UNITS * 2)[:n], codec.voice(None), seed=n) for n in counts]
         right = codec.decoder.mels(rows)
         calls.clear()
@@ -207,8 +212,6 @@ def test_folders_and_engines_that_are_wrong(copied: Path, gpu: FakeGpu, source: 
     refused(r"expected sha256 \w{12}\.\.\., found \w{12}\.\.\.; to build it again: antiphon export engine")
 
     def change(engine_content: bytes, **fields: Any) -> None:
-        import hashlib
-
         digest = hashlib.sha256(engine_content).hexdigest()
         engine.write_bytes(engine_content)
         file.write_text(json.dumps(about | {"engine_sha256": digest} | fields))

@@ -23,7 +23,7 @@ class FakeGpu:
     def __init__(self, patch: pytest.MonkeyPatch, version: str = VERSIONS[0]) -> None:
         self._patch = patch
         self.cuda = FakeCuda(patch)
-        patch.setitem(exported.PLACES, "tensorrt", "cpu")  # type: ignore[arg-type]  # a dict
+        patch.setitem(exported.PLACES, "tensorrt", "cpu")
         patch.setattr(FakeStream, "synchronize", _waited)
         patch.setattr("torch.cuda.synchronize", _waited)
         patch.syspath_prepend(FAKE)
@@ -35,7 +35,7 @@ class FakeGpu:
         self._patch.setenv("FAKE_TENSORRT", version or "")
         self._patch.delitem(sys.modules, "tensorrt", raising=False)
         if version is None:
-            self._patch.setitem(sys.modules, "tensorrt", None)  # type: ignore[arg-type]
+            self._patch.setitem(sys.modules, "tensorrt", None)
 
     def replace(self, capability: tuple[int, int]) -> None:
         """Another GPU."""

@@ -85,9 +85,8 @@ class BuilderFlag(enum.IntEnum):
 
 class NetworkDefinitionCreationFlag(enum.IntEnum):
     if MAJOR < 11:
-        EXPLICIT_BATCH, STRONGLY_TYPED = 0, 1
-    else:
-        STRONGLY_TYPED = 0
+        EXPLICIT_BATCH = 0
+    STRONGLY_TYPED = int(MAJOR < 11)
     PREFER_JIT_PYTHON_PLUGINS = 2
     PREFER_AOT_PYTHON_PLUGINS = 3
 
@@ -357,7 +356,8 @@ class ICudaEngine:
 
     def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
         shapes = self._about["profiles"][profile_index].values()
-        return BYTES_PER_FRAME * max(math.prod(most) for _, _, most in shapes)
+        count: int = max(math.prod(most) for _, _, most in shapes)
+        return BYTES_PER_FRAME * count
 
     @property
     def device_memory_size_v2(self) -> int:
