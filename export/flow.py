@@ -17,7 +17,7 @@ from torch import Tensor
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.exported import FLOW, FLOW_FILES, fingerprint
-from antiphon.codec.flow.flow import Flow, FlowInput
+from antiphon.codec.flow.flow import FlowInput
 from antiphon.codec.flow.solver import Solver, schedule
 from antiphon.export.estimator import EstimatorNetwork
 from antiphon.export.onnx_file import traced
@@ -147,8 +147,7 @@ class Trial:
     @classmethod
     def drawn(cls, source: FlowSource, frames: Sequence[int], generator: torch.Generator) -> Trial:
         """Conditions of random units; on a third of the longer rows, the mel of a prompt."""
-        flow = Flow(source.model, source.params, torch.device("cpu"))
-        longest, params = max(frames), flow.params
+        longest, params = max(frames), source.params
         padding = 10 * torch.randn(4, len(frames), MEL_BANDS, longest, generator=generator)
         noise, mu, prompt, _ = padding.unbind()
         speaker = torch.zeros(len(frames), MEL_BANDS)
@@ -156,7 +155,7 @@ class Trial:
             num_units = next(n for n in count_from(1) if params.mel_frames(n) >= count)
             units = torch.randint(params.vocab_size, (num_units,), generator=generator)
             embedding = torch.randn(params.spk_embed_dim, generator=generator)
-            condition = flow.condition([FlowInput(units, embedding, torch.zeros(MEL_BANDS, 1))])
+            condition = source.flow.condition([FlowInput(units, embedding, torch.zeros(MEL_BANDS, 1))])
             said = count // 3
             mu[i, :, :count], speaker[i] = condition.mu[0, :, :count], condition.speaker[0]
             noise[i, :, :count] = torch.randn(MEL_BANDS, count, generator=generator)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
 from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
+from antiphon.errors import ConfigError
 from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
-from antiphon.export.onnx_file import OPSET, check_packages, write_model
+from antiphon.export.onnx_file import OPSET, Weights, check_packages, write_model
 from antiphon.export.part import Part, Precision, SourceOf
 from antiphon.export.sources import FlowSource
 from antiphon.files.writing import folder_written_whole
@@ -33,6 +35,7 @@ class Written:
     path: Path
     precision: Precision
     num_bytes: int
+    """With weights that lie beside"""
 
 
 def export_parts(
@@ -42,15 +45,19 @@ def export_parts(
     *,
     precision: Precision = "fp32",
     or_fp32: bool = False,
+    weights: Weights = "inside",
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Written]:
     """Writes these networks into the new folder `target`, one after another.
 
     precision: of the products; norms, softmax and the residual stream are float32, inputs and outputs too.
-    or_fp32: a part that does not have this precision is written in fp32. report: is told what is being done.
+    or_fp32: a part that does not have this precision is written in fp32. weights: see `write_model`.
+    report: is told what is being done.
     Raises ConfigError for an argument that is wrong or a package that is missing, OSError if `target` exists
     or cannot be written.
     """
+    if weights not in get_args(Weights):
+        raise ConfigError(f"weights: expected {' or '.join(get_args(Weights))}, got {weights!r:.40}")
     precisions = [part.precision(precision, or_fp32=or_fp32) for part in parts]
     check_packages()
     graphs: dict[tuple[str, Precision], onnx.ModelProto] = {}
@@ -64,9 +71,10 @@ def export_parts(
                 base = graphs[key] if key in graphs else part.base.graph(source, own, None)
             model = part.graph(source, own, base)
             if any(each.base is not None and each.base.kind == part.kind for each in parts):
-                graphs[part.kind, own] = model
-            write_model(model, folder / part.file, _metadata(part, source, own))
-            written.append(Written(target / part.file, own, (folder / part.file).stat().st_size))
+                graphs[part.kind, own] = copy.deepcopy(model)
+            about = _metadata(part, source, own)
+            num_bytes = write_model(model, folder / part.file, about, weights=weights)
+            written.append(Written(target / part.file, own, num_bytes))
     return written
 
 
@@ -77,6 +85,7 @@ def export_flow(
     precision: Precision = "fp32",
     solver: bool = False,
     cosyvoice_names: bool = False,
+    weights: Weights = "inside",
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Written]:
     """`export_parts` of the velocity estimator.
@@ -86,7 +95,7 @@ def export_flow(
     """
     flow = cosyvoice_part(precision) if cosyvoice_names else FLOW_PART
     parts = [flow, SOLVER_PART] if solver else [flow]
-    return export_parts(parts, lambda _: source, target, precision=precision, report=report)
+    return export_parts(parts, lambda _: source, target, precision=precision, weights=weights, report=report)
 
 
 def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[str, str]:

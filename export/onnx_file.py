@@ -1,5 +1,4 @@
-"""From a PyTorch module to an ONNX file that is complete in itself, says where it comes from, and has been
-checked."""
+"""From a PyTorch module to an ONNX file that says where it comes from and has been checked."""
 
 from __future__ import annotations
 
@@ -9,18 +8,24 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from antiphon.codec.checkpoint.onnx_graph import data_path
+from antiphon.codec.exported import DATA, sha256
 from antiphon.errors import ConfigError
 from antiphon.export.part import Port
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "check_packages", "traced", "write_model"]
+__all__ = ["OPSET", "Weights", "check_packages", "traced", "write_model"]
+
+Weights = Literal["inside", "beside"]
+MIN_BYTES_BESIDE = 1024
+"""Of a tensor: smaller ones stay inside, where shapes are inferred from them."""
 
 OPSET = 18
 """The oldest that has all that is needed: readers old and new take it. From 23 on, attention becomes an
@@ -47,8 +52,6 @@ def traced(
     example: of each input. Sizes are taken to vary as the example's do: one that the code tells apart, such
     as an odd number of frames from an even one, must be the harder case in the example.
     """
-    import onnx
-
     dynamic = torch.export.Dim.DYNAMIC
     shapes = tuple(
         {i: dynamic for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in inputs
@@ -73,22 +76,41 @@ def traced(
     del model.metadata_props[:]
     for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
         del part.metadata_props[:]
-    onnx.checker.check_model(model)
     return model
 
 
-def write_model(model: onnx.ModelProto, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the model with its weights inside, checked. Raises ConfigError if it is too large for that."""
+def write_model(
+    model: onnx.ModelProto, path: Path, metadata: Mapping[str, str], *, weights: Weights = "inside"
+) -> int:
+    """Writes the model, which it may change, and checks it; returns the bytes that were written.
+
+    weights: inside, or beside in `data_path(path)`, whose hash then stands in the metadata. Raises
+    ConfigError if the model is too large for one file.
+    """
     import onnx
 
     from antiphon import __version__
 
+    about = dict(metadata)
+    num_bytes = 0
+    if weights == "beside":
+        data = data_path(path)
+        onnx.external_data_helper.convert_model_to_external_data(
+            model, location=data.name, size_threshold=MIN_BYTES_BESIDE
+        )
+        data.touch()  # a network may have nothing to put there
+        onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
+        about[DATA], num_bytes = sha256(data), data.stat().st_size
+    elif model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ConfigError(
+            f"{path.name}: weights: expected beside for a network of 2 GB or more, got inside for one of "
+            f"{model.ByteSize()} bytes"
+        )
     model.producer_name, model.producer_version = "antiphon", __version__
-    onnx.helper.set_model_props(model, dict(metadata))
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
-        raise ConfigError(f"{path.name}: expected a network of less than 2 GB, got {model.ByteSize()} bytes")
-    onnx.checker.check_model(model)
+    onnx.helper.set_model_props(model, about)
     path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path))
+    return num_bytes + path.stat().st_size
 
 
 def _name_axes(value: onnx.ValueInfoProto, axes: Sequence[str | int]) -> None:

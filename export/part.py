@@ -68,6 +68,9 @@ class Bound:
     largest: float
     """Of the differences, or of these divided by the largest expected value"""
     is_relative: bool
+    is_rms: bool = False
+    """Whether it bounds, instead of the largest, the root mean square of the differences, divided by that of
+    the expected values: noise to signal. For sound, of which a single sample says little."""
 
 
 S = TypeVar("S", bound=Source)

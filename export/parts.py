@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from antiphon.export.conditions import ENCODER_PART
 from antiphon.export.flow import FLOW_PART, SOLVER_PART
+from antiphon.export.hift import HIFT_PART
 from antiphon.export.part import Part
 from antiphon.files.checkpoint import is_there
 
 __all__ = ["PARTS", "parts_in"]
 
-PARTS: tuple[Part[Any, Any], ...] = (FLOW_PART, SOLVER_PART)
+PARTS: tuple[Part[Any, Any], ...] = (ENCODER_PART, FLOW_PART, SOLVER_PART, HIFT_PART)
 """In the order in which they are written: one that is made around another comes after it."""
 
 

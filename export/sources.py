@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,16 @@ import torch
 
 from antiphon.codec.checkpoint.hyperparams import CodecParams, FlowParams, read_hyperparams
 from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
-from antiphon.codec.flow.flow import FlowModel
+from antiphon.codec.exported import sha256
+from antiphon.codec.flow.flow import Flow, FlowModel
 from antiphon.codec.flow.unet import UNet
 from antiphon.errors import CheckpointError
 from antiphon.export.part import Part
 from antiphon.files.checkpoint import is_folder
 
-__all__ = ["FlowSource", "Folders", "hashes", "read_flow"]
+__all__ = ["RECIPE", "FlowSource", "Folders", "hashes", "read_flow", "read_recipe"]
 
 RECIPE, FLOW_WEIGHTS = "cosyvoice.yaml", "flow.pt"
-CHUNK_BYTES = 2**20
 
 
 class Folders:
@@ -29,16 +29,17 @@ class Folders:
 
     def __init__(self, codec: Path, model: Path) -> None:
         self._folders = {"codec": codec, "model": model}
-        self._read: dict[Callable[[Path], Any], Any] = {}
+        self._read: dict[tuple[Callable[[Path], Any], Path], Any] = {}
 
     def of(self, part: Part[Any, Any]) -> Path:
         """The folder with a part's weights."""
         return self._folders[part.folder]
 
     def __call__(self, part: Part[Any, Any]) -> Any:
-        if part.read not in self._read:
-            self._read[part.read] = part.read(self.of(part))
-        return self._read[part.read]
+        key = part.read, self.of(part)
+        if key not in self._read:
+            self._read[key] = part.read(self.of(part))
+        return self._read[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class FlowSource:
     files: Mapping[str, str]
     """sha256 of each file that it was read from, by name"""
 
+    @cached_property
+    def flow(self) -> Flow:
+        """What PyTorch computes with it."""
+        return Flow(self.model, self.params, torch.device("cpu"))
+
     @property
     def estimator(self) -> UNet:
         estimator = self.model.decoder["estimator"]
@@ -59,7 +65,7 @@ class FlowSource:
 
 def read_flow(codec: Path) -> FlowSource:
     """The flow of a CosyVoice folder, on the CPU in float32. Raises CheckpointError."""
-    params = _recipe(codec)
+    params = read_recipe(codec)
     with torch.device("meta"):
         model = FlowModel(params.flow)
     path = codec / FLOW_WEIGHTS
@@ -69,18 +75,11 @@ def read_flow(codec: Path) -> FlowSource:
 
 def hashes(folder: Path, *names: str) -> dict[str, str]:
     """sha256 of these files of a folder, by name."""
-    return {name: _sha256(folder / name) for name in names}
+    return {name: sha256(folder / name) for name in names}
 
 
-def _recipe(codec: Path) -> CodecParams:
+def read_recipe(codec: Path) -> CodecParams:
+    """The sizes of a CosyVoice folder. Raises CheckpointError."""
     if not is_folder(codec):
         raise CheckpointError(f"{codec}: expected a CosyVoice folder, found no folder")
     return read_hyperparams(codec / RECIPE)
-
-
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            found.update(chunk)
-    return found.hexdigest()

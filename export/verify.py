@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from antiphon.export.part import Bound, Compared, Part, SourceOf
 from antiphon.export.parts import PARTS, parts_in
 from antiphon.files.checkpoint import is_folder, shown
 
-__all__ = ["Row", "verify"]
+__all__ = ["Off", "Row", "difference", "verify"]
 
 MAX_RUN_S = 3600.0
 
@@ -38,8 +38,11 @@ class Row:
     max_error: float
     relative_error: float
     """max_error divided by the largest expected value"""
+    rms_error: float
+    """The root mean square of the differences, divided by that of the expected values"""
     bound: float
-    is_bound_relative: bool
+    measure: str
+    """Which of the three is bounded: absolute, relative or rms"""
     num_nan: int
     """Numbers that are NaN or infinite"""
     is_within: bool
@@ -86,20 +89,22 @@ class _Export:
 
     def rows(self, sizes: tuple[int, ...], compared: Mapping[str, Compared]) -> Iterator[Row]:
         for result, bound in self.bounds.items():
-            max_error, relative_error, num_nan = _difference(*compared[result])
-            error = relative_error if bound.is_relative else max_error
+            off = difference(*compared[result])
+            measure = "rms" if bound.is_rms else "relative" if bound.is_relative else "absolute"
+            error = {"absolute": off.largest, "relative": off.relative, "rms": off.rms}[measure]
             yield Row(
                 file=self.path.name,
                 precision=self.precision,
                 size=self.part.size,
                 sizes=sizes,
                 result=result,
-                max_error=max_error,
-                relative_error=relative_error,
+                max_error=off.largest,
+                relative_error=off.relative,
+                rms_error=off.rms,
                 bound=bound.largest,
-                is_bound_relative=bound.is_relative,
-                num_nan=num_nan,
-                is_within=not num_nan and error <= bound.largest,
+                measure=measure,
+                num_nan=off.num_nan,
+                is_within=not off.num_nan and error <= bound.largest,
             )
 
 
@@ -140,16 +145,29 @@ def _groups(exports: Sequence[_Export]) -> list[list[_Export]]:
     groups: dict[Any, list[_Export]] = {}
     for export in exports:
         part = export.part
-        groups.setdefault((part.trial, part.read, part.batches), []).append(export)
+        groups.setdefault((part.trial, part.read, part.folder, part.batches), []).append(export)
     return list(groups.values())
 
 
-def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float, int]:
-    """The largest difference, absolute and relative, and how many numbers are not finite."""
-    num_nan, worst, largest = 0, 0.0, 0.0
+class Off(NamedTuple):
+    largest: float
+    relative: float
+    rms: float
+    num_nan: int
+
+
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> Off:
+    """How far off rows are together."""
+    num_nan, worst, largest, squares, expected_squares = 0, 0.0, 0.0, 0.0, 0.0
     for row, right in zip(found, expected, strict=True):
         assert row.shape == right.shape, f"{tuple(row.shape)} is compared with {tuple(right.shape)}"
         num_nan += int((~row.isfinite()).sum())
-        worst = max(worst, float((row - right).nan_to_num(math.inf).abs().max()))
-        largest = max(largest, float(right.abs().max()))
-    return worst, worst / largest if worst else 0.0, num_nan
+        off = (row.double() - right.double()).nan_to_num(math.inf)
+        worst, largest = max(worst, float(off.abs().max())), max(largest, float(right.abs().max()))
+        squares += float(off.square().sum())
+        expected_squares += float(right.double().square().sum())
+    if not worst:
+        return Off(0.0, 0.0, 0.0, num_nan)
+    if not largest:
+        return Off(worst, math.inf, math.inf, num_nan)
+    return Off(worst, worst / largest, math.sqrt(squares / expected_squares), num_nan)

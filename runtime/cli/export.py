@@ -47,6 +47,11 @@ class Precision(str, Enum):
     FP16 = "fp16"
 
 
+class Weights(str, Enum):
+    INSIDE = "inside"
+    BESIDE = "beside"
+
+
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it must not exist.")]
 CodecFolder = Annotated[
     Path | None,
@@ -72,6 +77,13 @@ PrecisionOption = Annotated[
         "are float32 in any case.",
     ),
 ]
+WeightsOption = Annotated[
+    Weights,
+    typer.Option(
+        "--weights",
+        help="Inside each file, or beside it in FILE.data, as a network of 2 GB or more needs.",
+    ),
+]
 
 
 @app.callback()
@@ -85,6 +97,7 @@ def flow(
     codec: CodecFolder = None,
     kind: FormatOption = Format.ONNX,
     precision: PrecisionOption = Precision.FP32,
+    weights: WeightsOption = Weights.INSIDE,
     solver: Annotated[
         bool, typer.Option("--solver", help="Also write the ten steps with guidance as one graph.")
     ] = False,
@@ -112,7 +125,7 @@ def flow(
     profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
     if kind is Format.TENSORRT:
         export_engine.check_target(target)  # before half a minute of tracing
-    written = _write(chosen, out, Format.ONNX, precision, codec=codec)
+    written = _write(chosen, out, Format.ONNX, precision, weights, codec=codec)
     if kind is Format.TENSORRT:
         export_engine.build_engines([each.path for each in written], target, profiles)
 
@@ -130,18 +143,24 @@ def _add(part: str, folder: str, about: str) -> None:
         codec: CodecFolder = None,
         kind: FormatOption = Format.ONNX,
         precision: PrecisionOption = Precision.FP32,
+        weights: WeightsOption = Weights.INSIDE,
     ) -> None:
-        _write(chosen, out, kind, precision, codec=codec)
+        _write(chosen, out, kind, precision, weights, codec=codec)
 
     def of_model(
         out: Out,
         model: ModelFolder = None,
         kind: FormatOption = Format.ONNX,
         precision: PrecisionOption = Precision.FP32,
+        weights: WeightsOption = Weights.INSIDE,
     ) -> None:
-        _write(chosen, out, kind, precision, model=model)
+        _write(chosen, out, kind, precision, weights, model=model)
 
     app.command(part, help=about)(of_codec if folder == "codec" else of_model)
+
+
+_add("encoder", "codec", "Write the unit encoder and the length regulator: units to the flow's conditions.")
+_add("hift", "codec", "Write the vocoder: mel to sound, with its noise and phases as inputs.")
 
 
 @app.command("all")
@@ -151,6 +170,7 @@ def write_all(
     model: ModelFolder = None,
     kind: FormatOption = Format.ONNX,
     precision: PrecisionOption = Precision.FP32,
+    weights: WeightsOption = Weights.INSIDE,
 ) -> None:
     """Write every network: of the codec and of the model, or of one of them if only that is given.
 
@@ -167,7 +187,7 @@ def write_all(
             if (given[part.folder] or not any(given.values())) and part.is_there(folders.of(part))
         ]
 
-    _write(chosen, out, kind, precision, codec=codec, model=model, or_fp32=True)
+    _write(chosen, out, kind, precision, weights, codec=codec, model=model, or_fp32=True)
 
 
 @app.command()
@@ -210,6 +230,7 @@ def _write(
     out: Path,
     kind: Format,
     precision: Precision,
+    weights: Weights,
     *,
     codec: Path | None = None,
     model: Path | None = None,
@@ -233,6 +254,7 @@ def _write(
                 out,
                 precision=precision.value,
                 or_fp32=or_fp32,
+                weights=weights.value,
                 report=lambda what: progress.update(task, description=f"writing {what}"),
             )
     for each in written:
@@ -249,12 +271,18 @@ def _folders(codec: Path | None, model: Path | None) -> Folders:
 
 def _tables(rows: list[Row]) -> Iterator[Table]:
     """One for each file."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     for file in dict.fromkeys(row.file for row in rows):
         own = [row for row in rows if row.file == file]
-        table = Table(title=f"{file} ({own[0].precision}) against PyTorch in float32", title_justify="left")
-        for name in ("rows", own[0].size, "result", "error", "relative", "allowed", "NaN", ""):
+        table = Table(
+            title=f"{file} ({own[0].precision}) against PyTorch in float32",
+            title_justify="left",
+            box=SIMPLE,
+            padding=0,
+        )
+        for name in ("rows", own[0].size, "result", "error", "relative", "rms", "allowed", "NaN", ""):
             table.add_column(name, justify="left" if name in ("result", "allowed") else "right")
         for row in own:
             longest, shortest = max(row.sizes), min(row.sizes)
@@ -264,7 +292,8 @@ def _tables(rows: list[Row]) -> Iterator[Table]:
                 row.result,
                 f"{row.max_error:.1e}",
                 f"{row.relative_error:.1e}",
-                f"{row.bound:g}{' relative' if row.is_bound_relative else ''}",
+                f"{row.rms_error:.1e}",
+                f"{row.bound:g}" + ("" if row.measure == "absolute" else f" {row.measure}"),
                 str(row.num_nan),
                 "ok" if row.is_within else "off",
             )

@@ -12,12 +12,14 @@ import torch
 from torch import nn
 
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
+from antiphon.codec.checkpoint.onnx_graph import data_path
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, is_there, shown
 from antiphon.plain import shown as shown_given
 
 __all__ = [
     "BACKENDS",
+    "DATA",
     "FLOW",
     "FLOW_FILES",
     "KIND",
@@ -29,10 +31,13 @@ __all__ = [
     "fingerprint",
     "flow_file",
     "open_network",
+    "sha256",
 ]
 
 KIND, PRECISION, WEIGHTS = "antiphon.kind", "antiphon.precision", "antiphon.weights"
 """Keys of a file's metadata."""
+DATA: Final = "antiphon.data"
+"""Key of the sha256 of the file with the weights, if they lie beside"""
 FLOW: Final = "flow"
 """The kind of the velocity estimator."""
 FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.estimator.fp16.onnx")
@@ -43,6 +48,7 @@ PLACES: Mapping[str, str] = {ONNXRUNTIME: "cpu", TENSORRT: "cuda"}
 """The kind of device that each computes on."""
 BACKENDS = f"'torch', '{ONNXRUNTIME}:FOLDER' or '{TENSORRT}:FOLDER'"
 SHOWN_DIGITS = 12
+CHUNK_BYTES = 2**20
 TYPES = {
     torch.float32: "tensor(float)",
     torch.float64: "tensor(double)",
@@ -94,6 +100,15 @@ def fingerprint(params: object, *modules: nn.Module) -> str:
     return found.hexdigest()
 
 
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
+
+
 def flow_file(folder: Path) -> Path:
     """The velocity estimator in a folder that `antiphon export flow` wrote. Raises CheckpointError."""
     if not is_folder(folder):
@@ -124,7 +139,7 @@ def open_network(
     codec or model. may_loop: see `check_graph`. Raises CheckpointError, which says what was expected and
     found.
     """
-    network = OnnxNetwork(path, num_threads, may_loop=may_loop)
+    network = OnnxNetwork(path, num_threads, may_loop=may_loop, may_lie_beside=True)
     found = network.metadata.get(KIND)
     if found != kind:
         raise CheckpointError(f"{path}: {KIND}: expected {kind!r}, found {shown(found)}")
@@ -134,6 +149,9 @@ def open_network(
             f"{path}: {WEIGHTS}: expected {weights[:SHOWN_DIGITS]}..., those of this {owner}, found "
             f"{shown(stored[:SHOWN_DIGITS])}; export it again from this {owner}"
         )
+    data, expected_data = data_path(path), network.metadata.get(DATA)
+    if expected_data is not None and sha256(data) != expected_data:
+        raise CheckpointError(f"{data}: expected the weights of {path.name}, found those of another file")
     given = [TYPES[each] for each in types or [torch.float32] * len(shapes)]
     if network.input_types != given:
         single = set(given) == {TYPES[torch.float32]}

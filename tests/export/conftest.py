@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from codec_fixtures import codec, folder, odd_flow_params, randomized
+from codec_fixtures import codec, folder, folder_copy, odd_flow_params, odd_hift_params, randomized
 from made_once import made_once
 
 from antiphon.export.folder import export_flow
 from antiphon.export.sources import FlowSource, read_flow
 
-__all__ = ["codec", "folder", "odd_flow_params", "randomized"]
+__all__ = ["codec", "folder", "folder_copy", "odd_flow_params", "odd_hift_params", "randomized"]
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,21 @@ class OnnxNetwork:
     Several threads may run it at a time.
     """
 
-    def __init__(self, path: Path, num_threads: int | None = None, *, may_loop: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        num_threads: int | None = None,
+        *,
+        may_loop: bool = False,
+        may_lie_beside: bool = False,
+    ) -> None:
         """num_threads: None for all that may compute. Raises CheckpointError if the file is not a network, or
-        is one that may run forever (see `check_graph`; may_loop: loops are taken)."""
+        is one that may run forever or whose weights lie elsewhere (see `check_graph`; may_loop: loops are
+        taken; may_lie_beside: so are weights in the one file beside it)."""
         switch_telemetry_off()  # again: the environment may have changed since
         import onnxruntime
 
-        foldable = check_graph(path, may_loop=may_loop)
+        foldable = check_graph(path, may_loop=may_loop, may_lie_beside=may_lie_beside)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or forking.num_threads()
         options.log_severity_level = 4  # its errors come as exceptions

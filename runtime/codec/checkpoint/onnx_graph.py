@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from antiphon.files.checkpoint import check_file, refusing_failures
+from antiphon.errors import CheckpointError
+from antiphon.files.checkpoint import check_file, is_there, refusing_failures, shown
 
-__all__ = ["EXPECTED", "check_graph"]
+__all__ = ["EXPECTED", "check_graph", "data_path"]
 
 EXPECTED = "an ONNX network"
 MAX_FILE_BYTES = 2 * 2**30
 """The limit of a protobuf message. The released speech tokenizer has 520 MB."""
+MAX_DATA_BYTES = 64 * 2**30
+"""Of weights beside the file, which are mapped, not read."""
+MAX_DATA_DIGITS = 15
+MAX_NAME = 1024
 MAX_FIELDS = 2_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 8
@@ -52,24 +57,52 @@ GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
 NODE_INPUT, NODE_OUTPUT, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 2, 4, 5
 ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS, ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 TENSOR_DIMS, TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_PLACE = 1, 8, 13, 14
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+ENTRY_KEYS = ("location", "offset", "length", "checksum")
 
 
-def check_graph(path: Path, *, may_loop: bool = False) -> bool:
+def data_path(path: Path) -> Path:
+    """The file beside an ONNX file that may hold its weights."""
+    return path.with_name(path.name + ".data")
+
+
+def check_graph(path: Path, *, may_loop: bool = False, may_lie_beside: bool = False) -> bool:
     """Whether so little is computed from constants alone that it may be done during loading.
 
     Raises CheckpointError for anything but an ONNX file, and for a network with loops, functions of its own,
     sparse tensors or tensors in other files: no released one has them. may_loop: loops are taken, for a
-    caller that bounds the time that they run.
+    caller that bounds the time that they run. may_lie_beside: tensors may lie in `data_path(path)`, which
+    must be a file of the same folder, and nowhere else.
     """
     size = check_file(path, EXPECTED, max_bytes=MAX_FILE_BYTES)
+    beside = _beside(path) if may_lie_beside else None
     with (
         refusing_failures(path, EXPECTED),
         path.open("rb") as file,
         mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data,
     ):
-        scan = _Scan(data, may_loop=may_loop)
+        scan = _Scan(data, beside, may_loop=may_loop)
         scan.model(0, size)
         return scan.num_folded <= MAX_FOLDED
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The file that weights may lie in."""
+
+    name: str
+    size: int
+
+
+def _beside(path: Path) -> Beside:
+    data = data_path(path)
+    if not is_there(data):
+        return Beside(data.name, 0)
+    size = check_file(data, f"the weights of {path.name}", max_bytes=MAX_DATA_BYTES)
+    with refusing_failures(data, f"the weights of {path.name}"):
+        if data.resolve().parent != path.resolve().parent:
+            raise CheckpointError(f"{data}: expected a file of this folder, found a link to another one")
+    return Beside(data.name, size)
 
 
 @dataclass(frozen=True)
@@ -83,8 +116,9 @@ class Constant:
 
 
 class _Scan:
-    def __init__(self, data: mmap.mmap, *, may_loop: bool) -> None:
+    def __init__(self, data: mmap.mmap, beside: Beside | None, *, may_loop: bool) -> None:
         self._data = data
+        self._beside = beside
         self._may_loop = may_loop
         self._num_fields = self._num_nodes = 0
         self._constants = {b"": Constant(1, ())}
@@ -159,19 +193,53 @@ class _Scan:
         """A tensor's name, and what is known of it."""
         name = b""
         shape: list[int] = []
+        outside: dict[str, str] = {}
         for number, start, stop in self._fields(begin, end):
-            if number == TENSOR_EXTERNAL or (number == TENSOR_PLACE and self._data[start:stop] != b"\0"):
-                raise ValueError("expected all tensors in this file, found one in another")
-            if number == TENSOR_NAME:
+            if number == TENSOR_EXTERNAL:
+                key, value = self._entry(start, stop)
+                outside[key] = value
+            elif number == TENSOR_PLACE and self._data[start:stop] != b"\0":
+                outside.setdefault("location", "")
+            elif number == TENSOR_NAME:
                 name = self._data[start:stop]
             elif number == TENSOR_DIMS:  # one per field, or all in one
                 place = start
                 while place < stop:
                     extent, place = self._varint(place, stop)
                     shape.append(extent)
+        if outside:
+            self._check_outside(outside)
         if len(shape) > MAX_DIMENSIONS:
             raise ValueError(f"expected at most {MAX_DIMENSIONS} dimensions, found {len(shape)}")
         return name, Constant(math.prod(shape), tuple(shape))
+
+    def _check_outside(self, entries: dict[str, str]) -> None:
+        """entries: where a tensor lies in another file"""
+        if self._beside is None:
+            raise ValueError("expected all tensors in this file, found one in another")
+        location = entries.get("location")
+        if location != self._beside.name:
+            raise ValueError(
+                f"expected tensors here or in {self._beside.name}, found one in {shown(location)}"
+            )
+        for key in ("offset", "length"):
+            value = entries.get(key, "0")
+            if not (value.isascii() and value.isdigit()) or len(value) > MAX_DATA_DIGITS:
+                raise ValueError(f"expected the {key} of a tensor in {location}, found {shown(value)}")
+        last = int(entries.get("offset", "0")) + int(entries.get("length", "0"))
+        if last > self._beside.size:
+            raise ValueError(f"expected {location} with at least {last} bytes, found {self._beside.size}")
+
+    def _entry(self, begin: int, end: int) -> tuple[str, str]:
+        parts = {ENTRY_KEY: "", ENTRY_VALUE: ""}
+        for number, start, stop in self._fields(begin, end):
+            if number in parts:
+                parts[number] = self._data[start : min(stop, start + MAX_NAME)].decode("utf-8", "replace")
+        if parts[ENTRY_KEY] not in ENTRY_KEYS:
+            raise ValueError(
+                f"expected {' or '.join(ENTRY_KEYS)} of a tensor, found {shown(parts[ENTRY_KEY])}"
+            )
+        return parts[ENTRY_KEY], parts[ENTRY_VALUE]
 
     def _fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """The number, begin and end of each field's contents."""
