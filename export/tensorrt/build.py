@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -19,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
+from antiphon.codec.checkpoint.onnx_graph import check_graph
+from antiphon.codec.exported import KIND, PRECISION, WEIGHTS, sha256
 from antiphon.codec.tensorrt.library import FULL, RTX, Library, installed
 from antiphon.codec.tensorrt.manifest import Manifest, sm, target_of
 from antiphon.codec.tensorrt.profile import PROFILES, Profile
@@ -27,7 +27,7 @@ from antiphon.errors import AntiphonError, CheckpointError, ConfigError
 from antiphon.export.onnx_file import check_packages
 from antiphon.export.tensorrt.memory import BATCH, activation_bytes, weight_bytes
 from antiphon.export.tensorrt.ranges import measured
-from antiphon.files.checkpoint import check_file, is_there
+from antiphon.files.checkpoint import is_there
 from antiphon.files.writing import write_whole, written_whole
 from antiphon.plain import one_line
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["BuildFailed", "build_engine", "builder_for"]
 
 CHILD = Path(__file__).with_name("child.py")
-MAX_ONNX_BYTES = 2**31
 MAX_LOG_LINES = 60
 MB = 1e6
 
@@ -101,7 +100,7 @@ def build_engine(
     folder = path.parent
     if is_there(folder / manifest.file):
         known = Manifest.read(folder / manifest.file)
-        if known is not None and _sha256(folder / known.engine) == known.engine_sha256:
+        if known is not None and sha256(folder / known.engine) == known.engine_sha256:
             return known, False
     weights = weight_bytes(model)
     for profile in profiles:
@@ -114,7 +113,7 @@ def build_engine(
     del model
     with written_whole(folder / manifest.engine) as part:
         built = _built(path, part, manifest, is_here=is_here, report=report)
-        digest = _sha256(part)
+        digest = sha256(part)
     made = replace(
         manifest,
         engine_sha256=digest,
@@ -131,7 +130,7 @@ def _planned(
 ) -> tuple[onnx.ModelProto, Manifest]:
     import onnx
 
-    check_file(path, "an ONNX file that `antiphon export` wrote", max_bytes=MAX_ONNX_BYTES)
+    check_graph(path, may_loop=True, may_lie_beside=True)
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's have no base of their own
@@ -151,7 +150,7 @@ def _planned(
         precision=about[PRECISION],
         weights=about[WEIGHTS],
         onnx=path.name,
-        onnx_sha256=_sha256(path),
+        onnx_sha256=sha256(path),
         inputs=tuple(value.name for value in model.graph.input),
         outputs=tuple(value.name for value in model.graph.output),
         target=target,
@@ -161,14 +160,6 @@ def _planned(
         built="",
     )
     return model, manifest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _built(

@@ -34,6 +34,7 @@ MAX_SHARE = 0.5
 """Of float16's range that a tensor may fill: inputs may be worse than those tried."""
 CEILING, FLOOR = 4.0, -11.5129
 """Log-mel (natural logarithm) of more than full scale, and of silence."""
+SHORT_FRAMES = 256
 GARBAGE = 10.0
 """On padding."""
 
@@ -137,19 +138,20 @@ def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSessi
 
 
 def _inputs(names: Sequence[str], frames: int) -> Iterator[dict[str, Array]]:
-    """One row each, by the names of the network's inputs: two loud ones of all frames, then a usual one and
-    silence, of half of them and padding."""
+    """One row each, by the names of the network's inputs: two loud ones of all frames, then shorter ones with
+    padding: a usual one and silence."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(80, frames, generator=generator)
     level = (CEILING - FLOOR) * torch.rand(80, frames, generator=generator) + FLOOR
-    ceiling, floor = torch.full_like(level, CEILING), torch.full_like(level, FLOOR)
-    for state, mel, t, share in (
-        (4 * noise, ceiling, 0.0, 1.0),
-        (4 * noise, 2 * level, 0.5, 1.0),
-        (noise, level, 0.3, 0.5),
-        (floor, floor, 0.99, 0.5),
+    short = slice(0, min(frames, SHORT_FRAMES))
+    for state, mel, t, num_padded in (
+        (4 * noise, torch.full_like(level, CEILING), 0.0, 0),
+        (4 * noise, 2 * level, 0.5, 0),
+        (noise[:, short], level[:, short], 0.3, min(frames, SHORT_FRAMES) // 2),
+        (torch.full_like(level[:, short], FLOOR), torch.full_like(level[:, short], FLOOR), 0.99, 1),
     ):
-        mask = (torch.arange(frames) < max(1, round(share * frames))).float()
+        mask = torch.ones(mel.shape[1])
+        mask[max(1, len(mask) - num_padded) :] = 0
         speaker = 4 * torch.randn(1, 80, generator=generator)
         x, mu = (torch.where(mask > 0, each, GARBAGE)[None] for each in (state, mel))
         known = {"x": x, "noise": x, "mask": mask[None, None], "mu": mu, "t": torch.tensor([t])}

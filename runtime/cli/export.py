@@ -207,6 +207,7 @@ def verify(
     with signals.at_once():
         from rich.console import Console
 
+        from antiphon.export.tensorrt.running import engines_left_out
         from antiphon.export.verify import verify
         from antiphon.files.writing import check_writable, write_whole
 
@@ -218,6 +219,8 @@ def verify(
             rows = list(verify(folder, _folders(codec, model), quick=quick, report=report))
     for table in _tables(rows):
         Console().print(table)
+    for name, why in engines_left_out(folder):
+        say(f"{name}: not run: {why}")
     if json_out is not None:
         record = {"folder": str(folder), "rows": [asdict(row) for row in rows]}
         write_whole(json_out, (json.dumps(record, indent=1) + "\n").encode())

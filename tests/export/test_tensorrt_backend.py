@@ -27,6 +27,8 @@ from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export.sources import FlowSource
 from antiphon.export.tensorrt.build import build_engine, builder_for
+from antiphon.export.tensorrt.running import engines_left_out, engines_that_run
+from antiphon.export.verify import verify
 
 UNITS = [(7 * i) % 40 for i in range(45)]
 PROFILES = (Profile.parse("1:64:120x1:2:4"), Profile.parse("1:160:180x1:2:2"))
@@ -252,3 +254,29 @@ def test_what_it_does_not_run_on(tmp_path: Path) -> None:
 def test_an_engine_is_of_one_codec(source: FlowSource, engines: Path) -> None:
     weights = fingerprint(source.estimator.params, source.estimator)
     assert {each.weights for each in manifests(engines)} == {weights}
+
+
+@pytest.mark.slow
+def test_engines_are_compared_with_pytorch(engines: Path, gpu: FakeGpu, source: FlowSource) -> None:
+    """That of the version that is here, at what its profiles hold; the other one is named."""
+    rows = list(verify(engines, lambda _: source, [(51,), (40, 1, 23), (150,), (30, 30, 30, 30, 30)]))
+    manifest = next(each for each in manifests(engines) if each.version == VERSIONS[0])
+    own = [row for row in rows if row.file == manifest.engine]
+    assert {row.sizes for row in own} == {(51,), (40, 1, 23)}
+    assert {row.result for row in own} == {"velocity", "mel"}
+    assert all(row.is_within for row in own)
+    assert {row.sizes for row in rows if row.file == "flow.onnx"} >= {(150,), (30, 30, 30, 30, 30)}
+    ((name, why),) = engines_left_out(engines)
+    assert VERSIONS[1] in name
+    assert why == f"it is for tensorrt {VERSIONS[1]}, and tensorrt {VERSIONS[0]} is installed"
+    gpu.install(None)
+    assert all("tensorrt, which is not installed" in why for _, why in engines_left_out(engines))
+    gpu.replace((9, 0))
+    assert {why for _, why in engines_left_out(engines)} == {
+        "it is for sm80, and the GPU of this machine is sm90"
+    }
+    assert not list(engines_that_run(engines, "flow"))
+
+
+def test_without_a_gpu_no_engine_is_run(engines: Path) -> None:
+    assert [why for _, why in engines_left_out(engines)] == ["it needs a GPU (sm80)"] * 2

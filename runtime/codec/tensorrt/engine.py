@@ -22,7 +22,7 @@ from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, read_file
 from antiphon.plain import one_line
 
-__all__ = ["MAX_ENGINE_BYTES", "TensorrtEngine", "fitting", "opened"]
+__all__ = ["Context", "TensorrtEngine", "fitting", "loaded", "opened"]
 
 MAX_ENGINE_BYTES = 8 * 2**30
 SHOWN_DIGITS = 12
@@ -78,6 +78,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
 def opened(folder: Path, kind: str, weights: str, device: torch.device) -> TensorrtEngine:
     """See `fitting`, which says what is raised."""
     manifest, library = fitting(folder, kind, weights, device)
+    return loaded(folder, manifest, library, device)
+
+
+def loaded(folder: Path, manifest: Manifest, library: Library, device: torch.device) -> TensorrtEngine:
+    """The engine of a manifest that fits. Raises CheckpointError if it is not what the manifest says."""
     path = folder / manifest.engine
     content = read_file(path, "an engine of TensorRT", max_bytes=MAX_ENGINE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
@@ -188,6 +193,16 @@ class Context:
         if not self._context.execute_async_v3(self._engine.stream_handle):
             shapes = ", ".join(f"{name} {tuple(each.shape)}" for name, each in tensors.items())
             raise self._engine.failure(f"expected to compute {shapes}")
+
+    def results(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """New tensors for the outputs. inputs: all of them, see `run`."""
+        with self._engine.stream():
+            for name, tensor in inputs.items():
+                self._bind(name, tensor)
+            shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._engine.outputs}
+            outputs = {name: torch.empty(each, device=self._engine.device) for name, each in shapes.items()}
+            self.run({**inputs, **outputs})
+        return list(outputs.values())
 
     def _bind(self, name: str, tensor: Tensor) -> None:
         shape, address = tuple(tensor.shape), tensor.data_ptr()

@@ -111,6 +111,7 @@ class ITensor:
         kind = value.type.tensor_type
         self.name = value.name
         self.shape = tuple(size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim)
+        self._axes = tuple(size.dim_param for size in kind.shape.dim)
         name = onnx.TensorProto.DataType.Name(kind.elem_type)
         self.dtype = DataType[KINDS.get(name, name)]
 
@@ -403,6 +404,14 @@ class IExecutionContext:
             return self._refuse(f"{name}: shape {shape} is not within {least} and {most}")
         self._shapes[name] = tuple(shape)
         return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """Axes of a name that an input has, too, are as long as there."""
+        sizes: dict[str, int] = {}
+        for own, shape in self._shapes.items():
+            sizes |= dict(zip(self.engine._tensor(own)._axes, shape, strict=True))
+        tensor = self.engine._tensor(name)
+        return tuple(sizes.get(axis, size) for axis, size in zip(tensor._axes, tensor.shape, strict=True))
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if memory % ALIGNMENT:
