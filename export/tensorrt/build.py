@@ -100,7 +100,8 @@ def build_engine(
     folder = path.parent
     if is_there(folder / manifest.file):
         known = Manifest.read(folder / manifest.file)
-        if known is not None and sha256(folder / known.engine) == known.engine_sha256:
+        is_whole = is_there(folder / manifest.engine)
+        if known is not None and is_whole and sha256(folder / manifest.engine) == known.engine_sha256:
             return known, False
     weights = weight_bytes(model)
     for profile in profiles:

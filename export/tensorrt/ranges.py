@@ -49,8 +49,11 @@ class Ranges:
     tensor: str
     """Where that was"""
     num_tensors: int
+    is_measured: bool = True
 
     def __str__(self) -> str:
+        if not self.is_measured:
+            return "not measured: bfloat16 ends where float32 does"
         if not self.num_tensors:
             return f"no float16 tensors, all results finite at {self.frames} frames"
         return (
@@ -69,6 +72,8 @@ def measured(model: onnx.ModelProto, profiles: Sequence[Profile]) -> Ranges:
     made = [name for node in model.graph.node for name in node.output if name]
     names = [name for name in made if kinds.get(name) == TensorProto.FLOAT16]
     frames = max(profile.frames.most for profile in profiles)
+    if TensorProto.BFLOAT16 in kinds.values():  # ONNX Runtime has no kernels for it
+        return Ranges(frames, 0.0, "", 0, is_measured=False)
     largest, tensor = 0.0, ""
     with TemporaryDirectory() as folder:
         session = _session(_probed(model, names), Path(folder))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from antiphon.codec.exported import PLACES, TENSORRT
 from antiphon.codec.tensorrt.engine import TensorrtEngine, loaded
 from antiphon.codec.tensorrt.library import installed
 from antiphon.codec.tensorrt.manifest import manifests, sm
@@ -45,7 +46,7 @@ def engines_that_run(folder: Path, kind: str) -> Iterator[RunEngine]:
     one that is broken."""
     for manifest in manifests(folder):
         if manifest.kind == kind and _why_not(manifest.target, manifest.library, manifest.version) is None:
-            device = torch.device("cuda", torch.cuda.current_device())
+            device = torch.device(PLACES[TENSORRT], torch.cuda.current_device())
             yield RunEngine(loaded(folder, manifest, installed(manifest.library), device))
 
 

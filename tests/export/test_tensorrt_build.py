@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from fake_gpu import VERSIONS, FakeGpu
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from antiphon.cli import main
 from antiphon.codec.exported import FLOW, KIND, PRECISION, WEIGHTS
@@ -20,7 +21,7 @@ from antiphon.codec.tensorrt.manifest import Manifest, manifests
 from antiphon.codec.tensorrt.profile import LONG, PROFILES, SHORT, Profile, Span
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export.onnx_file import OPSET
-from antiphon.export.tensorrt.build import BuildFailed, build_engine, builder_for
+from antiphon.export.tensorrt.build import BuildFailed, _started, build_engine, builder_for
 from antiphon.export.tensorrt.memory import activation_bytes
 from antiphon.export.tensorrt.ranges import measured
 
@@ -40,11 +41,7 @@ def small_model(scale: float = 1.0, kind: int = TensorProto.FLOAT16) -> onnx.Mod
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, size)],
         [helper.make_tensor_value_info("velocity", TensorProto.FLOAT, size)],
-        [
-            numpy_helper.from_array(
-                (scale * np.eye(80)).astype(helper.tensor_dtype_to_np_dtype(kind)), "matrix"
-            )
-        ],
+        [helper.make_tensor("matrix", kind, (80, 80), (scale * np.eye(80)).ravel())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     helper.set_model_props(model, {KIND: FLOW, PRECISION: "fp16", WEIGHTS: "ab" * 32})
@@ -98,8 +95,10 @@ def test_an_engine_is_built_once(version: str, gpu: FakeGpu, path: Path) -> None
     # What has changed since has another name. The timing cache serves again.
     (path.parent / manifest.engine).write_bytes(b"cut off")
     assert built(path)[1]
+    (path.parent / manifest.engine).unlink()
+    assert built(path)[1]
     (cache,) = path.parent.glob("*.timing")
-    assert cache.read_bytes() == b"8.0 2"
+    assert cache.read_bytes() == b"8.0 3"
     cache.write_bytes(b"9.0 7")  # of another GPU
     onnx.save(small_model(scale=2.0), path)
     other, is_new = built(path)
@@ -198,7 +197,7 @@ def test_files_that_no_engine_is_built_from(gpu: FakeGpu, path: Path) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
     refused(model, "first axis is batch, but not x")
     path.write_bytes(b"\xff" * 64)
-    with pytest.raises(CheckpointError, match="expected an ONNX file"):
+    with pytest.raises(CheckpointError, match="expected an ONNX network"):
         built(path)
     with pytest.raises(CheckpointError, match="no such file"):
         built(path.with_name("other.onnx"))
@@ -215,6 +214,8 @@ def test_ranges_of_float16_are_measured() -> None:
         measured(small_model(scale=np.nan), SMALL)
     with pytest.raises(ConfigError, match="expected finite results at 32 frames, got NaN or infinity"):
         measured(small_model(scale=np.nan, kind=TensorProto.FLOAT), SMALL)
+    brain = measured(small_model(scale=1e6, kind=TensorProto.BFLOAT16), SMALL)
+    assert str(brain) == "not measured: bfloat16 ends where float32 does"
     wide = measured(small_model(scale=1e6, kind=TensorProto.FLOAT), SMALL)
     assert str(wide) == "no float16 tensors, all results finite at 32 frames"
 
@@ -297,3 +298,30 @@ def test_operators_are_those_that_tensorrt_10_documents(
                 if node.op_type == "Loop":
                     assert all(node.input)  # a condition, too
         assert 9 <= model.opset_import[0].version <= 24
+
+
+@pytest.mark.slow
+def test_a_builder_ends_with_the_process_that_asked(
+    gpu: FakeGpu, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would otherwise go on for minutes, for nobody."""
+    gpu.fail("hang")
+    order = {
+        "library": "tensorrt",
+        "onnx": str(path),
+        "engine": str(tmp_path / "engine"),
+        "target": "sm80",
+        "is_here": True,
+        "timing_cache": str(tmp_path / "cache"),
+        "profiles": [{"rows": [1, 2, 4], "frames": [1, 8, 16]}],
+    }
+    with tempfile.TemporaryFile() as output:
+        process, events = _started(order, output)
+        try:
+            assert any(event["kind"] == "phase" for event in events)  # it is at work
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait(timeout=60) == 1
+        finally:
+            process.kill()
+            process.wait()

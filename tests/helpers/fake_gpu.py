@@ -44,7 +44,7 @@ class FakeGpu:
         self._patch.delitem(sys.modules, "tensorrt", raising=False)
 
     def fail(self, how: str) -> None:
-        """crash, refuse or parse: of the builder"""
+        """crash, hang, refuse or parse: of the builder"""
         self._patch.setenv("FAKE_FAILURE", how)
 
 

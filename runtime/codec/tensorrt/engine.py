@@ -162,12 +162,13 @@ class TensorrtEngine:
                         f"{frames}"
                     )
 
-    def _context(self, trt: Any, number: int) -> Any:
+    def _context(self, trt: Any, number: int) -> Context:
         context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise self.failure(f"expected profile {self.profiles[number]} to find its place on {self.device}")
         context.set_device_memory(self._memory.data_ptr(), self.memory_bytes)
-        context.set_optimization_profile_async(number, self._stream.cuda_stream)
+        if not context.set_optimization_profile_async(number, self._stream.cuda_stream):
+            raise self.failure(f"expected to take profile {self.profiles[number]}")
         return Context(self, context)
 
     def failure(self, expected: str) -> CheckpointError:

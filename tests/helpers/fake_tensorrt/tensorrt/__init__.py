@@ -7,7 +7,7 @@ version or GPU. What `execute_async_v3` is given is computed when another stream
 a missing wait leaves what was there before.
 
 FAKE_TENSORRT: the version, 10.16.1.11 if not given. FAKE_CAPABILITY: that of the GPU, 8.0 if not given.
-FAKE_FAILURE: crash, refuse or parse.
+FAKE_FAILURE: crash, hang, refuse or parse.
 
 11 lacks what 10 had for weak typing and for an implicit batch: the builder's flags of precisions, the
 calibrator, EXPLICIT_BATCH, `platform_has_fast_fp16`, and the sizes of memory in 32 bits.
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -277,6 +278,8 @@ class Builder:
             sys.stdout.write("terminate called after throwing an instance of 'nvinfer1::Oops'\n")
             sys.stdout.flush()
             os.abort()
+        if FAILURE == "hang":
+            time.sleep(600)
         if FAILURE == "refuse":
             self.logger.log(ILogger.Severity.ERROR, "Error Code 10: Could not find any implementation")
             return None
