@@ -41,6 +41,7 @@ from antiphon.bench.options import (
 from antiphon.bench.plain_codec import PlainCodec
 from antiphon.bench.spans import replaced
 from antiphon.codec import Codec
+from antiphon.codec.exported import ONNXRUNTIME, Exported
 
 __all__ = ["CodecRun", "bench_codec", "run"]
 
@@ -137,7 +138,7 @@ def bench_codec(
             from antiphon.export.sources import FlowSource
 
             export_flow(FlowSource(params.flow, codec.decoder.flow.model, {}), onnx_folder)
-        onnx = dummy_codec(params, dtype, device, onnx_folder=onnx_folder)
+        onnx = dummy_codec(params, dtype, device, exported=Exported(ONNXRUNTIME, onnx_folder))
     plain = PlainCodec(codec)
     rng = random.Random(seed)
     runs: list[CodecRun] = []

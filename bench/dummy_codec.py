@@ -18,6 +18,7 @@ from antiphon.codec.checkpoint.hyperparams import (
     FlowParams,
     HiftParams,
 )
+from antiphon.codec.exported import Exported
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.voices import Voice
@@ -45,10 +46,10 @@ def dummy_codec(
     device: torch.device | None = None,
     *,
     enforce_eager: bool = False,
-    onnx_folder: Path | None = None,
+    exported: Exported | None = None,
 ) -> Codec:
     """A codec with one voice, which sounds like nothing but neither overflows nor falls silent. device:
-    None is the CPU. onnx_folder: see `Codec`."""
+    None is the CPU. exported: see `Codec`."""
     place = device or torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     flow, hift = _filled(FlowModel(params.flow), generator), _filled(Hift(params.hift), generator)
@@ -64,7 +65,7 @@ def dummy_codec(
         place,
         dtype=dtype,
         capture=capture,
-        onnx_folder=onnx_folder,
+        exported=exported,
     )
 
 

@@ -71,7 +71,7 @@ def solver_of(estimator: onnx.ModelProto, cfg_rate: float) -> onnx.ModelProto:
         [
             *both,
             node("Shape", [mask], ["rows"], start=0, end=1),
-            node("Loop", ["count", "", "noise"], ["mel"], body=step),
+            node("Loop", ["count", "begins", "noise"], ["mel"], body=step),
         ],
         "solver",
         [
@@ -87,6 +87,7 @@ def solver_of(estimator: onnx.ModelProto, cfg_rate: float) -> onnx.ModelProto:
             constant("times", times.tolist()),
             constant("lengths", lengths),
             constant("count", len(lengths), "int64"),
+            constant("begins", True, "bool"),  # TensorRT's parser knows no Loop without a condition
             constant("guided_share", 1 + cfg_rate),
             constant("free_share", cfg_rate),
         ],

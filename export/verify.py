@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from torch import Tensor
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
 from antiphon.codec.exported import PRECISION, open_network
 from antiphon.errors import CheckpointError
-from antiphon.export.part import Bound, Compared, Part, SourceOf
+from antiphon.export.part import Bound, Compared, Part, Run, SourceOf
 from antiphon.export.parts import PARTS, parts_in
 from antiphon.export.rounded import rounded_copy
+from antiphon.export.tensorrt.running import engines_that_run
 from antiphon.files.checkpoint import is_folder, shown
 
 __all__ = ["Off", "Row", "difference", "verify"]
@@ -74,6 +76,8 @@ def verify(
                 report(f"{names}: batch {number + 1} of {len(own)}")
                 trial = part.trial(source_of(part), sizes, torch.Generator().manual_seed(seed + number))
                 for export in exports:
+                    if not export.takes(len(sizes), max(sizes)):
+                        continue
                     compared = export.part.compare(trial, export.run)
                     yield from export.rows(tuple(sizes), compared)
 
@@ -84,11 +88,9 @@ class _Export:
     path: Path
     precision: str
     bounds: Mapping[str, Bound]
-    network: OnnxNetwork
-
-    def run(self, *given: Tensor) -> list[Tensor]:
-        results = self.network.results(*(each.numpy() for each in given), max_s=MAX_RUN_S)
-        return [torch.from_numpy(result) for result in results]
+    run: Run
+    takes: Callable[[int, int], bool] = lambda rows, longest: True
+    """Whether it can be run with a batch of these rows, the longest of this size"""
 
     def rows(self, sizes: tuple[int, ...], compared: Mapping[str, Compared]) -> Iterator[Row]:
         for result, bound in self.bounds.items():
@@ -137,7 +139,12 @@ def _opened(folder: Path, source_of: SourceOf, scratch: Path) -> list[_Export]:
         if precision not in bounds:
             expected = " or ".join(bounds)
             raise CheckpointError(f"{path}: {PRECISION}: expected {expected}, found {shown(precision)}")
-        exports.append(_Export(part, path, precision, bounds[precision], network))
+        exports.append(_Export(part, path, precision, bounds[precision], partial(_results, network)))
+        for run in engines_that_run(folder, part.kind):
+            manifest = run.engine.manifest
+            if manifest.weights == part.weights(source) and manifest.precision in bounds:
+                of_engine = bounds[manifest.precision]
+                exports.append(_Export(part, run.engine.path, manifest.precision, of_engine, run, run.takes))
     if not exports:
         names = ", ".join(part.file for part in PARTS)
         raise CheckpointError(f"{folder}: expected files that `antiphon export` writes ({names}), found none")
@@ -151,6 +158,11 @@ def _open(path: Path, scratch: Path, *args: Any, **kwargs: Any) -> OnnxNetwork:
         return open_network(path if copy is None else copy, *args, **kwargs)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(copy), str(path))) from error
+
+
+def _results(network: OnnxNetwork, *given: Tensor) -> list[Tensor]:
+    results = network.results(*(each.numpy() for each in given), max_s=MAX_RUN_S)
+    return [torch.from_numpy(result) for result in results]
 
 
 def _groups(exports: Sequence[_Export]) -> list[list[_Export]]:

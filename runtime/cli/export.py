@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import signals
+from antiphon.cli import export_engine, signals
+from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Target
 from antiphon.cli.streams import say
+from antiphon.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from antiphon.export.folder import Written
     from antiphon.export.part import Part
     from antiphon.export.sources import Folders
     from antiphon.export.verify import Row
@@ -31,10 +34,12 @@ app = typer.Typer(
     help="Write networks of the codec and the model as ONNX files, and compare them with PyTorch.",
     no_args_is_help=True,
 )
+app.command()(export_engine.engine)
 
 
 class Format(str, Enum):
     ONNX = "onnx"
+    TENSORRT = "tensorrt"
 
 
 class Precision(str, Enum):
@@ -62,7 +67,10 @@ ModelFolder = Annotated[
         "--model", "-m", metavar="FOLDER", help="Stream-Omni checkpoint. Default: the small packaged one."
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="Of the files.")]
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", help="Of the files; tensorrt: of the flow, an engine is built beside its file."),
+]
 PrecisionOption = Annotated[
     Precision,
     typer.Option(
@@ -110,6 +118,12 @@ def flow(
             "Default: twelve questions that come with the package.",
         ),
     ] = None,
+    target: Target = None,
+    min_frames: MinFrames = None,
+    opt_frames: OptFrames = None,
+    max_frames: MaxFrames = None,
+    batch: Batch = None,
+    profile: Profiles = None,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
 
@@ -123,7 +137,12 @@ def flow(
         raise typer.BadParameter(
             f"expected --precision int8, got {precision.value}", param_hint="--calibrate"
         )
-    _write(chosen, out, kind, precision, weights, codec=codec, calibrate=calibrate)
+    profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
+    if kind is Format.TENSORRT:
+        export_engine.check_target(target)  # before half a minute of tracing
+    written = _write(chosen, out, Format.ONNX, precision, weights, codec=codec, calibrate=calibrate)
+    if kind is Format.TENSORRT:
+        export_engine.build_engines([each.path for each in written], target, profiles)
 
 
 def _add(part: str, folder: str, about: str) -> None:
@@ -218,6 +237,7 @@ def verify(
 
         from antiphon.cli.word_error import measured, table_of
         from antiphon.errors import ConfigError
+        from antiphon.export.tensorrt.running import engines_left_out
         from antiphon.export.verify import verify
         from antiphon.files.writing import check_writable, write_whole
 
@@ -233,6 +253,8 @@ def verify(
                 compared[str(folder)] = list(verify(folder, sources, quick=quick, report=report))
             for table in _tables(compared[str(folder)]):
                 Console().print(table)
+            for name, why in engines_left_out(folder):
+                say(f"{name}: not run: {why}")
         heard = measured(folders) if word_error else []
     if heard:
         Console().print(table_of(heard))
@@ -255,7 +277,9 @@ def _write(
     model: Path | None = None,
     or_fp32: bool = False,
     calibrate: Path | None = None,
-) -> None:
+) -> list[Written]:
+    if kind is Format.TENSORRT:
+        raise ConfigError("--format: expected onnx; engines are built of the flow alone, got 'tensorrt'")
     with signals.at_once():  # there is nothing to keep
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -278,6 +302,7 @@ def _write(
             )
     for each in written:
         say(f"{each.path}: {kind.value}, {each.precision}, {each.num_bytes / MB:.1f} MB")
+    return written
 
 
 def _folders(codec: Path | None, model: Path | None) -> Folders:

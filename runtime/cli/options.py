@@ -85,8 +85,8 @@ VocoderBackend = Annotated[
     str,
     typer.Option(
         metavar="BACKEND",
-        help="Of the speech codec: torch, or on a CPU onnxruntime:DIR, for a folder that `antiphon export "
-        "flow` wrote from this codec.",
+        help="Of the speech codec: torch; on a CPU onnxruntime:DIR, on a GPU tensorrt:DIR, for a folder that "
+        "`antiphon export flow` wrote from this codec.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

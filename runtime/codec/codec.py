@@ -22,7 +22,7 @@ from antiphon.codec.checkpoint.hyperparams import (
 )
 from antiphon.codec.checkpoint.tensors import HIFT_PREFIX, fill_module, read_tensors
 from antiphon.codec.decoder import Decoder
-from antiphon.codec.exported import export_folder
+from antiphon.codec.exported import Exported
 from antiphon.codec.flow.flow import FlowModel
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.stream import SpeechStream
@@ -92,14 +92,14 @@ class Codec(OfOneProcess):
         speaker_encoder: SpeakerEncoder | None = None,
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
-        onnx_folder: Path | None = None,
+        exported: Exported | None = None,
     ) -> None:
         """Takes loaded parts; see `from_pretrained`.
 
         max_batch_frames: mel frames in a batch of `decode`, including padding; None: by device and dtype.
         dtype: float32, bfloat16 or float16. `hift` is set to it in place, so it serves one codec only.
         capture: records the flow's estimator, on a GPU the vocoder too; None: all runs kernel by kernel.
-        onnx_folder: on a CPU, onnxruntime computes the flow's estimator from this export.
+        exported: what computes the flow's estimator instead of PyTorch.
         Packed copies of the weights take as much memory again in float32, half as much in 16 bits.
         """
         make_ready()
@@ -113,7 +113,7 @@ class Codec(OfOneProcess):
         self.max_batch_frames = max_batch_frames
         self._voices = VoiceTable({name: voice.to(device) for name, voice in voices.items()})
         self.decoder = Decoder.of_networks(
-            params, flow, hift, device, dtype, capture, max_batch_frames, onnx_folder
+            params, flow, hift, device, dtype, capture, max_batch_frames, exported
         )
 
     def record(self) -> Iterator[tuple[int, int]]:
@@ -142,17 +142,17 @@ class Codec(OfOneProcess):
 
         device: "auto" is the GPU if there is one. dtype: "auto" is float16 on a GPU and float32 on a CPU; see
         the class for what they are off by.
-        backend: "torch", or "onnxruntime:FOLDER": on a CPU, onnxruntime computes the flow's estimator from
-        the folder that `antiphon export flow` wrote, in the precision of that.
+        backend: "torch", or on a CPU "onnxruntime:FOLDER", on a GPU "tensorrt:FOLDER": that computes the
+        flow's estimator from the folder that `antiphon export flow` wrote, in the precision of that.
         enforce_eager: on a GPU, launch the flow kernel by kernel instead of as CUDA graphs.
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
-        onnx_folder = export_folder("backend", backend)
+        exported = Exported.parse("backend", backend)
         if dtype != "auto" and dtype_of(dtype) is None:
             raise ConfigError(f"dtype: expected one of auto, {', '.join(DTYPES)}, got {dtype}")
         place = resolve_device(device)
-        if onnx_folder is not None and place.type != "cpu":
-            raise ConfigError(f"backend: expected torch on {place.type}, got {backend!r}")
+        if exported is not None:
+            exported.check_place("backend", place)
         precision = dtype_of(dtype) or usual_codec_dtype(place)
         check_device(place)
         make_ready()
@@ -182,7 +182,7 @@ class Codec(OfOneProcess):
             speaker_encoder=SpeakerEncoder(speaker_path, dim) if is_there(speaker_path) else None,
             dtype=precision,
             capture=capture_for(place, enforce_eager=enforce_eager),
-            onnx_folder=onnx_folder,
+            exported=exported,
         )
 
     @property

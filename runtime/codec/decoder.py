@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from antiphon.codec.arrays import bands_first, unit_array
 from antiphon.codec.batches import Ladder, flow_ladder, plan_batches, vocoder_ladder
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, CodecParams
+from antiphon.codec.exported import Exported
 from antiphon.codec.flow.flow import Flow, FlowInput, FlowModel
 from antiphon.codec.flow.stream import FlowStream, chunks_on_device
 from antiphon.codec.hift.cpp_trunk import OneCallTrunk
@@ -75,19 +75,17 @@ class Decoder(OfOneProcess):
         dtype: torch.dtype,
         capture: Capture | None,
         max_batch_frames: int = 0,
-        onnx_folder: Path | None = None,
+        exported: Exported | None = None,
     ) -> Decoder:
         """Takes loaded networks on `device`. dtype: that of their products; `hift` is set to it in place, so
-        it serves only one decoder. capture, onnx_folder: see `FlowMatching`. max_batch_frames: of streams, on
+        it serves only one decoder. capture, exported: see `FlowMatching`. max_batch_frames: of streams, on
         a GPU."""
         hift.f0_predictor.double()  # see `Hift.f0`
         is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
         is_alone = is_small and device.type == "cpu"
         sum_in_float32(device)
         with current_device(device), exact_float32(device):
-            matching = Flow(
-                flow, params.flow, device, dtype, capture, is_alone=is_alone, onnx_folder=onnx_folder
-            )
+            matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone, exported=exported)
         if device.type == "cpu" and dtype == torch.float32 and cpp_available():
             hift.use(OneCallTrunk(hift, is_alone=is_alone))
         elif device.type == "cuda":

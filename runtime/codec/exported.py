@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,11 @@ __all__ = [
     "FLOW",
     "FLOW_FILES",
     "KIND",
+    "ONNXRUNTIME",
     "PRECISION",
+    "TENSORRT",
     "WEIGHTS",
-    "export_folder",
+    "Exported",
     "fingerprint",
     "flow_file",
     "open_network",
@@ -42,8 +45,11 @@ FLOW_FILES = (
     *(f"flow.decoder.estimator.{name}.onnx" for name in ("fp32", "fp16", "bf16", "int8")),
 )
 """What it may be called: by us, and, with their names of inputs, by CosyVoice."""
-PREFIX = "onnxruntime:"
-BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
+ONNXRUNTIME: Final = "onnxruntime"
+TENSORRT: Final = "tensorrt"
+PLACES: Mapping[str, str] = {ONNXRUNTIME: "cpu", TENSORRT: "cuda"}
+"""The kind of device that each computes on."""
+BACKENDS = f"'torch', '{ONNXRUNTIME}:FOLDER' or '{TENSORRT}:FOLDER'"
 SHOWN_DIGITS = 12
 NO_KERNEL = "NOT_IMPLEMENTED"
 """In errors of onnxruntime about operators that it knows in other types"""
@@ -57,14 +63,33 @@ TYPES = {
 """As onnxruntime spells them."""
 
 
-def export_folder(name: str, backend: object) -> Path | None:
-    """The folder of `onnxruntime:FOLDER`; None for `torch`. Raises ConfigError, naming the argument, for any
-    other backend."""
-    if type(backend) is str and backend == "torch":
-        return None
-    if type(backend) is str and backend.startswith(PREFIX) and len(backend) > len(PREFIX):
-        return Path(backend.removeprefix(PREFIX))
-    raise ConfigError(f"{name}: expected {BACKENDS}, got {shown_given(backend)}")
+@dataclass(frozen=True)
+class Exported:
+    """What computes the flow's estimator in place of PyTorch."""
+
+    runtime: str
+    """onnxruntime or tensorrt"""
+    folder: Path
+
+    @classmethod
+    def parse(cls, name: str, backend: object) -> Exported | None:
+        """That of `onnxruntime:FOLDER` or `tensorrt:FOLDER`; None for `torch`. Raises ConfigError, naming the
+        argument, for any other backend."""
+        if type(backend) is str and backend == "torch":
+            return None
+        runtime, _, folder = backend.partition(":") if type(backend) is str else ("", "", "")
+        if runtime not in PLACES or not folder:
+            raise ConfigError(f"{name}: expected {BACKENDS}, got {shown_given(backend)}")
+        return cls(runtime, Path(folder))
+
+    def check_place(self, name: str, place: torch.device) -> None:
+        """Raises ConfigError, naming the argument, if it does not compute on such a device."""
+        if place.type != PLACES[self.runtime]:
+            other = next(runtime for runtime in PLACES if runtime != self.runtime)
+            raise ConfigError(
+                f"{name}: expected torch or {other}:FOLDER on {place.type}, got "
+                f"{shown_given(f'{self.runtime}:{self.folder}')}"
+            )
 
 
 def fingerprint(params: object, *modules: nn.Module) -> str:

@@ -86,10 +86,11 @@ def check_quantization(value: object) -> None:
 
 
 def check_vocoder_backend(value: object, place: torch.device) -> None:
-    from antiphon.codec.exported import export_folder
+    from antiphon.codec.exported import Exported
 
-    if export_folder("vocoder_backend", value) is not None and place.type != "cpu":
-        raise ConfigError(f"vocoder_backend: expected 'torch' on {place.type}, got {shown(value)}")
+    exported = Exported.parse("vocoder_backend", value)
+    if exported is not None:
+        exported.check_place("vocoder_backend", place)
 
 
 def model_folder(model: Any) -> Path:

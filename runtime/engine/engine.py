@@ -78,8 +78,8 @@ class Engine(OfOneProcess):
             `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
         progress: show a progress bar on the terminal while a long load goes on.
-        vocoder_backend: of a codec given as a folder, "torch" or, on a CPU, "onnxruntime:FOLDER": see
-            `antiphon.codec.Codec.from_pretrained`.
+        vocoder_backend: of a codec given as a folder, "torch" or, on a CPU, "onnxruntime:FOLDER", on a GPU
+            "tensorrt:FOLDER": see `antiphon.codec.Codec.from_pretrained`.
         text_backend, speech_prompt: each has one choice so far.
         settings: see `antiphon.config.EngineSettings`.
 

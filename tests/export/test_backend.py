@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from antiphon import Engine, Request, SamplingParams, Units
 from antiphon.codec import Codec
-from antiphon.codec.exported import FLOW, KIND, WEIGHTS, export_folder, fingerprint
+from antiphon.codec.exported import FLOW, KIND, WEIGHTS, Exported, fingerprint
 from antiphon.codec.flow import onnx_unet
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.errors import CheckpointError, ConfigError
@@ -89,7 +89,7 @@ def test_an_engine_speaks_with_it(fp32: Path) -> None:
 
 def test_wrong_backends(codec: Codec, tmp_path: Path) -> None:
     for wrong in ("onnxruntime", "onnxruntime:", "tensorrt", None, 3):
-        with pytest.raises(ConfigError, match=r"^backend: expected 'torch' or 'onnxruntime:FOLDER', got"):
+        with pytest.raises(ConfigError, match=r"^backend: expected 'torch', 'onnxruntime:FOLDER' or"):
             Codec.from_pretrained(RANDOM_CODEC, "cpu", backend=wrong)  # type: ignore[arg-type]
     given = f"onnxruntime:{tmp_path}"
     with pytest.raises(CheckpointError, match=r"expected flow\.onnx, as `antiphon export flow` writes it"):
@@ -100,8 +100,8 @@ def test_wrong_backends(codec: Codec, tmp_path: Path) -> None:
         Engine(RANDOM_MODEL, device="cpu", vocoder_backend=given)
     with pytest.raises(ConfigError, match="vocoder_backend: expected a codec given as a folder"):
         Engine(RANDOM_MODEL, codec=codec, device="cpu", vocoder_backend=given)
-    assert export_folder("backend", "torch") is None
-    assert export_folder("backend", "onnxruntime:a:b") == Path("a:b")
+    assert Exported.parse("backend", "torch") is None
+    assert Exported.parse("backend", "onnxruntime:a:b") == Exported("onnxruntime", Path("a:b"))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_an_export_of_another_codec_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "tensorrt"], "--format"),
+        (["--format", "tflite"], "--format"),
         (["--precision", "int4"], "--precision"),
         (["--calibrate", "units.txt"], "expected --precision int8, got fp32"),
         ([], "Missing option"),

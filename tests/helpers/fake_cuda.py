@@ -5,25 +5,34 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import pytest
 import torch
 
-__all__ = ["FakeCuda", "FakeGraph", "FakeStream"]
+__all__ = ["STREAMS", "FakeCuda", "FakeGraph", "FakeStream"]
 
 NUM_DEVICES = 2
+CAPABILITY = (8, 0)
+HANDLES = count(1)
 
 
 class FakeStream:
     def __init__(self, device: torch.device | None = None) -> None:
         self.index = CURRENT.index if device is None or device.index is None else device.index
         self.num_waits = 0
+        self.cuda_stream = next(HANDLES)
+        self.jobs: list[Callable[[], None]] = []
+        """What was launched and is not done before another stream waits for this one."""
+        STREAMS[self.cuda_stream] = self
 
     def wait_stream(self, other: FakeStream) -> None:
         assert other.index == self.index
         self.num_waits += 1
+        while other.jobs:
+            other.jobs.pop(0)()
 
     def synchronize(self) -> None:
         if FakeCuda.recording is self:
@@ -37,6 +46,8 @@ class _Current(threading.local):
 
 
 CURRENT = _Current()
+STREAMS: weakref.WeakValueDictionary[int, FakeStream] = weakref.WeakValueDictionary()
+"""By the handle that a library is given."""
 
 
 class FakeGraph:
@@ -74,6 +85,7 @@ class FakeCuda:
         patch.setattr(torch.cuda, "Stream", self.new_stream)
         patch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
         patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "get_device_capability", lambda device=None: CAPABILITY)
 
     def new_stream(self, device: torch.device | None = None, priority: int = 0) -> FakeStream:
         self.streams.append(FakeStream(device))

@@ -3,18 +3,18 @@ steps from noise to mel."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from antiphon.codec.batches import Ladder
+from antiphon.codec.exported import TENSORRT, Exported
 from antiphon.codec.flow.cpp_unet import OneCallUNet
 from antiphon.codec.flow.fused_unet import FusedUNet, is_fused_on
 from antiphon.codec.flow.graphed_unet import Estimator, GraphedEstimator
 from antiphon.codec.flow.onnx_unet import OnnxUNet
 from antiphon.codec.flow.packed_unet import PackedUNet
 from antiphon.codec.flow.solver import Solver, schedule
+from antiphon.codec.flow.tensorrt_unet import TensorrtUNet
 from antiphon.codec.flow.unet import UNet
 from antiphon.codec.layers.packed import has_onednn
 from antiphon.device.cuda_graph import Capture
@@ -39,18 +39,22 @@ class FlowMatching:
         capture: Capture | None = None,
         *,
         is_alone: bool = False,
-        onnx_folder: Path | None = None,
+        exported: Exported | None = None,
     ) -> None:
         """dtype: that of the estimator's products. capture: records the integration at a few sizes; None: it
         runs kernel by kernel. is_alone: our own kernels, and onnxruntime, run on the caller's thread alone.
-        onnx_folder: on a CPU, onnxruntime computes the velocity from this folder's file, in its precision."""
+        exported: what computes the velocity instead, in the precision of the export; nothing is recorded."""
         velocity: Estimator = estimator
         times, steps = schedule()
         with torch.inference_mode():
             self._time_bias = estimator.time_bias(times.to(device))
-        if onnx_folder is not None:
-            velocity = OnnxUNet(estimator, onnx_folder, 1 if is_alone else None)
-            self._time_bias = times[:, None]
+        if exported is not None:
+            self._time_bias = times[:, None].to(device)
+            capture = None
+            if exported.runtime == TENSORRT:
+                velocity = TensorrtUNet(estimator, exported.folder, device)
+            else:
+                velocity = OnnxUNet(estimator, exported.folder, 1 if is_alone else None)
         elif device.type == "cpu" and dtype == torch.float32 and cpp_available() and capture is None:
             velocity = OneCallUNet(estimator, is_alone=is_alone)
         elif device.type == "cuda" and is_fused_on(device, dtype):

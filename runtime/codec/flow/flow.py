@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS, FlowParams
+from antiphon.codec.exported import Exported
 from antiphon.codec.flow.cfm import FlowMatching
 from antiphon.codec.flow.encoder import Encoder
 from antiphon.codec.flow.length_regulator import (
@@ -105,9 +105,9 @@ class Flow:
         capture: Capture | None = None,
         *,
         is_alone: bool = False,
-        onnx_folder: Path | None = None,
+        exported: Exported | None = None,
     ) -> None:
-        """dtype: that of the estimator's products; all else is float32. capture, is_alone, onnx_folder: see
+        """dtype: that of the estimator's products; all else is float32. capture, is_alone, exported: see
         `FlowMatching`."""
         self.model = model
         self.params = params
@@ -115,7 +115,7 @@ class Flow:
         assert isinstance(estimator, UNet), "decoder.estimator is built as a UNet"
         rate = params.inference_cfg_rate
         self.matching = FlowMatching(
-            estimator, rate, device, dtype, capture, is_alone=is_alone, onnx_folder=onnx_folder
+            estimator, rate, device, dtype, capture, is_alone=is_alone, exported=exported
         )
 
     @torch.inference_mode()
