@@ -48,6 +48,7 @@ SETTINGS: dict[str, list[Any]] = {
     "limits": [None, {}, InputLimits],
     "no_speech": [None, "", "Answer", 1],
     "unit_head": [None, "", "Answer", 1],
+    "kv_cache_dtype": [None, "", "float32", 8],
 }
 KINDS: list[tuple[Callable[..., Any], str, dict[str, list[Any]]]] = [
     (InputLimits, "InputLimits.", LIMITS),

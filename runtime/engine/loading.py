@@ -46,7 +46,7 @@ class Loaded:
     model_name: str
     device: torch.device
     dtype: torch.dtype
-    """That of activations and the KV cache."""
+    """That of activations, and of a KV cache that is not quantized."""
     config: EngineConfig
     model_config: ModelConfig
     cache_config: CacheConfig

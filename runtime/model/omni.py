@@ -15,6 +15,7 @@ from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, Decod
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.quantized import QuantizedWeight
+from antiphon.kernels.quantized_cache import Caches
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
@@ -22,7 +23,7 @@ from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
 
 __all__ = ["OmniModel", "computing_dtype"]
 
-LayerCaches = Sequence[tuple[Tensor, Tensor]]
+LayerCaches = Sequence[Caches]
 
 
 class OmniModel:
@@ -39,7 +40,7 @@ class OmniModel:
         self.config = config
         self.device = weights.norm.device
         self.dtype = computing_dtype(weights.norm.dtype, self.device)
-        """That of activations and the KV cache"""
+        """That of activations, and of a KV cache that is not quantized"""
         self.cos_sin = rope_table(
             inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling),
             max_positions,

@@ -125,6 +125,7 @@ class Runner:
             geometry=model.geometry,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
+            dtype=model.dtype,
             caches=[self.cache.text[0], self.cache.speech[0]],
             max_blocks=max(recordings.max_text_blocks, recordings.max_speech_blocks),
             max_num_seqs=self._max_num_seqs,
