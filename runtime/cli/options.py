@@ -96,7 +96,16 @@ Quantization = Annotated[
     typer.Option(
         metavar="SCHEME",
         help="On the CPU, int8: the weights of the layers, and what they multiply, in 8 bits; "
-        "int8-weight-only: the weights alone.",
+        "int8-weight-only: the weights alone; bitsandbytes, bitsandbytes-4bit: by that library.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+QuantizationKeep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Modules that are not quantized, such as lm_head or 'model.layers.0.*'; may be given several "
+        "times.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

@@ -79,7 +79,7 @@ class Runner:
         self.device = model.device
         self.tracer: Tracer | None = None
         self._interruptible = interruptible
-        self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear)
+        self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear) and not model.has_library_products
         self._image_threads = torch.get_num_threads() if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
         self._unit_hidden = torch.zeros(
