@@ -313,9 +313,8 @@ void test_int8_write(const KernelTable& table, Paged& paged, const Floats& angle
       if (is_key) rotate(row, head_dim, paged.positions[t], angles);
       const int8_t* found = static_cast<const int8_t*>(is_key ? cache.key : cache.value) + block * cache.block_stride +
                             offset * cache.row_stride + h % kv_heads * head_dim;
-      const float scale =
-          (is_key ? cache.key_scales
-                  : cache.value_scales)[block * cache.scale_stride + h % kv_heads * paged.block_size + offset];
+      const float* scales = is_key ? cache.key_scales : cache.value_scales;
+      const float scale = scales[block * cache.scale_stride + h % kv_heads * paged.block_size + offset];
       for (int64_t d = 0; d < head_dim; d++)
         check(std::fabs(static_cast<float>(found[d]) * scale - row[d]) <= 0.501f * scale, "rope_cache_write in int8");
     }
