@@ -28,6 +28,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "float16": {"dtype": "float16"},
     "int8": {"dtype": "float32", "quantization": "int8"},
     "int8-weight-only": {"dtype": "float32", "quantization": "int8-weight-only"},
+    "kv-int8": {"dtype": "float32", "kv_cache_dtype": "int8"},
 }
 """Settings of an engine, by what the table calls them."""
 BATCH = 16

@@ -119,7 +119,7 @@ def perplexity(engine: Engine, texts: Sequence[Replied]) -> float:
     """Of the replies, given their prompts. The engine must be idle, and is of no use afterwards: the first
     blocks of its cache are written."""
     model, caches = engine.model, engine.runner.cache.text
-    block_size = caches[0][0].shape[1]
+    block_size = engine.cache_config.text_block_size
     total, count = 0.0, 0
     for text in texts:
         ids = torch.tensor(text.ids)

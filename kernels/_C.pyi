@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 _Weight: TypeAlias = tuple[int, int, int]  # of its numbers and its scales the addresses, and its format
+_Cache: TypeAlias = tuple[int, int, int, int, int, int, int, int]  # see CacheAddress in csrc/cpu/bindings.h
 
 class Hift:
     def __init__(
@@ -78,12 +79,9 @@ class Decoder:
         num_tokens: int,
         positions: int,
         slots: int,
-        key: int,
-        value: int,
-        block_stride: int,
-        row_stride: int,
-        block_size: int,
+        cache: _Cache,
         layer_stride: int,
+        layer_scale_stride: int,
         cu_seqlens_q: int,
         context_lens: int,
         block_table: int,
@@ -179,11 +177,7 @@ def num_threads() -> int: ...
 def paged_attention(
     q: int,
     ldq: int,
-    key: int,
-    value: int,
-    block_stride: int,
-    row_stride: int,
-    block_size: int,
+    cache: _Cache,
     cu_seqlens_q: int,
     context_lens: int,
     block_table: int,
@@ -213,11 +207,7 @@ def rope_cache_write(
     positions: int,
     cos_sin: int,
     slots: int,
-    key: int,
-    value: int,
-    block_stride: int,
-    row_stride: int,
-    block_size: int,
+    cache: _Cache,
     num_tokens: int,
     num_heads: int,
     num_kv_heads: int,

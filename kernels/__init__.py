@@ -13,6 +13,7 @@ from antiphon.kernels.norm_feed_forward import FeedForward, norm_feed_forward
 from antiphon.kernels.normal_rows import normal_rows
 from antiphon.kernels.paged_attention import AttentionBatch, paged_attention, rope_cache_write
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8, quantize_rows
+from antiphon.kernels.quantized_cache import QuantizedCache, quantize_heads
 from antiphon.kernels.registry import backends, ops
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.rope import apply_rope, inverse_frequencies, rope_table
@@ -30,6 +31,7 @@ __all__ = [
     "FeedForward",
     "FusionBatch",
     "Linear",
+    "QuantizedCache",
     "QuantizedWeight",
     "apply_rope",
     "argmax",
@@ -48,6 +50,7 @@ __all__ = [
     "normal_rows",
     "ops",
     "paged_attention",
+    "quantize_heads",
     "quantize_int8",
     "quantize_rows",
     "rms_norm",

@@ -28,6 +28,7 @@ from antiphon.kernels.checks import (
 from antiphon.kernels.decoder_stack import DecoderGeometry, DecoderLayer
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import check_linear
+from antiphon.kernels.quantized_cache import Caches, QuantizedCache, layer_strides, numbers_of, scales_of
 from antiphon.kernels.rope import check_table
 
 __all__ = ["check_call", "check_distances", "check_stack", "weight_stretches"]
@@ -101,7 +102,7 @@ def check_call(
     cos_sin: Tensor,
     weights: Sequence[tuple[int, int]],
     batch: AttentionBatch,
-    caches: Sequence[tuple[Tensor, Tensor]],
+    caches: Sequence[Caches],
     fusion: FusionBatch | None,
     wanted: Tensor | None,
 ) -> None:
@@ -111,8 +112,9 @@ def check_call(
     if not isinstance(caches, Sequence) or len(caches) != count:
         found = len(caches) if isinstance(caches, Sequence) else type(caches).__name__
         raise ValueError(f"caches: expected one for each of {count} layers, got {found}")
-    key, value = _pair(caches[0])
-    check_cache(key, value, x)
+    keys, values = _pair(caches[0])
+    check_cache(keys, values, x)
+    key, value = numbers_of(keys), numbers_of(values)
     if key.shape[2:] != (geometry.num_kv_heads, geometry.head_dim):
         raise ValueError(
             f"caches: expected {geometry.num_kv_heads} kv heads of {geometry.head_dim}, "
@@ -120,15 +122,14 @@ def check_call(
         )
     for pair in caches:
         for cache in _pair(pair):
-            if (
-                not isinstance(cache, Tensor)
-                or cache.shape != key.shape
-                or cache.dtype is not key.dtype
-                or cache.device != key.device
-                or cache.is_neg()
-            ):
+            is_of_kind = isinstance(cache, QuantizedCache) == isinstance(keys, QuantizedCache)
+            if not is_of_kind or not _is_like(numbers_of(cache), key):
                 raise ValueError("caches: expected keys and values of one shape, dtype and device")
-    written = (stretch(x), stretch(key), stretch(value))
+            if isinstance(keys, QuantizedCache) and not _is_like(scales_of(cache), keys.scales):
+                raise ValueError("caches: expected scales of one shape, dtype and device")
+    written = [stretch(x), stretch(key), stretch(value)]
+    if isinstance(keys, QuantizedCache):
+        written += [stretch(keys.scales), stretch(scales_of(values))]
     if any(begin < last and first < end for first, last in written for begin, end in weights):
         raise ValueError("x, caches: expected memory of their own, got some of a norm or of cos_sin")
     check("batch.positions", batch.positions, torch.int32, (len(x),), ("x", x), contiguous=True)
@@ -172,14 +173,31 @@ def _check_fusion(
     check_range("fusion.positions", fusion.positions, 0, len(cos_sin) - 1)
 
 
-def _pair(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _is_like(found: object, expected: Tensor) -> bool:
+    return (
+        isinstance(found, Tensor)
+        and found.shape == expected.shape
+        and found.dtype is expected.dtype
+        and found.device == expected.device
+        and not found.is_neg()
+    )
+
+
+def _pair(pair: Caches) -> Caches:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ValueError(f"caches: expected pairs of keys and values, got {type(pair).__name__}")
     return pair[0], pair[1]
 
 
-def check_distances(caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int) -> None:
-    """Every layer lies `layer_stride` numbers after the one before, keys and values alike."""
+def check_distances(caches: Sequence[Caches]) -> None:
+    """Every layer lies as far after the one before, keys and values alike, and so do their scales."""
+    layer_stride, scale_stride = layer_strides(caches)
+    _check_distances([(numbers_of(keys), numbers_of(values)) for keys, values in caches], layer_stride)
+    if isinstance(caches[0][0], QuantizedCache):
+        _check_distances([(scales_of(keys), scales_of(values)) for keys, values in caches], scale_stride)
+
+
+def _check_distances(caches: Sequence[tuple[Tensor, Tensor]], layer_stride: int) -> None:
     (key, value), step = caches[0], layer_stride * caches[0][0].element_size()
     first_key, first_value, strides = key.data_ptr(), value.data_ptr(), key.stride()
     for layer, (keys, values) in enumerate(caches):

@@ -22,6 +22,7 @@ from antiphon.kernels.decoder_stack import DecoderGeometry, DecoderLayer, Decode
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import CppLinear, Linear, PackedAddress, TorchLinear
 from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized_cache import Caches, cache_address, layer_strides
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers", "decoder_layers"]
@@ -103,7 +104,7 @@ class CppDecoderLayers:
         self,
         x: Tensor,
         batch: AttentionBatch,
-        caches: Sequence[tuple[Tensor, Tensor]],
+        caches: Sequence[Caches],
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
@@ -112,12 +113,11 @@ class CppDecoderLayers:
                 x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted
             )
         x = x.contiguous()
-        key, value = caches[0]
-        layer_stride = _layer_stride(caches)
+        layer_stride, layer_scale_stride = layer_strides(caches)
         if self._checked:
             read = (("fusion.cache", fusion.cache if fusion is not None else None),)
-            check_distances(caches, layer_stride)
-            check_caches_written(caches, layer_stride, (("x", x), *read))
+            check_distances(caches)
+            check_caches_written(caches, (("x", x), *read))
             check_written("x", x, read)
             wanted = wanted.contiguous() if wanted is not None else None
         fused = {}
@@ -129,12 +129,9 @@ class CppDecoderLayers:
             num_tokens=x.shape[0],
             positions=address(batch.positions),
             slots=address(batch.slot_mapping),
-            key=address(key),
-            value=address(value),
-            block_stride=key.stride(0),
-            row_stride=key.stride(1),
-            block_size=key.shape[1],
+            cache=cache_address(*caches[0]),
             layer_stride=layer_stride,
+            layer_scale_stride=layer_scale_stride,
             cu_seqlens_q=address(batch.cu_seqlens_q),
             context_lens=address(batch.context_lens),
             block_table=address(batch.block_table),
@@ -174,7 +171,7 @@ class TorchDecoderLayers:
         self,
         x: Tensor,
         batch: AttentionBatch,
-        caches: Sequence[tuple[Tensor, Tensor]],
+        caches: Sequence[Caches],
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:
@@ -245,14 +242,6 @@ def _fusion_arguments(fusion: FusionBatch, tokens: Tensor) -> dict[str, int]:
         "num_fused": len(tokens),
         "window": fusion.cache.shape[1],
     }
-
-
-def _layer_stride(caches: Sequence[tuple[Tensor, Tensor]]) -> int:
-    """Numbers from one layer's keys to the next layer's."""
-    if len(caches) == 1:
-        return 0
-    stride: int = (caches[1][0].data_ptr() - caches[0][0].data_ptr()) // caches[0][0].element_size()
-    return stride
 
 
 def _packed(name: str, weight: Linear | None) -> PackedAddress:

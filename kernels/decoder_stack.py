@@ -11,6 +11,7 @@ from torch import Tensor
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.fusion_attention import FusionBatch
 from antiphon.kernels.linear import Linear
+from antiphon.kernels.quantized_cache import Caches
 
 __all__ = ["DecoderGeometry", "DecoderLayer", "DecoderLayers"]
 
@@ -42,7 +43,7 @@ class DecoderLayers(Protocol):
         self,
         x: Tensor,
         batch: AttentionBatch,
-        caches: Sequence[tuple[Tensor, Tensor]],
+        caches: Sequence[Caches],
         fusion: FusionBatch | None,
         wanted: Tensor | None = None,
     ) -> Tensor:

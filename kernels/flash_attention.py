@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from antiphon.kernels.quantized_cache import Cache, cache_rows
 from antiphon.kernels.registry import cuda_available
 
 __all__ = ["PromptKeys", "flash_attn_available", "on_flash_attn", "prompt_attention"]
@@ -41,16 +42,14 @@ def on_flash_attn(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def prompt_attention(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, cu_seqlens_q: Tensor, keys: PromptKeys, scale: float
+    q: Tensor, key_cache: Cache, value_cache: Cache, cu_seqlens_q: Tensor, keys: PromptKeys, scale: float
 ) -> Tensor:
     """`paged_attention`: q (tokens, heads, head_dim) -> (tokens, heads * head_dim)"""
     flash_attn = importlib.import_module("flash_attn")
-    block_size = key_cache.shape[1]
-    where = (keys.slots // block_size, keys.slots % block_size)
     out: Tensor = flash_attn.flash_attn_varlen_func(
         q,
-        key_cache[where],
-        value_cache[where],
+        cache_rows(key_cache, keys.slots, q.dtype),
+        cache_rows(value_cache, keys.slots, q.dtype),
         cu_seqlens_q,
         keys.cu_seqlens,
         keys.max_seqlen_q,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.huge_pages import advise_huge_pages
+from antiphon.kernels.library_linear import LibraryLinear, LibraryWeight
 from antiphon.kernels.quantized import QuantizedWeight, check_quantized, quantized_linear_reference
 from antiphon.kernels.registry import cpp_available, register, resolve
 
@@ -61,16 +62,18 @@ class Linear(Protocol):
         ...
 
 
-def linear(weight: Tensor | QuantizedWeight, *, backend: str | None = None) -> Linear:
+def linear(weight: Tensor | QuantizedWeight | LibraryWeight, *, backend: str | None = None) -> Linear:
     """The product with `weight` (out, in). To save memory, the caller drops its own reference to the weight.
 
     x is of the weight's dtype. On the CPU it may be float32 beside a weight of 16 bits, which is widened; the
     backend "cpp" takes only such x. With a `QuantizedWeight`, x is of float32 for "cpp", and of any floating
-    dtype for "torch", which widens the weight at each call.
+    dtype for "torch", which widens the weight at each call. A `LibraryWeight` is multiplied by its library.
 
     If the weight wants gradients, this is PyTorch's product. Raises ValueError naming the argument that does
     not fit.
     """
+    if isinstance(weight, LibraryWeight):
+        return LibraryLinear(weight)
     if isinstance(weight, QuantizedWeight):
         check_quantized("weight", weight)
         quantized: Linear = resolve("linear", backend, weight.values.device, torch.int8)(weight)

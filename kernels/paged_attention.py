@@ -1,7 +1,8 @@
 """Attention over a paged KV cache: ragged prefill, chunked prefill and decoding in one op.
 
 Each query sees the positions of its sequence up to its own. The cache of a layer is two strided views
-(num_blocks, block_size, num_kv_heads, head_dim) into one storage.
+(num_blocks, block_size, num_kv_heads, head_dim) into one storage, or two such in eight bits, see
+quantized_cache.py.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ from antiphon.kernels.flash_attention import (
     on_flash_attn,
     prompt_attention,
 )
+from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized_cache import (
+    Cache,
+    cache_address,
+    dense_blocks,
+    numbers_of,
+    write_rows,
+)
 from antiphon.kernels.registry import (
     cpp_available,
     cpp_float32,
@@ -56,8 +65,8 @@ def rope_cache_write(
     qkv: Tensor,
     cos_sin: Tensor,
     batch: AttentionBatch,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     *,
     num_heads: int,
     backend: str | None = None,
@@ -75,7 +84,7 @@ def rope_cache_write(
     check_plain("qkv", qkv)
     check_cache(key_cache, value_cache, qkv)
     check("batch.positions", batch.positions, torch.int32, ("tokens",), ("qkv", qkv), contiguous=True)
-    tokens, (num_kv_heads, head_dim) = len(batch.positions), key_cache.shape[2:]
+    tokens, (num_kv_heads, head_dim) = len(batch.positions), numbers_of(key_cache).shape[2:]
     width = (num_heads + 2 * num_kv_heads) * head_dim
     check("qkv", qkv, FLOATS, (tokens, width), contiguous=True)
     check_table("cos_sin", cos_sin, head_dim, ("qkv", qkv))
@@ -86,7 +95,7 @@ def rope_cache_write(
         ("batch.slot_mapping", batch.slot_mapping),
         ("cos_sin", cos_sin),
     )
-    check_caches_written([(key_cache, value_cache)], 0, (("qkv", qkv), *others))
+    check_caches_written([(key_cache, value_cache)], (("qkv", qkv), *others))
     check_written("qkv", qkv, others)
     write = resolve("rope_cache_write", backend, qkv.device, qkv.dtype, qkv)
     q: Tensor = write(qkv, cos_sin, batch, key_cache, value_cache, num_heads)
@@ -98,24 +107,20 @@ def _rope_cache_write_cpp(
     qkv: Tensor,
     cos_sin: Tensor,
     batch: AttentionBatch,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     num_heads: int,
 ) -> Tensor:
     from antiphon.kernels import _C
 
-    _, block_size, num_kv_heads, head_dim = key_cache.shape
+    num_kv_heads, head_dim = numbers_of(key_cache).shape[2:]
     tokens, cos_sin = qkv.shape[0], cos_sin.float()
     _C.rope_cache_write(
         qkv=address(qkv),
         positions=address(batch.positions),
         cos_sin=address(cos_sin),
         slots=address(batch.slot_mapping),
-        key=address(key_cache),
-        value=address(value_cache),
-        block_stride=key_cache.stride(0),
-        row_stride=key_cache.stride(1),
-        block_size=block_size,
+        cache=cache_address(key_cache, value_cache),
         num_tokens=tokens,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
@@ -129,8 +134,8 @@ def _rope_cache_write_triton(
     qkv: Tensor,
     cos_sin: Tensor,
     batch: AttentionBatch,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     num_heads: int,
 ) -> Tensor:
     from antiphon.kernels.triton.rope_cache_write import rope_cache_write as launch
@@ -143,25 +148,24 @@ def rope_cache_write_reference(
     qkv: Tensor,
     cos_sin: Tensor,
     batch: AttentionBatch,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     num_heads: int,
 ) -> Tensor:
-    _, block_size, num_kv_heads, head_dim = key_cache.shape
+    num_kv_heads, head_dim = numbers_of(key_cache).shape[2:]
     heads = [num_heads, num_kv_heads, num_kv_heads]
     q, k, v = qkv.view(qkv.shape[0], sum(heads), head_dim).split(heads, dim=1)
     kept = batch.slot_mapping >= 0
     slots = batch.slot_mapping[kept]
-    where = (slots // block_size, slots % block_size)
-    key_cache[where] = rotated(k, batch.positions, cos_sin)[kept]
-    value_cache[where] = v[kept]
+    write_rows(key_cache, slots, rotated(at_least_float32(k), batch.positions, cos_sin)[kept])
+    write_rows(value_cache, slots, v[kept])
     return rotated(q, batch.positions, cos_sin)
 
 
 def paged_attention(
     q: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     batch: AttentionBatch,
     *,
     scale: float | None = None,
@@ -177,7 +181,7 @@ def paged_attention(
     check_batch(batch)
     check_plain("q", q)
     check_cache(key_cache, value_cache, q)
-    kv_heads, head_dim = key_cache.shape[2:]
+    kv_heads, head_dim = numbers_of(key_cache).shape[2:]
     check("q", q, FLOATS, ("tokens", f"a multiple of {kv_heads} heads", head_dim))
     if not q.shape[1] or q.shape[1] % kv_heads:
         raise ValueError(
@@ -185,14 +189,15 @@ def paged_attention(
         )
     check_sequences(batch, q, key_cache)
     scale = head_dim**-0.5 if scale is None else check_number("scale", scale)
-    attend = resolve("paged_attention", backend, q.device, q.dtype, q, key_cache, value_cache)
+    numbers = numbers_of(key_cache), numbers_of(value_cache)
+    attend = resolve("paged_attention", backend, q.device, q.dtype, q, *numbers)
     out: Tensor = attend(q, key_cache, value_cache, batch, scale)
     return out
 
 
 @register("paged_attention", "cpp", is_available=cpp_available, supports=cpp_float32)
 def _paged_attention_cpp(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    q: Tensor, key_cache: Cache, value_cache: Cache, batch: AttentionBatch, scale: float
 ) -> Tensor:
     from antiphon.kernels import _C
 
@@ -203,18 +208,14 @@ def _paged_attention_cpp(
     _C.paged_attention(
         q=address(q),
         ldq=q.stride(0),
-        key=address(key_cache),
-        value=address(value_cache),
-        block_stride=key_cache.stride(0),
-        row_stride=key_cache.stride(1),
-        block_size=key_cache.shape[1],
+        cache=cache_address(key_cache, value_cache),
         cu_seqlens_q=address(batch.cu_seqlens_q),
         context_lens=address(batch.context_lens),
         block_table=address(batch.block_table),
         num_seqs=batch.num_seqs,
         max_blocks=batch.block_table.shape[1],
         num_heads=num_heads,
-        num_kv_heads=key_cache.shape[2],
+        num_kv_heads=numbers_of(key_cache).shape[2],
         head_dim=head_dim,
         scale=scale,
         out=address(out),
@@ -224,7 +225,7 @@ def _paged_attention_cpp(
 
 @register("paged_attention", "flash-attn", is_available=flash_attn_available, supports=on_flash_attn)
 def _paged_attention_flash(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    q: Tensor, key_cache: Cache, value_cache: Cache, batch: AttentionBatch, scale: float
 ) -> Tensor:
     """Only prompts go to flash-attn; decoding runs as it would without it."""
     if batch.prompt_keys is None:
@@ -234,7 +235,7 @@ def _paged_attention_flash(
 
 @register("paged_attention", "triton", is_available=triton_available, supports=on_triton)
 def _paged_attention_triton(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    q: Tensor, key_cache: Cache, value_cache: Cache, batch: AttentionBatch, scale: float
 ) -> Tensor:
     from antiphon.kernels.triton.paged_attention import paged_attention as launch
 
@@ -243,20 +244,24 @@ def _paged_attention_triton(
 
 @register("paged_attention", "torch")
 def paged_attention_reference(
-    q: Tensor, key_cache: Tensor, value_cache: Tensor, batch: AttentionBatch, scale: float
+    q: Tensor, key_cache: Cache, value_cache: Cache, batch: AttentionBatch, scale: float
 ) -> Tensor:
     """One sequence after the other, its blocks gathered; softmax in float32."""
     tokens, num_heads, head_dim = q.shape
     out = q.new_empty(q.shape)
     starts, lens = batch.cu_seqlens_q.tolist(), batch.context_lens.tolist()
-    block_size, group = key_cache.shape[1], num_heads // key_cache.shape[2]
+    block_size, num_kv_heads = numbers_of(key_cache).shape[1:3]
+    group = num_heads // num_kv_heads
     for i, keys in enumerate(lens):
         start, end = starts[i], starts[i + 1]
         if start == end:
             continue
         blocks = batch.block_table[i, : -(-keys // block_size)].long()
         k, v = (
-            cache[blocks].flatten(0, 1)[:keys].repeat_interleave(group, dim=1).transpose(0, 1)
+            dense_blocks(cache, blocks, q.dtype)
+            .flatten(0, 1)[:keys]
+            .repeat_interleave(group, dim=1)
+            .transpose(0, 1)
             for cache in (key_cache, value_cache)
         )
         mask = torch.ones(end - start, keys, dtype=torch.bool, device=q.device).tril(keys - (end - start))

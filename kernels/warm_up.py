@@ -19,6 +19,7 @@ from antiphon.kernels.fusion_attention import fusion_attention, fusion_cache_wri
 from antiphon.kernels.linear import Linear
 from antiphon.kernels.paged_attention import paged_attention, rope_cache_write
 from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized_cache import Caches
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.sample import sample
 from antiphon.kernels.silu_mul import silu_mul
@@ -40,7 +41,9 @@ class Served:
     geometry: DecoderGeometry
     hidden_size: int
     intermediate_size: int
-    caches: Sequence[tuple[Tensor, Tensor]]
+    dtype: torch.dtype
+    """Of activations"""
+    caches: Sequence[Caches]
     """Keys and values of a layer, (num_blocks, block_size, kv_heads, head_dim): one pair for each layout"""
     max_blocks: int
     """The most that a sequence has"""
@@ -60,8 +63,8 @@ class Served:
 @torch.inference_mode()
 def warm_up(served: Served, *, backend: str | None = None) -> Iterator[str]:
     """Yields the name of each step before it runs; a step takes up to a few seconds where it compiles."""
-    like = served.caches[0][0]
-    calls = _Calls(served, like.device, like.dtype, backend)
+    device = served.cos_sin.device
+    calls = _Calls(served, device, served.dtype, backend)
     yield "norms and gates"
     calls.rows_apart()
     for tokens, num_seqs in _batches(served.max_num_seqs):
@@ -80,8 +83,8 @@ def warm_up(served: Served, *, backend: str | None = None) -> Iterator[str]:
         for rows in SOFT_ROWS:
             yield f"soft embeddings of {rows} rows"
             soft_embedding(calls.zeros(rows, served.hidden_size), *served.soft, backend=backend)
-    if like.device.type == "cuda":
-        torch.cuda.current_stream(like.device).synchronize()
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _batches(max_num_seqs: int) -> list[tuple[int, int]]:

@@ -48,6 +48,7 @@ SETTINGS: dict[str, list[Any]] = {
     "limits": [None, {}, InputLimits],
     "no_speech": [None, "", "Answer", 1],
     "unit_head": [None, "", "Answer", 1],
+    "kv_cache_dtype": [None, "", "float32", 8],
 }
 KINDS: list[tuple[Callable[..., Any], str, dict[str, list[Any]]]] = [
     (InputLimits, "InputLimits.", LIMITS),
@@ -123,8 +124,17 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         (
             "quantization",
             "int4",
-            "quantization: expected None or one of 'int8', 'int8-weight-only', got 'int4'",
+            "quantization: expected None or one of 'int8', 'int8-weight-only', 'bitsandbytes', ",
         ),
+        ("quantization_keep", "lm_head", "quantization_keep: expected a list of patterns, got str"),
+        ("quantization_keep", [3], "quantization_keep: expected patterns that are str, got int"),
+        (
+            "quantization_keep",
+            [""],
+            "quantization_keep: expected a pattern of 1 to 200 characters and at most 8",
+        ),
+        ("quantization_keep", ["*" * 9], "quantization_keep: expected a pattern of 1 to 200 characters"),
+        ("quantization_keep", ["lm_head"], "quantization_keep: expected a quantization to leave modules out"),
         ("text_backend", None, "text_backend: expected 'native', the only choice, got None"),
         ("vocoder_backend", Poison, "vocoder_backend: expected 'torch'"),
         ("speech_prompt", np.zeros(3), "speech_prompt: expected 'soft'"),

@@ -1,8 +1,8 @@
-"""Attention over the cache: decoding, alone and together, and a prompt."""
+"""Attention over the cache, also in int8: decoding, alone and together, and a prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,15 +11,19 @@ from torch.nn import functional as F
 
 from antiphon.bench.kernels.batches import attention_batch, attention_shapes, kv_cache
 from antiphon.bench.kernels.case import Case, Setting
-from antiphon.kernels import paged_attention
+from antiphon.kernels import AttentionBatch, QuantizedCache, paged_attention, quantize_heads
+from antiphon.kernels.quantized_cache import Caches
 
 __all__ = ["cases"]
+
+LONG_CONTEXTS = ((1, 1, 1000), (1, 1, 4000), (16, 1, 1000), (16, 1, 4000))
+"""(sequences, new tokens of each, context of each)"""
 
 
 def cases(setting: Setting) -> Iterator[Case]:
     sizes = setting.sizes
     heads, kv_heads, head_dim = sizes.num_heads, sizes.num_kv_heads, sizes.head_dim
-    for seqs, new, context in attention_shapes(setting):
+    for seqs, new, context in [*attention_shapes(setting), *LONG_CONTEXTS]:
 
         def inputs(backend: str, seqs: int = seqs, new: int = new, context: int = context) -> tuple[Any, ...]:
             q = setting.randn(seqs * new, heads, head_dim)
@@ -32,8 +36,26 @@ def cases(setting: Setting) -> Iterator[Case]:
             num_ops=4 * seqs * keys_seen * heads * head_dim,
             inputs=inputs,
             call=paged_attention,
-            others={"dense sdpa": _dense(setting, seqs, new, context)},
+            others={"dense sdpa": _dense(setting, seqs, new, context), "int8 cache": _in_int8()},
         )
+
+
+def _in_int8() -> Callable[[Tensor, Tensor, Tensor, AttentionBatch], Tensor]:
+    """By the backend that runs by default, over the same keys and values in int8."""
+    quantized: dict[int, Caches] = {}
+
+    def attend(q: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch) -> Tensor:
+        place = keys.data_ptr()
+        if place not in quantized:
+            numbers, scales = quantize_heads(torch.stack([keys, values], dim=1))
+            scales = scales.transpose(2, 3).contiguous()
+            quantized[place] = (
+                QuantizedCache(numbers[:, 0], scales[:, 0]),
+                QuantizedCache(numbers[:, 1], scales[:, 1]),
+            )
+        return paged_attention(q, *quantized[place], batch)
+
+    return attend
 
 
 def _dense(setting: Setting, seqs: int, new: int, context: int) -> Any:

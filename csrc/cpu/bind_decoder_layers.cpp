@@ -51,16 +51,17 @@ void bind_decoder_layers(py::module_& m) {
            py::arg("head_dim"), py::arg("eps"), py::arg("cos_sin"), py::arg("final_norm"), py::arg("isa") = "")
       .def(
           "run",
-          [](const Decoder& decoder, Address x, int64_t num_tokens, Address positions, Address slots, Address key,
-             Address value, int64_t block_stride, int64_t row_stride, int32_t block_size, int64_t layer_stride,
-             Address cu_seqlens_q, Address context_lens, Address block_table, int64_t num_seqs, int64_t max_blocks,
-             Address fusion_cache, Address fusion_tokens, Address fusion_rows, Address fusion_valid,
-             Address fusion_positions, int64_t num_fused, int64_t window, Address wanted, int64_t num_wanted) {
+          [](const Decoder& decoder, Address x, int64_t num_tokens, Address positions, Address slots,
+             const CacheAddress& cache, int64_t layer_stride, int64_t layer_scale_stride, Address cu_seqlens_q,
+             Address context_lens, Address block_table, int64_t num_seqs, int64_t max_blocks, Address fusion_cache,
+             Address fusion_tokens, Address fusion_rows, Address fusion_valid, Address fusion_positions,
+             int64_t num_fused, int64_t window, Address wanted, int64_t num_wanted) {
             DecoderArgs a = decoder.args;
             a.layers = decoder.layers.data(), a.num_layers = static_cast<int64_t>(decoder.layers.size());
             a.x = at<float>(x), a.num_tokens = num_tokens;
             a.positions = at<int32_t>(positions), a.slots = at<int64_t>(slots);
-            a.cache = paged(key, value, block_stride, row_stride, block_size), a.layer_stride = layer_stride;
+            a.cache = paged(cache);
+            a.layer_stride = layer_stride, a.layer_scale_stride = layer_scale_stride;
             a.cu_seqlens_q = at<int32_t>(cu_seqlens_q), a.context_lens = at<int32_t>(context_lens);
             a.block_table = at<int32_t>(block_table), a.num_seqs = num_seqs, a.max_blocks = max_blocks;
             a.fusion_cache = at<float>(fusion_cache), a.fusion_tokens = at<int64_t>(fusion_tokens);
@@ -70,12 +71,12 @@ void bind_decoder_layers(py::module_& m) {
             py::gil_scoped_release release;
             decoder.table.decoder_layers(a);
           },
-          py::arg("x"), py::arg("num_tokens"), py::arg("positions"), py::arg("slots"), py::arg("key"), py::arg("value"),
-          py::arg("block_stride"), py::arg("row_stride"), py::arg("block_size"), py::arg("layer_stride"),
-          py::arg("cu_seqlens_q"), py::arg("context_lens"), py::arg("block_table"), py::arg("num_seqs"),
-          py::arg("max_blocks"), py::arg("fusion_cache") = 0, py::arg("fusion_tokens") = 0, py::arg("fusion_rows") = 0,
-          py::arg("fusion_valid") = 0, py::arg("fusion_positions") = 0, py::arg("num_fused") = 0, py::arg("window") = 0,
-          py::arg("wanted") = 0, py::arg("num_wanted") = 0);
+          py::arg("x"), py::arg("num_tokens"), py::arg("positions"), py::arg("slots"), py::arg("cache"),
+          py::arg("layer_stride"), py::arg("layer_scale_stride"), py::arg("cu_seqlens_q"), py::arg("context_lens"),
+          py::arg("block_table"), py::arg("num_seqs"), py::arg("max_blocks"), py::arg("fusion_cache") = 0,
+          py::arg("fusion_tokens") = 0, py::arg("fusion_rows") = 0, py::arg("fusion_valid") = 0,
+          py::arg("fusion_positions") = 0, py::arg("num_fused") = 0, py::arg("window") = 0, py::arg("wanted") = 0,
+          py::arg("num_wanted") = 0);
 }
 
 }  // namespace antiphon

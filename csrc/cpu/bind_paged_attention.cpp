@@ -10,14 +10,13 @@ namespace antiphon {
 void bind_paged_attention(py::module_& m) {
   m.def(
       "paged_attention",
-      [](Address q, int64_t ldq, Address key, Address value, int64_t block_stride, int64_t row_stride,
-         int32_t block_size, Address cu_seqlens_q, Address context_lens, Address block_table, int64_t num_seqs,
-         int64_t max_blocks, int64_t num_heads, int64_t num_kv_heads, int64_t head_dim, float scale, Address out,
-         const std::string& isa) {
+      [](Address q, int64_t ldq, const CacheAddress& cache, Address cu_seqlens_q, Address context_lens,
+         Address block_table, int64_t num_seqs, int64_t max_blocks, int64_t num_heads, int64_t num_kv_heads,
+         int64_t head_dim, float scale, Address out, const std::string& isa) {
         const KernelTable& table = pick(isa);
         py::gil_scoped_release release;
         table.paged_attention({.q = at<float>(q),
-                               .cache = paged(key, value, block_stride, row_stride, block_size),
+                               .cache = paged(cache),
                                .cu_seqlens_q = at<int32_t>(cu_seqlens_q),
                                .context_lens = at<int32_t>(context_lens),
                                .block_table = at<int32_t>(block_table),
@@ -32,10 +31,9 @@ void bind_paged_attention(py::module_& m) {
                                .tokens = nullptr,
                                .num_tokens = 0});
       },
-      py::arg("q"), py::arg("ldq"), py::arg("key"), py::arg("value"), py::arg("block_stride"), py::arg("row_stride"),
-      py::arg("block_size"), py::arg("cu_seqlens_q"), py::arg("context_lens"), py::arg("block_table"),
-      py::arg("num_seqs"), py::arg("max_blocks"), py::arg("num_heads"), py::arg("num_kv_heads"), py::arg("head_dim"),
-      py::arg("scale"), py::arg("out"), py::arg("isa") = "");
+      py::arg("q"), py::arg("ldq"), py::arg("cache"), py::arg("cu_seqlens_q"), py::arg("context_lens"),
+      py::arg("block_table"), py::arg("num_seqs"), py::arg("max_blocks"), py::arg("num_heads"), py::arg("num_kv_heads"),
+      py::arg("head_dim"), py::arg("scale"), py::arg("out"), py::arg("isa") = "");
 }
 
 }  // namespace antiphon

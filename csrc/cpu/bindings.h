@@ -28,8 +28,20 @@ using WeightAddress = std::tuple<Address, Address, int32_t>;
 // Raises ValueError if there is no such format. isa: as for `pick`, which has been called with it.
 PackedWeight weight_at(const WeightAddress& weight, const std::string& isa = "");
 
-inline PagedCache paged(Address key, Address value, int64_t block_stride, int64_t row_stride, int32_t block_size) {
-  return {at<float>(key), at<float>(value), block_stride, row_stride, block_size};
+// A cache as Python has it: the addresses of keys and values, from block to block, from position to position, positions
+// in a block; then, or 0 for float32, the addresses of their scales, and from block to block of these.
+using CacheAddress = std::tuple<Address, Address, int64_t, int64_t, int32_t, Address, Address, int64_t>;
+
+inline PagedCache paged(const CacheAddress& cache) {
+  const auto& [key, value, block_stride, row_stride, block_size, key_scales, value_scales, scale_stride] = cache;
+  return {.key = at<void>(key),
+          .value = at<void>(value),
+          .block_stride = block_stride,
+          .row_stride = row_stride,
+          .block_size = block_size,
+          .key_scales = at<float>(key_scales),
+          .value_scales = at<float>(value_scales),
+          .scale_stride = scale_stride};
 }
 
 // Each is in the file of its name; module.cpp calls them all.

@@ -120,6 +120,17 @@ static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, i
     std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
 }
 
+static PagedCache cache_of_layer(const DecoderArgs& a, int64_t index) {
+  PagedCache cache = a.cache;
+  const int64_t number = cache.key_scales ? sizeof(int8_t) : sizeof(float), step = index * a.layer_stride * number;
+  cache.key = static_cast<char*>(cache.key) + step, cache.value = static_cast<char*>(cache.value) + step;
+  if (cache.key_scales) {
+    cache.key_scales += index * a.layer_scale_stride;
+    cache.value_scales += index * a.layer_scale_stride;
+  }
+  return cache;
+}
+
 // What a layer does with rows [row0, row1) before attention, and then what it does after.
 static void decoder_before(const DecoderArgs& a, int64_t index, const PagedCache& cache, int64_t row0, int64_t row1,
                            const DecoderScratch& to) {
@@ -205,9 +216,7 @@ static void decoder_layers(DecoderArgs a) {
 
   for (int64_t i = 0; i < a.num_layers; i++) {
     const int64_t* wanted = i + 1 == a.num_layers ? a.wanted : nullptr;
-    PagedCache cache = a.cache;
-    cache.key += i * a.layer_stride;
-    cache.value += i * a.layer_stride;
+    const PagedCache cache = cache_of_layer(a, i);
 
     for (int64_t row = 0; row < n; row += kRowChunk)
       decoder_before(a, i, cache, row, std::min(row + kRowChunk, n), scratch);

@@ -30,19 +30,19 @@ static void fusion_attention_row(const FusionArgs& a, int64_t token, float* quer
                              .block_size = a.num_valid[token]};
   for (int64_t h = 0; h < a.num_heads; h++)
     rotate(a.q + token * width + h * a.head_dim, query + h * a.head_dim, angles, a.head_dim);
-  attend({.q = query,
-          .cache = window,
-          .table = table,
-          .keys = a.num_valid[token],
-          .kv_begin = 0,
-          .kv_end = a.num_heads,
-          .group = 1,
-          .head_dim = a.head_dim,
-          .scale = a.scale,
-          .out = out,
-          .behind = 0,
-          .next_block = nullptr},
-         scores);
+  attend<float>({.q = query,
+                 .cache = window,
+                 .table = table,
+                 .keys = a.num_valid[token],
+                 .kv_begin = 0,
+                 .kv_end = a.num_heads,
+                 .group = 1,
+                 .head_dim = a.head_dim,
+                 .scale = a.scale,
+                 .out = out,
+                 .behind = 0,
+                 .next_block = nullptr},
+                scores);
 }
 
 static void fusion_attention(const FusionArgs& a) {

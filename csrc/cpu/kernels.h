@@ -16,13 +16,18 @@ namespace antiphon {
 constexpr int kPanel = 32;  // output features that are stored together in a packed weight
 
 // A paged cache of one layer: `base + block * block_stride + offset * row_stride` is the first of
-// num_kv_heads * head_dim numbers of a position.
+// num_kv_heads * head_dim numbers of a position. They are float32, or int8 where there are scales: then
+// `scales + block * scale_stride` is the first of (num_kv_heads, block_size), and a number is the whole number times
+// the scale of its head and position.
 struct PagedCache {
-  float* key;
-  float* value;
+  void* key;
+  void* value;
   int64_t block_stride;
   int64_t row_stride;
   int32_t block_size;
+  float* key_scales = nullptr;
+  float* value_scales = nullptr;
+  int64_t scale_stride = 0;
 };
 
 // What the numbers of a weight are. All but kInt8Both are widened to float32 in registers, and so a product equals, to
@@ -108,8 +113,9 @@ struct DecoderArgs {
   const int32_t* positions;
   const float* cos_sin;
   const int64_t* slots;
-  PagedCache cache;      // of the first layer
-  int64_t layer_stride;  // from a layer's keys to the next layer's
+  PagedCache cache;  // of the first layer
+  // from a layer's keys to the next layer's, and from their scales to the next
+  int64_t layer_stride, layer_scale_stride;
   const int32_t *cu_seqlens_q, *context_lens, *block_table;
   int64_t num_seqs, max_blocks;
   // fusion, for the rows of x that receive it

@@ -26,7 +26,9 @@ static inline int64_t sequence_of(const int32_t* cu_seqlens, int64_t num_seqs, i
   return found;
 }
 
-static void paged_attention(const PagedAttentionArgs& a) {
+// T: of the cache's numbers
+template <class T>
+static void attention_over(const PagedAttentionArgs& a) {
   const int64_t group = a.num_heads / a.num_kv_heads, all = a.cu_seqlens_q[a.num_seqs];
   const int64_t tokens = a.tokens ? a.num_tokens : all;
   if (tokens == 0) return;
@@ -46,10 +48,10 @@ static void paged_attention(const PagedAttentionArgs& a) {
   ShortMemory is_short;
   parallel_for(tasks, tasks / 64 + 1, worthwhile, [&](int64_t begin, int64_t end, bool goes_on) {
     const int64_t size = stride * scores_stride(longest) * kv_heads * group;
-    const Scratch<float> memory(size + kKeys * a.head_dim, std::nothrow);
+    const Scratch<float> memory(size + kKeys * (a.head_dim + 1), std::nothrow);
     if (!memory) return is_short.set();
     float *scores = memory.get(), *packed = scores + size;
-    const auto query_of = [&](int64_t row, int64_t part) -> Attention {
+    const auto query_of = [&](int64_t row, int64_t part) -> Attention<T> {
       const int64_t token = a.tokens ? a.tokens[row] : row, kv_begin = part * kv_heads, head = kv_begin * group;
       const int64_t seq = sequence_of(a.cu_seqlens_q, a.num_seqs, token);
       const int64_t behind = a.cu_seqlens_q[seq + 1] - 1 - token;
@@ -69,7 +71,7 @@ static void paged_attention(const PagedAttentionArgs& a) {
     for (int64_t task = begin; task < end; task++) {
       const int64_t first = task / parts * stride, last = first + stride < tokens ? first + stride : tokens;
       for (int64_t row = first; row < last;) {
-        Attention query = query_of(row, task % parts);
+        Attention<T> query = query_of(row, task % parts);
         const int64_t together = (query.behind + 1 < last - row ? query.behind + 1 : last - row) / kQueries * kQueries;
         if (has_prompts && together && query.keys > 0) {
           attend_queries(query, together, a.ldq, ldo, scores, packed);
@@ -77,8 +79,8 @@ static void paged_attention(const PagedAttentionArgs& a) {
           continue;
         }
         if (!has_prompts && (goes_on || task + 1 < end)) {
-          const Attention next = query_of((task + 1) / parts, (task + 1) % parts);
-          if (next.keys > 0) query.next_block = block_of(next, a.cache.key, 0);
+          const Attention<T> next = query_of((task + 1) / parts, (task + 1) % parts);
+          if (next.keys > 0) query.next_block = next.block_of(a.cache.key, 0);
         }
         attend(query, scores);
         row++;
@@ -86,6 +88,11 @@ static void paged_attention(const PagedAttentionArgs& a) {
     }
   });
   is_short.rethrow();
+}
+
+static void paged_attention(const PagedAttentionArgs& a) {
+  if (a.cache.key_scales) attention_over<int8_t>(a);
+  else attention_over<float>(a);
 }
 
 }  // namespace ANTIPHON_ISA

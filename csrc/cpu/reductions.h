@@ -2,15 +2,18 @@
 #pragma once
 
 #include "vec.h"
+#include "widen.h"
 
 namespace antiphon {
 namespace ANTIPHON_ISA {
 
-static inline float dot(const float* a, const float* b, int64_t size) {
+// b: of numbers that are widened
+template <class T>
+static inline float dot(const float* a, const T* b, int64_t size) {
   vf acc = {};
   int64_t i = 0;
-  for (; i + kLanes <= size; i += kLanes) acc += load(a + i) * load(b + i);
-  if (i < size) acc += load_some(a + i, size - i) * load_some(b + i, size - i);
+  for (; i + kLanes <= size; i += kLanes) acc += load(a + i) * widen(b + i);
+  if (i < size) acc += load_some(a + i, size - i) * widen_some(b + i, size - i);
   return sum(acc);
 }
 

@@ -1,6 +1,8 @@
 // The numbers of a packed weight, and how a vector of them becomes float32. Exact in every format.
 #pragma once
 
+#include <cstring>
+
 #include "vec.h"
 
 namespace antiphon {
@@ -14,6 +16,7 @@ struct Float16 {
 };
 
 static inline vf widen(const float* p) { return load(p); }
+static inline vf widen_some(const float* p, int64_t count) { return load_some(p, count); }
 
 #if ANTIPHON_VL == 16
 // With masks, of all lanes: some versions of GCC warn of what the plain ones leave undefined.
@@ -62,6 +65,13 @@ static inline vf widen(const int8_t* p) {
   return v;
 }
 #endif
+
+// The first `count` numbers, followed by zeros
+static inline vf widen_some(const int8_t* p, int64_t count) {
+  int8_t some[kLanes] = {};
+  std::memcpy(some, p, static_cast<size_t>(count));
+  return widen(some);
+}
 
 }  // namespace ANTIPHON_ISA
 }  // namespace antiphon

@@ -208,7 +208,8 @@ struct Paged {
   int64_t kv_heads, head_dim, block_size, max_blocks = 0;
   std::vector<int32_t> lens, starts{0}, positions, table;
   std::vector<int64_t> slots;
-  Floats storage;
+  Floats storage, scales;
+  std::vector<int8_t> bytes;
   PagedCache cache;
 
   // queries: the last ones of each sequence
@@ -231,11 +232,30 @@ struct Paged {
       }
     }
   }
+  // The same in int8, of which this one becomes the copy in float32
+  PagedCache in_int8() {
+    const int64_t blocks = static_cast<int64_t>(table.size());
+    bytes.resize(storage.size()), scales.resize(blocks * 2 * kv_heads * block_size);
+    for (size_t i = 0; i < storage.size(); i++)
+      bytes[i] = static_cast<int8_t>(std::max(-127.0f, std::min(127.0f, std::round(storage[i] * 40))));
+    for (float& scale : scales) scale = 0.01f * static_cast<float>(1 + generator() % 5);
+    PagedCache found = cache;
+    found.key = bytes.data(), found.value = bytes.data() + block_size * kv_heads * head_dim;
+    found.key_scales = scales.data(), found.value_scales = scales.data() + kv_heads * block_size;
+    found.scale_stride = 2 * kv_heads * block_size;
+    for (int64_t i = 0; i < static_cast<int64_t>(storage.size()); i++) {
+      const int64_t head = i / head_dim % kv_heads, offset = i / head_dim / kv_heads % block_size;
+      const int64_t half = i / (block_size * kv_heads * head_dim);  // keys of block 0, values of block 0 ...
+      storage[i] = bytes[i] * scales[(half * kv_heads + head) * block_size + offset];
+    }
+    return found;
+  }
   int64_t tokens() const { return starts.back(); }
   int64_t num_seqs() const { return static_cast<int64_t>(lens.size()); }
-  const float* at(const float* base, int64_t seq, int64_t position, int64_t head) const {
+  const float* at(const void* base, int64_t seq, int64_t position, int64_t head) const {
     const int64_t block = table[seq * max_blocks + position / block_size];
-    return base + block * cache.block_stride + position % block_size * cache.row_stride + head * head_dim;
+    return static_cast<const float*>(base) + block * cache.block_stride + position % block_size * cache.row_stride +
+           head * head_dim;
   }
   Floats attention(const Floats& q, int64_t heads) const {
     Floats out(tokens() * heads * head_dim);
@@ -269,7 +289,38 @@ void test_attention(const KernelTable& table) {
                                  out.data(), paged.num_seqs(), paged.max_blocks, heads, kv_heads, head_dim, tokens_of,
                                  1 / std::sqrt(static_cast<float>(head_dim)), nullptr, 0});
           check_near(out, paged.attention(q, heads), "paged_attention");
+          const PagedCache cache = paged.in_int8();
+          table.paged_attention({q.data(), cache, paged.starts.data(), paged.lens.data(), paged.table.data(),
+                                 out.data(), paged.num_seqs(), paged.max_blocks, heads, kv_heads, head_dim, tokens_of,
+                                 1 / std::sqrt(static_cast<float>(head_dim)), nullptr, 0});
+          check_near(out, paged.attention(q, heads), "paged_attention in int8");
         }
+}
+
+void test_int8_write(const KernelTable& table, Paged& paged, const Floats& angles, int64_t heads) {
+  const int64_t kv_heads = paged.kv_heads, head_dim = paged.head_dim, width = (heads + 2 * kv_heads) * head_dim;
+  const PagedCache cache = paged.in_int8();
+  const std::vector<int8_t> before = paged.bytes;
+  Floats qkv = randn(paged.tokens() * width), expected = qkv;
+  table.rope_cache_write({qkv.data(), paged.positions.data(), angles.data(), paged.slots.data(), cache, paged.tokens(),
+                          heads, kv_heads, head_dim});
+  for (int64_t t = 0; t < paged.tokens(); t++) {
+    if (paged.slots[t] < 0) continue;
+    const int64_t block = paged.slots[t] / paged.block_size, offset = paged.slots[t] % paged.block_size;
+    for (int64_t h = 0; h < 2 * kv_heads; h++) {
+      float* row = &expected[t * width + (heads + h) * head_dim];
+      const bool is_key = h < kv_heads;
+      if (is_key) rotate(row, head_dim, paged.positions[t], angles);
+      const int8_t* found = static_cast<const int8_t*>(is_key ? cache.key : cache.value) + block * cache.block_stride +
+                            offset * cache.row_stride + h % kv_heads * head_dim;
+      const float* scales = is_key ? cache.key_scales : cache.value_scales;
+      const float scale = scales[block * cache.scale_stride + h % kv_heads * paged.block_size + offset];
+      for (int64_t d = 0; d < head_dim; d++)
+        check(std::fabs(static_cast<float>(found[d]) * scale - row[d]) <= 0.501f * scale, "rope_cache_write in int8");
+    }
+  }
+  const int64_t unwritten = paged.table[0] * cache.block_stride + cache.row_stride;  // whose slot is -1
+  check(paged.bytes[unwritten] == before[unwritten], "rope_cache_write's padding in int8");
 }
 
 void test_rope(const KernelTable& table) {
@@ -298,6 +349,7 @@ void test_rope(const KernelTable& table) {
       }
     const float* unwritten = paged.at(paged.cache.key, 0, 1, 0);
     check(*unwritten == before[unwritten - paged.storage.data()], "rope_cache_write's padding");
+    test_int8_write(table, paged, angles, heads);
   }
 }
 

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from antiphon.kernels.attention_batch import AttentionBatch
+from antiphon.kernels.quantized_cache import Cache, QuantizedCache, numbers_of, scales_of
 
 __all__ = ["choose_num_splits", "paged_attention"]
 
@@ -28,8 +29,8 @@ ANY = 2**31 - 1
 
 def paged_attention(
     q: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
     batch: AttentionBatch,
     scale: float,
     *,
@@ -40,7 +41,12 @@ def paged_attention(
     if not out.numel():
         return out
     q = q if q.stride(2) == 1 else q.contiguous()
-    _, block_size, num_kv_heads, _ = key_cache.shape
+    keys, values = numbers_of(key_cache), numbers_of(value_cache)
+    key_scales, value_scales, scale_stride = None, None, 0
+    if isinstance(key_cache, QuantizedCache):
+        key_scales, value_scales = key_cache.scales, scales_of(value_cache)
+        scale_stride = key_scales.stride(0)
+    _, block_size, num_kv_heads, _ = keys.shape
     num_seqs, max_blocks = batch.block_table.shape
     group = num_heads // num_kv_heads
     padded_group = triton.next_power_of_2(group)
@@ -65,8 +71,10 @@ def paged_attention(
         rows = block_queries * padded_group
         _attend_kernel[(tiles * num_kv_heads, num_splits)](
             q,
-            key_cache,
-            value_cache,
+            keys,
+            values,
+            key_scales,
+            value_scales,
             batch.cu_seqlens_q,
             batch.context_lens,
             batch.block_table,
@@ -79,8 +87,9 @@ def paged_attention(
             max_blocks,
             q.stride(0),
             q.stride(1),
-            key_cache.stride(0),
-            key_cache.stride(1),
+            keys.stride(0),
+            keys.stride(1),
+            scale_stride,
             scale * math.log2(math.e),
             least,
             most,
@@ -153,6 +162,9 @@ def sequence_of(tile, cu_seqlens_q_ptr, num_seqs, BLOCK_QUERIES: tl.constexpr):
 
 @triton.jit(
     do_not_specialize=[
+        "key_scales_ptr",
+        "value_scales_ptr",
+        "stride_scales",
         "cu_seqlens_q_ptr",
         "context_lens_ptr",
         "block_table_ptr",
@@ -167,6 +179,8 @@ def _attend_kernel(
     q_ptr,
     key_ptr,
     value_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
     cu_seqlens_q_ptr,
     context_lens_ptr,
     block_table_ptr,
@@ -181,6 +195,7 @@ def _attend_kernel(
     stride_q_head,
     stride_block,
     stride_position,
+    stride_scales,
     scale_log2,
     least,
     most,
@@ -199,6 +214,7 @@ def _attend_kernel(
     for the queries of one tile, the heads of one kv head, and one split of the keys that the tile sees.
     Sequences of fewer than `least` or more than `most` queries are left to another launch. With splits it
     stores the sum before the division (`found_ptr`), and the largest score and the divisor (`stats_ptr`).
+    In an int8 cache, k and v are whole numbers, times the scales of their head and position.
     """
     # The last tiles of a prefill see the most keys, so they start first.
     tile = tl.num_programs(0) // num_kv_heads - 1 - tl.program_id(0) // num_kv_heads
@@ -243,10 +259,19 @@ def _attend_kernel(
         inside = (key < end)[:, None] & (d < HEAD_DIM)[None, :]
         k = tl.load(key_ptr + place[:, None] + d[None, :], mask=inside, other=0.0)
         v = tl.load(value_ptr + place[:, None] + d[None, :], mask=inside, other=0.0)
+        if key_scales_ptr is not None:
+            scale_place = block * stride_scales + kv_head * BLOCK_SIZE + key % BLOCK_SIZE
+            key_scale = tl.load(key_scales_ptr + scale_place, mask=key < end, other=0.0)
+            value_scale = tl.load(value_scales_ptr + scale_place, mask=key < end, other=0.0)
+            k = k.to(q.dtype)  # exact
+            # not times the weights, which in float16 would become too small
+            v = (v.to(tl.float32) * value_scale[:, None]).to(q.dtype)
         if IN_16_BITS:
             score = tl.dot(q, tl.trans(k))
         else:
             score = tl.dot(q, tl.trans(k.to(tl.float32)), input_precision="ieee")
+        if key_scales_ptr is not None:
+            score *= key_scale[None, :]
         seen = (key[None, :] <= position[:, None]) & (key < end)[None, :]
         score = tl.where(seen, score * scale_log2, float("-inf"))
         above = tl.maximum(largest, tl.max(score, axis=1))

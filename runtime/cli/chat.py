@@ -93,6 +93,7 @@ def chat(
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
+    kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
     top_p: options.TopP = SamplingParams.top_p,
@@ -136,7 +137,15 @@ def chat(
         microphone = stack.enter_context(Microphone(input_device)) if mic else None
         speaker = stack.enter_context(Speaker(output_device)) if mic or play else None
         engine = options.open_engine(
-            model, codec, device, dtype, codec_dtype, block_size, quantization, vocoder_backend
+            model,
+            codec,
+            device,
+            dtype,
+            codec_dtype,
+            block_size,
+            quantization,
+            vocoder_backend,
+            kv_cache_dtype,
         )
         if microphone is not None and speaker is not None:
             with signals.at_once():

@@ -78,6 +78,7 @@ def generate(
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
+    kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
     top_p: options.TopP = SamplingParams.top_p,
@@ -129,7 +130,15 @@ def generate(
         speaker = stack.enter_context(Speaker(output_device)) if play else None  # before the model is loaded
         engine = stack.enter_context(
             options.open_engine(
-                model, codec, device, dtype, codec_dtype, block_size, quantization, vocoder_backend
+                model,
+                codec,
+                device,
+                dtype,
+                codec_dtype,
+                block_size,
+                quantization,
+                vocoder_backend,
+                kv_cache_dtype,
             )
         )
         with signals.noted(note):  # what was made is kept

@@ -21,6 +21,7 @@ __all__ = [
     "Device",
     "Dtype",
     "InputDevice",
+    "KVCacheDtype",
     "MaxTokens",
     "MaxUnits",
     "Modalities",
@@ -95,7 +96,24 @@ Quantization = Annotated[
     typer.Option(
         metavar="SCHEME",
         help="On the CPU, int8: the weights of the layers, and what they multiply, in 8 bits; "
-        "int8-weight-only: the weights alone.",
+        "int8-weight-only: the weights alone; bitsandbytes, bitsandbytes-4bit: by that library.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+QuantizationKeep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Modules that are not quantized, such as lm_head or 'model.layers.0.*'; may be given several "
+        "times.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+KVCacheDtype = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|int8",
+        help="int8: the KV cache in 8 bits, which holds nearly four times as many positions as in float32.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -187,6 +205,7 @@ def open_engine(
     block_size: int,
     quantization: str | None = None,
     vocoder_backend: str = "torch",
+    kv_cache_dtype: str = "auto",
 ) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     check_codec(model, codec)
@@ -202,6 +221,7 @@ def open_engine(
             codec_dtype=codec_dtype,
             quantization=quantization,
             vocoder_backend=vocoder_backend,
+            kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # it is checked there
             block_size=block_size,
         )
     if model is None:

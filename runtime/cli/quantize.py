@@ -31,6 +31,14 @@ def quantize(
             "multiply, as it comes."
         ),
     ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Modules that stay as they are, such as lm_head or 'model.layers.0.*'; may be given several "
+            "times.",
+        ),
+    ] = None,
 ) -> None:
     """Write a checkpoint in fewer bits, which --model takes as it is.
 
@@ -39,7 +47,8 @@ def quantize(
     """
     with signals.at_once():  # whatever has been written is of use to the next run
         from antiphon.model.checkpoint.quantized_folder import write_quantized
-        from antiphon.model.schemes import SCHEMES
+        from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY
 
-        sizes = write_quantized(source, target, SCHEMES[scheme.value], progress=True)
+        chosen = INT8 if scheme is Scheme.INT8 else INT8_WEIGHT_ONLY
+        sizes = write_quantized(source, target, chosen, keep=keep or (), progress=True)
     say(f"{target}: {scheme.value}, {sizes.target / MB:.0f} MB of weights instead of {sizes.source / MB:.0f}")

@@ -63,6 +63,8 @@ def run_batch(
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
+    quantization_keep: options.QuantizationKeep = None,
+    kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -96,7 +98,8 @@ def run_batch(
         except OSError as error:
             raise typer.BadParameter(about(output_file, error), param_hint="--output-file") from error
         settings: dict[str, Any] = {"block_size": block_size, "max_num_seqs": max_num_seqs}
-        settings["quantization"] = quantization
+        settings |= {"quantization": quantization, "quantization_keep": quantization_keep or ()}
+        settings["kv_cache_dtype"] = kv_cache_dtype
         if max_model_len is not None:
             settings["max_model_len"] = max_model_len
         with signals.at_once():

@@ -168,6 +168,8 @@ def serve(
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
     quantization: options.Quantization = None,
+    quantization_keep: options.QuantizationKeep = None,
+    kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -238,6 +240,8 @@ def serve(
     )
     engine_settings: dict[str, Any] = {
         "quantization": quantization,
+        "quantization_keep": quantization_keep or (),
+        "kv_cache_dtype": kv_cache_dtype,
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
         "max_num_waiting": max_num_waiting,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,8 @@ from antiphon.config import EngineConfig, EngineSettings
 from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.inputs.copies import plain_options
-from antiphon.model.schemes import SCHEMES
+from antiphon.model.checkpoint.quantizing import check_pattern
+from antiphon.model.schemes import SCHEMES, Scheme
 from antiphon.plain import kind, reading, shown
 from antiphon.prompt import Prompt
 from antiphon.types import Request, SamplingParams
@@ -31,6 +33,8 @@ __all__ = [
     "all_requests",
     "bounded",
     "check_choice",
+    "check_keep",
+    "check_library",
     "check_quantization",
     "check_vocoder_backend",
     "engine_config",
@@ -43,6 +47,7 @@ __all__ = [
 QUANTIZATIONS = tuple(SCHEMES)
 DEFAULT_MAX_TOKENS = 1024
 """For text-only replies whose request sets no limit."""
+MAX_PATTERNS = 1000
 MAX_REQUESTS = 1_000_000
 """The most requests that `generate` takes at a time: it holds all of them, and an iterable may never end."""
 
@@ -55,6 +60,7 @@ class EngineArguments(EngineSettings, total=False):
     dtype: str | torch.dtype
     codec_dtype: str | torch.dtype
     quantization: str | None
+    quantization_keep: Sequence[str]
     load_format: Literal["auto", "dummy"]
     text_backend: str
     vocoder_backend: str
@@ -82,6 +88,31 @@ def check_quantization(value: object) -> None:
     if value is not None and (type(value) is not str or value not in QUANTIZATIONS):
         raise ConfigError(
             f"quantization: expected None or one of {', '.join(map(repr, QUANTIZATIONS))}, got {shown(value)}"
+        )
+
+
+def check_keep(value: object) -> tuple[str, ...]:
+    """Patterns of modules, as `quantization_keep` takes them."""
+    if issubclass(type(value), (str, bytes)) or not issubclass(type(value), Iterable):
+        raise ConfigError(f"quantization_keep: expected a list of patterns, got {kind(value)}")
+    with reading("quantization_keep"):
+        found = tuple(islice(iter(value), MAX_PATTERNS + 1))  # type: ignore[call-overload]
+    if len(found) > MAX_PATTERNS:
+        raise ConfigError(f"quantization_keep: expected at most {MAX_PATTERNS} patterns, got more")
+    for pattern in found:
+        if type(pattern) is not str:
+            raise ConfigError(f"quantization_keep: expected patterns that are str, got {kind(pattern)}")
+        check_pattern(pattern)
+    return found
+
+
+def check_library(scheme: Scheme) -> None:
+    """Raise ConfigError if the library that computes a scheme is not installed."""
+    library = scheme.library
+    if library is not None and find_spec(library) is None:
+        raise ConfigError(
+            f"quantization: {scheme.name!r} needs the package {library}, which is not installed: "
+            f"pip install 'antiphon[{library}]'"
         )
 
 

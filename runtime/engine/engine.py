@@ -73,7 +73,12 @@ class Engine(OfOneProcess):
             "float16". On the CPU, activations and the KV cache are float32 with any of them.
         quantization: on the CPU, "int8-weight-only": the matrices of all layers and heads in 8 bits, with a
             scale for each output; "int8": also what they multiply, as it comes, with a scale for each
-            token. None: as `dtype` says, or as the folder holds them (`antiphon quantize`).
+            token. "bitsandbytes", "bitsandbytes-4bit": the matrices of all layers by that library, which the
+            extra of this name installs, as the released code's --load-8bit and --load-4bit have them. None:
+            as `dtype` says, or as the folder holds them (`antiphon quantize`).
+        quantization_keep: modules that are not quantized: patterns of their names in the checkpoint, or of
+            what follows a dot there, such as "lm_head" and "layers.0.*". Matrices that are stored together
+            (q, k and v; gate and up) stay together.
         codec_dtype: of a codec given as a folder; "auto" is float16 on a GPU and float32 on a CPU. See
             `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
@@ -98,6 +103,7 @@ class Engine(OfOneProcess):
         dtype: str | torch.dtype = "auto",
         codec_dtype: str | torch.dtype = "auto",
         quantization: str | None = None,
+        quantization_keep: Sequence[str] = (),
         load_format: Literal["auto", "dummy"] = "auto",
         text_backend: str = "native",
         vocoder_backend: str = "torch",
@@ -116,6 +122,7 @@ class Engine(OfOneProcess):
             dtype=dtype,
             codec_dtype=codec_dtype,
             quantization=quantization,
+            quantization_keep=quantization_keep,
             load_format=load_format,
             text_backend=text_backend,
             vocoder_backend=vocoder_backend,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ from antiphon.config import CacheConfig, EngineConfig, EngineSettings, ModelConf
 from antiphon.device.place import resolve_device
 from antiphon.engine.arguments import (
     check_choice,
+    check_keep,
+    check_library,
     check_quantization,
     check_vocoder_backend,
     engine_config,
@@ -46,7 +49,7 @@ class Loaded:
     model_name: str
     device: torch.device
     dtype: torch.dtype
-    """That of activations and the KV cache."""
+    """That of activations, and of a KV cache that is not quantized."""
     config: EngineConfig
     model_config: ModelConfig
     cache_config: CacheConfig
@@ -64,6 +67,7 @@ def load(
     dtype: str | torch.dtype,
     codec_dtype: str | torch.dtype,
     quantization: str | None,
+    quantization_keep: Sequence[str],
     load_format: Literal["auto", "dummy"],
     text_backend: str,
     vocoder_backend: str,
@@ -75,6 +79,7 @@ def load(
     does."""
     config = engine_config(settings)
     check_quantization(quantization)
+    keep = check_keep(quantization_keep)
     check_choice("text_backend", text_backend, "native")
     check_choice("speech_prompt", speech_prompt, "soft")
     folder = model_folder(model) if model is not None else EMBEDDED_MODEL
@@ -85,12 +90,16 @@ def load(
     check_device(place)
     if quantization is not None and place.type != "cpu":
         raise ConfigError(f"quantization: expected None on {place.type}, got {quantization!r}")
+    if quantization is not None:
+        check_library(SCHEMES[quantization])
     make_ready()
     resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
     model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
     stored = scheme_of(folder)
     if stored is not None and place.type != "cpu":
         raise ConfigError(f"device: expected cpu for the int8 weights of {folder}, got {place.type}")
+    if keep and quantization is None and stored is None:
+        raise ConfigError("quantization_keep: expected a quantization to leave modules out of, got None")
     if model_config.speech_prompt != "soft":
         raise CheckpointError(
             f"{folder / 'config.json'}: speech_prompt: expected 'soft', found {model_config.speech_prompt!r}"
@@ -119,6 +128,7 @@ def load(
         seed=config.seed,
         progress=progress,
         quantization=stored if quantization is None else SCHEMES[quantization],
+        keep=keep,
     )
     computing = computing_dtype(resolved, place)
     return Loaded(

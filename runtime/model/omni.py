@@ -13,8 +13,10 @@ from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
+from antiphon.kernels.library_linear import LibraryLinear
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.quantized import QuantizedWeight
+from antiphon.kernels.quantized_cache import Caches
 from antiphon.kernels.registry import cpp_available
 from antiphon.kernels.rope import inverse_frequencies, rope_table
 from antiphon.kernels.soft_embedding import soft_embedding
@@ -22,7 +24,7 @@ from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
 
 __all__ = ["OmniModel", "computing_dtype"]
 
-LayerCaches = Sequence[tuple[Tensor, Tensor]]
+LayerCaches = Sequence[Caches]
 
 
 class OmniModel:
@@ -39,7 +41,7 @@ class OmniModel:
         self.config = config
         self.device = weights.norm.device
         self.dtype = computing_dtype(weights.norm.dtype, self.device)
-        """That of activations and the KV cache"""
+        """That of activations, and of a KV cache that is not quantized"""
         self.cos_sin = rope_table(
             inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling),
             max_positions,
@@ -49,6 +51,8 @@ class OmniModel:
         self.geometry = DecoderGeometry(
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
         )
+        self.has_library_products = False
+        """Whether a library multiplies some matrices, with threads of its own."""
         self._layer_bytes: list[int] = []
         self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers, weights.audio_norm)
         self.text_layers: DecoderLayers = self._stack(weights.layers, weights.norm)
@@ -127,8 +131,12 @@ class OmniModel:
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
         packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]
         self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
+        backend = None
+        if any(isinstance(matrix, LibraryLinear) for layer in packed for matrix in _matrices(layer)):
+            self.has_library_products, backend = True, "torch"
+        norm = norm.to(self.dtype)
         # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
-        return decoder_layers(packed, norm.to(self.dtype), self.geometry, self.cos_sin, checked=False)
+        return decoder_layers(packed, norm, self.geometry, self.cos_sin, backend=backend, checked=False)
 
     def _rows(self, table: Matrix, ids: Tensor) -> Tensor:
         rows = table.embed(ids) if isinstance(table, QuantizedWeight) else F.embedding(ids, table)
@@ -171,5 +179,9 @@ def _packed(layer: LayerWeights, dtype: torch.dtype) -> DecoderLayer:
 
 
 def _num_bytes(layer: DecoderLayer) -> int:
+    return sum(matrix.num_bytes for matrix in _matrices(layer))
+
+
+def _matrices(layer: DecoderLayer) -> list[Linear]:
     matrices = (layer.qkv, layer.o, layer.gate_up, layer.down, layer.fusion_q, layer.fusion_o)
-    return sum(matrix.num_bytes for matrix in matrices if matrix is not None)
+    return [matrix for matrix in matrices if matrix is not None]

@@ -130,8 +130,8 @@ class Recordings:
         self.num_spare_row = max_num_seqs
         """The row of `unit_hidden` that is of no request."""
         self.spare_entry_slot = (len(windows) - 1) * windows.shape[1]
-        self.max_text_blocks = -(-max_positions // cache.text[0][0].shape[1])
-        self.max_speech_blocks = -(-max_positions // cache.speech[0][0].shape[1])
+        self.max_text_blocks = -(-max_positions // cache.config.text_block_size)
+        self.max_speech_blocks = -(-max_positions // cache.config.speech_block_size)
         self._recorded: dict[tuple[Kind, int], Recorded] = {}
 
     def record(self) -> Iterator[str]:

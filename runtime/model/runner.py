@@ -80,7 +80,7 @@ class Runner:
         self.device = model.device
         self.tracer: Tracer | None = None
         self._interruptible = interruptible
-        self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear)
+        self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear) and not model.has_library_products
         self._image_threads = within_quota(torch.get_num_threads()) if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
         self._unit_hidden = torch.zeros(
@@ -126,6 +126,7 @@ class Runner:
             geometry=model.geometry,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
+            dtype=model.dtype,
             caches=[self.cache.text[0], self.cache.speech[0]],
             max_blocks=max(recordings.max_text_blocks, recordings.max_speech_blocks),
             max_num_seqs=self._max_num_seqs,

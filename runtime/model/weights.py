@@ -7,10 +7,12 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from antiphon.kernels.library_linear import LibraryWeight
 from antiphon.kernels.quantized import QuantizedWeight
 
 __all__ = [
     "FusionWeights",
+    "LayerMatrix",
     "LayerWeights",
     "Matrix",
     "OmniWeights",
@@ -22,15 +24,17 @@ __all__ = [
 
 Matrix: TypeAlias = "Tensor | QuantizedWeight"
 """A `QuantizedWeight` once the checkpoint has been quantized."""
+LayerMatrix: TypeAlias = "Matrix | LibraryWeight"
+"""Those of layers may be quantized by a library instead."""
 
 
 @dataclass
 class FusionWeights:
     """`audio_text_attn` of one top layer, without k and v (see `OmniWeights.fusion_kv`)."""
 
-    q: Matrix
+    q: LayerMatrix
     """(heads * head_dim, hidden)"""
-    o: Matrix
+    o: LayerMatrix
     """(hidden, heads * head_dim)"""
 
 
@@ -40,15 +44,15 @@ class LayerWeights:
 
     input_norm: Tensor
     """(hidden)"""
-    qkv: Matrix
+    qkv: LayerMatrix
     """(q_size + 2 * kv_size, hidden): q_proj, k_proj, v_proj one after the other"""
-    o: Matrix
+    o: LayerMatrix
     """(hidden, q_size)"""
     post_norm: Tensor
     """(hidden)"""
-    gate_up: Matrix
+    gate_up: LayerMatrix
     """(2 * intermediate, hidden): gate_proj, then up_proj"""
-    down: Matrix
+    down: LayerMatrix
     """(hidden, intermediate)"""
     fusion: FusionWeights | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from checkpoints import RANDOM_MODEL
 
 from antiphon.cli import main
-from antiphon.engine.arguments import QUANTIZATIONS
 from antiphon.model.checkpoint.folder import read_config
 
 SCHEME = ("--scheme", "int8-weight-only")
@@ -50,7 +50,7 @@ def test_other_schemes_are_refused(
     shown = capsys.readouterr().err
     assert "--scheme" in shown
     if options:
-        assert all(scheme in shown for scheme in QUANTIZATIONS)
+        assert all(scheme in shown for scheme in ("int8", "int8-weight-only"))
     assert not list(tmp_path.iterdir())
 
 
@@ -69,3 +69,16 @@ def test_a_full_disk_is_named(
     shown = capsys.readouterr().err
     assert "No space left on device" in shown
     assert str(tmp_path / "target") in shown
+
+
+def test_modules_can_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "int8"
+    options = ("--scheme", "int8", "--keep", "audio_lm_head", "--keep", "top_audio_layers.0.*")
+    assert ended(monkeypatch, RANDOM_MODEL, target, *options) == 0
+    ignored = json.loads((target / "config.json").read_text("utf-8"))["quantization_config"]["ignore"]
+    assert {"audio_lm_head", "model.top_audio_layers.0.mlp.down_proj"} <= {*ignored}
+    assert ended(monkeypatch, RANDOM_MODEL, tmp_path / "other", *SCHEME, "--keep", "lm_hed") == 2
+    assert "'lm_hed'" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

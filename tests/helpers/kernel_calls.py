@@ -9,6 +9,7 @@ import torch
 from antiphon.kernels import (
     AttentionBatch,
     FeedForward,
+    QuantizedCache,
     argmax_head,
     ctc_collapse,
     fusion_attention,
@@ -227,13 +228,19 @@ def attention(
     heads: int = 32,
     head_dim: int = 128,
     max_blocks: int = 8,
+    is_int8: bool = False,
 ) -> object:
     """8 kv heads and blocks of 16, with the queries where `rope_cache_write` leaves them."""
     qkv = torch.empty(tokens, (heads + 16) * head_dim, dtype=dtype)
     q = qkv[:, : heads * head_dim].view(tokens, heads, head_dim)
-    keys, values = torch.empty(2, 2, 16, 8, head_dim, dtype=dtype)
+    keys, values = int8_cache(head_dim) if is_int8 else torch.empty(2, 2, 16, 8, head_dim, dtype=dtype)
     batch = attention_batch(tokens, num_seqs, max_blocks)
     return paged_attention(q, keys, values, batch, backend="triton")
+
+
+def int8_cache(head_dim: int) -> tuple[QuantizedCache, QuantizedCache]:
+    numbers, scales = torch.zeros(2, 2, 16, 8, head_dim, dtype=torch.int8), torch.zeros(2, 2, 8, 16)
+    return QuantizedCache(numbers[0], scales[0]), QuantizedCache(numbers[1], scales[1])
 
 
 @call
@@ -262,6 +269,23 @@ def paged_attention_mixed(dtype: torch.dtype) -> object:
 def paged_attention_wide(dtype: torch.dtype) -> object:
     """The largest heads, seven per kv head."""
     return attention(dtype, 600, 3, heads=56, head_dim=256)
+
+
+@call
+def paged_attention_int8_decode_split(dtype: torch.dtype) -> object:
+    return attention(dtype, 1, 1, max_blocks=1024, is_int8=True)
+
+
+@call
+def paged_attention_int8_mixed(dtype: torch.dtype) -> object:
+    return attention(dtype, 600, 3, is_int8=True)
+
+
+@call
+def rope_and_int8_cache(dtype: torch.dtype) -> object:
+    batch, (keys, values) = attention_batch(3, 1, 8), int8_cache(128)
+    qkv, table = torch.empty(3, 48 * 128, dtype=dtype), torch.empty(9, 128)
+    return rope_cache_write(qkv, table, batch, keys, values, num_heads=32, backend="triton")
 
 
 @call

@@ -71,11 +71,25 @@ def _attention() -> Arguments:
     }
 
 
+def _int8_attention() -> Arguments:
+    bytes_ = {"key_cache": _int8(6, 4, 2, 16), "value_cache": _int8(6, 4, 2, 16)}
+    scales = {"key_scales": _randn(6, 2, 4).abs(), "value_scales": _randn(6, 2, 4).abs() + 1}
+    return _attention() | bytes_ | scales
+
+
+def _int8(*shape: int) -> Tensor:
+    return (_randn(*shape) * 50).clamp(-127, 127).to(torch.int8)
+
+
 BATCH = ("positions", "slot_mapping", "cu_seqlens_q", "context_lens", "block_table")
 
 
 def _split(arguments: Arguments) -> tuple[AttentionBatch, Arguments]:
     rest = dict(arguments)
+    if "key_scales" in rest:
+        for name in ("key", "value"):
+            numbers, scales = rest[f"{name}_cache"], rest.pop(f"{name}_scales")
+            rest[f"{name}_cache"] = kernels.QuantizedCache(numbers, scales)
     return AttentionBatch(**{name: rest.pop(name) for name in BATCH}), rest
 
 
@@ -256,6 +270,10 @@ OPS: dict[str, Op] = {
         lambda: {"q": _randn(4, 4, 16), "scale": 0.25} | _attention(),
         _paged_attention,
     ),
+    "paged_attention in int8": Op(
+        lambda: {"q": _randn(4, 4, 16), "scale": 0.25} | _int8_attention(),
+        _paged_attention,
+    ),
     "rms_norm": Op(lambda: {"x": _randn(6, 64), "weight": _randn(64), "eps": 1e-5}, kernels.rms_norm),
     "rms_norm_residual": Op(
         lambda: {"x": _randn(6, 64), "residual": _randn(6, 64) + 1, "weight": _randn(64), "eps": 1e-5},
@@ -263,6 +281,11 @@ OPS: dict[str, Op] = {
     ),
     "rope_cache_write": Op(
         lambda: {"qkv": _randn(4, 128), "cos_sin": _table(), "num_heads": 4} | _attention(),
+        _rope_cache_write,
+        frozenset({"qkv"}),
+    ),
+    "rope_cache_write in int8": Op(
+        lambda: {"qkv": _randn(4, 128), "cos_sin": _table(), "num_heads": 4} | _int8_attention(),
         _rope_cache_write,
         frozenset({"qkv"}),
     ),
@@ -397,6 +420,7 @@ SCALARS: tuple[object, ...] = (
 LEFT_OUT = {
     # The reference multiplies what a query does not see by zero.
     ("paged_attention", "value_cache", "all -inf"),
+    ("paged_attention in int8", "value_scales", "all -inf"),
     # There would be no layers to pass on.
     ("decoder_layers", "key_cache", "freed"),
     ("decoder_layers", "value_cache", "freed"),
@@ -408,6 +432,8 @@ def cases() -> list[Case]:
     for op, spec in OPS.items():
         arguments = spec.make()
         for name, value in arguments.items():
+            if op.endswith("in int8") and not name.startswith(("key_", "value_")):
+                continue  # as for the other cache
             if isinstance(value, Tensor):
                 changes = [*CHANGES, *_shared(arguments, name)]
             else:

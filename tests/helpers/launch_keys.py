@@ -25,6 +25,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from antiphon.kernels import (
     AttentionBatch,
     DecoderGeometry,
+    QuantizedCache,
     argmax_head,
     checks,
     fusion_attention,
@@ -70,11 +71,14 @@ def served() -> Served:
     table = torch.zeros(VOCAB, HIDDEN, dtype=DTYPE)
     head = linear(table, backend="torch")
     storage = torch.zeros(2, LAYERS, 2, BLOCK_SIZE, KV_HEADS, HEAD_DIM, dtype=DTYPE)
+    numbers, scales = storage[:, 0].to(torch.int8), torch.zeros(2, 2, KV_HEADS, BLOCK_SIZE)
+    in_int8 = QuantizedCache(numbers[:, 0], scales[:, 0]), QuantizedCache(numbers[:, 1], scales[:, 1])
     return Served(
         geometry=DecoderGeometry(HEADS, KV_HEADS, HEAD_DIM, 1e-5),
         hidden_size=HIDDEN,
         intermediate_size=INTERMEDIATE,
-        caches=[(storage[:, 0, 0], storage[:, 0, 1])],
+        dtype=DTYPE,
+        caches=[(storage[:, 0, 0], storage[:, 0, 1]), in_int8],
         max_blocks=MAX_BLOCKS,
         max_num_seqs=MAX_NUM_SEQS,
         cos_sin=torch.zeros(BLOCK_SIZE * MAX_BLOCKS, HEAD_DIM),
@@ -93,7 +97,7 @@ def column(draw: random.Random, size: int, dtype: torch.dtype) -> Tensor:
 def layers(draw: random.Random, model: Served, num_queries: list[int], longest: int) -> None:
     """One layer of a pass over sequences with these numbers of queries, the longest with `longest` keys."""
     tokens, num_seqs = sum(num_queries), len(num_queries)
-    keys, values = model.caches[0]
+    keys, values = draw.choice(model.caches)
     x = torch.zeros(tokens, HIDDEN, dtype=DTYPE)
     rms_norm(x, x[0], 1e-5, **TRITON)
     qkv = torch.zeros(tokens, (HEADS + 2 * KV_HEADS) * HEAD_DIM, dtype=DTYPE)

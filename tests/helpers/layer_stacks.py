@@ -13,12 +13,14 @@ from antiphon.kernels import (
     DecoderGeometry,
     DecoderLayer,
     FusionBatch,
+    QuantizedCache,
     decoder_layers,
     inverse_frequencies,
     linear,
     rope_table,
 )
 from antiphon.kernels.decoder_layers import DecoderLayers
+from antiphon.kernels.quantized_cache import Caches
 
 __all__ = ["STACKS", "Session", "Span", "Stack"]
 
@@ -98,6 +100,8 @@ class Session:
     """Positions of each sequence that receive fusion."""
     by_empty_windows: bool = False
     """Whether the others receive some, too, of an empty window."""
+    is_int8: bool = False
+    """Whether the cache is."""
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(sum(self.lengths))
@@ -109,7 +113,17 @@ class Session:
         self.tables = [[order.pop() for _ in range(count)] for count in counts]
         shape = (sum(counts) + 2, layers, 2, self.block_size, geometry.num_kv_heads, geometry.head_dim)
         self.storage = torch.full(shape, torch.nan, dtype=self.dtype)
-        self.caches = [(self.storage[:, i, 0], self.storage[:, i, 1]) for i in range(layers)]
+        self.caches: list[Caches] = [(self.storage[:, i, 0], self.storage[:, i, 1]) for i in range(layers)]
+        if self.is_int8:
+            values = torch.zeros(shape, dtype=torch.int8)
+            scales = torch.full((*shape[:3], shape[4], shape[3]), torch.nan)
+            self.caches = [
+                (
+                    QuantizedCache(values[:, i, 0], scales[:, i, 0]),
+                    QuantizedCache(values[:, i, 1], scales[:, i, 1]),
+                )
+                for i in range(layers)
+            ]
         # the windows of sequence s at position p are in row 7 * s + p % 7, the last entries unfilled
         width = geometry.num_heads * geometry.head_dim
         num_windows = 7 * max(1, len(self.lengths))

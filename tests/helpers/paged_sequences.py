@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from antiphon.kernels import AttentionBatch, paged_attention
+from antiphon.kernels import AttentionBatch, QuantizedCache, paged_attention, quantize_heads
 
 __all__ = ["Paged", "moved", "whole"]
 
@@ -99,6 +99,32 @@ class Paged:
         storage = storage.to(device, dtype)
         return storage[:, 0], storage[:, 1]
 
+    def in_int8(self) -> Paged:
+        """The same with the numbers that an int8 cache of it stands for."""
+
+        def stored(x: Tensor) -> Tensor:
+            values, scales = quantize_heads(x)
+            return values * scales[..., None]
+
+        return replace(self, k=[stored(k) for k in self.k], v=[stored(v) for v in self.v])
+
+    def int8_caches(
+        self, block_size: int, written: Sequence[int] | None = None, device: torch.device | str = "cpu"
+    ) -> tuple[QuantizedCache, QuantizedCache]:
+        """Keys and values in int8; what is not written has the scale NaN."""
+        num_blocks = 2 * sum(-(-length // block_size) for length in self.lengths) + 3
+        shape = (num_blocks, 2, block_size, self.num_kv_heads, self.head_dim)
+        values = torch.full(shape, -128).to(torch.int8)
+        scales = torch.full((num_blocks, 2, self.num_kv_heads, block_size), torch.nan)
+        for i, table in enumerate(self.tables(block_size)):
+            for half, rows in enumerate((self.k[i], self.v[i])):
+                numbers, sizes = quantize_heads(rows)
+                for p in range(self.lengths[i] if written is None else written[i]):
+                    block, offset = table[p // block_size], p % block_size
+                    values[block, half, offset], scales[block, half, :, offset] = numbers[p], sizes[p]
+        values, scales = values.to(device), scales.to(device)
+        return QuantizedCache(values[:, 0], scales[:, 0]), QuantizedCache(values[:, 1], scales[:, 1])
+
     def queries(self, spans: Sequence[tuple[int, int]]) -> Tensor:
         none = torch.empty(0, self.num_heads, self.head_dim)
         return torch.cat([none, *(q[start:end] for q, (start, end) in zip(self.q, spans, strict=True))])
@@ -111,8 +137,11 @@ class Paged:
         written: Sequence[int] | None = None,
         device: torch.device | str = "cpu",
         scale: float | None = None,
+        *,
+        is_int8: bool = False,
     ) -> Tensor:
-        q, (keys, values) = self.queries(spans).to(device), self.caches(block_size, written, device)
+        caches = self.int8_caches if is_int8 else self.caches
+        q, (keys, values) = self.queries(spans).to(device), caches(block_size, written, device)
         batch = moved(self.batch(spans, block_size), device)
         return paged_attention(q, keys, values, batch, scale=scale, backend=backend)
 

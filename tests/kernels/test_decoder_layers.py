@@ -12,6 +12,7 @@ from layer_stacks import STACKS, Session, Span, Stack
 from torch import Tensor
 
 from antiphon.kernels import AttentionBatch, decoder_layers
+from antiphon.kernels.quantized_cache import numbers_of
 
 Check = Callable[[Tensor, Tensor, Tensor], None]
 TorchAlone = Callable[[Callable[[], Tensor]], Tensor]
@@ -225,6 +226,6 @@ def test_caches_of_the_cpp_backend_share_a_storage() -> None:
     stack = Stack.random(*STACKS["odd"])
     session = Session(stack, stack.build("cpp"), (3,))
     keys, values = session.caches[2]
-    session.caches[2] = (keys, values.clone())
+    session.caches[2] = (keys, numbers_of(values).clone())
     with pytest.raises(ValueError, match="caches: expected keys and values at equal distances"):
         session.run([(0, 3)])

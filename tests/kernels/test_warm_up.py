@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from antiphon.kernels import DecoderGeometry, linear
+from antiphon.kernels import DecoderGeometry, QuantizedCache, linear
 from antiphon.kernels.late_compiles import LateCompiles
 from antiphon.kernels.warm_up import Served, warm_up
 
@@ -46,12 +46,15 @@ def test_it_changes_nothing() -> None:
     fusion_cache = torch.randn(2, 5, 1, 2, 32)
     table = torch.randn(70, 16)
     head = linear(table)
+    numbers, scales = torch.ones(3, 4, 2, 8, dtype=torch.int8), torch.ones(3, 2, 4)
+    in_int8 = QuantizedCache(numbers, scales), QuantizedCache(numbers.clone(), scales.clone())
     before = storage.clone(), fusion_cache.clone()
     served = Served(
         geometry=DecoderGeometry(4, 2, 8, 1e-5),
         hidden_size=16,
         intermediate_size=24,
-        caches=[(storage[:, 0], storage[:, 1])],
+        dtype=torch.float32,
+        caches=[(storage[:, 0], storage[:, 1]), in_int8],
         max_blocks=3,
         max_num_seqs=3,
         cos_sin=torch.zeros(12, 8),
@@ -66,6 +69,8 @@ def test_it_changes_nothing() -> None:
     assert "soft embeddings of 256 rows" in steps
     assert torch.equal(storage, before[0])
     assert torch.equal(fusion_cache, before[1])
+    assert (numbers == 1).all()
+    assert (scales == 1).all()
 
 
 def test_late_compiles_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

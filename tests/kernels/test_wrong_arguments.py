@@ -75,7 +75,7 @@ print(_C.num_threads())
 
 
 def test_all_ops_are_swept() -> None:
-    assert set(OPS) == set(ops())
+    assert {name.removesuffix(" in int8") for name in OPS} == set(ops())
 
 
 @pytest.mark.slow

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from antiphon.config import CacheConfig, EngineConfig, ModelConfig
+from antiphon.config import CacheConfig, EngineConfig, KVCacheDtype, ModelConfig
+from antiphon.kernels import QuantizedCache
+from antiphon.kernels.quantized_cache import Caches, numbers_of
 from antiphon.model import cache
 from antiphon.model.cache import PagedKVCache, cache_config
 
@@ -33,7 +37,7 @@ MODEL = ModelConfig(
 )
 
 
-def config(**changes: int) -> CacheConfig:
+def config(**changes: Any) -> CacheConfig:
     return replace(CacheConfig(5, 4, 4, 3, 2, 6, 4), **changes)
 
 
@@ -41,6 +45,10 @@ def cleared() -> PagedKVCache:
     paged = PagedKVCache(config(), torch.float32, CPU)
     paged.storage.zero_()
     return paged
+
+
+def tensors(layers: list[Caches]) -> list[tuple[Tensor, Tensor]]:
+    return [(numbers_of(keys), numbers_of(values)) for keys, values in layers]
 
 
 # --- the shape of a block -------------------------------------------------------------------------
@@ -75,7 +83,7 @@ def test_views_have_the_shape_that_kernels_take() -> None:
     paged = PagedKVCache(config(), torch.float32, CPU)
     assert (len(paged.text), len(paged.speech)) == (4, 3)
     for layers, block_size in ((paged.text, 4), (paged.speech, 5)):
-        for keys, values in layers:
+        for keys, values in tensors(layers):
             assert keys.shape == values.shape == (5, block_size, 2, 6)
             assert keys.stride() == values.stride()
             assert keys[0, 0].is_contiguous()
@@ -96,9 +104,9 @@ def test_layers_of_a_track_do_not_overlap(track: str) -> None:
 
 def test_a_block_of_one_track_is_no_other_block_of_the_other() -> None:
     paged = cleared()
-    for keys, values in paged.text:
+    for keys, values in tensors(paged.text):
         keys[2], values[2] = 1.0, 1.0
-    for keys, values in paged.speech:
+    for keys, values in tensors(paged.speech):
         assert not keys[[0, 1, 3, 4]].any()
         assert not values[[0, 1, 3, 4]].any()
     assert not paged.storage[[0, 1, 3, 4]].any()
@@ -111,14 +119,43 @@ def test_layers_lie_at_equal_distances() -> None:
         PagedKVCache(config(), torch.float32, CPU).speech,
     ):
         for place in (0, 1):
-            offsets = [layer[place].storage_offset() for layer in layers]
+            offsets = [layer[place].storage_offset() for layer in tensors(layers)]
             assert len({b - a for a, b in pairwise(offsets)}) == 1
 
 
 def test_dtype() -> None:
     paged = PagedKVCache(config(dtype_bytes=2), torch.bfloat16, CPU)
-    assert paged.text[0][0].dtype == torch.bfloat16
+    assert numbers_of(paged.text[0][0]).dtype == torch.bfloat16
     assert paged.storage.numel() * paged.storage.element_size() == 5 * paged.config.block_bytes
+
+
+def in_int8() -> PagedKVCache:
+    return PagedKVCache(config(dtype_bytes=1, has_scales=True), torch.float32, CPU)
+
+
+def test_in_int8_a_block_has_its_scales_behind_its_numbers() -> None:
+    paged = in_int8()
+    assert paged.config.block_bytes == paged.config.block_numel + paged.config.block_numel // 6 * 4
+    assert paged.storage.shape == (5, paged.config.block_bytes)
+    for layers, block_size in ((paged.text, 4), (paged.speech, 5)):
+        for pair in layers:
+            for part in pair:
+                assert isinstance(part, QuantizedCache)
+                assert part.values.shape == (5, block_size, 2, 6)
+                assert part.scales.shape == (5, 2, block_size)
+                assert part.scales[0].is_contiguous()
+
+
+@pytest.mark.parametrize("track", ["text", "speech"])
+def test_in_int8_nothing_overlaps(track: str) -> None:
+    paged = in_int8()
+    paged.storage.zero_()
+    halves = [half for pair in getattr(paged, track) for half in pair]
+    parts = [part for half in halves for part in (half.values, half.scales)]
+    for number, part in enumerate(parts, start=1):
+        part.fill_(number)
+    for number, part in enumerate(parts, start=1):
+        assert (part == number).all()
 
 
 # --- how many blocks ------------------------------------------------------------------------------
@@ -131,6 +168,19 @@ def test_blocks_for_the_bytes_given() -> None:
     assert found == CacheConfig(10, 16, 4, 3, 2, 6, 4)
     half = cache_config(MODEL, EngineConfig(kv_cache_bytes=10 * BLOCK_BYTES), torch.float16, CPU)
     assert (half.num_blocks, half.dtype_bytes) == (20, 2)
+
+
+@pytest.mark.parametrize(("head_dim", "times"), [(64, 3.76), (128, 3.88)])
+def test_int8_holds_nearly_four_times_as_many(head_dim: int, times: float) -> None:
+    model = replace(MODEL, head_dim=head_dim)
+    engine = EngineConfig(kv_cache_bytes=1 << 26, max_num_seqs=10_000)
+    dtypes: tuple[KVCacheDtype, ...] = ("auto", "int8")
+    float32, int8 = (
+        cache_config(model, replace(engine, kv_cache_dtype=dtype), torch.float32, CPU) for dtype in dtypes
+    )
+    assert int8.block_size == float32.block_size
+    assert int8.num_blocks / float32.num_blocks == pytest.approx(times, rel=0.01)
+    assert int8.num_blocks * int8.block_bytes <= 1 << 26
 
 
 def test_no_more_than_all_requests_can_use() -> None:

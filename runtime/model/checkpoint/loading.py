@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,13 @@ from antiphon.device.dtypes import DTYPES, dtype_of
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import read_json, shortened
 from antiphon.model.checkpoint.folder import LoadFormat, check_folder
-from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, scheme_of
+from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, may_stay, scheme_of
 from antiphon.model.checkpoint.quantizing import (
     HEAD_NAMES,
     Int8Matrices,
     Quantizer,
+    kept_names,
+    matrix_groups,
     matrix_names,
     saved_bytes,
 )
@@ -103,6 +105,7 @@ def load_weights(
     seed: int = 0,
     progress: bool | Progress = False,
     quantization: Scheme | None = None,
+    keep: Collection[str] = (),
 ) -> OmniWeights:
     """The weights of a checkpoint.
 
@@ -121,18 +124,22 @@ def load_weights(
     Args:
         progress: True for a bar on the terminal's standard error once loading takes longer than a second,
             or a function to call.
-        quantization: make each matrix of the layers, heads and tables int8 as soon as it has been read, or
+        quantization: quantize each matrix of the layers, heads and tables as soon as it has been read, or
             drawn.
+        keep: patterns of modules that are not quantized, see `kept_names`.
 
     Raises:
         CheckpointError: a tensor is missing, is unknown, has another shape or an unsupported dtype, or holds
             NaN or infinity in the final dtype; a file is missing, truncated or corrupt; or this machine has
             too little memory. Names file, tensor, expected and found.
-        ConfigError: an unknown `load_format`.
+        ConfigError: an unknown `load_format`; nothing to quantize that a pattern of `keep` names.
     """
+    kept = kept_names(config, keep)
     if load_format == "dummy":
-        weights = _allocate(folder / "config.json", config, device, dtype, quantization)
-        quantizer = Quantizer(weights, quantization) if quantization is not None else None
+        weights = _allocate(folder / "config.json", config, device, dtype, quantization, kept)
+        quantizer = None
+        if quantization is not None:
+            quantizer = Quantizer(weights, config, quantization, keep=kept)
         _fill_randomly(weights, config, torch.device(device), seed, quantizer)
         return weights
     if load_format != "auto":
@@ -140,10 +147,20 @@ def load_weights(
     check_folder(folder)
     files, int8_names = checked_files(folder, config)
     scheme = quantization or scheme_of(folder)
-    weights = _allocate(files.path, config, device, dtype, scheme)
+    if int8_names and scheme is not None and scheme.library is not None:
+        raise ConfigError(
+            f"quantization: expected int8 or int8-weight-only for the int8 weights of {folder}, "
+            f"got {scheme.name!r}"
+        )
+    if stored := sorted(kept & int8_names):
+        raise ConfigError(
+            f"quantization_keep: expected modules that are not in int8 already in {folder}, got "
+            f"{stored[0].removesuffix('.weight')}"
+        )
+    weights = _allocate(files.path, config, device, dtype, scheme, kept)
     quantizer = None
     if scheme is not None:
-        quantizer = Quantizer(weights, scheme, kept_in_files=bool(int8_names))
+        quantizer = Quantizer(weights, config, scheme, keep=kept, kept_in_files=bool(int8_names))
     int8 = Int8Matrices(weights, config, int8_names) if int8_names else None
     places = dict(named_tensors(weights, config)) if int8 is None else int8.places
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
@@ -156,18 +173,25 @@ def load_weights(
                 quantizer.filled(place)
             report(sizes[name])
     if int8 is not None:
-        assert scheme is not None
+        assert scheme is not None and scheme.library is None
         int8.filled(scheme)
     return weights
 
 
 def _allocate(
-    path: Path, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, scheme: Scheme | None
+    path: Path,
+    config: ModelConfig,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    scheme: Scheme | None,
+    keep: Collection[str],
 ) -> OmniWeights:
     """Storage on the device. More than all of this machine's memory is refused before any is allocated: the
     system would grant it, and end the process once it is used."""
     planned = empty_weights(config, device="meta", dtype=dtype)
-    size = num_bytes(planned, config) - (saved_bytes(planned) if scheme is not None else 0)
+    size = num_bytes(planned, config)
+    if scheme is not None:
+        size -= saved_bytes(planned, config, scheme, keep)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type != "cpu":
         return empty_weights(config, device=device, dtype=dtype)
@@ -205,15 +229,31 @@ def checked_files(folder: Path, config: ModelConfig) -> tuple[TensorFiles, froze
     int8: frozenset[str] = frozenset()
     if scheme_of(folder) is not None:
         # Others often leave the heads as they are.
+        stays = may_stay(folder)
         int8 = frozenset(
             name
             for name in matrix_names(config)
-            if name not in HEAD_NAMES or name not in files.entries or files.entries[name].dtype == INT8
+            if name not in files.entries
+            or files.entries[name].dtype == INT8
+            or not (name in HEAD_NAMES or stays(name))
         )
+        _check_whole(files, config, int8)
         expected = Int8Matrices(weights, config, int8).places
     _check_names(files, expected, folder, config)
     _check_entries(files, expected, int8)
     return files, int8
+
+
+def _check_whole(files: TensorFiles, config: ModelConfig, int8: frozenset[str]) -> None:
+    """Tensors that are stored together are all in int8, or none of them."""
+    for group in matrix_groups(config):
+        some = [name for name in group if name in int8]
+        if some and len(some) < len(group):
+            other = next(name for name in group if name not in int8)
+            entry = files.entries[other]
+            raise CheckpointError(
+                f"{entry.file}: {other}: expected I8 like {some[0]}, found {shortened(entry.dtype)}"
+            )
 
 
 def _with_vision_tower(files: TensorFiles, folder: Path, config: ModelConfig) -> TensorFiles:

@@ -6,15 +6,15 @@ they are, or are quantized to int8 as they come, with a scale for each token.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from antiphon.files.checkpoint import read_json
 from antiphon.model.checkpoint.settings import Settings
-from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY, Scheme
+from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY, FileScheme
 
-__all__ = ["SCALE_SUFFIX", "quantization_config", "scheme_of", "take_quantization"]
+__all__ = ["SCALE_SUFFIX", "may_stay", "quantization_config", "scheme_of", "take_quantization"]
 
 KEY = "quantization_config"
 SCALE_SUFFIX = "_scale"
@@ -29,12 +29,22 @@ HARMLESS_GROUP = frozenset({"targets"})
 HARMLESS_WEIGHTS = frozenset({"observer", "observer_kwargs", "scale_dtype", "zp_dtype"})
 
 
-def scheme_of(folder: Path) -> Scheme | None:
+def scheme_of(folder: Path) -> FileScheme | None:
     """What a checkpoint's config.json says; raises what `take_quantization` raises."""
     return take_quantization(Settings(folder / "config.json", read_json(folder / "config.json")))
 
 
-def take_quantization(settings: Settings) -> Scheme | None:
+def may_stay(folder: Path) -> Callable[[str], bool]:
+    """Which tensors of a quantized checkpoint its config.json leaves as they are, by `ignore`. Regular
+    expressions there are not evaluated: where there are some, the tensors show what was quantized."""
+    config = read_json(folder / "config.json").get(KEY)
+    ignored = config.get("ignore") if isinstance(config, dict) else None
+    names = frozenset(name for name in ignored if isinstance(name, str)) if isinstance(ignored, list) else ()
+    has_patterns = any(name.startswith("re:") for name in names)
+    return lambda tensor: has_patterns or tensor.removesuffix(".weight") in names
+
+
+def take_quantization(settings: Settings) -> FileScheme | None:
     """How the weights are quantized, if they are. Raises `CheckpointError` if that is in another scheme."""
     found = settings.nested(KEY)
     if found is None:
@@ -74,7 +84,7 @@ def take_quantization(settings: Settings) -> Scheme | None:
     return schemes[0]
 
 
-def _take_activations(group: Settings) -> Scheme:
+def _take_activations(group: Settings) -> FileScheme:
     activations = group.nested("input_activations")
     if activations is None:
         return INT8_WEIGHT_ONLY
@@ -89,7 +99,7 @@ def _take_activations(group: Settings) -> Scheme:
     return INT8
 
 
-def quantization_config(scheme: Scheme, ignore: Collection[str]) -> dict[str, Any]:
+def quantization_config(scheme: FileScheme, ignore: Collection[str]) -> dict[str, Any]:
     """The value of config.json's `quantization_config`. ignore: the names of the modules that stay."""
     activations = {
         "num_bits": 8,

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -23,16 +23,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from antiphon.config import ModelConfig
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, is_there, read_json, shortened, shown
 from antiphon.kernels.quantized import quantize_int8
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import Progress, checked_files, reporting
 from antiphon.model.checkpoint.quantization import SCALE_SUFFIX, quantization_config, scheme_of
-from antiphon.model.checkpoint.quantizing import matrix_names
+from antiphon.model.checkpoint.quantizing import kept_names, matrix_names
 from antiphon.model.checkpoint.shards import INDEX, SINGLE, TensorEntry, TensorFiles, read_headers
-from antiphon.model.schemes import Scheme
+from antiphon.model.schemes import FileScheme
 
 __all__ = ["Sizes", "write_quantized"]
 
@@ -60,20 +59,22 @@ class Sizes(NamedTuple):
 def write_quantized(
     source: Path,
     target: Path,
-    scheme: Scheme,
+    scheme: FileScheme,
     *,
+    keep: Collection[str] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
     progress: bool | Progress = False,
 ) -> Sizes:
     """Write the checkpoint `source` as the folder `target`, its matrices quantized as `load_weights` would.
 
     Args:
+        keep: patterns of modules that stay as they are, see `kept_names`.
         max_shard_bytes: bound on the tensors of one file, unless it holds only one.
         progress: see `load_weights`.
 
     Raises:
         CheckpointError: `source` cannot be loaded, or is quantized already.
-        ConfigError: `target` exists, or another process is writing it.
+        ConfigError: `target` exists, or another process is writing it; a pattern names nothing.
         OSError: it cannot be written.
     """
     config = read_config(source)
@@ -86,18 +87,22 @@ def write_quantized(
     tensors, _ = checked_files(source, config)
     _check_target(source, target)
     files = read_headers(source)
-    plan = _plan(files, frozenset(matrix_names(config)), max_shard_bytes)
+    matrices = frozenset(matrix_names(config)) - kept_names(config, keep, in_files=True)
+    plan = _plan(files, matrices, max_shard_bytes)
     sizes = Sizes(
         sum(_num_bytes(entry) for entry in files.entries.values()), sum(shard.num_bytes for shard in plan)
     )
     work = target.parent / f".{target.name}.antiphon-quantize"
-    state = {"source": _identity(source), "shards": {shard.name: shard.num_bytes for shard in plan}}
+    state: dict[str, Any] = {"source": _identity(source)}
+    if keep:
+        state["keep"] = sorted(keep)
+    state |= {"shards": {shard.name: shard.num_bytes for shard in plan}}
     with _begun(work, state, target) as folder, reporting(progress, sizes.source, "quantizing") as report:
         for shard in plan:
             _write_shard(folder, shard, files, report)
         _copy_others(source, folder)
         _write_index(folder, plan)
-        kept = _kept_modules(tensors, config)
+        kept = _kept_modules(tensors, matrices)
         settings = read_json(source / "config.json")
         settings["quantization_config"] = quantization_config(scheme, kept)
         _write_json(folder / "config.json", settings)
@@ -325,9 +330,8 @@ def _write_index(folder: Path, plan: list[_Shard]) -> None:
         _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
 
 
-def _kept_modules(files: TensorFiles, config: ModelConfig) -> list[str]:
-    """The modules with a matrix that is not quantized."""
-    matrices = frozenset(matrix_names(config))
+def _kept_modules(files: TensorFiles, matrices: frozenset[str]) -> list[str]:
+    """The modules with a matrix that is not among these."""
     return [
         name.removesuffix(".weight")
         for name, entry in files.entries.items()

@@ -1,4 +1,4 @@
-"""Matrices in int8: quantized while a checkpoint is loaded, so that few are held in full, or read as such.
+"""Matrices in fewer bits: quantized while a checkpoint is loaded, so that few are held in full, or read so.
 
 In files, tables and the text side of fusion stay as they are: others read the LLM's part of them, and
 quantize no embeddings. In memory they are int8, too.
@@ -7,63 +7,107 @@ quantize no embeddings. In memory they are int8, too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from antiphon.config import ModelConfig
+from antiphon.errors import ConfigError
+from antiphon.kernels.library_linear import quantize_4bit, quantize_8bit
 from antiphon.kernels.quantized import QuantizedWeight, quantize_int8
 from antiphon.model.checkpoint.quantization import SCALE_SUFFIX
 from antiphon.model.checkpoint.tensors import empty_weights, named_tensors
-from antiphon.model.schemes import Scheme
-from antiphon.model.weights import LayerWeights, OmniWeights
+from antiphon.model.schemes import (
+    BitsAndBytes4BitScheme,
+    BitsAndBytesScheme,
+    FileScheme,
+    Scheme,
+)
+from antiphon.model.weights import LayerMatrix, LayerWeights, OmniWeights
+from antiphon.plain import shown
 
-__all__ = ["HEAD_NAMES", "Int8Matrices", "Quantizer", "matrix_names", "saved_bytes"]
+__all__ = [
+    "HEAD_NAMES",
+    "Int8Matrices",
+    "Quantizer",
+    "check_pattern",
+    "kept_names",
+    "matrix_groups",
+    "matrix_names",
+    "saved_bytes",
+]
 
 LAYER_MATRICES = ("qkv", "o", "gate_up", "down")
 HEADS = ("lm_head", "audio_to_text_proj", "audio_lm_head")
 KEPT_IN_FILES = ("embed_tokens", "audio_embed_tokens", "text_to_audio_proj", "fusion_kv")
+MAX_PATTERN, MAX_STARS = 200, 8
 HEAD_NAMES = frozenset(f"{name}.weight" for name in HEADS)
 """What the heads are called in a file."""
 
 
 class Quantizer:
-    """Replaces the matrices of all layers, heads and tables by `QuantizedWeight`s. Norms and what sees
-    pictures stay as they are."""
+    """Replaces matrices by quantized ones: of an int8 scheme those of all layers, heads and tables, of a
+    library those of the layers alone. Norms and what sees pictures stay as they are."""
 
-    def __init__(self, weights: OmniWeights, scheme: Scheme, *, kept_in_files: bool = False) -> None:
-        """kept_in_files: only those that the files of a quantized checkpoint have in full."""
+    def __init__(
+        self,
+        weights: OmniWeights,
+        config: ModelConfig,
+        scheme: Scheme,
+        *,
+        keep: Collection[str] = (),
+        kept_in_files: bool = False,
+    ) -> None:
+        """keep: tensors of the file whose matrices stay as they are, too. kept_in_files: only those that the
+        files of a quantized checkpoint have in full."""
         self._scheme = scheme
         self._places: dict[int, tuple[Any, str]] = {}
         self._missing: dict[int, int] = {}
-        kept = ((weights, name) for name in KEPT_IN_FILES)
-        for owner, name in kept if kept_in_files else (*_matrices(weights), *kept):
+        stay = {_storage(place) for name, place in named_tensors(weights, config) if name in keep}
+        kept = [(weights, name) for name in KEPT_IN_FILES]
+        others = [] if kept_in_files else [*_matrices(weights)]
+        if scheme.library is not None:
+            kept, others = [], [(owner, name) for owner, name in others if owner is not weights]
+        for owner, name in (*others, *kept):
             matrix: Tensor = getattr(owner, name)
             begin = _storage(matrix)
-            self._places[begin], self._missing[begin] = (owner, name), matrix.numel()
+            if begin not in stay:
+                self._places[begin], self._missing[begin] = (owner, name), matrix.numel()
 
     def filled(self, part: Tensor) -> None:
-        """This part of a matrix, or this other tensor, has its numbers. The last part of a matrix makes it an
-        int8 one, and the caller drops its views."""
+        """This part of a matrix, or this other tensor, has its numbers. The last part of a matrix makes it a
+        quantized one, and the caller drops its views."""
         begin = _storage(part)
         if begin not in self._places:
             return
         self._missing[begin] -= part.numel()
         if not self._missing[begin]:
             owner, name = self._places.pop(begin)
-            setattr(owner, name, quantize_int8(getattr(owner, name), dynamic=self._scheme.is_dynamic))
+            setattr(owner, name, _quantized(getattr(owner, name), self._scheme))
+
+
+def _quantized(matrix: Tensor, scheme: Scheme) -> LayerMatrix:
+    if isinstance(scheme, BitsAndBytesScheme):
+        return quantize_8bit(matrix, scheme.threshold)
+    if isinstance(scheme, BitsAndBytes4BitScheme):
+        return quantize_4bit(matrix, scheme.quant_type, double_quant=scheme.double_quant)
+    return quantize_int8(matrix, dynamic=scheme.is_dynamic)
 
 
 class Int8Matrices:
     """Replaces matrices by storage for int8 ones and for their scales, to be filled from a file."""
 
     def __init__(self, weights: OmniWeights, config: ModelConfig, names: Collection[str]) -> None:
-        """names: the tensors of the file that are in int8: those of all layers, and of some heads."""
+        """names: the tensors of the file that are in int8, all of a matrix or none."""
         self._matrices: list[tuple[Any, str, Tensor, Tensor]] = []
         columns = empty_weights(config, device="meta", dtype=torch.float32)
-        for (owner, name), (other, _) in zip(_matrices(weights), _matrices(columns), strict=True):
-            if name in HEADS and f"{name}.weight" not in names:
+        groups = matrix_groups(config)
+        for (owner, name), (other, _), group in zip(
+            _matrices(weights), _matrices(columns), groups, strict=False
+        ):
+            if group[0] not in names:
                 continue
             matrix: Tensor = getattr(owner, name)
             values = torch.empty_like(matrix, dtype=torch.int8)
@@ -77,7 +121,7 @@ class Int8Matrices:
             if name in names:
                 self.places[name + SCALE_SUFFIX] = place
 
-    def filled(self, scheme: Scheme) -> None:
+    def filled(self, scheme: FileScheme) -> None:
         """Everything has its numbers: the matrices become `QuantizedWeight`s."""
         for owner, name, values, scales in self._matrices:
             setattr(owner, name, QuantizedWeight(values, scales.flatten(), scheme.is_dynamic))
@@ -91,11 +135,68 @@ def matrix_names(config: ModelConfig) -> list[str]:
     return [name for name, place in named_tensors(weights, config) if place.dtype == torch.int8]
 
 
-def saved_bytes(weights: OmniWeights) -> int:
-    """How many bytes less the weights take once they are quantized."""
+def matrix_groups(config: ModelConfig) -> list[list[str]]:
+    """Of each matrix that may be quantized, those in files first, the tensors of a file that are stored in
+    it."""
+    weights = empty_weights(config, device="meta", dtype=torch.float32)
     matrices = [getattr(owner, name) for owner, name in _matrices(weights)]
     matrices += [getattr(weights, name) for name in KEPT_IN_FILES]
-    return sum(matrix.numel() * (matrix.element_size() - 1) - 4 * len(matrix) for matrix in matrices)
+    groups: dict[int, list[str]] = {_identity(matrix): [] for matrix in matrices}
+    for name, place in named_tensors(weights, config):
+        if _identity(place) in groups:
+            groups[_identity(place)].append(name)
+    return [groups[_identity(matrix)] for matrix in matrices]
+
+
+def kept_names(config: ModelConfig, patterns: Collection[str], *, in_files: bool = False) -> frozenset[str]:
+    """The tensors of a file whose matrices stay as they are: those of a module that a pattern names, wholly
+    or from one of its dots on, and those that are stored in one matrix with them.
+
+    in_files: only those that files hold in int8. Raises ConfigError for a pattern that names none of them.
+    """
+    groups = matrix_groups(config)
+    if in_files:
+        groups = groups[: -len(KEPT_IN_FILES)]
+    found: set[str] = set()
+    for pattern in patterns:
+        check_pattern(pattern)
+        named = [group for group in groups if any(_is_named(name, pattern) for name in group)]
+        if not named:
+            raise ConfigError(
+                f"quantization_keep: expected patterns of modules that are quantized, such as 'lm_head' or "
+                f"'model.layers.0.*', got {shown(pattern)}"
+            )
+        for group in named:
+            found.update(group)
+    return frozenset(found)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise ConfigError for one that would take long to match."""
+    if not 0 < len(pattern) <= MAX_PATTERN or pattern.count("*") > MAX_STARS:
+        raise ConfigError(
+            f"quantization_keep: expected a pattern of 1 to {MAX_PATTERN} characters and at most {MAX_STARS} "
+            f"stars, got {shown(pattern)}"
+        )
+
+
+def _is_named(tensor: str, pattern: str) -> bool:
+    module = tensor.removesuffix(".weight")
+    return fnmatchcase(module, pattern) or fnmatchcase(module, f"*.{pattern}")
+
+
+def saved_bytes(weights: OmniWeights, config: ModelConfig, scheme: Scheme, keep: Collection[str] = ()) -> int:
+    """How many bytes less the weights, which are on the device "meta", take once they are quantized."""
+    matrices = [getattr(owner, name) for owner, name in _matrices(weights)]
+    matrices += [getattr(weights, name) for name in KEPT_IN_FILES]
+    count = len(matrices)
+    if scheme.library is not None:
+        count -= len(HEADS) + len(KEPT_IN_FILES)
+    return sum(
+        matrix.numel() * (matrix.element_size() - 1) - 4 * len(matrix)
+        for matrix, group in [*zip(matrices, matrix_groups(config), strict=True)][:count]
+        if group[0] not in keep
+    )
 
 
 def _matrices(weights: OmniWeights) -> Iterator[tuple[Any, str]]:
@@ -109,6 +210,12 @@ def _matrices(weights: OmniWeights) -> Iterator[tuple[Any, str]]:
             yield layer.fusion, "o"
     for name in HEADS:
         yield weights, name
+
+
+def _identity(tensor: Tensor) -> int:
+    """Of the storage, also of one without memory"""
+    identity: int = tensor.untyped_storage()._cdata
+    return identity
 
 
 def _storage(tensor: Tensor) -> int:

@@ -15,8 +15,8 @@ from torch import Tensor
 from antiphon.config import ModelConfig, VisionConfig
 from antiphon.model.weights import (
     FusionWeights,
+    LayerMatrix,
     LayerWeights,
-    Matrix,
     OmniWeights,
     ProjectorWeights,
     VisionLayerWeights,
@@ -195,7 +195,7 @@ def named_tensors(weights: OmniWeights, config: ModelConfig) -> Iterator[tuple[s
         yield "model.image_newline", weights.image_newline
 
 
-def _plain(matrix: Matrix) -> Tensor:
+def _plain(matrix: LayerMatrix) -> Tensor:
     assert isinstance(matrix, Tensor), "the tensors of a file are named before they are quantized"
     return matrix
 

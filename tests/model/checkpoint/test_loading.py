@@ -485,7 +485,7 @@ def test_what_quantized_weights_save() -> None:
     """What memory has to hold: bytes and scales for the matrices, the rest in full."""
     config = read_config(RANDOM_MODEL)
     weights = load(RANDOM_MODEL)
-    full, saved = num_bytes(weights, config), saved_bytes(weights)
+    full, saved = num_bytes(weights, config), saved_bytes(weights, config, INT8_WEIGHT_ONLY)
     found = load(RANDOM_MODEL, quantization=INT8_WEIGHT_ONLY)
     matrices = [
         getattr(layer, name) for layer in layers_of(found) for name in ("qkv", "o", "gate_up", "down")
