@@ -81,6 +81,17 @@ def test_a_token_hears_what_came_before_it(golden: ModelSource) -> None:
     assert not torch.allclose(module(golden, "fp32", changed, heard.mask)[1][:, 5:], whole[:, 5:], atol=1e-2)
 
 
+def test_other_labels_are_told_by_how_likely_they_are(golden: ModelSource) -> None:
+    heard = Heard.drawn(golden, (9,), torch.Generator().manual_seed(2))
+    log_probs = heard.log_probs[0][None]
+    for given, difference in ((0, 0.0), (1, 1e-3)):
+        labels = log_probs.argsort(-1, descending=True)[..., given]
+        results = LISTENING_PART.compare(heard, lambda *_, labels=labels: [labels, log_probs])
+        (found,), (expected,) = results["labels"]
+        assert bool(((expected - found) > difference).all()) == bool(given)
+        assert torch.equal(found, log_probs[0].gather(1, labels[0][:, None])[:, 0])
+
+
 def test_only_its_own_tensors_are_read(golden: ModelSource, odd: ModelSource) -> None:
     assert list(golden.files) == ["config.json", "model.safetensors"]
     assert golden.weights.vision is None

@@ -70,6 +70,34 @@ def test_ours_is_read_back_from_its_file(ours: TokenizerSource, speech: list[Ten
         assert len(expected.unique()) > 20
 
 
+def test_places_on_the_grid_do_not_depend_on_the_padding(ours: TokenizerSource) -> None:
+    """Also of a row so soft that the padding would be the loudest in it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        loudness + 0.2 * torch.randn(128, n, generator=generator) for loudness, n in ((0.3, 90), (-1.3, 41))
+    ]
+    spoken = Spoken.of(ours, rows)
+    assert ours.network is not None
+    assert spoken.digits is not None
+    with torch.inference_mode():
+        digits = ours.network.digits(spoken.feats, spoken.lengths)
+    for found, expected in zip(digits, spoken.digits, strict=True):
+        torch.testing.assert_close(found[: len(expected)], expected, rtol=0, atol=1e-4)
+
+
+def test_other_units_are_told_by_their_distance(ours: TokenizerSource, speech: list[Tensor]) -> None:
+    """Beside the right ones on the grid's last axis."""
+    spoken = Spoken.of(ours, speech[:1])
+    units = spoken.units[0][None]
+    last = units % 5
+    below, above = units - last + (last - 1).abs(), units - last + 4 - (3 - last).abs()
+    for given in (units, below, above):
+        found, expected = TOKENIZER_PART.compare(spoken, lambda *_, given=given: [given])["units"]
+        off = (found[0] - expected[0]).abs().amax(1)
+        assert off.max() <= 1
+        assert ((off == 0) == (given[0] == units[0])).all()
+
+
 def test_half_precision_stays_close(ours: TokenizerSource, speech: list[Tensor]) -> None:
     """The places on the grid move by less than a tenth of a step."""
     spoken = Spoken.of(ours, speech[:1])
