@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from codec_fixtures import codec, folder, folder_copy, odd_flow_params, odd_hift_params, randomized
@@ -11,6 +12,7 @@ from made_once import made_once
 from antiphon.export.conditions import ENCODER_PART
 from antiphon.export.folder import export_flow, export_parts
 from antiphon.export.hift import HIFT_PART
+from antiphon.export.part import Part
 from antiphon.export.sources import FlowSource, Folders, read_flow
 
 __all__ = ["codec", "folder", "folder_copy", "odd_flow_params", "odd_hift_params", "randomized"]
@@ -36,8 +38,8 @@ def front_and_back(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """`encoder` and `hift` in float32, their weights beside."""
 
     def make(made: Path) -> None:
-        parts, source_of = [ENCODER_PART, HIFT_PART], Folders(folder, folder)
-        export_parts(parts, source_of, made / "out", weights="beside")
+        parts: list[Part[Any, Any]] = [ENCODER_PART, HIFT_PART]
+        export_parts(parts, Folders(folder, folder), made / "out", weights="beside")
 
     return made_once(tmp_path_factory, "export_front_and_back", make) / "out"
 

@@ -13,7 +13,9 @@ from checkpoints import RANDOM_CODEC
 
 from antiphon.cli import main
 from antiphon.errors import CheckpointError
+from antiphon.export.conditions import ENCODER_PART
 from antiphon.export.flow import BATCHES, QUICK_BATCHES
+from antiphon.export.folder import export_parts
 from antiphon.export.sources import FlowSource
 from antiphon.export.verify import verify
 
@@ -86,6 +88,17 @@ def test_encoder_and_hift_are_within_their_bounds(
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_an_encoder_in_float16_is_opened(source: FlowSource, tmp_path: Path) -> None:
+    """With its positions turned just before their product, onnxruntime 1.32 crashed while it opened the
+    file."""
+    export_parts([ENCODER_PART], lambda _: source, tmp_path / "out", precision="fp16")
+    rows = list(verify(tmp_path / "out", lambda _: source, [(1,), (44, 3, 13)]))
+    assert {row.result: row.is_within for row in rows} == {"mu": True, "speaker": True}
+    assert max(row.relative_error for row in rows) > 1e-5  # it is not float32
+
+
+@pytest.mark.slow
 def test_what_is_off_ends_with_status_1(
     fp32: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +123,7 @@ def test_what_is_off_ends_with_status_1(
 def test_folders_that_hold_no_export(source: FlowSource, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="export` wrote, found no folder"):
         next(verify(tmp_path / "no", lambda _: source))
-    with pytest.raises(CheckpointError, match=r"export` writes \(flow\.onnx, solver\.onnx.*found none"):
+    with pytest.raises(CheckpointError, match=r"export` writes \(.*flow\.onnx, solver\.onnx.*found none"):
         next(verify(tmp_path, lambda _: source))
 
 
