@@ -86,7 +86,8 @@ class EncoderNetwork(nn.Module):
             layer(x).reshape(batch, n, heads, -1).transpose(1, 2)
             for layer in (attention.linear_q, attention.linear_k, attention.linear_v)
         )
-        positions = attention.linear_pos(table).reshape(2 * n - 1, heads, -1).permute(1, 2, 0)
+        # Turned before it is cut into heads: onnxruntime 1.32 crashes on the other order in float16.
+        positions = attention.linear_pos(table).mT.reshape(heads, -1, 2 * n - 1)
         scale = q.shape[-1] ** -0.5
         content = ((q + attention.pos_bias_u[:, None].to(self.dtype)) * scale) @ k.transpose(2, 3)
         # Row i has relative position i - j in column n - 1 - i + j. With a column before it, the rows laid

@@ -13,7 +13,9 @@ from checkpoints import RANDOM_CODEC
 
 from antiphon.cli import main
 from antiphon.errors import CheckpointError
+from antiphon.export.conditions import ENCODER_PART
 from antiphon.export.flow import BATCHES, QUICK_BATCHES
+from antiphon.export.folder import export_parts
 from antiphon.export.sources import FlowSource
 from antiphon.export.verify import verify
 
@@ -82,6 +84,17 @@ def test_encoder_and_hift_are_within_their_bounds(
     }
     assert all(row["is_within"] and row["relative_error"] < 1e-4 for row in rows)
     assert any(row["max_error"] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_an_encoder_in_float16_is_opened(source: FlowSource, tmp_path: Path) -> None:
+    """With its positions turned just before their product, onnxruntime 1.32 crashed while it opened the
+    file."""
+    export_parts([ENCODER_PART], lambda _: source, tmp_path / "out", precision="fp16")
+    rows = list(verify(tmp_path / "out", lambda _: source, [(1,), (44, 3, 13)]))
+    assert {row.result: row.is_within for row in rows} == {"mu": True, "speaker": True}
+    assert max(row.relative_error for row in rows) > 1e-5  # it is not float32
 
 
 @pytest.mark.slow
