@@ -14,7 +14,7 @@ import torch
 from antiphon.codec.exported import KIND, PRECISION, WEIGHTS
 from antiphon.errors import ConfigError
 from antiphon.export.flow import FLOW_PART, SOLVER_PART, cosyvoice_part
-from antiphon.export.onnx_file import OPSET, Weights, check_packages, write_model
+from antiphon.export.onnx_file import Weights, check_packages, write_model
 from antiphon.export.part import Part, Precision, SourceOf
 from antiphon.export.sources import FlowSource
 from antiphon.files.writing import folder_written_whole
@@ -72,7 +72,7 @@ def export_parts(
             model = part.graph(source, own, base)
             if any(each.base is not None and each.base.kind == part.kind for each in parts):
                 graphs[part.kind, own] = copy.deepcopy(model)
-            about = _metadata(part, source, own)
+            about = _metadata(part, source, own, model)
             num_bytes = write_model(model, folder / part.file, about, weights=weights)
             written.append(Written(target / part.file, own, num_bytes))
     return written
@@ -98,7 +98,9 @@ def export_flow(
     return export_parts(parts, lambda _: source, target, precision=precision, weights=weights, report=report)
 
 
-def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[str, str]:
+def _metadata(
+    part: Part[Any, Any], source: Any, precision: Precision, model: onnx.ModelProto
+) -> dict[str, str]:
     from antiphon import __version__
 
     return {
@@ -108,6 +110,6 @@ def _metadata(part: Part[Any, Any], source: Any, precision: Precision) -> dict[s
         RANGES: json.dumps(part.ranges),
         "antiphon.version": __version__,
         "antiphon.torch": torch.__version__,
-        "antiphon.opset": str(OPSET),
+        "antiphon.opset": str(model.opset_import[0].version),
         **{f"antiphon.sha256.{name}": value for name, value in source.files.items()},
     }

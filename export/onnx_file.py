@@ -21,7 +21,7 @@ from antiphon.export.part import Port
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "Weights", "check_packages", "traced", "write_model"]
+__all__ = ["OPSET", "Weights", "add_metadata", "check_packages", "traced", "write_model"]
 
 Weights = Literal["inside", "beside"]
 MIN_BYTES_BESIDE = 1024
@@ -79,6 +79,14 @@ def traced(
     return model
 
 
+def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """To what the model says of itself already."""
+    import onnx
+
+    known = {prop.key: prop.value for prop in model.metadata_props}
+    onnx.helper.set_model_props(model, known | dict(metadata))
+
+
 def write_model(
     model: onnx.ModelProto, path: Path, metadata: Mapping[str, str], *, weights: Weights = "inside"
 ) -> int:
@@ -107,7 +115,7 @@ def write_model(
             f"{model.ByteSize()} bytes"
         )
     model.producer_name, model.producer_version = "antiphon", __version__
-    onnx.helper.set_model_props(model, about)
+    add_metadata(model, about)
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
     return num_bytes + path.stat().st_size

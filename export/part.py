@@ -28,9 +28,14 @@ __all__ = [
     "SourceOf",
 ]
 
-Precision = Literal["fp32", "fp16"]
-PRECISIONS: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-"""And what products are computed in."""
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: Mapping[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
+"""And what products are computed in, but for those that int8 computes in int8."""
 
 Compared = tuple[Sequence[Tensor], Sequence[Tensor]]
 """What a file gave and what PyTorch gave: row by row, of the same shapes, without padding."""

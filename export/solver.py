@@ -16,7 +16,6 @@ import numpy as np
 
 from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.flow.solver import schedule
-from antiphon.export.onnx_file import OPSET
 
 if TYPE_CHECKING:
     import onnx
@@ -93,5 +92,5 @@ def solver_of(estimator: onnx.ModelProto, cfg_rate: float) -> onnx.ModelProto:
         ],
     )
     return helper.make_model(
-        whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=estimator.ir_version
+        whole, opset_imports=list(estimator.opset_import), ir_version=estimator.ir_version
     )

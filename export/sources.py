@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from antiphon.codec.checkpoint.tensors import fill_module, read_tensors
 from antiphon.codec.exported import sha256
 from antiphon.codec.flow.flow import Flow, FlowModel
 from antiphon.codec.flow.unet import UNet
-from antiphon.errors import CheckpointError
+from antiphon.errors import CheckpointError, ConfigError
+from antiphon.export.calibration import Calibration
+from antiphon.export.int8 import Int8Plan
 from antiphon.export.part import Part
 from antiphon.files.checkpoint import is_folder
 
@@ -30,6 +32,11 @@ class Folders:
     def __init__(self, codec: Path, model: Path) -> None:
         self._folders = {"codec": codec, "model": model}
         self._read: dict[tuple[Callable[[Path], Any], Path], Any] = {}
+        self._calibration: dict[str, Any] = {}
+
+    def calibrate(self, file: Path | None, report: Callable[[str], None]) -> None:
+        """Says what int8 is calibrated on, and who is told about it; see `Calibration`."""
+        self._calibration = {"file": file, "report": report}
 
     def of(self, part: Part[Any, Any]) -> Path:
         """The folder with a part's weights."""
@@ -39,7 +46,10 @@ class Folders:
         key = part.read, self.of(part)
         if key not in self._read:
             self._read[key] = part.read(self.of(part))
-        return self._read[key]
+        source = self._read[key]
+        if isinstance(source, FlowSource) and source.calibration is not None:
+            return replace(source, calibration=replace(source.calibration, **self._calibration))
+        return source
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +60,19 @@ class FlowSource:
     model: FlowModel
     files: Mapping[str, str]
     """sha256 of each file that it was read from, by name"""
+    calibration: Calibration | None = None
+    """What int8 is calibrated on; None: it cannot be exported in int8."""
+
+    def int8_plan(self) -> Int8Plan:
+        """Raises ConfigError if there is nothing to calibrate it on."""
+        from antiphon.export.int8 import plan_int8
+
+        if self.calibration is None:
+            raise ConfigError(
+                "int8: expected a codec that was read from a folder, to calibrate it on its voice"
+            )
+        inputs, report = self.calibration.inputs(), self.calibration.report
+        return plan_int8(self.model, self.params, inputs, report=report)
 
     @cached_property
     def flow(self) -> Flow:
@@ -70,7 +93,7 @@ def read_flow(codec: Path) -> FlowSource:
         model = FlowModel(params.flow)
     path = codec / FLOW_WEIGHTS
     filled = fill_module(model, read_tensors(path), path, torch.device("cpu"))
-    return FlowSource(params.flow, filled, hashes(codec, RECIPE, FLOW_WEIGHTS))
+    return FlowSource(params.flow, filled, hashes(codec, RECIPE, FLOW_WEIGHTS), Calibration(codec))
 
 
 def hashes(folder: Path, *names: str) -> dict[str, str]:

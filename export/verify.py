@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from antiphon.codec.exported import PRECISION, open_network
 from antiphon.errors import CheckpointError
 from antiphon.export.part import Bound, Compared, Part, SourceOf
 from antiphon.export.parts import PARTS, parts_in
+from antiphon.export.rounded import rounded_copy
 from antiphon.files.checkpoint import is_folder, shown
 
 __all__ = ["Off", "Row", "difference", "verify"]
@@ -63,16 +65,17 @@ def verify(
     batches: instead of those of each part. report: is told what is being done. Raises CheckpointError for a
     folder without an export, or with one of other weights.
     """
-    for exports in _groups(_opened(folder, source_of)):
-        part = exports[0].part
-        own = batches if batches is not None else part.quick_batches if quick else part.batches
-        for number, sizes in enumerate(own):
-            names = ", ".join(export.path.name for export in exports)
-            report(f"{names}: batch {number + 1} of {len(own)}")
-            trial = part.trial(source_of(part), sizes, torch.Generator().manual_seed(seed + number))
-            for export in exports:
-                compared = export.part.compare(trial, export.run)
-                yield from export.rows(tuple(sizes), compared)
+    with TemporaryDirectory() as scratch:
+        for exports in _groups(_opened(folder, source_of, Path(scratch))):
+            part = exports[0].part
+            own = batches if batches is not None else part.quick_batches if quick else part.batches
+            for number, sizes in enumerate(own):
+                names = ", ".join(export.path.name for export in exports)
+                report(f"{names}: batch {number + 1} of {len(own)}")
+                trial = part.trial(source_of(part), sizes, torch.Generator().manual_seed(seed + number))
+                for export in exports:
+                    compared = export.part.compare(trial, export.run)
+                    yield from export.rows(tuple(sizes), compared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +111,15 @@ class _Export:
             )
 
 
-def _opened(folder: Path, source_of: SourceOf) -> list[_Export]:
+def _opened(folder: Path, source_of: SourceOf, scratch: Path) -> list[_Export]:
     if not is_folder(folder):
         raise CheckpointError(f"{folder}: expected a folder that `antiphon export` wrote, found no folder")
     exports = []
     for part, path in parts_in(folder):
         source = source_of(part)
-        network = open_network(
+        network = _open(
             path,
+            scratch,
             part.kind,
             part.weights(source),
             [
@@ -138,6 +142,15 @@ def _opened(folder: Path, source_of: SourceOf) -> list[_Export]:
         names = ", ".join(part.file for part in PARTS)
         raise CheckpointError(f"{folder}: expected files that `antiphon export` writes ({names}), found none")
     return exports
+
+
+def _open(path: Path, scratch: Path, *args: Any, **kwargs: Any) -> OnnxNetwork:
+    """As `open_network`; a file in 16 bits by its rounded copy."""
+    copy = rounded_copy(path, scratch)
+    try:
+        return open_network(path if copy is None else copy, *args, **kwargs)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(copy), str(path))) from error
 
 
 def _groups(exports: Sequence[_Export]) -> list[list[_Export]]:

@@ -39,7 +39,7 @@ from antiphon.kernels.threads import openmp_threads
 from antiphon.process.ownership import OfOneProcess, check_process
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 
-__all__ = ["Decoder"]
+__all__ = ["SMALL_FLOW", "Decoder"]
 
 SMALL_FLOW = 16_000_000
 """A flow of up to this number of parameters gains little from a second core (the packaged one, with 4.7

@@ -37,11 +37,16 @@ DATA: Final = "antiphon.data"
 """Key of the sha256 of the file with the weights, if they lie beside"""
 FLOW: Final = "flow"
 """The kind of the velocity estimator."""
-FLOW_FILES = ("flow.onnx", "flow.decoder.estimator.fp32.onnx", "flow.decoder.estimator.fp16.onnx")
+FLOW_FILES = (
+    "flow.onnx",
+    *(f"flow.decoder.estimator.{name}.onnx" for name in ("fp32", "fp16", "bf16", "int8")),
+)
 """What it may be called: by us, and, with their names of inputs, by CosyVoice."""
 PREFIX = "onnxruntime:"
 BACKENDS = f"'torch' or '{PREFIX}FOLDER'"
 SHOWN_DIGITS = 12
+NO_KERNEL = "NOT_IMPLEMENTED"
+"""In errors of onnxruntime about operators that it knows in other types"""
 CHUNK_BYTES = 2**20
 TYPES = {
     torch.float32: "tensor(float)",
@@ -114,7 +119,14 @@ def open_network(
     codec or model. may_loop: see `check_graph`. Raises CheckpointError, which says what was expected and
     found.
     """
-    network = OnnxNetwork(path, num_threads, may_loop=may_loop, may_lie_beside=True)
+    try:
+        network = OnnxNetwork(path, num_threads, may_loop=may_loop, may_lie_beside=True)
+    except CheckpointError as error:
+        if NO_KERNEL not in str(error):
+            raise
+        raise CheckpointError(
+            f"{path}: expected a precision that onnxruntime computes on a CPU (bf16 is none): {error}"
+        ) from error
     found = network.metadata.get(KIND)
     if found != kind:
         raise CheckpointError(f"{path}: {KIND}: expected {kind!r}, found {shown(found)}")

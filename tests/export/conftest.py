@@ -36,8 +36,8 @@ def front_and_back(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """`encoder` and `hift` in float32, their weights beside."""
 
     def make(made: Path) -> None:
-        parts, source_of = [ENCODER_PART, HIFT_PART], Folders(folder, folder)
-        export_parts(parts, source_of, made / "out", weights="beside")
+        source_of = Folders(folder, folder)
+        export_parts([ENCODER_PART, HIFT_PART], source_of, made / "out", weights="beside")
 
     return made_once(tmp_path_factory, "export_front_and_back", make) / "out"
 

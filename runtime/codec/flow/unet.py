@@ -19,7 +19,7 @@ from antiphon.codec.layers.padding import masked
 from antiphon.codec.stopping import stop_point
 from antiphon.kernels.masked_group_norm import masked_group_norm
 
-__all__ = ["UNet"]
+__all__ = ["TIME_SCALE", "UNet", "frequencies"]
 
 NORM_GROUPS = 8
 FEED_FORWARD_FACTOR = 4
@@ -192,11 +192,7 @@ class UNet(nn.Module):
 
     def time_bias(self, t: Tensor) -> Tensor:
         """What the ResNets add at times `t` (steps,): (steps, their channels one after the other)."""
-        half = self.params.in_channels // 2
-        frequencies = torch.exp(
-            torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(10000) / (half - 1))
-        )
-        angles = TIME_SCALE * t[:, None] * frequencies
+        angles = TIME_SCALE * t[:, None] * frequencies(self.params, t.device)
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
         embedding = self.time_mlp["linear_2"](F.silu(self.time_mlp["linear_1"](features)))
         return torch.cat([stage.time_bias(embedding) for stage in self._stages()], dim=-1)
@@ -231,3 +227,10 @@ class UNet(nn.Module):
 
 def time_channels(params: EstimatorParams) -> int:
     return TIME_FACTOR * params.channels[0]
+
+
+def frequencies(params: EstimatorParams, device: torch.device | None = None) -> Tensor:
+    """(in_channels / 2,): those of the sines that embed time."""
+    half = params.in_channels // 2
+    steps = torch.arange(half, dtype=torch.float32, device=device)
+    return torch.exp(steps * (-math.log(10000) / (half - 1)))
