@@ -40,6 +40,8 @@ class Format(str, Enum):
 class Precision(str, Enum):
     FP32 = "fp32"
     FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
 
 
 class Weights(str, Enum):
@@ -66,7 +68,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         help="Of the products and their weights; norms, softmax, the residual stream, inputs and outputs "
-        "are float32 in any case.",
+        "are float32 in any case. int8: of all but the layers that would be off the most.",
     ),
 ]
 WeightsOption = Annotated[
@@ -99,6 +101,15 @@ def flow(
             "--cosyvoice-names", help="Call the file, its inputs and its output as CosyVoice calls them."
         ),
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE",
+            help="Of int8: a line is an utterance, its units or a text that the packaged model answers. "
+            "Default: twelve questions that come with the package.",
+        ),
+    ] = None,
 ) -> None:
     """Write the flow's velocity estimator: any batch, any number of frames, masks for padding."""
 
@@ -108,7 +119,11 @@ def flow(
         estimator = cosyvoice_part(precision.value) if cosyvoice_names else FLOW_PART
         return [estimator, SOLVER_PART] if solver else [estimator]
 
-    _write(chosen, out, kind, precision, weights, codec=codec)
+    if calibrate is not None and precision is not Precision.INT8:
+        raise typer.BadParameter(
+            f"expected --precision int8, got {precision.value}", param_hint="--calibrate"
+        )
+    _write(chosen, out, kind, precision, weights, codec=codec, calibrate=calibrate)
 
 
 def _add(part: str, folder: str, about: str) -> None:
@@ -173,10 +188,20 @@ def write_all(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `antiphon export` wrote.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that `antiphon export` wrote.")
+    ],
     codec: CodecFolder = None,
     model: ModelFolder = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter batches.")] = False,
+    word_error: Annotated[
+        bool,
+        typer.Option(
+            "--word-error",
+            help="Also have the packaged model speak with each exported flow, and count the words that are "
+            "misheard.",
+        ),
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")
     ] = None,
@@ -188,21 +213,31 @@ def verify(
     with signals.at_once():
         from rich.console import Console
 
+        from antiphon.cli.word_error import measured, table_of
+        from antiphon.errors import ConfigError
         from antiphon.export.verify import verify
         from antiphon.files.writing import check_writable, write_whole
 
         if json_out is not None:
             check_writable(json_out)
-        console = Console(stderr=True)
-        with console.status("comparing") as status:
-            report = lambda what: status.update(f"comparing {what}")  # noqa: E731
-            rows = list(verify(folder, _folders(codec, model), quick=quick, report=report))
-    for table in _tables(rows):
-        Console().print(table)
+        if word_error and codec is not None:
+            raise ConfigError("--word-error: expected the packaged codec, got --codec")
+        console, sources = Console(stderr=True), _folders(codec, model)
+        compared: dict[str, list[Row]] = {}
+        for folder in folders:
+            with console.status("comparing") as status:
+                report = lambda what: status.update(f"comparing {what}")  # noqa: E731
+                compared[str(folder)] = list(verify(folder, sources, quick=quick, report=report))
+            for table in _tables(compared[str(folder)]):
+                Console().print(table)
+        heard = measured(folders) if word_error else []
+    if heard:
+        Console().print(table_of(heard))
+    rows = [{"folder": name} | asdict(row) for name, own in compared.items() for row in own]
     if json_out is not None:
-        record = {"folder": str(folder), "rows": [asdict(row) for row in rows]}
+        record = {"rows": rows, "word_error": [asdict(row) for row in heard]}
         write_whole(json_out, (json.dumps(record, indent=1) + "\n").encode())
-    if not all(row.is_within for row in rows):
+    if not all(row["is_within"] for row in rows) or not all(row.is_within for row in heard):
         raise typer.Exit(1)
 
 
@@ -216,6 +251,7 @@ def _write(
     codec: Path | None = None,
     model: Path | None = None,
     or_fp32: bool = False,
+    calibrate: Path | None = None,
 ) -> None:
     with signals.at_once():  # there is nothing to keep
         from rich.console import Console
@@ -224,6 +260,7 @@ def _write(
         from antiphon.export.folder import export_parts
 
         folders = _folders(codec, model)
+        folders.calibrate(calibrate, lambda what: progress.update(task, description=f"calibrating: {what}"))
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=None)
