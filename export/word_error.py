@@ -97,7 +97,7 @@ def precision_of(file: Path) -> str:
     check_file(file, EXPECTED, max_bytes=MAX_FILE_BYTES)
     with refusing_failures(file, EXPECTED):
         model = onnx.load(file, load_external_data=False)
-    found = {prop.key: prop.value for prop in model.metadata_props}.get(PRECISION, "")
+    found = str({prop.key: prop.value for prop in model.metadata_props}.get(PRECISION, ""))
     if found not in MOST_WORSE:
         raise CheckpointError(f"{file}: {PRECISION}: expected {' or '.join(MOST_WORSE)}, found {found!r:.40}")
     return found
