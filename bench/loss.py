@@ -71,7 +71,7 @@ def tapped() -> Iterator[list[Tap]]:
         return taps[-1]
 
     def plain_layers(*args: object, **kwargs: object) -> object:
-        return decoder_layers(*args, **kwargs, backend="torch")  # type: ignore[arg-type]
+        return decoder_layers(*args, **(kwargs | {"backend": "torch"}))  # type: ignore[arg-type]
 
     with ExitStack() as stack:
         stack.enter_context(replaced(linear, tap, owner=omni))
