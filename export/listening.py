@@ -22,7 +22,7 @@ from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.rope import inverse_frequencies, rope_table
-from antiphon.model.weights import Matrix
+from antiphon.model.weights import LayerMatrix
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +108,7 @@ def log_probs_of(source: ModelSource, rows: Sequence[Tensor]) -> list[Tensor]:
     return results
 
 
-def _packed(matrix: Matrix) -> Linear:
+def _packed(matrix: LayerMatrix) -> Linear:
     return linear(matrix)
 
 

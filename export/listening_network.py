@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from antiphon.config import ModelConfig
 from antiphon.export.estimator import HIDDEN
 from antiphon.kernels.rope import inverse_frequencies
-from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
+from antiphon.model.weights import LayerMatrix, LayerWeights, OmniWeights
 
 __all__ = ["ListeningNetwork"]
 
@@ -104,7 +104,7 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def _plain(matrix: Matrix) -> Tensor:
+def _plain(matrix: LayerMatrix) -> Tensor:
     assert isinstance(matrix, Tensor), "int8 is refused where a checkpoint is read"
     return matrix
 
