@@ -150,7 +150,8 @@ def open_network(
         if NO_KERNEL not in str(error):
             raise
         raise CheckpointError(
-            f"{path}: expected a precision that onnxruntime computes on a CPU (bf16 is none): {error}"
+            f"{path}: expected a precision that onnxruntime computes on a CPU, which bf16 is not: "
+            + str(error).removeprefix(f"{path}: ")
         ) from error
     found = network.metadata.get(KIND)
     if found != kind:

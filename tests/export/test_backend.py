@@ -19,6 +19,7 @@ from antiphon.codec.exported import FLOW, KIND, WEIGHTS, Exported, fingerprint
 from antiphon.codec.flow import onnx_unet
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.errors import CheckpointError, ConfigError
+from antiphon.export.folder import export_flow
 from antiphon.export.sources import FlowSource
 
 UNITS = [(7 * i) % 40 for i in range(45)]
@@ -85,6 +86,13 @@ def test_an_engine_speaks_with_it(fp32: Path) -> None:
             speech.append(done.audio)
     assert speech[0].shape == speech[1].shape
     assert len(speech[0])
+
+
+def test_bfloat16_is_not_for_a_cpu(source: FlowSource, tmp_path: Path) -> None:
+    """onnxruntime has no kernels for it."""
+    export_flow(source, tmp_path / "out", precision="bf16")
+    with pytest.raises(CheckpointError, match=r"flow\.onnx: expected a precision that .* which bf16 is not"):
+        Codec.from_pretrained(RANDOM_CODEC, "cpu", backend=f"onnxruntime:{tmp_path / 'out'}")
 
 
 def test_wrong_backends(codec: Codec, tmp_path: Path) -> None:
