@@ -137,6 +137,10 @@ def flow(
         raise typer.BadParameter(
             f"expected --precision int8, got {precision.value}", param_hint="--calibrate"
         )
+    if kind is Format.ONNX:
+        export_engine.check_not_given(
+            target=target, min=min_frames, opt=opt_frames, max=max_frames, batch=batch, profile=profile
+        )
     profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
     if kind is Format.TENSORRT:
         export_engine.check_target(target)  # before half a minute of tracing

@@ -25,6 +25,7 @@ __all__ = [
     "Profiles",
     "Target",
     "build_engines",
+    "check_not_given",
     "check_target",
     "chosen_profiles",
     "engine",
@@ -80,8 +81,7 @@ def engine(
     batch: Batch = None,
     profile: Profiles = None,
 ) -> None:
-    """Build an engine of TensorRT from the flow's ONNX file in a folder, beside it, with its types and
-    precision. One that is there already, with the same content, is not built again."""
+    """Build an engine of TensorRT from the flow's ONNX file in a folder, unless it is there already."""
     from antiphon.codec.exported import flow_file
 
     chosen = chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
@@ -94,6 +94,15 @@ def check_target(target: str | None) -> None:
     from antiphon.export.tensorrt.build import builder_for
 
     builder_for(target)
+
+
+def check_not_given(**options: object) -> None:
+    """Raises ConfigError for options of engines where none is built."""
+    from antiphon.errors import ConfigError
+
+    for name, value in options.items():
+        if value not in (None, []):
+            raise ConfigError(f"--{name}: expected --format tensorrt with it, got onnx")
 
 
 def chosen_profiles(

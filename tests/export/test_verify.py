@@ -143,6 +143,8 @@ def test_an_export_of_another_codec_is_refused(
         (["--format", "tflite"], "--format"),
         (["--precision", "int4"], "--precision"),
         (["--calibrate", "units.txt"], "expected --precision int8, got fp32"),
+        (["--min", "5"], "--min: expected --format tensorrt"),
+        (["--target", "sm80"], "--target: expected --format tensorrt"),
         ([], "Missing option"),
     ],
 )
