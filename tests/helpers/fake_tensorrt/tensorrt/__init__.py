@@ -88,8 +88,6 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
     if MAJOR < 11:
         EXPLICIT_BATCH = 0
     STRONGLY_TYPED = int(MAJOR < 11)
-    PREFER_JIT_PYTHON_PLUGINS = 2
-    PREFER_AOT_PYTHON_PLUGINS = 3
 
 
 LAYERS = {
