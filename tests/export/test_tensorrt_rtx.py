@@ -107,7 +107,8 @@ def test_types_are_those_of_the_file(precision: str, tmp_path: Path, request: py
     for kind in EXACT:
         assert list(types[kind]) == ["FLOAT"], kind
     products = types["CONVOLUTION"], types["DECONVOLUTION"], types["MATRIX_MULTIPLY"]
-    num_times = 8  # products of what embeds time
+    num_times = sum(node.op_type == "Gemm" for node in onnx.load(path).graph.node)  # they embed time
+    assert num_times > 0
     if precision == "fp16":
         assert [list(each) for each in products] == [["HALF"], ["HALF"], ["FLOAT", "HALF"]]
         assert types["MATRIX_MULTIPLY"]["FLOAT"] == num_times
