@@ -168,9 +168,11 @@ class _Calls:
         fusion_cache_write(kv, longs, ints, table, scratch, head_dim=head_dim, backend=self.backend)
 
     def product(self, product: TritonLinear, rows: int) -> None:
-        """With and without a residual, and with its gate if it is one."""
+        """With what its result may be added to, or the gate that it may have."""
         x = self.zeros(rows, product.in_features)
-        product(x, product(x))
+        y = product(x)
+        if product.out_features == self.served.hidden_size:
+            product(x, y)
         if product.out_features == 2 * self.served.intermediate_size:
             product.silu_mul(x)
 

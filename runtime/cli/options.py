@@ -94,7 +94,7 @@ Quantization = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEME",
-        help="On the CPU, int8: the weights of the layers, and what they multiply, in 8 bits; "
+        help="int8: the weights of the layers, and what they multiply, in 8 bits; "
         "int8-weight-only: the weights alone.",
         rich_help_panel=MODEL_PANEL,
     ),

@@ -71,9 +71,9 @@ class Engine(OfOneProcess):
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: of the weights: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16",
             "float16". On the CPU, activations and the KV cache are float32 with any of them.
-        quantization: on the CPU, "int8-weight-only": the matrices of all layers and heads in 8 bits, with a
-            scale for each output; "int8": also what they multiply, as it comes, with a scale for each
-            token. None: as `dtype` says, or as the folder holds them (`antiphon quantize`).
+        quantization: "int8-weight-only": the matrices of all layers and heads in 8 bits, with a scale for
+            each output; "int8": also what they multiply, as it comes, with a scale for each token. None: as
+            `dtype` says, or as the folder holds them (`antiphon quantize`).
         codec_dtype: of a codec given as a folder; "auto" is float16 on a GPU and float32 on a CPU. See
             `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.

@@ -19,7 +19,7 @@ from antiphon.engine.arguments import (
     model_folder,
     open_codec,
 )
-from antiphon.errors import CheckpointError, ConfigError
+from antiphon.errors import CheckpointError
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import cache_config
@@ -83,14 +83,10 @@ def load(
     place = resolve_device(device)
     check_vocoder_backend(vocoder_backend, place)
     check_device(place)
-    if quantization is not None and place.type != "cpu":
-        raise ConfigError(f"quantization: expected None on {place.type}, got {quantization!r}")
     make_ready()
     resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
     model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
     stored = scheme_of(folder)
-    if stored is not None and place.type != "cpu":
-        raise ConfigError(f"device: expected cpu for the int8 weights of {folder}, got {place.type}")
     if model_config.speech_prompt != "soft":
         raise CheckpointError(
             f"{folder / 'config.json'}: speech_prompt: expected 'soft', found {model_config.speech_prompt!r}"

@@ -7,6 +7,7 @@ quantize no embeddings. In memory they are int8, too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from antiphon.kernels.quantized import QuantizedWeight, quantize_int8
 from antiphon.model.checkpoint.quantization import SCALE_SUFFIX
 from antiphon.model.checkpoint.tensors import empty_weights, named_tensors
 from antiphon.model.schemes import Scheme
-from antiphon.model.weights import LayerWeights, OmniWeights
+from antiphon.model.weights import LayerWeights, Matrix, OmniWeights
 
 __all__ = ["HEAD_NAMES", "Int8Matrices", "Quantizer", "matrix_names", "saved_bytes"]
 
@@ -28,46 +29,89 @@ HEAD_NAMES = frozenset(f"{name}.weight" for name in HEADS)
 """What the heads are called in a file."""
 
 
+@dataclass
+class _Place:
+    owner: Any
+    name: str
+    matrix: Tensor
+    """With memory of its own from its first numbers on"""
+    missing: int
+    is_quantized: bool
+
+
 class Quantizer:
     """Replaces the matrices of all layers, heads and tables by `QuantizedWeight`s. Norms and what sees
-    pictures stay as they are."""
+    pictures stay as they are.
 
-    def __init__(self, weights: OmniWeights, scheme: Scheme, *, kept_in_files: bool = False) -> None:
+    Matrices on the device "meta" get memory on `device` when their first numbers come.
+    """
+
+    def __init__(
+        self,
+        weights: OmniWeights,
+        scheme: Scheme,
+        *,
+        device: torch.device | str = "cpu",
+        kept_in_files: bool = False,
+    ) -> None:
         """kept_in_files: only those that the files of a quantized checkpoint have in full."""
-        self._scheme = scheme
-        self._places: dict[int, tuple[Any, str]] = {}
-        self._missing: dict[int, int] = {}
-        kept = ((weights, name) for name in KEPT_IN_FILES)
-        for owner, name in kept if kept_in_files else (*_matrices(weights), *kept):
+        self._scheme, self._device = scheme, device
+        self._places: dict[int, _Place] = {}
+        self._meta: list[Tensor] = []
+        """So that no other tensor gets their storages' numbers"""
+        kept = [(weights, name) for name in KEPT_IN_FILES]
+        for owner, name in (*_matrices(weights), *kept):
             matrix: Tensor = getattr(owner, name)
-            begin = _storage(matrix)
-            self._places[begin], self._missing[begin] = (owner, name), matrix.numel()
+            is_quantized = not kept_in_files or name in KEPT_IN_FILES
+            if is_quantized or matrix.is_meta:
+                place = _Place(owner, name, matrix, matrix.numel(), is_quantized)
+                self._places[_storage(matrix)] = place
+
+    def place(self, part: Tensor) -> Tensor:
+        """Where the numbers of this part of a matrix, or of this other tensor, go."""
+        found = self._places.get(_storage(part))
+        if found is None or not part.is_meta:
+            return part
+        if found.matrix.is_meta:
+            self._meta.append(found.matrix)
+            found.matrix = torch.empty_like(found.matrix, device=self._device)
+        return found.matrix.as_strided(part.shape, part.stride(), part.storage_offset())
 
     def filled(self, part: Tensor) -> None:
         """This part of a matrix, or this other tensor, has its numbers. The last part of a matrix makes it an
         int8 one, and the caller drops its views."""
-        begin = _storage(part)
-        if begin not in self._places:
+        found = self._places.get(_storage(part))
+        if found is None:
             return
-        self._missing[begin] -= part.numel()
-        if not self._missing[begin]:
-            owner, name = self._places.pop(begin)
-            setattr(owner, name, quantize_int8(getattr(owner, name), dynamic=self._scheme.is_dynamic))
+        found.missing -= part.numel()
+        if not found.missing:
+            del self._places[_storage(part)]
+            whole: Matrix = found.matrix
+            if found.is_quantized:
+                whole = quantize_int8(found.matrix, dynamic=self._scheme.is_dynamic)
+            setattr(found.owner, found.name, whole)
 
 
 class Int8Matrices:
     """Replaces matrices by storage for int8 ones and for their scales, to be filled from a file."""
 
-    def __init__(self, weights: OmniWeights, config: ModelConfig, names: Collection[str]) -> None:
-        """names: the tensors of the file that are in int8: those of all layers, and of some heads."""
+    def __init__(
+        self,
+        weights: OmniWeights,
+        config: ModelConfig,
+        names: Collection[str],
+        device: torch.device | str | None = None,
+    ) -> None:
+        """names: the tensors of the file that are in int8: those of all layers, and of some heads. device:
+        where they go, if not where the matrices are."""
         self._matrices: list[tuple[Any, str, Tensor, Tensor]] = []
         columns = empty_weights(config, device="meta", dtype=torch.float32)
         for (owner, name), (other, _) in zip(_matrices(weights), _matrices(columns), strict=True):
             if name in HEADS and f"{name}.weight" not in names:
                 continue
             matrix: Tensor = getattr(owner, name)
-            values = torch.empty_like(matrix, dtype=torch.int8)
-            scales = matrix.new_empty((len(matrix), 1), dtype=torch.float32)
+            values = torch.empty_like(matrix, dtype=torch.int8, device=device)
+            scales = values.new_empty((len(matrix), 1), dtype=torch.float32)
             setattr(owner, name, values)
             setattr(other, name, scales)
             self._matrices.append((owner, name, values, scales))
@@ -112,4 +156,6 @@ def _matrices(weights: OmniWeights) -> Iterator[tuple[Any, str]]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """One number for all views of a tensor, as long as that is there."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
