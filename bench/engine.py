@@ -210,7 +210,7 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantization: Annotated[
-        str | None, typer.Option(metavar="SCHEME", help="int8 or int8-weight-only, on the CPU.")
+        str | None, typer.Option(metavar="SCHEME", help="int8 or int8-weight-only.")
     ] = None,
     formats: Annotated[
         str | None,

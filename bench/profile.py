@@ -25,7 +25,7 @@ from antiphon.engine.engine import Engine
 from antiphon.files.writing import written_whole
 from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
-from antiphon.kernels.linear import CppLinear, TorchLinear
+from antiphon.kernels.linear import CppLinear, TorchLinear, TritonLinear
 from antiphon.model import runner as runner_module
 from antiphon.model.batch import attention_batch
 from antiphon.model.sampler import pick_from_head
@@ -118,6 +118,7 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
         (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),
         (CppLinear, CppLinear.__call__, "linear"),
         (TorchLinear, TorchLinear.__call__, "linear"),
+        (TritonLinear, TritonLinear.__call__, "linear"),
         (Vocoder, Vocoder.__call__, "HiFT"),
     ]
     with ExitStack() as stack:

@@ -14,13 +14,23 @@ from antiphon.kernels.checks import (
     FLOATS,
     address,
     check,
+    check_device,
     check_each_once,
     check_integer,
     check_plain,
     check_range,
 )
-from antiphon.kernels.linear import CppLinear, Linear, TorchLinear, check_linear, widens, with_dense_rows
+from antiphon.kernels.linear import (
+    CppLinear,
+    Linear,
+    TorchLinear,
+    check_linear,
+    quantized_weight,
+    widens,
+    with_dense_rows,
+)
 from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.registry import (
     cpp_available,
     cpp_float32,
@@ -30,7 +40,7 @@ from antiphon.kernels.registry import (
     triton_available,
 )
 
-__all__ = ["argmax_head", "argmax_head_reference", "plain_weight"]
+__all__ = ["argmax_head", "argmax_head_reference", "plain_weight", "triton_weight"]
 
 MAX_CPP_TOP_K = 64  # beyond this, inserting them one by one is no faster than a sort
 MAX_TRITON_TOP_K = 64  # for each of these it has up to 256 candidates
@@ -97,8 +107,8 @@ def _argmax_head_cpp(
 def _argmax_head_triton(
     hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    weight = plain_weight(head)
-    if weight is None or weight.dtype != hidden.dtype or top_k > MAX_TRITON_TOP_K:
+    weight = triton_weight(hidden, head)
+    if weight is None or top_k > MAX_TRITON_TOP_K:
         return argmax_head_reference(hidden, head, top_k, subset)
     from antiphon.kernels.triton.argmax_head import argmax_head as launch
 
@@ -127,6 +137,15 @@ def plain_weight(head: Linear) -> Tensor | None:
     return head.weight if isinstance(head, TorchLinear) else None
 
 
+def triton_weight(hidden: Tensor, head: Linear) -> Tensor | QuantizedWeight | None:
+    """What the Triton kernels multiply `hidden` with, if that is all the head does."""
+    quantized = quantized_weight(head)
+    if quantized is not None:
+        return quantized
+    weight = plain_weight(head)  # the head itself refuses another dtype
+    return weight if weight is not None and weight.dtype == hidden.dtype else None
+
+
 def _learned(head: Linear) -> Tensor | None:
     weight = getattr(head, "weight", None)
     return weight if isinstance(weight, Tensor) else None
@@ -141,6 +160,8 @@ def check_head(hidden: Tensor, head: Linear) -> None:
         is_float32 = isinstance(head, CppLinear) or widens(hidden, weight)
         dtype = torch.float32 if is_float32 else weight.dtype
         check("hidden", hidden, dtype, ("rows", head.in_features), ("the head", weight))
+    elif (quantized := quantized_weight(head)) is not None:
+        check_device("hidden", hidden, "the head", quantized.values)
 
 
 def _check(hidden: Tensor, head: Linear, top_k: int, subset: Tensor | None) -> int:

@@ -10,7 +10,7 @@ of one row would otherwise spend more time between the operators than in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from antiphon.kernels.checks import address, check_written
 from antiphon.kernels.decoder_checks import check_call, check_distances, check_stack, weight_stretches
 from antiphon.kernels.decoder_stack import DecoderGeometry, DecoderLayer, DecoderLayers
 from antiphon.kernels.fusion_attention import FusionBatch
-from antiphon.kernels.linear import CppLinear, Linear, PackedAddress, TorchLinear
+from antiphon.kernels.linear import CppLinear, Linear, PackedAddress, TorchLinear, TritonLinear
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.quantized_cache import Caches, cache_address, layer_strides
 from antiphon.kernels.registry import cpp_available, cpp_float32, register, resolve
@@ -201,7 +201,7 @@ class TorchDecoderLayers:
                 some = x[fusion.tokens]
                 x.index_copy_(0, fusion.tokens, some + self._fused(some, index, layer, fusion))
                 normed = norm(x, layer.post_norm, eps)
-            gated = gate(layer.gate_up(normed))
+            gated = _gated(normed, layer.gate_up, gate)
             # the residual is added by the norm that comes next
             is_last = index + 1 == len(self.layers)
             following = self.final_norm if is_last else self.layers[index + 1].input_norm
@@ -226,6 +226,13 @@ def _plus_product(x: Tensor, y: Tensor, weight: Linear) -> Tensor:
     if _products_add(x) and isinstance(weight, TorchLinear) and weight.weight.dtype == x.dtype == y.dtype:
         return x.addmm_(y, weight.weight.T)
     return weight(y, x)
+
+
+def _gated(x: Tensor, weight: Linear, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    """gate(weight(x)); of int8 weights on a GPU in one launch"""
+    if isinstance(weight, TritonLinear) and x.dtype != torch.float64:
+        return weight.silu_mul(x)
+    return gate(weight(x))
 
 
 def _products_add(x: Tensor) -> bool:

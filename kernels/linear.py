@@ -5,6 +5,9 @@ result does not depend on the other rows of its batch, to the last bit (csrc/cpu
 format in which it is given, float32, 16 or 8 bits, and widened to float32 in registers: x, the sums and the
 result are float32, and the same to the last bit as of the widened weight. With a dynamic `QuantizedWeight`,
 x comes in float32 and is quantized row by row; the sums are exact integers (csrc/cpu/int8_rows.h).
+
+On a GPU, weights in floating point are multiplied by PyTorch, and int8 by Triton (kernels/triton/linear.py),
+with x in 16 or 32 bits. There, too, rows of a dynamic weight are quantized each for itself, with exact sums.
 """
 
 from __future__ import annotations
@@ -18,8 +21,13 @@ from torch.nn import functional as F
 from antiphon.kernels.checks import FLOATS, address, check
 from antiphon.kernels.huge_pages import advise_huge_pages
 from antiphon.kernels.library_linear import LibraryLinear, LibraryWeight
-from antiphon.kernels.quantized import QuantizedWeight, check_quantized, quantized_linear_reference
-from antiphon.kernels.registry import cpp_available, register, resolve
+from antiphon.kernels.quantized import (
+    QuantizedWeight,
+    check_quantized,
+    quantized_bytes,
+    quantized_linear_reference,
+)
+from antiphon.kernels.registry import cpp_available, on_triton, register, resolve, triton_available
 
 __all__ = [
     "FORMATS",
@@ -27,10 +35,12 @@ __all__ = [
     "Linear",
     "PackedAddress",
     "TorchLinear",
+    "TritonLinear",
     "check_linear",
     "linear",
     "linear_reference",
     "pack_panels",
+    "quantized_weight",
     "widens",
     "with_dense_rows",
 ]
@@ -67,7 +77,8 @@ def linear(weight: Tensor | QuantizedWeight | LibraryWeight, *, backend: str | N
 
     x is of the weight's dtype. On the CPU it may be float32 beside a weight of 16 bits, which is widened; the
     backend "cpp" takes only such x. With a `QuantizedWeight`, x is of float32 for "cpp", and of any floating
-    dtype for "torch", which widens the weight at each call. A `LibraryWeight` is multiplied by its library.
+    dtype for "triton" and for "torch", which widens the weight at each call. A `LibraryWeight` is multiplied
+    by its library.
 
     If the weight wants gradients, this is PyTorch's product. Raises ValueError naming the argument that does
     not fit.
@@ -116,11 +127,7 @@ class CppLinear:
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         _check(self, x, residual, torch.float32, self.panels)
-        if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
-            raise ValueError(
-                "x, residual: expected no gradients, since a packed weight computes none: "
-                "call it under torch.no_grad(), or make it with backend='torch'"
-            )
+        _check_no_gradients(x, residual)
         x = with_dense_rows(x)
         rows = x.shape[0]
         out = x.new_empty(rows, self.out_features)
@@ -138,6 +145,37 @@ class CppLinear:
             self.out_features,
         )
         return out
+
+
+def _triton_formats(device: torch.device, dtype: torch.dtype) -> bool:
+    return on_triton(device, dtype) and dtype == torch.int8
+
+
+@register("linear", "triton", is_available=triton_available, supports=_triton_formats)
+class TritonLinear:
+    """Of a `QuantizedWeight`, which stays as it is."""
+
+    def __init__(self, weight: QuantizedWeight) -> None:
+        self.out_features, self.in_features = weight.values.shape
+        self.quantized = QuantizedWeight(
+            weight.values.contiguous(), weight.scales.contiguous(), weight.dynamic
+        )
+        self.num_bytes = quantized_bytes(self.quantized)
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        _check(self, x, residual, FLOATS, self.quantized.values)
+        _check_no_gradients(x, residual)
+        if x.dtype == torch.float64:
+            return quantized_linear_reference(x, self.quantized, residual)
+        from antiphon.kernels.triton.linear import linear as launch
+
+        return launch(x, self.quantized, residual)
+
+    def silu_mul(self, x: Tensor) -> Tensor:
+        """silu_mul of the product, (rows, out / 2), in one launch. x, in 16 or 32 bits, is not checked."""
+        from antiphon.kernels.triton.linear import silu_mul_linear
+
+        return silu_mul_linear(x, self.quantized)
 
 
 @register("linear", "torch")
@@ -163,11 +201,16 @@ class TorchQuantizedLinear:
     def __init__(self, weight: QuantizedWeight) -> None:
         self.out_features, self.in_features = weight.values.shape
         self.quantized = weight
-        self.num_bytes = weight.values.numel() + weight.scales.numel() * weight.scales.element_size()
+        self.num_bytes = quantized_bytes(weight)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         _check(self, x, residual, FLOATS, self.quantized.values)
         return quantized_linear_reference(x, self.quantized, residual)
+
+
+def quantized_weight(weight: Linear) -> QuantizedWeight | None:
+    """The int8 weight (out, in), if the product is with that and not packed."""
+    return weight.quantized if isinstance(weight, (TritonLinear, TorchQuantizedLinear)) else None
 
 
 def linear_reference(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -229,6 +272,14 @@ def _check(
     check("x", x, dtype, ("rows", weight.in_features), ("the weight", stored))
     if residual is not None:
         check("residual", residual, x.dtype, (len(x), weight.out_features), ("x", x))
+
+
+def _check_no_gradients(x: Tensor, residual: Tensor | None) -> None:
+    if torch.is_grad_enabled() and (x.requires_grad or (residual is not None and residual.requires_grad)):
+        raise ValueError(
+            "x, residual: expected no gradients, since a packed weight computes none: "
+            "call it under torch.no_grad(), or make it with backend='torch'"
+        )
 
 
 def with_dense_rows(x: Tensor) -> Tensor:

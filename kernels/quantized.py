@@ -18,6 +18,7 @@ __all__ = [
     "check_quantized",
     "quantize_int8",
     "quantize_rows",
+    "quantized_bytes",
     "quantized_linear_reference",
 ]
 
@@ -114,6 +115,10 @@ def quantized_linear_reference(x: Tensor, weight: QuantizedWeight, residual: Ten
     else:
         y = (x @ weight.values.to(x.dtype).T * weight.scales).to(x.dtype)
     return y if residual is None else residual + y
+
+
+def quantized_bytes(weight: QuantizedWeight) -> int:
+    return weight.values.numel() + weight.scales.numel() * weight.scales.element_size()
 
 
 def check_quantized(name: str, weight: QuantizedWeight) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.argmax import ordinary
-from antiphon.kernels.argmax_head import check_head, plain_weight
+from antiphon.kernels.argmax_head import check_head, plain_weight, triton_weight
 from antiphon.kernels.checks import address, check
 from antiphon.kernels.linear import FORMATS, CppLinear, Linear, widens, with_dense_rows
 from antiphon.kernels.precision import at_least_float32
@@ -44,9 +44,9 @@ def soft_embedding(
 ) -> tuple[Tensor, Tensor]:
     """hidden (rows, n), head (n, vocab), embedding (vocab, n) -> embeddings (rows, n), labels int64 (rows)
 
-    The embedding is of the dtype of `hidden`; or of 16 or 8 bits and widened, if that is float32 on the CPU.
-    The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the argument that
-    does not fit.
+    The embedding is of the dtype of `hidden`; or in 8 bits; or of 16 bits and widened, if `hidden` is float32
+    on the CPU. The label is the first of the likeliest ids, as in `argmax`. Raises ValueError naming the
+    argument that does not fit.
     """
     check_head(hidden, head)
     shape = (head.out_features, head.in_features)
@@ -54,7 +54,6 @@ def soft_embedding(
     if isinstance(embedding, QuantizedWeight):
         check_quantized("embedding", embedding)
         check("embedding.values", embedding.values, torch.int8, shape, ("hidden", hidden))
-        check("hidden", hidden, torch.float32, hidden.shape, ("the embedding's scales", embedding.scales))
     else:
         dtypes = (torch.float32, torch.bfloat16, torch.float16) if widens(hidden, embedding) else hidden.dtype
         check("embedding", embedding, dtypes, shape, ("hidden", hidden))
@@ -114,9 +113,8 @@ def _soft_embedding_cpp(hidden: Tensor, head: Linear, embedding: Table) -> tuple
 @register("soft_embedding", "triton", is_available=triton_available, supports=on_triton_floats)
 @_in_parts
 def _soft_embedding_triton(hidden: Tensor, head: Linear, embedding: Table) -> tuple[Tensor, Tensor]:
-    weight = plain_weight(head)
-    fits = weight is not None and weight.dtype == hidden.dtype  # the head itself refuses another dtype
-    if weight is None or not fits or not isinstance(embedding, Tensor):
+    weight = triton_weight(hidden, head)
+    if weight is None:
         return soft_embedding_reference(hidden, head, embedding)
     from antiphon.kernels.triton.soft_embedding import soft_embedding as launch
 
@@ -131,4 +129,5 @@ def soft_embedding_reference(hidden: Tensor, head: Linear, embedding: Table) -> 
         embedding = embedding.dequantized()
     elif widens(hidden, embedding):
         embedding = embedding.float()
-    return logits.softmax(-1).to(embedding.dtype) @ embedding, ordinary(logits).argmax(-1)
+    mixed = logits.softmax(-1).to(embedding.dtype) @ embedding
+    return mixed.to(hidden.dtype), ordinary(logits).argmax(-1)

@@ -16,9 +16,10 @@ from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_stack import DecoderGeometry
 from antiphon.kernels.fusion_attention import fusion_attention, fusion_cache_write
-from antiphon.kernels.linear import Linear
+from antiphon.kernels.linear import Linear, TritonLinear
 from antiphon.kernels.paged_attention import paged_attention, rope_cache_write
 from antiphon.kernels.precision import at_least_float32
+from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.quantized_cache import Caches
 from antiphon.kernels.rms_norm import rms_norm, rms_norm_residual
 from antiphon.kernels.sample import sample
@@ -29,7 +30,9 @@ __all__ = ["Served", "warm_up"]
 
 HEAD_ROWS = (1, 16, 32, 64)
 """One for each tiling of a head."""
-SOFT_ROWS = (16, 32, 256)
+SOFT_ROWS = (16, 32, 64, 256)
+PRODUCT_ROWS = (1, 16, 32, 64, 128)
+"""One for each tiling of a product with int8 weights."""
 FEW, MANY = 2, 65
 """Ids that a row is sampled from: the largest of a head, and more than a head finds by itself."""
 
@@ -54,10 +57,12 @@ class Served:
     """All that ids are picked from, (hidden_size, vocab)"""
     subset: Tensor | None = None
     """Of the last head: the ids that compete, where not all do"""
-    soft: tuple[Linear, Tensor] | None = None
+    soft: tuple[Linear, Tensor | QuantizedWeight] | None = None
     """Head and table of soft embeddings"""
     fusion_cache: Tensor | None = None
     """(rows, window, layers, 2, heads * head_dim)"""
+    products: Sequence[Linear] = ()
+    """Those of the layers, of which some may be Triton's"""
 
 
 @torch.inference_mode()
@@ -74,6 +79,10 @@ def warm_up(served: Served, *, backend: str | None = None) -> Iterator[str]:
     if served.fusion_cache is not None:
         yield "fusion"
         calls.fusion(served.fusion_cache)
+    for product in _each_once([*served.products, *served.heads]):
+        yield f"products of {product.in_features} by {product.out_features} in 8 bits"
+        for rows in PRODUCT_ROWS:
+            calls.product(product, rows)
     for head in served.heads:
         subset = served.subset if head is served.heads[-1] else None
         for rows in HEAD_ROWS:
@@ -85,6 +94,16 @@ def warm_up(served: Served, *, backend: str | None = None) -> Iterator[str]:
             soft_embedding(calls.zeros(rows, served.hidden_size), *served.soft, backend=backend)
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+def _each_once(products: Sequence[Linear]) -> list[TritonLinear]:
+    """One for each kernel that is compiled: sizes are told apart by more than is worth knowing here."""
+    found = {
+        (product.in_features, product.out_features, product.quantized.dynamic): product
+        for product in products
+        if isinstance(product, TritonLinear)
+    }
+    return [*found.values()]
 
 
 def _batches(max_num_seqs: int) -> list[tuple[int, int]]:
@@ -150,6 +169,15 @@ class _Calls:
         scratch = torch.zeros_like(cache[:1])
         kv = self.zeros(1, *cache.shape[2:])
         fusion_cache_write(kv, longs, ints, table, scratch, head_dim=head_dim, backend=self.backend)
+
+    def product(self, product: TritonLinear, rows: int) -> None:
+        """With what its result may be added to, or the gate that it may have."""
+        x = self.zeros(rows, product.in_features)
+        y = product(x)
+        if product.out_features == self.served.hidden_size:
+            product(x, y)
+        if product.out_features == 2 * self.served.intermediate_size:
+            product.silu_mul(x)
 
     def head(self, head: Linear, rows: int, subset: Tensor | None) -> None:
         hidden = self.zeros(rows, self.served.hidden_size)

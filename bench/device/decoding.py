@@ -21,25 +21,31 @@ from antiphon.bench.matrix_rate import synchronize
 from antiphon.bench.speech import bench_speech
 from antiphon.codec import Codec
 from antiphon.engine.engine import Engine
+from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY
 from antiphon.sched.request import RequestState
 
-__all__ = ["speech", "steps"]
+__all__ = ["int8_steps", "speech", "steps"]
 
 TEXT_RATE = 0.18
 """Text tokens that a unit asks for, as in speech."""
 NUM_PROFILED = 20
 
 
-def load(machine: Machine, max_num_seqs: int, codec: Codec | None = None) -> Engine:
+def load(
+    machine: Machine, max_num_seqs: int, codec: Codec | None = None, quantization: str | None = None
+) -> Engine:
     """Without a codec only in a full run."""
     if machine.is_small:
-        return Engine(device=machine.device, max_num_seqs=max_num_seqs, progress=False)
+        return Engine(
+            device=machine.device, max_num_seqs=max_num_seqs, quantization=quantization, progress=False
+        )
     with tempfile.TemporaryDirectory() as folder:
         return Engine(
             write_checkpoint("8b", Path(folder)),
             codec=codec,
             load_format="dummy",
             device=machine.device,
+            quantization=quantization,
             enable_prefix_caching=False,
             max_num_seqs=max_num_seqs,
             progress=False,
@@ -74,6 +80,21 @@ def steps(machine: Machine) -> Iterator[Figure]:
             yield from _steps_of(machine, engine, count, floor_ms)
 
 
+def int8_steps(machine: Machine) -> Iterator[Figure]:
+    """The same with int8 weights, to be read beside `steps`."""
+    for scheme in (INT8_WEIGHT_ONLY.name, INT8.name):
+        with load(machine, 2 if machine.is_small else 64, quantization=scheme) as engine:
+            if machine.device.type == "cuda":
+                reserved = torch.cuda.memory_reserved(machine.device)
+                yield Figure(f"{scheme}, memory reserved", reserved / 1e9, "GB")
+            parts = engine.model.num_bytes_read()
+            for name, num_bytes in parts.items():
+                yield Figure(f"{scheme}, weights read by {name}", num_bytes / 1e9, "GB")
+            floor_ms = machine.floor_us(parts["bottom"] + parts["top"]) / 1e3
+            for count in machine.some((1, 64)):
+                yield from _steps_of(machine, engine, count, floor_ms, f"{scheme}, ")
+
+
 class Run(NamedTuple):
     first_ms: float
     plain_ms: list[float]
@@ -98,9 +119,11 @@ def _run(engine: Engine, count: int, prompt_units: int, units: int) -> Run:
     return Run(1e3 * first_s, plain_ms, with_text_ms, rate)
 
 
-def _steps_of(machine: Machine, engine: Engine, count: int, floor_ms: float) -> Iterator[Figure]:
+def _steps_of(
+    machine: Machine, engine: Engine, count: int, floor_ms: float, of: str = ""
+) -> Iterator[Figure]:
     prompt_units, units = (10, 12) if machine.is_small else (100, 96)
-    name = f"{count} request{'s' * (count > 1)}"
+    name = f"{of}{count} request{'s' * (count > 1)}"
     cold = _run(engine, count, prompt_units, units)
     yield Figure(f"{name}, first unit, cold", cold.first_ms, "ms")
     run = cold

@@ -14,23 +14,18 @@ from antiphon.bench.device.figures import Figure, Machine
 from antiphon.kernels.argmax_head import argmax_head_reference
 from antiphon.kernels.soft_embedding import soft_embedding_reference
 
-__all__ = ["attention", "heads", "linear", "soft_embedding"]
+__all__ = ["attention", "heads", "int8", "linear", "soft_embedding"]
 
 COLD_BYTES = 512 << 20
 """Weights that take turns add up to this much, several times a GPU's cache."""
 BLOCK_SIZE = 64
+SCHEMES = {"int8-weight-only": False, "int8": True}
+"""Whether the rows are quantized, too"""
 
 
 def linear(machine: Machine) -> Iterator[Figure]:
     """Products of each matrix of a layer, by the library that runs them."""
-    s = machine.sizes
-    shapes = {
-        "qkv": ((s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.hidden),
-        "o": (s.hidden, s.hidden),
-        "gate_up": (2 * s.intermediate, s.hidden),
-        "down": (s.hidden, s.intermediate),
-    }
-    for name, (out, size) in shapes.items():
+    for name, (out, size) in _matrices(machine).items():
         num_bytes = out * size * machine.dtype.itemsize
         copies = 2 if machine.is_small else max(2, min(16, COLD_BYTES // num_bytes))
         weights = [machine.randn(out, size, scale=0.02) for _ in range(copies)]
@@ -38,6 +33,69 @@ def linear(machine: Machine) -> Iterator[Figure]:
             x = machine.randn(rows, size)
             took = machine.time_us(*(partial(F.linear, x, weight) for weight in weights))
             yield Figure(f"{name}, {rows} rows", took, "us", machine.floor_us(num_bytes))
+
+
+def _matrices(machine: Machine) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of those of a layer"""
+    s = machine.sizes
+    return {
+        "qkv": ((s.num_heads + 2 * s.num_kv_heads) * s.head_dim, s.hidden),
+        "o": (s.hidden, s.hidden),
+        "gate_up": (2 * s.intermediate, s.hidden),
+        "down": (s.hidden, s.intermediate),
+    }
+
+
+def int8(machine: Machine) -> Iterator[Figure]:
+    """The same products, a head and soft embeddings with int8 weights, and with rows in int8, too; each
+    beside PyTorch in the machine's own dtype."""
+    s = machine.sizes
+    for name, (out, size) in _matrices(machine).items():
+        copies = 2 if machine.is_small else max(2, min(16, COLD_BYTES // (out * size)))
+        weights = [machine.randn(out, size, scale=0.02) for _ in range(copies)]
+        products = {
+            scheme: [kernels.linear(kernels.quantize_int8(w, dynamic=dynamic)) for w in weights]
+            for scheme, dynamic in SCHEMES.items()
+        }
+        for rows in machine.some((1, 8, 64, 256)):
+            x = machine.randn(rows, size)
+            plain = machine.time_us(*(partial(F.linear, x, weight) for weight in weights))
+            for scheme, made in products.items():
+                took = machine.time_us(*(partial(product, x) for product in made))
+                differs = _decibels(F.linear(x, weights[0]), made[0](x))
+                note = f"torch {plain:.0f} us, {differs:.0f} dB"
+                floor = machine.floor_us(made[0].num_bytes)
+                yield Figure(f"{name}, {scheme}, {rows} rows", took, "us", floor, note)
+    weight, embedding = (machine.randn(s.text_vocab, s.hidden, scale=0.02) for _ in range(2))
+    table = kernels.quantize_int8(embedding)
+    for scheme, dynamic in SCHEMES.items():
+        quantized = kernels.quantize_int8(weight, dynamic=dynamic)
+        head, exact = kernels.linear(quantized), kernels.linear(quantized, backend="torch")
+        for rows in machine.some((1, 64)):
+            hidden = machine.randn(rows, s.hidden)
+            took = machine.time_us(partial(kernels.argmax_head, hidden, head))
+            found, expected = (
+                pick(hidden, product)[1]
+                for pick, product in ((kernels.argmax_head, head), (argmax_head_reference, exact))
+            )
+            note = f"largest logits differ by {float((found - expected).abs().max()):.2g}"
+            floor = machine.floor_us(head.num_bytes)
+            yield Figure(f"CTC head, argmax, {scheme}, {rows} rows", took, "us", floor, note)
+        for rows in machine.some((12, 84, 250)):
+            hidden = machine.randn(rows, s.hidden)
+            took = machine.time_us(partial(kernels.soft_embedding, hidden, head, table))
+            pair = (
+                kernels.soft_embedding(hidden, head, table),
+                soft_embedding_reference(hidden, exact, table),
+            )
+            note = f"{_decibels(pair[1][0], pair[0][0]):.0f} dB"
+            floor = machine.floor_us(2 * head.num_bytes)
+            yield Figure(f"soft embedding, {scheme}, {rows} rows", took, "us", floor, note)
+
+
+def _decibels(expected: Tensor, found: Tensor) -> float:
+    error = (found.double() - expected.double()).square().mean().clamp_min(1e-30)
+    return float(10 * torch.log10(expected.double().square().mean() / error))
 
 
 def heads(machine: Machine) -> Iterator[Figure]:

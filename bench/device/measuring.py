@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from antiphon.bench.bandwidth import memory_bandwidth
-from antiphon.bench.device.decoding import speech, steps
+from antiphon.bench.device.decoding import int8_steps, speech, steps
 from antiphon.bench.device.figures import Figure, Machine, Section
-from antiphon.bench.device.kernels import attention, heads, linear, soft_embedding
+from antiphon.bench.device.kernels import attention, heads, int8, linear, soft_embedding
 from antiphon.bench.device.recording import capture
 from antiphon.bench.device.vocoder import codec
 from antiphon.bench.options import read_device
@@ -34,9 +34,11 @@ MEASURED: dict[str, Section] = {
     "soft_embedding": soft_embedding,
     "attention": attention,
     "steps": steps,
+    "int8_steps": int8_steps,
     "codec": codec,
     "speech": speech,
     "linear": linear,
+    "int8": int8,
     "capture": capture,
 }
 

@@ -1,8 +1,8 @@
 """The likeliest ids of a head: each program reduces a tile of the vocabulary, then one per row reduces the
 tiles.
 
-The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100). Of one id
-per row, 8 bytes per tile go between the passes.
+The weight is read once, by thousands of programs (its 1.05 GB in 16 bits take 0.31 ms on an H100, in int8
+half of both). Of one id per row, 8 bytes per tile go between the passes.
 
 Of more ids, the logits are stored beside that: 4 bytes for the 8,192 that an id's weights take. A group of
 256 ids that holds one of the `top_k` likeliest is among the `top_k` groups with the largest maxima, and an id
@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.triton.head import (
     INTERPRETED,
     LEAST_KEY,
@@ -26,6 +27,7 @@ from antiphon.kernels.triton.head import (
     sort_key,
     tile_logits,
 )
+from antiphon.kernels.triton.int8_rows import Operands, operands
 
 __all__ = ["argmax_head", "tile_shape"]
 
@@ -35,17 +37,18 @@ ORDERING = {"OWN": 16, "CHUNK": 256, "num_warps": 4}
 ORDERING_PROGRAMS = 16  # for the candidates of a row, of which there are few
 
 
-def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | None) -> tuple[Tensor, Tensor]:
-    hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+def argmax_head(
+    hidden: Tensor, weight: Tensor | QuantizedWeight, top_k: int, subset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    product = operands(hidden, weight)
     subset = subset.contiguous() if subset is not None else None
     rows, size = hidden.shape
     ids = torch.empty(rows, top_k, dtype=torch.int64, device=hidden.device)
     logits = torch.empty(rows, top_k, dtype=torch.float32, device=hidden.device)
     if not rows:
         return ids, logits
-    competing = len(weight) if subset is None else len(subset)
-    block_m, block_n, block_k = tile_shape(rows, hidden.element_size())
+    competing = len(product.weight) if subset is None else len(subset)
+    block_m, block_n, block_k = tile_shape(rows, product)
     tiles = triton.cdiv(competing, block_n)
     tiles_per_part = triton.cdiv(tiles, MAX_PARTS) if top_k == 1 else 1
     parts = triton.cdiv(tiles, tiles_per_part)
@@ -54,16 +57,18 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
     all_logits = None if top_k == 1 else logits.new_empty(rows, groups * GROUP)
     # Programs that read the same weights run side by side, so that these come from memory once.
     _best_of_part_kernel[(triton.cdiv(rows, block_m), parts)](
-        hidden,
-        weight,
+        product.rows,
+        product.weight,
+        product.scales,
+        product.about,
         subset,
         keys,
         all_logits,
         rows,
         size,
         competing,
-        hidden.stride(0),
-        weight.stride(0),
+        product.rows.stride(0),
+        product.weight.stride(0),
         tiles_per_part,
         groups * GROUP,
         BLOCK_M=block_m,
@@ -72,7 +77,7 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
         EVEN_K=size % block_k == 0,
         INTERPRETED=INTERPRETED,
         num_warps=4,
-        num_stages=4 if hidden.element_size() == 2 else 3,
+        num_stages=3 if product.weight.element_size() == 4 else 4,
     )
     if all_logits is None:
         block = triton.next_power_of_2(parts)
@@ -107,24 +112,30 @@ def argmax_head(hidden: Tensor, weight: Tensor, top_k: int, subset: Tensor | Non
     return ids, logits
 
 
-def tile_shape(rows: int, element_size: int) -> tuple[int, int, int]:
+def tile_shape(rows: int, product: Operands) -> tuple[int, int, int]:
     """(rows, ids, features) of a tile.
 
     Enough bytes are in flight to cover the memory's latency: 25 KiB per multiprocessor at 3.35 TB/s. One row
-    has 16 KiB in each of three or four programs, more rows 8 or 16 KiB in each stage of the pipeline; a
-    stage's rows leave room for two programs in an A100's 164 KiB.
+    has 16 KiB in each of three or four programs (8 KiB of int8, whose sums take as many registers), more rows
+    8 or 16 KiB in each stage of the pipeline; a stage's rows leave room for two programs in an A100's 164
+    KiB. A single row in int8 is multiplied as many are, by tensor cores: so its sums need no instructions.
     """
-    if rows == 1:
-        return 1, 16, 1024 // element_size
+    weight_bytes, row_bytes = product.weight.element_size(), product.rows.element_size()
+    if rows == 1 and product.about is None:
+        return 1, 16, 512 if weight_bytes == 1 else 1024 // weight_bytes
+    # Features that are widened take as many registers and as much memory as those that come so.
+    width = max(weight_bytes, row_bytes)
     if rows <= 32:
-        return max(triton.next_power_of_2(rows), 16), 64, 256 // element_size
-    return 64, 64, 128 // element_size
+        return max(triton.next_power_of_2(rows), 16), 64, 256 // width
+    return 64, 64, 128 // width
 
 
 @triton.jit(do_not_specialize=["rows", "competing", "tiles_per_part", "logits_per_row"])
 def _best_of_part_kernel(
     hidden_ptr,
     weight_ptr,
+    scale_ptr,
+    about_ptr,
     subset_ptr,
     key_ptr,
     logit_ptr,
@@ -155,6 +166,8 @@ def _best_of_part_kernel(
         logits = tile_logits(
             hidden_ptr,
             weight_ptr,
+            scale_ptr,
+            about_ptr,
             tl.minimum(row, rows - 1).to(tl.int64),
             weight_row,
             size,

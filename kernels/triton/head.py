@@ -1,9 +1,14 @@
-"""What kernels over a head's vocabulary share: a tile of its logits, and keys that sort like (logit, id)."""
+"""What kernels over a head's vocabulary share: a tile of its logits, and keys that sort like (logit, id).
+
+A tile of logits is a tile of any product, so `linear` has it from here, too.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from antiphon.kernels.triton.int8_rows import outlier_sums, row_scales
 
 __all__ = ["INTERPRETED", "LEAST_KEY", "key_logit", "key_position", "ordered", "sort_key", "tile_logits"]
 
@@ -18,6 +23,8 @@ LEAST_KEY = tl.constexpr(-(1 << 63))
 def tile_logits(
     hidden_ptr,
     weight_ptr,
+    scale_ptr,
+    about_ptr,
     row,
     weight_row,
     size,
@@ -29,6 +36,7 @@ def tile_logits(
     INTERPRETED: tl.constexpr,
 ):
     """hidden[row] weight[weight_row]^T in float32, (rows, weight rows); the indices are int64 and in range.
+    The pointers are those of `Operands`: an int8 weight is widened in registers, unless hidden is int8, too.
 
     ONE_ROW: (1, weight rows) of hidden[0], summed up without tensor cores, which would have 15 idle rows.
     """
@@ -44,20 +52,37 @@ def tile_logits(
                 h = tl.load(hidden_ptr + start + k, mask=start + k < size, other=0.0)
                 w = tl.load(w_ptr + start, mask=start + k[None, :] < size, other=0.0)
             parts += h.to(tl.float32)[None, :] * w.to(tl.float32)
-        return tl.sum(parts, 1)[None, :]
-    h_ptr = hidden_ptr + row[:, None] * stride_hidden_row + k[None, :]
-    logits = tl.zeros([row.shape[0], weight_row.shape[0]], dtype=tl.float32)
-    for start in range(0, size, BLOCK_K):
-        if EVEN_K:
-            h = tl.load(h_ptr + start)
-            w = tl.load(w_ptr + start)
-        else:
-            inside = start + k[None, :] < size
-            h = tl.load(h_ptr + start, mask=inside, other=0.0)
-            w = tl.load(w_ptr + start, mask=inside, other=0.0)
-        if INTERPRETED:
-            h, w = h.to(tl.float32), w.to(tl.float32)
-        logits = tl.dot(h, tl.trans(w), logits, input_precision="ieee")
+        logits = tl.sum(parts, 1)[None, :]
+    else:
+        is_exact: tl.constexpr = about_ptr is not None
+        h_ptr = hidden_ptr + row[:, None] * stride_hidden_row + k[None, :]
+        dtype: tl.constexpr = tl.int32 if is_exact else tl.float32
+        sums = tl.zeros([row.shape[0], weight_row.shape[0]], dtype=dtype)
+        for start in range(0, size, BLOCK_K):
+            if EVEN_K:
+                h = tl.load(h_ptr + start)
+                w = tl.load(w_ptr + start)
+            else:
+                inside = start + k[None, :] < size
+                h = tl.load(h_ptr + start, mask=inside, other=0)
+                w = tl.load(w_ptr + start, mask=inside, other=0)
+            if INTERPRETED and is_exact:  # numpy multiplies integers slowly; these sums are exact, too
+                zeros = tl.zeros([row.shape[0], weight_row.shape[0]], dtype=tl.float32)
+                part = tl.dot(h.to(tl.float32), tl.trans(w.to(tl.float32)), zeros, input_precision="ieee")
+                sums += part.to(tl.int32)
+            elif is_exact:
+                sums = tl.dot(h, tl.trans(w), sums, out_dtype=tl.int32)
+            elif INTERPRETED:
+                h, w = h.to(tl.float32), w.to(tl.float32)
+                sums = tl.dot(h, tl.trans(w), sums, input_precision="ieee")
+            else:
+                sums = tl.dot(h, tl.trans(w.to(h.dtype)), sums, input_precision="ieee")
+        logits = sums.to(tl.float32)
+    if about_ptr is not None:
+        logits *= row_scales(about_ptr, row, size)[:, None]
+        logits = outlier_sums(logits, about_ptr, weight_ptr, row, weight_row, size, stride_weight_row)
+    if scale_ptr is not None:
+        logits *= tl.load(scale_ptr + weight_row)[None, :]
     return logits
 
 

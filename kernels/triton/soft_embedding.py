@@ -15,7 +15,10 @@ one part of the ids run side by side and find the weights in the L2 cache.
 Of more rows the products are the vendor's, whose tiles are fed better than Triton's: 256 rows are 0.54 TFLOP,
 a millisecond for tensor cores at two thirds of their rate, beside which half a millisecond of reading counts
 less. The logits between them are float32, 131 MB for 256 rows; two kernels make probabilities and labels of
-them.
+them. Where W or E is int8, which the vendor's products do not read, it is our four passes for any rows.
+
+A table in int8 has a scale for each id. It goes with the id's weights, which are rounded once: as a share of
+the largest scale of its tile, so that float16 keeps what is small. The third pass multiplies by that one.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from antiphon.kernels.quantized import QuantizedWeight
 from antiphon.kernels.triton.head import INTERPRETED, LEAST_KEY, key_position, sort_key, tile_logits
+from antiphon.kernels.triton.int8_rows import operands
 
 __all__ = ["soft_embedding"]
 
@@ -36,12 +41,12 @@ BLOCK = 1024
 PART = 8192  # ids of a row that a program turns into probabilities
 
 
-def soft_embedding(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    hidden, weight, embedding = (
-        x if x.stride(1) == 1 else x.contiguous() for x in (hidden, weight, embedding)
-    )
-    mix = _by_tiles if len(hidden) <= FEW_ROWS else _by_products
-    return mix(hidden, weight, embedding)
+def soft_embedding(
+    hidden: Tensor, weight: Tensor | QuantizedWeight, embedding: Tensor | QuantizedWeight
+) -> tuple[Tensor, Tensor]:
+    if len(hidden) > FEW_ROWS and isinstance(weight, Tensor) and isinstance(embedding, Tensor):
+        return _by_products(hidden, weight, embedding)
+    return _by_tiles(hidden, weight, embedding)
 
 
 def _by_products(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,22 +75,34 @@ def _by_products(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Ten
     return torch.mm(probabilities, embedding), labels
 
 
-def _by_tiles(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    (rows, size), vocab = hidden.shape, len(weight)
+def _by_tiles(
+    hidden: Tensor, weight: Tensor | QuantizedWeight, embedding: Tensor | QuantizedWeight
+) -> tuple[Tensor, Tensor]:
+    (rows, size), product = hidden.shape, operands(hidden, weight)
+    table, scales = embedding, None
+    if isinstance(embedding, QuantizedWeight):
+        table, scales = embedding.values, embedding.scales.contiguous()
+    assert isinstance(table, Tensor)
+    table = table if table.stride(1) == 1 else table.contiguous()
+    vocab = len(product.weight)
     out = hidden.new_empty(rows, size)
     labels = hidden.new_empty(rows, dtype=torch.int64)
     if not rows:
         return out, labels
     is_half = hidden.element_size() == 2
     block_m = min(max(triton.next_power_of_2(rows), 16), 64)
-    block_k = (256 if block_m <= 32 else 128) // hidden.element_size()
+    width = max(product.rows.element_size(), product.weight.element_size())
+    block_k = (256 if block_m <= 32 else 128) // width
     row_blocks, tiles = triton.cdiv(rows, block_m), triton.cdiv(vocab, TILE)
     weights = hidden.new_empty(rows, tiles * TILE)
     maxima, sums, factors = hidden.new_empty(3, rows, tiles, dtype=torch.float32)
     keys = hidden.new_empty(rows, tiles, dtype=torch.int64)
     _weights_kernel[(row_blocks, tiles)](
-        hidden,
-        weight,
+        product.rows,
+        product.weight,
+        product.scales,
+        product.about,
+        scales,
         weights,
         maxima,
         sums,
@@ -93,8 +110,8 @@ def _by_tiles(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor
         rows,
         size,
         vocab,
-        hidden.stride(0),
-        weight.stride(0),
+        product.rows.stride(0),
+        product.weight.stride(0),
         BLOCK_M=block_m,
         BLOCK_N=TILE,
         BLOCK_K=block_k,
@@ -117,13 +134,14 @@ def _by_tiles(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor
     _mix_kernel[(row_blocks * slices, parts)](
         weights,
         factors,
-        embedding,
+        table,
+        scales,
         partial,
         rows,
         size,
         vocab,
         tiles,
-        embedding.stride(0),
+        table.stride(0),
         tiles_per_part,
         slices,
         BLOCK_M=block_m,
@@ -138,10 +156,20 @@ def _by_tiles(hidden: Tensor, weight: Tensor, embedding: Tensor) -> tuple[Tensor
     return out, labels
 
 
+@triton.jit
+def _largest_scale(scales):
+    """That of a tile; 1 if all are 0"""
+    largest = tl.max(scales, 0)
+    return tl.where(largest > 0.0, largest, 1.0)
+
+
 @triton.jit(do_not_specialize=["rows", "vocab"])
 def _weights_kernel(
     hidden_ptr,
     weight_ptr,
+    scale_ptr,
+    about_ptr,
+    table_scale_ptr,
     out_ptr,
     max_ptr,
     sum_ptr,
@@ -158,13 +186,16 @@ def _weights_kernel(
     INTERPRETED: tl.constexpr,
 ):
     """For each row, over one tile of ids: max = max(logits), out = exp(logits - max), sum(out), and the key
-    of the likeliest. Past the vocabulary, out is 0."""
+    of the likeliest. Past the vocabulary, out is 0. With a table's scales, out is multiplied by the id's
+    share of the largest in the tile."""
     row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     tile = tl.program_id(1)
     token = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     logits = tile_logits(
         hidden_ptr,
         weight_ptr,
+        scale_ptr,
+        about_ptr,
         tl.minimum(row, rows - 1).to(tl.int64),
         tl.minimum(token, vocab - 1).to(tl.int64),
         size,
@@ -188,6 +219,9 @@ def _weights_kernel(
     tl.store(max_ptr + at, largest, mask=row < rows)
     tl.store(sum_ptr + at, tl.sum(weights, 1), mask=row < rows)
     tl.store(key_ptr + at, tl.max(keys, 1), mask=row < rows)
+    if table_scale_ptr is not None:
+        scales = tl.load(table_scale_ptr + token, mask=token < vocab, other=0.0)
+        weights *= (scales / _largest_scale(scales))[None, :]
     out_ptr += row[:, None] * (tl.num_programs(1) * BLOCK_N) + token[None, :]
     # Rounded here, once, as the reference rounds its probabilities; factors and sums stay in float32.
     tl.store(out_ptr, weights.to(out_ptr.dtype.element_ty), mask=row[:, None] < rows)
@@ -212,6 +246,7 @@ def _mix_kernel(
     weights_ptr,
     factor_ptr,
     embedding_ptr,
+    table_scale_ptr,
     partial_ptr,
     rows,
     size,
@@ -226,7 +261,8 @@ def _mix_kernel(
     EVEN_N: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """partial[part] = sum of factor[:, tile] (weights[:, tile] E[tile]) over the part's tiles of ids"""
+    """partial[part] = sum of factor[:, tile] (weights[:, tile] E[tile]) over the part's tiles of ids; factors
+    are multiplied by the largest scale of the tile's ids, if E has any"""
     # Slices next to each other read the same weights.
     row = tl.program_id(0) // slices * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tl.program_id(0) % slices * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -242,11 +278,14 @@ def _mix_kernel(
         if EVEN_N:
             e = tl.load(e_ptr + column[None, :])
         else:
-            e = tl.load(e_ptr + column[None, :], mask=column[None, :] < size, other=0.0)
+            e = tl.load(e_ptr + column[None, :], mask=column[None, :] < size, other=0)
+        factors = tl.load(factor_ptr + tile)
+        if table_scale_ptr is not None:
+            factors *= _largest_scale(tl.load(table_scale_ptr + token, mask=token < vocab, other=0.0))
         if INTERPRETED:
             weights, e = weights.to(tl.float32), e.to(tl.float32)
-        mixed = tl.dot(weights, e, input_precision="ieee")
-        sums += tl.load(factor_ptr + tile)[:, None] * mixed
+        mixed = tl.dot(weights, e.to(weights.dtype), input_precision="ieee")
+        sums += factors[:, None] * mixed
     partial_ptr += (part.to(tl.int64) * rows + row[:, None]) * size + column[None, :]
     tl.store(partial_ptr, sums, mask=(row[:, None] < rows) & (column[None, :] < size))
 

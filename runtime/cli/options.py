@@ -95,8 +95,8 @@ Quantization = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEME",
-        help="On the CPU, int8: the weights of the layers, and what they multiply, in 8 bits; "
-        "int8-weight-only: the weights alone; bitsandbytes, bitsandbytes-4bit: by that library.",
+        help="int8: the weights of the layers, and what they multiply, in 8 bits; int8-weight-only: the "
+        "weights alone; bitsandbytes, bitsandbytes-4bit: by that library, on a CPU.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]

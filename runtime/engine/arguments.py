@@ -106,9 +106,15 @@ def check_keep(value: object) -> tuple[str, ...]:
     return found
 
 
-def check_library(scheme: Scheme) -> None:
-    """Raise ConfigError if the library that computes a scheme is not installed."""
+def check_library(scheme: Scheme, place: torch.device) -> None:
+    """Raise ConfigError if the library that computes a scheme is not installed, or not used on such a
+    device."""
     library = scheme.library
+    if library is not None and place.type != "cpu":
+        raise ConfigError(
+            f"quantization: expected None, 'int8' or 'int8-weight-only' on {place.type}, "
+            f"got {scheme.name!r}, which is for the CPU alone"
+        )
     if library is not None and find_spec(library) is None:
         raise ConfigError(
             f"quantization: {scheme.name!r} needs the package {library}, which is not installed: "

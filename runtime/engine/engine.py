@@ -71,9 +71,9 @@ class Engine(OfOneProcess):
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: of the weights: "auto" (float32 on the CPU, the file's elsewhere), "float32", "bfloat16",
             "float16". On the CPU, activations and the KV cache are float32 with any of them.
-        quantization: on the CPU, "int8-weight-only": the matrices of all layers and heads in 8 bits, with a
-            scale for each output; "int8": also what they multiply, as it comes, with a scale for each
-            token. "bitsandbytes", "bitsandbytes-4bit": the matrices of all layers by that library, which the
+        quantization: "int8-weight-only": the matrices of all layers and heads in 8 bits, with a scale for
+            each output; "int8": also what they multiply, as it comes, with a scale for each token. On a CPU,
+            "bitsandbytes", "bitsandbytes-4bit": the matrices of all layers by that library, which the
             extra of this name installs, as the released code's --load-8bit and --load-4bit have them. None:
             as `dtype` says, or as the folder holds them (`antiphon quantize`).
         quantization_keep: modules that are not quantized: patterns of their names in the checkpoint, or of

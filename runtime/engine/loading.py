@@ -88,16 +88,12 @@ def load(
     place = resolve_device(device)
     check_vocoder_backend(vocoder_backend, place)
     check_device(place)
-    if quantization is not None and place.type != "cpu":
-        raise ConfigError(f"quantization: expected None on {place.type}, got {quantization!r}")
     if quantization is not None:
-        check_library(SCHEMES[quantization])
+        check_library(SCHEMES[quantization], place)
     make_ready()
     resolved = resolve_dtype(dtype, folder, place, load_format=load_format)
     model_config, tokenizer_file = read_checkpoint(folder, load_format=load_format)
     stored = scheme_of(folder)
-    if stored is not None and place.type != "cpu":
-        raise ConfigError(f"device: expected cpu for the int8 weights of {folder}, got {place.type}")
     if keep and quantization is None and stored is None:
         raise ConfigError("quantization_keep: expected a quantization to leave modules out of, got None")
     if model_config.speech_prompt != "soft":

@@ -54,6 +54,8 @@ class OmniModel:
         self.has_library_products = False
         """Whether a library multiplies some matrices, with threads of its own."""
         self._layer_bytes: list[int] = []
+        self.products: list[Linear] = []
+        """Those of all layers and of fusion"""
         self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers, weights.audio_norm)
         self.text_layers: DecoderLayers = self._stack(weights.layers, weights.norm)
         self.top_layers: DecoderLayers = self._stack(weights.top_layers, weights.top_audio_norm)
@@ -65,6 +67,7 @@ class OmniModel:
             self._keep_units()
         self.unit_head = self._take("audio_lm_head")
         self.fusion_kv = self._take("fusion_kv")
+        self.products.append(self.fusion_kv)
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
@@ -130,9 +133,11 @@ class OmniModel:
 
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
         packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]
-        self._layer_bytes.append(sum(_num_bytes(layer) for layer in packed))
+        products = [product for layer in packed for product in _products(layer)]
+        self._layer_bytes.append(sum(product.num_bytes for product in products))
+        self.products += products
         backend = None
-        if any(isinstance(matrix, LibraryLinear) for layer in packed for matrix in _matrices(layer)):
+        if any(isinstance(product, LibraryLinear) for product in products):
             self.has_library_products, backend = True, "torch"
         norm = norm.to(self.dtype)
         # the scheduler's plans make batches, caches and windows fit, see `model/batch.py`
@@ -178,10 +183,6 @@ def _packed(layer: LayerWeights, dtype: torch.dtype) -> DecoderLayer:
     )
 
 
-def _num_bytes(layer: DecoderLayer) -> int:
-    return sum(matrix.num_bytes for matrix in _matrices(layer))
-
-
-def _matrices(layer: DecoderLayer) -> list[Linear]:
+def _products(layer: DecoderLayer) -> list[Linear]:
     matrices = (layer.qkv, layer.o, layer.gate_up, layer.down, layer.fusion_q, layer.fusion_o)
     return [matrix for matrix in matrices if matrix is not None]

@@ -132,7 +132,8 @@ class Runner:
             max_num_seqs=self._max_num_seqs,
             cos_sin=model.cos_sin,
             heads=[model.ctc_head, model.lm_head, model.unit_head],
-            soft=(model.ctc_head, table) if isinstance(table, torch.Tensor) else None,
+            soft=(model.ctc_head, table),
+            products=model.products,
             fusion_cache=self._windows.cache,
         )
 

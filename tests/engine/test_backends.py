@@ -28,7 +28,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.skip(f"{wanted} is not installed")
 
     def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
-        return wanted if wanted in registry.backends(op) else "torch"
+        has_it = wanted in registry.backends(op) and registry.takes(op, wanted, device, dtype)
+        return wanted if has_it else "torch"
 
     monkeypatch.setattr(registry, "choose", choose)
     return wanted

@@ -13,6 +13,7 @@ from checkpoints import RANDOM_MODEL
 from torch import Tensor, nn
 
 from antiphon import ConfigError, Engine, Request, SamplingParams
+from antiphon.engine import loading as engine_loading
 from antiphon.kernels.library_linear import LibraryLinear, quantize_4bit, quantize_8bit
 from antiphon.kernels.linear import CppLinear, linear
 from antiphon.kernels.quantized import quantize_int8
@@ -101,6 +102,18 @@ def test_an_engine(scheme: str) -> None:
     assert done.error is None
     assert done.text_ids
     assert done.unit_ids
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_on_a_gpu_it_is_refused(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_loading, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(engine_loading, "check_device", lambda _: None)
+    message = (
+        rf"^quantization: expected None, 'int8' or 'int8-weight-only' on cuda, got '{scheme}', "
+        "which is for the CPU alone$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Engine(RANDOM_MODEL, quantization=scheme)
 
 
 @pytest.mark.skipif(IS_INSTALLED, reason="it is installed")

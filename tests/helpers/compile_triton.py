@@ -32,7 +32,7 @@ SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}
 CAPABILITIES = {torch.float32: (80,), torch.bfloat16: (80, 90), torch.float16: (90,)}
 """What each call is compiled for. Models are kept in bfloat16; what goes wrong with another type goes wrong
 on either generation, or with bfloat16 as well."""
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
 def launched() -> list[str]:

@@ -10,6 +10,7 @@ from antiphon.kernels import (
     AttentionBatch,
     FeedForward,
     QuantizedCache,
+    QuantizedWeight,
     argmax_head,
     ctc_collapse,
     fusion_attention,
@@ -21,6 +22,7 @@ from antiphon.kernels import (
     norm_feed_forward,
     normal_rows,
     paged_attention,
+    quantize_int8,
     rms_norm,
     rms_norm_residual,
     rope_cache_write,
@@ -29,6 +31,7 @@ from antiphon.kernels import (
     snake,
     soft_embedding,
 )
+from antiphon.kernels.linear import TritonLinear
 
 __all__ = ["CALLS", "DTYPES"]
 
@@ -75,6 +78,87 @@ def argmax_head_of_many_rows(dtype: torch.dtype) -> object:
 @call
 def argmax_head_of_odd_rows(dtype: torch.dtype) -> object:
     return _argmax_head(dtype, 40, 100, 1, with_subset=False)
+
+
+def _int8_head(size: int, *, dynamic: bool, rows: int, top_k: int, dtype: torch.dtype) -> object:
+    head = linear(quantize_int8(torch.zeros(200, size), dynamic=dynamic), backend="triton")
+    return argmax_head(torch.zeros(rows, size, dtype=dtype), head, top_k=top_k, backend="triton")
+
+
+@call
+def argmax_int8_head_of_one_row(dtype: torch.dtype) -> object:
+    return _int8_head(1024, dynamic=False, rows=1, top_k=1, dtype=dtype)
+
+
+@call
+def argmax_int8_head_of_many_rows(dtype: torch.dtype) -> object:
+    return _int8_head(1024, dynamic=False, rows=70, top_k=5, dtype=dtype)
+
+
+@call
+def argmax_head_of_an_int8_row(dtype: torch.dtype) -> object:
+    return _int8_head(1024, dynamic=True, rows=1, top_k=1, dtype=dtype)
+
+
+@call
+def argmax_head_of_many_int8_rows(dtype: torch.dtype) -> object:
+    return _int8_head(1024, dynamic=True, rows=70, top_k=1, dtype=dtype)
+
+
+def _int8_products(dtype: torch.dtype, rows: int, *, dynamic: bool, size: int = 1024) -> object:
+    """Of few outputs and a residual; of many, gated."""
+    x = torch.zeros(rows, size, dtype=dtype)
+    narrow, wide = (
+        linear(
+            QuantizedWeight(torch.zeros(out, size, dtype=torch.int8), torch.zeros(out), dynamic),
+            backend="triton",
+        )
+        for out in (200, 2 * 8200)
+    )
+    narrow(x, x[:, :1].expand(rows, 200))
+    assert isinstance(wide, TritonLinear)
+    return wide.silu_mul(x)
+
+
+@call
+def linear_int8_of_one_row(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 1, dynamic=False)
+
+
+@call
+def linear_int8_of_few_rows(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 8, dynamic=False)
+
+
+@call
+def linear_int8_of_odd_rows(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 40, dynamic=False, size=100)
+
+
+@call
+def linear_int8_of_many_rows(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 200, dynamic=False)
+
+
+@call
+def linear_of_an_int8_row(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 1, dynamic=True)
+
+
+@call
+def linear_of_odd_int8_rows(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 40, dynamic=True, size=100)
+
+
+@call
+def linear_of_many_int8_rows(dtype: torch.dtype) -> object:
+    return _int8_products(dtype, 200, dynamic=True)
+
+
+@call
+def linear_of_long_int8_rows(dtype: torch.dtype) -> object:
+    weight = QuantizedWeight(torch.zeros(16, 20_000, dtype=torch.int8), torch.zeros(16), dynamic=True)
+    return linear(weight, backend="triton")(torch.zeros(1, 20_000, dtype=dtype))
 
 
 @call
@@ -342,6 +426,22 @@ def soft_embedding_of_many_rows(dtype: torch.dtype) -> object:
 @call
 def soft_embedding_of_odd_rows(dtype: torch.dtype) -> object:
     return _soft_embedding(dtype, 40, 100)
+
+
+def _soft_int8_embedding(dtype: torch.dtype, rows: int, *, dynamic: bool) -> object:
+    weight = quantize_int8(torch.zeros(200, 1024), dynamic=dynamic)
+    hidden = torch.zeros(rows, 1024, dtype=dtype)
+    return soft_embedding(hidden, linear(weight, backend="triton"), weight, backend="triton")
+
+
+@call
+def soft_int8_embedding_of_few_rows(dtype: torch.dtype) -> object:
+    return _soft_int8_embedding(dtype, 3, dynamic=True)
+
+
+@call
+def soft_int8_embedding_of_many_rows(dtype: torch.dtype) -> object:
+    return _soft_int8_embedding(dtype, 200, dynamic=False)
 
 
 @call

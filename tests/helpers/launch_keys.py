@@ -1,8 +1,8 @@
 """What Triton would compile for a model that serves: the keys of all launches, without a GPU.
 
-Run as a script in a process of its own, since Triton decides on import whether it interprets. Prints JSON:
-the keys of the warm-up, and those that 400 arrivals of requests meet beyond them, each with the step that
-did.
+Run as a script in a process of its own, since Triton decides on import whether it interprets; with a scheme
+of int8 weights as its argument, if any. Prints JSON: the keys of the warm-up, and those that 400 arrivals of
+requests meet beyond them, each with the step that did.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from antiphon.kernels import (
     AttentionBatch,
     DecoderGeometry,
+    Linear,
     QuantizedCache,
+    QuantizedWeight,
     argmax_head,
     checks,
     fusion_attention,
@@ -40,6 +42,7 @@ from antiphon.kernels import (
     silu_mul,
     soft_embedding,
 )
+from antiphon.kernels.linear import TritonLinear
 from antiphon.kernels.warm_up import Served, warm_up
 
 DTYPE = torch.bfloat16
@@ -67,9 +70,24 @@ class Keys:
         self.known.setdefault(key, self.step)
 
 
-def served() -> Served:
-    table = torch.zeros(VOCAB, HIDDEN, dtype=DTYPE)
-    head = linear(table, backend="torch")
+def matrix(out: int, size: int, scheme: str | None) -> Tensor | QuantizedWeight:
+    if scheme is None:
+        return torch.zeros(out, size, dtype=DTYPE)
+    values = torch.zeros(out, size, dtype=torch.int8)
+    return QuantizedWeight(values, torch.zeros(out), dynamic=scheme == "int8")
+
+
+def product(out: int, size: int, scheme: str | None) -> Linear:
+    return linear(matrix(out, size, scheme), backend="torch" if scheme is None else "triton")
+
+
+def served(scheme: str | None) -> Served:
+    """scheme: None, int8-weight-only or int8"""
+    table = matrix(VOCAB, HIDDEN, scheme)
+    head = linear(table, backend="torch" if scheme is None else "triton")
+    width = HEADS * HEAD_DIM
+    shapes = [(width + 2 * KV_HEADS * HEAD_DIM, HIDDEN), (HIDDEN, width), (2 * INTERMEDIATE, HIDDEN)]
+    shapes += [(HIDDEN, INTERMEDIATE), (width, HIDDEN), (LAYERS * 2 * width, HIDDEN)]
     storage = torch.zeros(2, LAYERS, 2, BLOCK_SIZE, KV_HEADS, HEAD_DIM, dtype=DTYPE)
     numbers, scales = storage[:, 0].to(torch.int8), torch.zeros(2, 2, KV_HEADS, BLOCK_SIZE)
     in_int8 = QuantizedCache(numbers[:, 0], scales[:, 0]), QuantizedCache(numbers[:, 1], scales[:, 1])
@@ -82,9 +100,10 @@ def served() -> Served:
         max_blocks=MAX_BLOCKS,
         max_num_seqs=MAX_NUM_SEQS,
         cos_sin=torch.zeros(BLOCK_SIZE * MAX_BLOCKS, HEAD_DIM),
-        heads=[head, linear(torch.zeros(UNITS, HIDDEN, dtype=DTYPE), backend="torch")],
+        heads=[head, product(UNITS, HIDDEN, scheme)],
         soft=(head, table),
         fusion_cache=torch.zeros(MAX_NUM_SEQS + 512, WINDOW, LAYERS, 2, HEADS * HEAD_DIM, dtype=DTYPE),
+        products=[product(*shape, scheme) for shape in shapes],
     )
 
 
@@ -113,6 +132,12 @@ def layers(draw: random.Random, model: Served, num_queries: list[int], longest: 
     paged_attention(q, keys, values, batch, **TRITON)
     rms_norm_residual(x, x, x[0], 1e-5, **TRITON)
     silu_mul(torch.zeros(tokens, 2 * INTERMEDIATE, dtype=DTYPE), **TRITON)
+    for each in model.products:
+        y = each(torch.zeros(tokens, each.in_features, dtype=DTYPE))
+        if isinstance(each, TritonLinear) and each.out_features == HIDDEN:
+            each(torch.zeros(tokens, each.in_features, dtype=DTYPE), y)
+        elif isinstance(each, TritonLinear) and each.out_features == 2 * INTERMEDIATE:
+            each.silu_mul(torch.zeros(tokens, each.in_features, dtype=DTYPE))
 
 
 def fusion(draw: random.Random, model: Served, tokens: int) -> None:
@@ -155,7 +180,8 @@ def arrive(draw: random.Random, model: Served) -> None:
 
 
 def main() -> None:
-    keys, draw, model = Keys(), random.Random(5), served()
+    scheme = sys.argv[1] if len(sys.argv) > 1 else None
+    keys, draw = Keys(), random.Random(5)
 
     def run(kernel: Any, *args: Any, **kwargs: Any) -> None:
         keys.run(kernel, *args, **kwargs)
@@ -166,7 +192,7 @@ def main() -> None:
         mock.patch.object(checks, "values_are_at_hand", return_value=False),
         torch.inference_mode(),
     ):
-        steps = []
+        model, steps = served(scheme), []
         for keys.step in warm_up(model, backend="triton"):
             steps.append(keys.step)
         warm = dict(keys.known)

@@ -13,7 +13,7 @@ from layer_stacks import STACKS, Session, Stack
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from antiphon.kernels import checks, registry
+from antiphon.kernels import DecoderLayer, checks, decoder_layers, linear, quantize_int8, registry
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU Triton does not interpret")
@@ -55,7 +55,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each op by Triton where it can, by torch where not; what is looked at on a CPU alone is not."""
 
     def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
-        return "triton" if "triton" in registry.backends(op) else "torch"
+        has_it = "triton" in registry.backends(op) and registry.takes(op, "triton", device, dtype)
+        return "triton" if has_it else "torch"
 
     monkeypatch.setattr(registry, "choose", choose)
     monkeypatch.setattr(checks, "values_are_at_hand", lambda _: False)
@@ -138,3 +139,38 @@ def test_in_16_bits(as_on_a_gpu: None, dtype: torch.dtype, torch_alone: TorchAlo
     in_pytorch = torch_alone(lambda: outputs(stack, dtype, FUSED))
     roundings = 8 * torch.finfo(dtype).eps * float(in_pytorch.abs().max())
     torch.testing.assert_close(found, in_pytorch, rtol=0, atol=roundings)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_in_8_bits(
+    as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch, dynamic: bool, torch_alone: TorchAlone
+) -> None:
+    """Int8 weights by Triton, without waiting, and but for rounding as by the references."""
+    stack = Stack.random(*STACKS["one-layer"])
+
+    def steps() -> Iterator[Callable[[], Tensor]]:
+        layers = [
+            DecoderLayer(
+                **{  # type: ignore[arg-type]
+                    name: weight if weight.dim() == 1 else linear(quantize_int8(weight, dynamic=dynamic))
+                    for name, weight in layer.items()
+                }
+            )
+            for layer in stack.layers
+        ]
+        made = decoder_layers(layers, stack.final_norm, stack.geometry, stack.table, backend="torch")
+        session = Session(stack, made, (2, 3), fused={0: frozenset({0, 1})})
+        for spans in ([(0, 2), (0, 2)], [(2, 2), (2, 3)]):
+            yield session.prepared(spans)
+
+    expected = torch_alone(lambda: torch.cat([step() for step in steps()]))
+    parts = []
+    for step in steps():
+        with no_waiting(monkeypatch):
+            parts.append(step())
+    found = torch.cat(parts)
+    # A number that is rounded to another whole number by a last bit moves the result by a step of 1 / 127.
+    tolerance = 0.05 if dynamic else 1e-4
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

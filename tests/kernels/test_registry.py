@@ -23,7 +23,7 @@ DECLARED = {
     "decoder_layers": ["cpp", "torch"],
     "fusion_attention": ["cpp", "triton", "torch"],
     "fusion_cache_write": ["cpp", "triton", "torch"],
-    "linear": ["cpp", "torch"],
+    "linear": ["cpp", "triton", "torch"],
     "masked_conv": ["triton", "torch"],
     "masked_group_norm": ["triton", "torch"],
     "norm_attention": ["triton", "torch"],

@@ -139,8 +139,9 @@ def load_weights(
         weights = _allocate(folder / "config.json", config, device, dtype, quantization, kept)
         quantizer = None
         if quantization is not None:
-            quantizer = Quantizer(weights, config, quantization, keep=kept)
+            quantizer = Quantizer(weights, config, quantization, device=device, keep=kept)
         _fill_randomly(weights, config, torch.device(device), seed, quantizer)
+        _free(quantizer, device)
         return weights
     if load_format != "auto":
         raise ConfigError(f"load_format: expected 'auto' or 'dummy', got {shown(load_format)}")
@@ -160,21 +161,25 @@ def load_weights(
     weights = _allocate(files.path, config, device, dtype, scheme, kept)
     quantizer = None
     if scheme is not None:
-        quantizer = Quantizer(weights, config, scheme, keep=kept, kept_in_files=bool(int8_names))
-    int8 = Int8Matrices(weights, config, int8_names) if int8_names else None
+        quantizer = Quantizer(
+            weights, config, scheme, device=device, keep=kept, kept_in_files=bool(int8_names)
+        )
+    int8 = Int8Matrices(weights, config, int8_names, device) if int8_names else None
     places = dict(named_tensors(weights, config)) if int8 is None else int8.places
     sizes = {name: place.numel() * place.element_size() for name, place in places.items()}
     with reporting(progress, sum(sizes.values()), "loading weights") as report:
         for name, tensor in files.read(list(places)):
-            place = places.pop(name)
+            part = places.pop(name)
+            place = part if quantizer is None else quantizer.place(part)
             place.copy_(tensor.reshape(place.shape))
             _check_finite(files.entries[name], place)
             if quantizer is not None:
-                quantizer.filled(place)
+                quantizer.filled(part)
             report(sizes[name])
     if int8 is not None:
         assert scheme is not None and scheme.library is None
         int8.filled(scheme)
+    _free(quantizer, device)
     return weights
 
 
@@ -187,14 +192,19 @@ def _allocate(
     keep: Collection[str],
 ) -> OmniWeights:
     """Storage on the device. More than all of this machine's memory is refused before any is allocated: the
-    system would grant it, and end the process once it is used."""
+    system would grant it, and end the process once it is used.
+
+    A GPU's memory is taken by what is allocated, not by what is written. So what is to be quantized stays on
+    the device "meta" until its numbers come.
+    """
     planned = empty_weights(config, device="meta", dtype=dtype)
     size = num_bytes(planned, config)
     if scheme is not None:
         size -= saved_bytes(planned, config, scheme, keep)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if torch.device(device).type != "cpu":
-        return empty_weights(config, device=device, dtype=dtype)
+        matrices = None if scheme is None else "meta"
+        return empty_weights(config, device=device, dtype=dtype, matrices=matrices)
     if size > memory:
         raise CheckpointError(
             f"{path}: expected weights that fit into memory ({memory} bytes), found {size} bytes of {dtype}"
@@ -205,6 +215,12 @@ def _allocate(
         raise CheckpointError(
             f"{path}: expected weights that fit into memory, found {size} bytes of {dtype}: {one_line(error)}"
         ) from error
+
+
+def _free(quantizer: Quantizer | None, device: torch.device | str) -> None:
+    """What matrices took before they were quantized goes back to the GPU, whose cache gets it."""
+    if quantizer is not None and torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _check_finite(entry: TensorEntry, tensor: Tensor) -> None:
@@ -324,7 +340,8 @@ def _fill_randomly(
     if device.type == "meta":
         return
     generator = torch.Generator(device=device).manual_seed(seed)
-    for name, place in named_tensors(weights, config):
+    for name, part in named_tensors(weights, config):
+        place = part if quantizer is None else quantizer.place(part)
         if name.endswith(".bias"):
             place.zero_()
         elif "norm" in name.split(".")[-2]:
@@ -332,7 +349,7 @@ def _fill_randomly(
         else:
             place.normal_(0.0, DUMMY_STD, generator=generator)
         if quantizer is not None:
-            quantizer.filled(place)
+            quantizer.filled(part)
 
 
 # --- progress -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ quantize no embeddings. In memory they are int8, too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -47,9 +48,23 @@ HEAD_NAMES = frozenset(f"{name}.weight" for name in HEADS)
 """What the heads are called in a file."""
 
 
+@dataclass
+class _Place:
+    owner: Any
+    name: str
+    matrix: Tensor
+    """With memory of its own from its first numbers on"""
+    missing: int
+    is_quantized: bool
+
+
 class Quantizer:
     """Replaces matrices by quantized ones: of an int8 scheme those of all layers, heads and tables, of a
-    library those of the layers alone. Norms and what sees pictures stay as they are."""
+    library those of the layers alone. Norms and what sees pictures stay as they are.
+
+    Matrices on the device "meta" get memory on `device` when their first numbers come, also those that are
+    not quantized.
+    """
 
     def __init__(
         self,
@@ -57,35 +72,53 @@ class Quantizer:
         config: ModelConfig,
         scheme: Scheme,
         *,
+        device: torch.device | str = "cpu",
         keep: Collection[str] = (),
         kept_in_files: bool = False,
     ) -> None:
         """keep: tensors of the file whose matrices stay as they are, too. kept_in_files: only those that the
-        files of a quantized checkpoint have in full."""
-        self._scheme = scheme
-        self._places: dict[int, tuple[Any, str]] = {}
-        self._missing: dict[int, int] = {}
+        files of a quantized checkpoint have in full are quantized."""
+        self._scheme, self._device = scheme, device
+        self._places: dict[int, _Place] = {}
+        self._meta: list[Tensor] = []
+        """So that no other tensor gets their storages' numbers"""
         stay = {_storage(place) for name, place in named_tensors(weights, config) if name in keep}
-        kept = [(weights, name) for name in KEPT_IN_FILES]
-        others = [] if kept_in_files else [*_matrices(weights)]
-        if scheme.library is not None:
-            kept, others = [], [(owner, name) for owner, name in others if owner is not weights]
-        for owner, name in (*others, *kept):
+        tables = [(weights, name) for name in KEPT_IN_FILES]
+        for owner, name in (*_matrices(weights), *tables):
             matrix: Tensor = getattr(owner, name)
-            begin = _storage(matrix)
-            if begin not in stay:
-                self._places[begin], self._missing[begin] = (owner, name), matrix.numel()
+            if _storage(matrix) in stay:
+                is_quantized = False
+            elif scheme.library is not None:
+                is_quantized = owner is not weights
+            else:
+                is_quantized = not kept_in_files or name in KEPT_IN_FILES
+            if is_quantized or matrix.is_meta:
+                place = _Place(owner, name, matrix, matrix.numel(), is_quantized)
+                self._places[_storage(matrix)] = place
+
+    def place(self, part: Tensor) -> Tensor:
+        """Where the numbers of this part of a matrix, or of this other tensor, go."""
+        found = self._places.get(_storage(part))
+        if found is None or not part.is_meta:
+            return part
+        if found.matrix.is_meta:
+            self._meta.append(found.matrix)
+            found.matrix = torch.empty_like(found.matrix, device=self._device)
+        return found.matrix.as_strided(part.shape, part.stride(), part.storage_offset())
 
     def filled(self, part: Tensor) -> None:
         """This part of a matrix, or this other tensor, has its numbers. The last part of a matrix makes it a
         quantized one, and the caller drops its views."""
-        begin = _storage(part)
-        if begin not in self._places:
+        found = self._places.get(_storage(part))
+        if found is None:
             return
-        self._missing[begin] -= part.numel()
-        if not self._missing[begin]:
-            owner, name = self._places.pop(begin)
-            setattr(owner, name, _quantized(getattr(owner, name), self._scheme))
+        found.missing -= part.numel()
+        if not found.missing:
+            del self._places[_storage(part)]
+            whole: LayerMatrix = found.matrix
+            if found.is_quantized:
+                whole = _quantized(found.matrix, self._scheme)
+            setattr(found.owner, found.name, whole)
 
 
 def _quantized(matrix: Tensor, scheme: Scheme) -> LayerMatrix:
@@ -99,8 +132,15 @@ def _quantized(matrix: Tensor, scheme: Scheme) -> LayerMatrix:
 class Int8Matrices:
     """Replaces matrices by storage for int8 ones and for their scales, to be filled from a file."""
 
-    def __init__(self, weights: OmniWeights, config: ModelConfig, names: Collection[str]) -> None:
-        """names: the tensors of the file that are in int8, all of a matrix or none."""
+    def __init__(
+        self,
+        weights: OmniWeights,
+        config: ModelConfig,
+        names: Collection[str],
+        device: torch.device | str | None = None,
+    ) -> None:
+        """names: the tensors of the file that are in int8, all of a matrix or none. device: where they go, if
+        not where the matrices are."""
         self._matrices: list[tuple[Any, str, Tensor, Tensor]] = []
         columns = empty_weights(config, device="meta", dtype=torch.float32)
         groups = matrix_groups(config)
@@ -110,8 +150,8 @@ class Int8Matrices:
             if group[0] not in names:
                 continue
             matrix: Tensor = getattr(owner, name)
-            values = torch.empty_like(matrix, dtype=torch.int8)
-            scales = matrix.new_empty((len(matrix), 1), dtype=torch.float32)
+            values = torch.empty_like(matrix, dtype=torch.int8, device=device)
+            scales = values.new_empty((len(matrix), 1), dtype=torch.float32)
             setattr(owner, name, values)
             setattr(other, name, scales)
             self._matrices.append((owner, name, values, scales))
@@ -141,11 +181,11 @@ def matrix_groups(config: ModelConfig) -> list[list[str]]:
     weights = empty_weights(config, device="meta", dtype=torch.float32)
     matrices = [getattr(owner, name) for owner, name in _matrices(weights)]
     matrices += [getattr(weights, name) for name in KEPT_IN_FILES]
-    groups: dict[int, list[str]] = {_identity(matrix): [] for matrix in matrices}
+    groups: dict[int, list[str]] = {_storage(matrix): [] for matrix in matrices}
     for name, place in named_tensors(weights, config):
-        if _identity(place) in groups:
-            groups[_identity(place)].append(name)
-    return [groups[_identity(matrix)] for matrix in matrices]
+        if _storage(place) in groups:
+            groups[_storage(place)].append(name)
+    return [groups[_storage(matrix)] for matrix in matrices]
 
 
 def kept_names(config: ModelConfig, patterns: Collection[str], *, in_files: bool = False) -> frozenset[str]:
@@ -212,11 +252,7 @@ def _matrices(weights: OmniWeights) -> Iterator[tuple[Any, str]]:
         yield weights, name
 
 
-def _identity(tensor: Tensor) -> int:
-    """Of the storage, also of one without memory"""
-    identity: int = tensor.untyped_storage()._cdata
-    return identity
-
-
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """One number for all views of a tensor, as long as that is there; also of one without memory."""
+    number: int = tensor.untyped_storage()._cdata
+    return number

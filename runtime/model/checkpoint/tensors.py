@@ -23,7 +23,14 @@ from antiphon.model.weights import (
     VisionWeights,
 )
 
-__all__ = ["empty_weights", "has_newline", "is_unused", "named_tensors", "num_bytes", "tensor_shapes"]
+__all__ = [
+    "empty_weights",
+    "has_newline",
+    "is_unused",
+    "named_tensors",
+    "num_bytes",
+    "tensor_shapes",
+]
 
 VISION_PREFIX = "model.vision_tower.vision_tower."
 """Prefix of the names of a Hugging Face SigLIP vision model."""
@@ -76,39 +83,49 @@ def num_bytes(weights: OmniWeights, config: ModelConfig) -> int:
 # --- storage --------------------------------------------------------------------------------------
 
 
-def empty_weights(config: ModelConfig, *, device: torch.device | str, dtype: torch.dtype) -> OmniWeights:
-    """Storage for a checkpoint, with undefined contents."""
+def empty_weights(
+    config: ModelConfig,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    matrices: torch.device | str | None = None,
+) -> OmniWeights:
+    """Storage for a checkpoint, with undefined contents. matrices: where those that can be quantized are, if
+    not on the device."""
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, device=device, dtype=dtype)
+
+    def matrix(*shape: int) -> Tensor:
+        return torch.empty(shape, device=device if matrices is None else matrices, dtype=dtype)
 
     hidden, q_size, kv_size = config.hidden_size, config.q_size, config.kv_size
 
     def layer(fusion: bool = False) -> LayerWeights:
         return LayerWeights(
             input_norm=empty(hidden),
-            qkv=empty(q_size + 2 * kv_size, hidden),
-            o=empty(hidden, q_size),
+            qkv=matrix(q_size + 2 * kv_size, hidden),
+            o=matrix(hidden, q_size),
             post_norm=empty(hidden),
-            gate_up=empty(2 * config.intermediate_size, hidden),
-            down=empty(hidden, config.intermediate_size),
-            fusion=FusionWeights(q=empty(q_size, hidden), o=empty(hidden, q_size)) if fusion else None,
+            gate_up=matrix(2 * config.intermediate_size, hidden),
+            down=matrix(hidden, config.intermediate_size),
+            fusion=FusionWeights(q=matrix(q_size, hidden), o=matrix(hidden, q_size)) if fusion else None,
         )
 
     weights = OmniWeights(
-        embed_tokens=empty(config.text_vocab_size, hidden),
+        embed_tokens=matrix(config.text_vocab_size, hidden),
         layers=[layer() for _ in range(config.num_hidden_layers)],
         norm=empty(hidden),
-        lm_head=empty(config.text_vocab_size, hidden),
-        audio_embed_tokens=empty(config.vocab_size, hidden),
+        lm_head=matrix(config.text_vocab_size, hidden),
+        audio_embed_tokens=matrix(config.vocab_size, hidden),
         bottom_layers=[layer() for _ in range(config.num_bottom_audio_layers)],
         audio_norm=empty(hidden),
-        audio_to_text_proj=empty(config.text_vocab_size, hidden),
+        audio_to_text_proj=matrix(config.text_vocab_size, hidden),
         top_layers=[layer(fusion=True) for _ in range(config.num_top_audio_layers)],
         top_audio_norm=empty(hidden),
-        audio_lm_head=empty(config.vocab_size, hidden),
-        text_to_audio_proj=empty(config.vocab_size, hidden),
-        fusion_kv=empty(config.num_top_audio_layers * 2 * q_size, hidden),
+        audio_lm_head=matrix(config.vocab_size, hidden),
+        text_to_audio_proj=matrix(config.vocab_size, hidden),
+        fusion_kv=matrix(config.num_top_audio_layers * 2 * q_size, hidden),
     )
     if config.vision is not None:
         weights.vision = _empty_vision(config.vision, device=device, dtype=dtype)

@@ -14,12 +14,15 @@ from stored_weights import assert_equal
 from torch import Tensor
 
 from antiphon import ConfigError, Engine, Request, SamplingParams
+from antiphon.config import ModelConfig
 from antiphon.errors import CheckpointError
 from antiphon.kernels import QuantizedWeight
+from antiphon.model.checkpoint import loading
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import load_weights
 from antiphon.model.checkpoint.quantized_folder import write_quantized
 from antiphon.model.checkpoint.quantizing import kept_names, matrix_groups
+from antiphon.model.checkpoint.tensors import empty_weights
 from antiphon.model.schemes import INT8
 from antiphon.model.weights import OmniWeights
 
@@ -64,6 +67,23 @@ def test_at_load() -> None:
     assert isinstance(found.layers[1].qkv, Tensor)
     assert isinstance(found.layers[1].o, QuantizedWeight)
     assert isinstance(found.audio_lm_head, QuantizedWeight)
+
+
+def test_on_a_gpu_as_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, what stays as it is has no memory either until its numbers come."""
+    target = tmp_path / "int8"
+    write_quantized(RANDOM_MODEL, target, INT8, keep=KEEP[:2])
+    expected = load(RANDOM_MODEL, quantization=INT8, keep=KEEP), load(target)
+
+    def allocate(path: Path, config: ModelConfig, *args: object) -> OmniWeights:
+        return empty_weights(config, device="cpu", dtype=torch.float32, matrices="meta")
+
+    monkeypatch.setattr(loading, "_allocate", allocate)
+    found = load(RANDOM_MODEL, quantization=INT8, keep=KEEP), load(target)
+    assert isinstance(found[1].top_layers[0].down, Tensor)
+    assert isinstance(found[1].top_layers[1].down, QuantizedWeight)
+    assert_equal(found[0], expected[0])
+    assert_equal(found[1], expected[1])
 
 
 def as_tensor(matrix: object) -> Tensor:

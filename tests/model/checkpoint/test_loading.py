@@ -477,6 +477,20 @@ def test_quantized_while_it_is_loaded(load_format: LoadFormat) -> None:
     assert found.vision is not None
 
 
+@pytest.mark.parametrize("load_format", ["auto", "dummy"])
+def test_on_a_gpu_few_matrices_are_held_in_full(
+    load_format: LoadFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matrix has memory from its first number until it is quantized; the numbers are the same."""
+    expected = load(RANDOM_MODEL, load_format=load_format, quantization=INT8_WEIGHT_ONLY)
+
+    def allocate(path: Path, config: ModelConfig, *args: object) -> OmniWeights:
+        return empty_weights(config, device="cpu", dtype=torch.float32, matrices="meta")
+
+    monkeypatch.setattr(loading, "_allocate", allocate)
+    assert_equal(load(RANDOM_MODEL, load_format=load_format, quantization=INT8_WEIGHT_ONLY), expected)
+
+
 def layers_of(weights: OmniWeights) -> list[LayerWeights]:
     return [*weights.layers, *weights.bottom_layers, *weights.top_layers]
 

@@ -17,12 +17,13 @@ from stored_weights import assert_equal, shard, with_tower_outside
 from torch import Tensor
 
 from antiphon import CheckpointError, Completion, ConfigError, Engine
-from antiphon.engine import loading as engine_loading
+from antiphon.config import ModelConfig
 from antiphon.kernels import QuantizedWeight
-from antiphon.model.checkpoint import quantized_folder
+from antiphon.model.checkpoint import loading, quantized_folder
 from antiphon.model.checkpoint.folder import read_config
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantized_folder import write_quantized
+from antiphon.model.checkpoint.tensors import empty_weights
 from antiphon.model.schemes import INT8, INT8_WEIGHT_ONLY
 from antiphon.model.weights import OmniWeights
 
@@ -276,13 +277,15 @@ def test_rows_are_quantized_as_the_folder_says_or_as_one_asks(tmp_path: Path) ->
     assert answers(tmp_path / "both", load_format="dummy")
 
 
-def test_on_a_gpu_it_is_refused(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_loading, "resolve_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(engine_loading, "check_device", lambda _: None)
-    with pytest.raises(ConfigError, match=r"^device: expected cpu for the int8 weights of \S+, got cuda$"):
-        Engine(written)
-    with pytest.raises(ConfigError, match=r"^quantization: expected None on cuda, got 'int8-weight-only'$"):
-        Engine(written, quantization="int8-weight-only")
+def test_on_a_gpu_its_matrices_are_never_held_in_full(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tables and the text side of fusion are, one by one, until they are quantized."""
+    expected = load(written)
+
+    def allocate(path: Path, config: ModelConfig, *args: object) -> OmniWeights:
+        return empty_weights(config, device="cpu", dtype=torch.float32, matrices="meta")
+
+    monkeypatch.setattr(loading, "_allocate", allocate)
+    assert_equal(load(written), expected)
 
 
 def test_16_bits_beside_int8(written: Path) -> None:
