@@ -160,6 +160,6 @@ class Part(Generic[S, T]):
 
 
 class SourceOf(Protocol):
-    def __call__(self, part: Part[Any, Any]) -> Any:
+    def __call__(self, part: Part[Any, Any], /) -> Any:
         """The weights of a part."""
         ...

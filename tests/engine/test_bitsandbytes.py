@@ -36,8 +36,8 @@ class Rounding(nn.Linear):
         self.weight.quant_state = state  # type: ignore[attr-defined]
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return nn.functional.linear(input.to(self.weight.dtype), self.weight).to(input.dtype)
 
 
 def parameter(weight: Tensor, *, requires_grad: bool, **settings: Any) -> nn.Parameter:

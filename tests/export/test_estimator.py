@@ -166,7 +166,7 @@ def test_a_rounded_copy_overflows_where_float16_does(source: FlowSource, tmp_pat
     onnx.save(model, tmp_path / "flow.onnx")
     (tmp_path / "copy").mkdir()
     path = rounded_copy(tmp_path / "flow.onnx", tmp_path / "copy")
-    assert path == tmp_path / "copy" / "flow.onnx"
+    assert path is not None and path == tmp_path / "copy" / "flow.onnx"
     copy = onnx.load(path)
     assert ("a", "b") in [(prop.key, prop.value) for prop in copy.metadata_props]
     assert run(copy, (x, *rest)).isfinite().all()

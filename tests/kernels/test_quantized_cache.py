@@ -286,7 +286,10 @@ def test_wrong_caches_are_named() -> None:
     wrongs: tuple[tuple[Caches, str], ...] = (
         ((keys, in_float32), "value_cache: expected a QuantizedCache like key_cache, got Tensor"),
         ((in_float32, values), "key_cache: expected a QuantizedCache like value_cache, got Tensor"),
-        ((QuantizedCache(short, scales),) * 2, "key_cache: expected torch.int8, got torch.int16"),
+        (
+            (QuantizedCache(short, scales), QuantizedCache(short, scales)),
+            "key_cache: expected torch.int8, got torch.int16",
+        ),
         ((keys, missing), r"value_cache.scales: expected torch.float32 \("),
         ((QuantizedCache(numbers, scales.double()), values), "key_cache.scales: expected torch.float32"),
         ((crosswise, values), "key_cache.scales: expected blocks to be contiguous"),

@@ -435,7 +435,8 @@ class IExecutionContext:
             for name, result in zip(
                 self.engine._outputs, self.engine._session.run(list(self.engine._outputs), given), strict=True
             ):
-                _at(addresses[name], result.shape)[:] = result
+                found = np.asarray(result)
+                _at(addresses[name], found.shape)[:] = found
 
         streams = sys.modules["fake_cuda"].STREAMS
         streams[stream_handle].jobs.append(compute)
