@@ -167,7 +167,10 @@ def test_bad_lists_are_refused(codec: Codec) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "tensorrt"}, "backend: expected 'torch' or 'onnxruntime:FOLDER', got 'tensorrt'"),
+        (
+            {"backend": "tensorrt"},
+            "backend: expected 'torch', 'onnxruntime:FOLDER' or 'tensorrt:FOLDER', got",
+        ),
         ({"dtype": "float64"}, "dtype: expected one of auto, float32, bfloat16, float16, got float64"),
         ({"dtype": torch.int8}, "dtype: expected one of auto, float32, bfloat16, float16, got torch.int8"),
         ({"device": "toaster"}, "device: expected auto, cpu or cuda, got 'toaster'"),

@@ -42,9 +42,9 @@ def begun(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     assert engine.speech_worker is not None
     begin, begun = engine.speech_worker.begin, []
 
-    def noted(request_id: str, *arguments: Any) -> None:
+    def noted(request_id: str, *arguments: Any, **options: Any) -> None:
         begun.append(request_id)
-        begin(request_id, *arguments)
+        begin(request_id, *arguments, **options)
 
     monkeypatch.setattr(engine.speech_worker, "begin", noted)
     return begun
