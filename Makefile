@@ -19,7 +19,7 @@ SHARE := --numprocesses 2 -m 'not slow and not index' --cases 1 --share 6
 CPP := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh tests/helpers/*.cpp tests/helpers/simt/*.h tests/helpers/simt/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check share test device-check soak lint style types mypy layers sanitize dist check-lock engine-builder lock format clean
+.PHONY: help demo check share test device-check soak lint style types mypy layers sanitize dist check-lock optional lock format clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -71,9 +71,10 @@ dist: $(VENV)/dev.stamp  ## build sdist and wheel in dist/, and check what they 
 check-lock: $(VENV)/dev.stamp  ## ask the public package index: can the lock be installed, is the older client served
 	$(BIN)/pytest -m index tests/project/test_lock.py tests/server/test_openai_versions.py
 
-# Proprietary and large, so it is in no environment that other targets make.
-engine-builder: $(VENV)/dev.stamp  ## install TensorRT for RTX, with which long tests build engines without a GPU
-	-$(BIN)/pip --disable-pip-version-check install --quiet 'tensorrt-rtx>=1.7,<1.8'
+# Large, and one of them proprietary, so they are in no environment that other targets make.
+optional: $(VENV)/dev.stamp  ## install bitsandbytes and TensorRT for RTX, which tests use where they are installed
+	-$(INSTALL) 'bitsandbytes>=0.50,<0.51'
+	-$(INSTALL) 'tensorrt-rtx>=1.7,<1.8'
 
 # One file for all Pythons and machines, resolved against the public index alone: others cannot install what a
 # private index or a folder of wheels offers.

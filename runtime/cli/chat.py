@@ -139,13 +139,13 @@ def chat(
         engine = options.open_engine(
             model,
             codec,
-            device,
-            dtype,
-            codec_dtype,
-            block_size,
-            quantization,
-            vocoder_backend,
-            kv_cache_dtype,
+            device=device,
+            dtype=dtype,
+            codec_dtype=codec_dtype,
+            vocoder_backend=vocoder_backend,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+            block_size=block_size,
         )
         if microphone is not None and speaker is not None:
             with signals.at_once():

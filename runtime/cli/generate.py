@@ -132,13 +132,13 @@ def generate(
             options.open_engine(
                 model,
                 codec,
-                device,
-                dtype,
-                codec_dtype,
-                block_size,
-                quantization,
-                vocoder_backend,
-                kv_cache_dtype,
+                device=device,
+                dtype=dtype,
+                codec_dtype=codec_dtype,
+                vocoder_backend=vocoder_backend,
+                quantization=quantization,
+                kv_cache_dtype=kv_cache_dtype,
+                block_size=block_size,
             )
         )
         with signals.noted(note):  # what was made is kept

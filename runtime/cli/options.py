@@ -199,13 +199,14 @@ def check_codec(model: Path | None, codec: Path | None) -> None:
 def open_engine(
     model: Path | None,
     codec: Path | None,
+    *,
     device: str,
     dtype: str,
     codec_dtype: str,
-    block_size: int,
-    quantization: str | None = None,
     vocoder_backend: str = "torch",
+    quantization: str | None,
     kv_cache_dtype: str = "auto",
+    block_size: int,
 ) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     check_codec(model, codec)

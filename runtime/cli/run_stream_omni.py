@@ -97,7 +97,8 @@ def run_stream_omni(
         typer.Option(help="Only layouts of Llama 3, which all models have.", rich_help_panel=SCRIPTS_PANEL),
     ] = None,
     load_8bit: Annotated[
-        bool, typer.Option("--load-8bit", help="Not supported.", rich_help_panel=SCRIPTS_PANEL)
+        bool,
+        typer.Option("--load-8bit", help="Weights of the layers in int8.", rich_help_panel=SCRIPTS_PANEL),
     ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -108,7 +109,7 @@ def run_stream_omni(
 
     Speech is written to ./output_<md5>.wav.
     """
-    _refuse(num_beams, model_base, conv_mode, load_8bit=load_8bit)
+    _refuse(num_beams, model_base, conv_mode)
     check_texts({"--query": query, "--image-file": image_file, "--sep": sep})
     kind = _kind(query, inference_type, {"--t2t": t2t, "--t2s": t2s, "--s2t": s2t, "--s2s": s2s})
     if model_path is not None and codec is None and (kind.hears or kind.speaks):
@@ -128,9 +129,15 @@ def run_stream_omni(
         sampling_params=params,
     )
     note = signals.Note()
-    block_size = EngineConfig.block_size
     with options.open_engine(
-        model_path, codec, device, dtype, codec_dtype, block_size, vocoder_backend=vocoder_backend
+        model_path,
+        codec,
+        device=device,
+        dtype=dtype,
+        codec_dtype=codec_dtype,
+        vocoder_backend=vocoder_backend,
+        quantization="int8" if load_8bit else None,
+        block_size=EngineConfig.block_size,
     ) as engine:
         with signals.noted(note):  # what was made is kept
             completion = run(engine, request, None, note, signals.PATIENCE_S)
@@ -142,15 +149,11 @@ def run_stream_omni(
         raise typer.Exit(1)
 
 
-def _refuse(num_beams: int, model_base: str | None, conv_mode: str | None, *, load_8bit: bool) -> None:
+def _refuse(num_beams: int, model_base: str | None, conv_mode: str | None) -> None:
     """BadParameter for what the scripts know and this does not."""
     if num_beams != 1:
         raise typer.BadParameter(
             f"beam search is not supported: expected 1, got {num_beams}", param_hint="--num_beams"
-        )
-    if load_8bit:
-        raise typer.BadParameter(
-            "weights of 8 bits are not supported; leave it out", param_hint="--load-8bit"
         )
     if model_base:
         raise typer.BadParameter(

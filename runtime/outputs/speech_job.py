@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from antiphon.codec.stream import SpeechStream
 from antiphon.sound.arrays import AudioArray
 
@@ -64,6 +66,11 @@ class Job:
         self.units += units
         self.num_units += len(units)
         self.is_complete = self.is_complete or final
+
+    def take(self) -> AudioArray:
+        """The sound that is held, which then is no longer."""
+        held, self.held = self.held, []
+        return np.concatenate(held) if held else np.zeros(0, np.float32)
 
     def is_ready(self) -> bool:
         """Whether there is something to decode. Called under the lock, and while no batch holds the job."""

@@ -228,13 +228,11 @@ class SpeechWorker:
             self._end(job, reason)
 
     def _end(self, job: Job, reason: str) -> None:
-        """Called under the lock: end this job with an error."""
+        """Called under the lock: end this job with an error, after what of its sound is held."""
         if self._jobs.get(job.request_id) is job:
             del self._jobs[job.request_id]
             if job.result is None:
-                self._spoken.append(
-                    Spoken(job.request_id, np.zeros(0, np.float32), True, f"speech: {reason}")
-                )
+                self._spoken.append(Spoken(job.request_id, job.take(), True, f"speech: {reason}"))
             else:
                 with suppress(InvalidStateError):  # it was cancelled
                     job.result.set_exception(AntiphonError(f"speech: {reason}"))
@@ -370,8 +368,7 @@ class SpeechWorker:
 
     def _let_out_of(self, job: Job, *, is_last: bool = False) -> None:
         """Tell a job's sound that is held."""
-        samples = np.concatenate(job.held) if job.held else np.zeros(0, np.float32)
-        job.held = []
+        samples = job.take()
         if len(samples):
             now = time.perf_counter()
             begins_s = max(job.due_s, now) if job.sounds else now

@@ -23,7 +23,7 @@ from antiphon.kernels.threads import openmp_library, set_num_threads
 from antiphon.process.cores import within_quota
 from antiphon.process.origin import FIRST_PID, TORCH_CAME_FIRST
 
-__all__ = ["check_device", "keep_in_children", "make_ready", "num_threads"]
+__all__ = ["check_device", "keep_in_children", "make_ready", "num_threads", "num_threads_of_quota"]
 
 OMP_PAUSE_SOFT = 1
 PF_FORKNOEXEC = 0x40

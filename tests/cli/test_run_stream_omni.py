@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import soundfile
 
 from antiphon import Completion, Engine, Image, Request, SamplingParams, Speech
-from antiphon.cli import main
+from antiphon.cli import main, options
 from antiphon.types import Part
 
 ASSETS = Path(__file__).parents[2] / "runtime" / "assets"
@@ -116,6 +116,22 @@ def test_speech_to_text(run: Run, engine: Engine) -> None:
 
 
 @pytest.mark.slow
+def test_in_8_bits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, schemes = options.open_engine, []
+
+    def noted(*arguments: Any, quantization: str | None, **settings: Any) -> Engine:
+        schemes.append(quantization)
+        return opened(*arguments, quantization=quantization, **settings)
+
+    monkeypatch.setattr(options, "open_engine", noted)
+    ended = run("--query", "Hello", "--t2t", "--max_new_tokens", "12", "--load-8bit")
+    assert ended.status == 0, ended.err
+    assert schemes == ["int8"]
+    with Engine(quantization="int8") as engine:
+        assert ended.sections["LLM Outputs:"] == expected(engine, "Hello").text
+
+
+@pytest.mark.slow
 def test_text_to_text_with_all_flags_of_the_scripts(run: Run, engine: Engine) -> None:
     ended = run(
         *("--model-path", MODEL, "--model-name", "stream_omni", "--conv-mode", "stream_omni_llama_3_1"),
@@ -132,7 +148,6 @@ def test_text_to_text_with_all_flags_of_the_scripts(run: Run, engine: Engine) ->
     [
         ([], "--query"),
         (["--query", "Hi", "--num_beams", "2"], "beam search is not supported"),
-        (["--query", "Hi", "--load-8bit"], "--load-8bit"),
         (["--query", "Hi", "--model-base", "llama"], "--model-base"),
         (["--query", "Hi", "--conv-mode", "vicuna_v1"], "vicuna_v1"),
         (["--query", "Hi", "--t2t", "--s2s"], "only one"),

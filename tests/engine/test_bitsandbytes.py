@@ -13,6 +13,7 @@ from checkpoints import RANDOM_MODEL
 from torch import Tensor, nn
 
 from antiphon import ConfigError, Engine, Request, SamplingParams
+from antiphon.engine import arguments
 from antiphon.engine import loading as engine_loading
 from antiphon.kernels.library_linear import LibraryLinear, quantize_4bit, quantize_8bit
 from antiphon.kernels.linear import CppLinear, linear
@@ -116,9 +117,9 @@ def test_on_a_gpu_it_is_refused(scheme: str, monkeypatch: pytest.MonkeyPatch) ->
         Engine(RANDOM_MODEL, quantization=scheme)
 
 
-@pytest.mark.skipif(IS_INSTALLED, reason="it is installed")
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_without_the_library(scheme: str) -> None:
+def test_without_the_library(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
     message = rf"quantization: '{scheme}' needs the package bitsandbytes, which is not installed: pip install"
     with pytest.raises(ConfigError, match=message):
         Engine(RANDOM_MODEL, quantization=scheme)

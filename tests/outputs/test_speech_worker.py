@@ -280,6 +280,25 @@ def test_who_is_alone_does_not_wait(worker: SpeechWorker, monkeypatch: pytest.Mo
     assert [spoken.request_id for spoken in worker.poll()] == ["b"]
 
 
+def test_held_sound_comes_before_an_error(
+    worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does where nothing is held back: what was made is told."""
+    breaks_on_poison(codec, monkeypatch)
+    monkeypatch.setattr(Pace, "frames_per_s", 1.0)
+    worker.begin("a", None, 0, STREAMED)
+    worker.push("a", units_of(20, 1))
+    worker.begin("b", None, 0, STREAMED, gapless=True)
+    units = units_of(20, 2)
+    worker.push("b", units)
+    wait_until(lambda: bool(worker._jobs["b"].held))
+    worker.push("b", [POISON] * 40, final=True)
+    wait_until(lambda: "b" not in worker._jobs)
+    (told,) = [spoken for spoken in worker.poll() if spoken.request_id == "b"]
+    assert told.error == "speech: RuntimeError: out of luck"
+    assert np.array_equal(told.samples, codec.stream().push(units))
+
+
 def test_held_sound_is_the_same(worker: SpeechWorker, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "frames_per_s", 100.0)
     spoken = {name: units_of(40 + 20 * i, i) for i, name in enumerate("abcd")}
