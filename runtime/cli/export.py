@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import export_engine, signals
+from antiphon.cli import export_engine, export_llm, signals
 from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Target
 from antiphon.cli.streams import say
 from antiphon.errors import ConfigError
@@ -35,6 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(export_engine.engine)
+app.command()(export_llm.llm)
 
 
 class Format(str, Enum):
