@@ -98,6 +98,50 @@ class Decoder:
         num_wanted: int = 0,
     ) -> None: ...
 
+class DecodeStep:
+    def __init__(
+        self,
+        decoder: Decoder,
+        source: _Weight,
+        num_rows: int,
+        head: _Weight,
+        out_features: int,
+        cache: _Cache,
+        layer_stride: int,
+        layer_scale_stride: int,
+        kept: int = 0,
+        num_kept: int = 0,
+        windows: int = 0,
+        window: int = 0,
+    ) -> None: ...
+    def run(
+        self,
+        ids: list[int],
+        positions: list[int],
+        slots: list[int],
+        block_tables: list[list[int]],
+        keep: list[int],
+        fused_tokens: list[int],
+        fused_rows: list[int],
+        fused_valid: list[int],
+    ) -> list[int]: ...
+
+class WindowEntries:
+    def __init__(
+        self,
+        source: _Weight,
+        num_rows: int,
+        width: int,
+        product: _Weight,
+        cos_sin: int,
+        windows: int,
+        num_slots: int,
+        num_layers: int,
+        num_heads: int,
+        head_dim: int,
+    ) -> None: ...
+    def write(self, ids: list[int], slots: list[int], positions: list[int]) -> None: ...
+
 def advise_huge_pages(begin: int, size: int) -> None: ...
 def argmax(x: int, out: int, rows: int, size: int, isa: str = "") -> None: ...
 def argmax_head(

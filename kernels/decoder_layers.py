@@ -80,7 +80,7 @@ class CppDecoderLayers:
         self._checked = checked
         self._weights = weight_stretches(layers, final_norm, self.cos_sin)
         self._norms = torch.stack([*norms, final_norm])
-        self._decoder = _C.Decoder(
+        self.decoder = _C.Decoder(
             layers=[
                 (
                     address(self._norms[2 * i]),
@@ -124,7 +124,7 @@ class CppDecoderLayers:
         if fusion is not None:
             tokens = torch.arange(len(x)) if fusion.tokens is None else fusion.tokens
             fused = _fusion_arguments(fusion, tokens)
-        self._decoder.run(
+        self.decoder.run(
             x=address(x),
             num_tokens=x.shape[0],
             positions=address(batch.positions),

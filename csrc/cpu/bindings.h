@@ -49,6 +49,7 @@ void bind_argmax(pybind11::module_& m);
 void bind_argmax_head(pybind11::module_& m);
 void bind_checks(pybind11::module_& m);
 void bind_ctc_collapse(pybind11::module_& m);
+void bind_decode_step(pybind11::module_& m);
 void bind_decoder_layers(pybind11::module_& m);
 void bind_fusion_attention(pybind11::module_& m);
 void bind_hift(pybind11::module_& m);

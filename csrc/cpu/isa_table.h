@@ -4,6 +4,7 @@
 #include "argmax_head.h"
 #include "ctc_collapse.h"
 #include "decoder.h"
+#include "embed.h"
 #include "fusion_attention.h"
 #include "hift.h"
 #include "int8_sums.h"
@@ -31,6 +32,7 @@ const KernelTable table = {
     .argmax = argmax,
     .argmax_head = argmax_head,
     .soft_embedding = soft_embedding,
+    .embed = embed,
     .ctc_collapse = ctc_collapse,
 };
 const Int8Kernel int8 = {.name = ANTIPHON_NAME, .takes_int16 = true, .sums = int8_sums};

@@ -151,6 +151,16 @@ struct SoftEmbeddingArgs {
   int64_t rows, in, vocab, width, ldx, lde;
 };
 
+// Rows of a table, in float32.
+struct EmbedArgs {
+  const void* table;    // (vocab, width)
+  const float* scales;  // (vocab), for kInt8: of each row
+  Format format;        // not kInt8Both
+  const int64_t* ids;   // (rows)
+  float* out;           // (rows, width)
+  int64_t rows, width;
+};
+
 // Rows of CTC labels, row r being labels[cu_seqlens[r] .. cu_seqlens[r + 1]); row r of the result is
 // ids[cu_out[r] .. cu_out[r + 1]), and frames are positions within the row.
 struct CtcCollapseArgs {
@@ -272,6 +282,7 @@ struct KernelTable {
   void (*argmax)(const float* x, int64_t* out, int64_t rows, int64_t size);
   void (*argmax_head)(const ArgmaxHeadArgs&);
   void (*soft_embedding)(const SoftEmbeddingArgs&);
+  void (*embed)(const EmbedArgs&);
   // Returns the number of ids written; or -1, with nothing written, if cu_seqlens does not rise from 0 to total.
   int32_t (*ctc_collapse)(const CtcCollapseArgs&);
 };

@@ -10,6 +10,8 @@
 #include "bind_checks.cpp"
 #include "bind_ctc_collapse.cpp"
 #include "bind_decoder_layers.cpp"
+// and after what it is made of
+#include "bind_decode_step.cpp"
 #include "bind_fusion_attention.cpp"
 #include "bind_hift.cpp"
 #include "bind_linear.cpp"
@@ -29,6 +31,7 @@ PYBIND11_MODULE(_C, m) {
   antiphon::bind_checks(m);
   antiphon::bind_ctc_collapse(m);
   antiphon::bind_decoder_layers(m);
+  antiphon::bind_decode_step(m);
   antiphon::bind_fusion_attention(m);
   antiphon::bind_hift(m);
   antiphon::bind_linear(m);

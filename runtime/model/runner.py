@@ -20,6 +20,7 @@ from antiphon.kernels.warm_up import Served, warm_up
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.decode import Decoding
+from antiphon.model.native_decoding import NativeDecoding
 from antiphon.model.omni import OmniModel
 from antiphon.model.prompt_states import PromptStates
 from antiphon.model.recordings import Recordings
@@ -103,6 +104,9 @@ class Runner:
                 max_positions=len(model.cos_sin),
             )
             self._decoding = Decoding(recordings, self._windows, max_num_seqs, self._use_the_time)
+        self._native: NativeDecoding | None = None
+        if capture is None and NativeDecoding.is_supported(model):
+            self._native = NativeDecoding(model, cache, self._windows, self._unit_hidden)
         self._max_num_seqs = max_num_seqs
         self._num_bottom = self.config.num_bottom_audio_layers
 
@@ -153,11 +157,42 @@ class Runner:
 
     # --- the passes ---------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    @_on_kernels_threads
     def run_bottom(self, plan: StackPlan) -> list[list[int]]:
         """Bottom layers and CTC head; for each chunk, the labels of its unlabelled units."""
         self._drop_read_prompts()
+        native = self._native if self.tracer is None else None
+        if native is not None and all(self._is_unit_step(chunk) for chunk in plan.chunks):
+            with self._interruptible():
+                return [[label] for label in native.hear(plan.chunks)]
+        return self._run_bottom(plan)
+
+    def run_text(self, plan: StackPlan) -> list[int]:
+        """LLM layers; one picked id for each chunk that samples."""
+        native = self._native if self.tracer is None else None
+        if native is not None and all(
+            _is_text_step(chunk) and (chunk.request.speaks or chunk.request.params.temperature == 0)
+            for chunk in plan.chunks
+        ):
+            with self._interruptible():
+                return native.think(plan.chunks)
+        return self._run_text(plan)
+
+    def run_top(self, plan: StackPlan) -> Spoken:
+        """Top layers with fusion, unit head; a picked id for each chunk that samples. In a step that is one
+        call or one replay, the bottom layers hear it at once."""
+        native = self._native if self.tracer is None else None
+        if native is not None and all(
+            chunk.samples and chunk.request.params.temperature == 0 and self._is_unit_step(chunk)
+            for chunk in plan.chunks
+        ):
+            self._drop_read_prompts()
+            with self._interruptible():
+                return native.speak(plan.chunks)
+        return self._run_top(plan)
+
+    @torch.inference_mode()
+    @_on_kernels_threads
+    def _run_bottom(self, plan: StackPlan) -> list[list[int]]:
         decoding = self._recorded()
         if decoding is None:
             return self._hear(plan.chunks)
@@ -174,12 +209,11 @@ class Runner:
 
     @torch.inference_mode()
     @_on_kernels_threads
-    def run_text(self, plan: StackPlan) -> list[int]:
-        """LLM layers; one picked id for each chunk that samples."""
+    def _run_text(self, plan: StackPlan) -> list[int]:
         chunks, decoding = plan.chunks, self._recorded()
         if decoding is None:
             return self._think(chunks)
-        is_decode = [c.samples and len(c) == 1 and c.start >= c.request.num_text_prompt for c in chunks]
+        is_decode = [_is_text_step(chunk) for chunk in chunks]
         if all(is_decode):
             return decoding.think(chunks)
         # Prompts run beside the others, not instead: nobody waits for more than the kernels of one chunk.
@@ -190,9 +224,7 @@ class Runner:
 
     @torch.inference_mode()
     @_on_kernels_threads
-    def run_top(self, plan: StackPlan) -> Spoken:
-        """Top layers with fusion, unit head; a picked id for each chunk that samples. Where steps are
-        replayed, the bottom layers hear it at once."""
+    def _run_top(self, plan: StackPlan) -> Spoken:
         chunks, decoding = plan.chunks, self._recorded()
         if decoding is None:
             units = self._speak(chunks)
@@ -433,6 +465,11 @@ def _in_order(
         for chunk, kind in zip(chunks, kinds, strict=True)
         if chunk.samples
     ]
+
+
+def _is_text_step(chunk: Chunk) -> bool:
+    """Whether it is one id that was picked, after which another is."""
+    return chunk.samples and len(chunk) == 1 and chunk.start >= chunk.request.num_text_prompt
 
 
 def _nothing() -> None:
