@@ -26,6 +26,10 @@ BENCHMARKS = {
         "kernel_bench",
         "Time of each kernel, its share of the machine's bandwidth or matrix rate, and its ratio to PyTorch.",
     ),
+    "peers": (
+        "peers.command",
+        "Tokens per second of the LLM alone, beside llama.cpp, transformers and vLLM, on a CPU.",
+    ),
     "speech": (
         "speech",
         "Spoken questions and answers from end to end: time to the first sound, and speech per second.",
