@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from antiphon.bench.busy import Busy, busy_processes
 from antiphon.bench.codec_error import CodecError, codec_error
 from antiphon.bench.codec_flops import codec_flops
 from antiphon.bench.dummy_codec import dummy_codec, read_params
@@ -274,6 +275,7 @@ def run(
             "is made if it is not there.",
         ),
     ] = None,
+    busy: Busy = 0,
     json_out: JsonFile = None,
 ) -> None:
     """Seconds of compute per second of speech, with random weights, beside those of a plain codec."""
@@ -283,24 +285,27 @@ def run(
     kind = read_dtype(dtype, place)
     if onnx is not None and place.type != "cpu":
         raise typer.BadParameter(f"cannot be used on {place.type}", param_hint="--onnx")
-    runs, error = bench_codec(
-        config,
-        _numbers(seconds, "--seconds"),
-        read_counts(batch, "--batch"),
-        dtype=kind,
-        repeats=repeats,
-        device=place,
-        enforce_eager=eager,
-        onnx_folder=onnx,
-    )
+    lengths, batches = _numbers(seconds, "--seconds"), read_counts(batch, "--batch")
+    with busy_processes(busy):
+        runs, error = bench_codec(
+            config,
+            lengths,
+            batches,
+            dtype=kind,
+            repeats=repeats,
+            device=place,
+            enforce_eager=eager,
+            onnx_folder=onnx,
+        )
     machine = device_name(place) + (", without graphs" if eager and place.type == "cuda" else "")
+    machine += f", beside {busy} busy processes" if busy else ""
     title = f"{config}, {dtype_name(kind)}, {machine}, torch {torch.__version__}"
     Console().print(_table(title, runs, error))
     if json_out is not None:
         command = (
             f"antiphon bench codec --dtype {dtype_name(kind)} --seconds {seconds} --batch {batch} "
             f"--repeats {repeats} --device {place.type}{' --enforce-eager' if eager else ''}"
-            f"{'' if onnx is None else ' --onnx DIR'}"
+            f"{'' if onnx is None else ' --onnx DIR'}{f' --busy {busy}' if busy else ''}"
         )
         rows = [asdict(run) for run in runs]
         write_record(json_out, record_of(title, command, error=asdict(error), runs=rows))

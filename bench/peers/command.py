@@ -15,6 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from antiphon.bench.busy import Busy, busy_processes
 from antiphon.bench.options import (
     Config,
     JsonFile,
@@ -53,6 +54,7 @@ def run(
     tokens: Annotated[int, typer.Option(min=2, max=128, help="New ids of each request.")] = 128,
     threads: Annotated[int, typer.Option(min=0, help="Of each engine; 0: one for each core.")] = 0,
     repeats: Repeats = 5,
+    busy: Busy = 0,
     json: JsonFile = None,
 ) -> None:
     """Same weights, same prompts, one engine at a time, in turns.
@@ -69,26 +71,27 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         console.print(f"writing the weights of {chosen}")
         written = write_weights(chosen, Path(folder))
-        runs = bench_peers(
-            written,
-            pythons,
-            batch_sizes=batch_sizes,
-            prompt_chars=prompt_chars,
-            tokens=tokens,
-            threads=threads,
-            repeats=repeats,
-            say=lambda line: console.print(line, markup=False, highlight=False),
-        )
+        with busy_processes(busy):
+            runs = bench_peers(
+                written,
+                pythons,
+                batch_sizes=batch_sizes,
+                prompt_chars=prompt_chars,
+                tokens=tokens,
+                threads=threads,
+                repeats=repeats,
+                say=lambda line: console.print(line, markup=False, highlight=False),
+            )
     title = (
         f"An LLM of {written.num_parameters / 1e6:.0f} M parameters, {tokens} new ids: {cpu_name()}, "
-        f"{threads} threads"
+        f"{threads} threads" + (f", beside {busy} busy processes" if busy else "")
     )
     for size in batch_sizes:
         Console().print(_table(title, [one for one in runs if one.num_requests == size]))
     if json is not None:
         command = (
             f"antiphon bench peers --config {chosen} --batch {batch} --prompt-chars {prompt_chars} "
-            f"--tokens {tokens} --threads {threads} --repeats {repeats}"
+            f"--tokens {tokens} --threads {threads} --repeats {repeats}{f' --busy {busy}' if busy else ''}"
         )
         found = {"machine": cpu_name(), "threads": threads, "rows": [asdict(one) for one in runs]}
         write_record(json, record_of(title, command, **found))
