@@ -44,7 +44,8 @@ static void gated_linear(const LinearArgs& a) {
     for (int64_t panel = begin; panel < end; panel++) {
       const bool has_next = goes_on || panel + 1 < end;
       panel_sums(a, whole, panel, panel_of(a, panels + panel), 0, a.rows, gate);
-      panel_sums(a, whole, panels + panel, has_next ? panel_of(a, panel + 1) : nullptr, 0, a.rows, up);
+      const char* next = has_next ? panel_of(a, panel + 1) : panel_after(a.after, panel, panels);
+      panel_sums(a, whole, panels + panel, next, 0, a.rows, up);
       for (int64_t m = 0; m < a.rows; m++)
         silu_mul_row(gate + m * kPanel, up + m * kPanel, a.out + m * a.ldo + panel * kPanel, kPanel);
     }
@@ -90,7 +91,8 @@ static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, i
           .in = a.hidden,
           .out_features = width,
           .ldx = a.hidden,
-          .ldo = width});
+          .ldo = width,
+          .after = next_product(layer.fusion_o, width, a.hidden)});
   const float* key = a.fusion_cache + index * 2 * width;
   const int64_t entry = a.num_layers * 2 * width;
   fusion_attention({.q = to.query,
@@ -115,7 +117,8 @@ static void decoder_fusion(const DecoderArgs& a, int64_t index, int64_t begin, i
           .in = width,
           .out_features = a.hidden,
           .ldx = width,
-          .ldo = a.hidden});
+          .ldo = a.hidden,
+          .after = next_product(layer.gate_up, a.hidden, 2 * a.intermediate)});
   for (int64_t i = 0; i < n; i++)
     std::memcpy(a.x + tokens[i] * a.hidden, to.normed + i * a.hidden, sizeof(float) * a.hidden);
 }
@@ -146,7 +149,8 @@ static void decoder_before(const DecoderArgs& a, int64_t index, const PagedCache
           .in = a.hidden,
           .out_features = qkv_width,
           .ldx = a.hidden,
-          .ldo = qkv_width});
+          .ldo = qkv_width,
+          .after = next_product(layer.o, a.num_heads * a.head_dim, a.hidden)});
   rope_cache_write({.qkv = qkv,
                     .positions = a.positions + row0,
                     .cos_sin = a.cos_sin,
@@ -170,7 +174,9 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
           .in = width,
           .out_features = a.hidden,
           .ldx = width,
-          .ldo = a.hidden});
+          .ldo = a.hidden,
+          .after = layer.fusion_q.data ? next_product(layer.fusion_q, a.hidden, width)
+                                       : next_product(layer.gate_up, a.hidden, 2 * a.intermediate)});
 
   if (layer.fusion_q.data) {
     const int64_t* tokens_end = a.fusion_tokens + a.num_fused;
@@ -188,7 +194,8 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
                               .in = a.hidden,
                               .out_features = 2 * a.intermediate,
                               .ldx = a.hidden,
-                              .ldo = 2 * a.intermediate};
+                              .ldo = 2 * a.intermediate,
+                              .after = next_product(layer.down, a.intermediate, a.hidden)};
   if (a.intermediate % kPanel == 0) {
     LinearArgs gated = gate_up;
     gated.out = to.active, gated.ldo = a.intermediate;
@@ -205,7 +212,10 @@ static void decoder_after(const DecoderArgs& a, int64_t index, int64_t row0, int
           .in = a.intermediate,
           .out_features = a.hidden,
           .ldx = a.intermediate,
-          .ldo = a.hidden});
+          .ldo = a.hidden,
+          .after = index + 1 < a.num_layers ? next_product(a.layers[index + 1].qkv, a.hidden,
+                                                           (a.num_heads + 2 * a.num_kv_heads) * a.head_dim)
+                                            : NextProduct{}});
 }
 
 static void decoder_layers(DecoderArgs a) {

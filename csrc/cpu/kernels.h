@@ -42,6 +42,12 @@ struct PackedWeight {
   const Int8Kernel* int8 = nullptr;  // kInt8Both: what multiplies it
 };
 
+// The panels of a product that comes soon: a thread that has none left fetches the first it will take there.
+struct NextProduct {
+  const char* panels = nullptr;
+  int64_t num_panels = 0, panel_bytes = 0;
+};
+
 struct LinearArgs {
   const float* x;  // (rows, in), row stride ldx
   PackedWeight weight;
@@ -49,6 +55,7 @@ struct LinearArgs {
   float* out;             // (rows, out), row stride ldo
   int64_t rows, in, out_features;
   int64_t ldx, ldo;
+  NextProduct after = {};
 };
 
 struct PagedAttentionArgs {

@@ -196,6 +196,22 @@ static inline const char* panel_of(const LinearArgs& a, int64_t panel) {
   return static_cast<const char*>(a.weight.data) + panel * depth * kPanel * size_of(a.weight.format);
 }
 
+static inline NextProduct next_product(const PackedWeight& weight, int64_t in, int64_t out_features) {
+  const int64_t depth = weight.format == Format::kInt8Both ? Int8Rows::depth_of(in) : in;
+  return {static_cast<const char*>(weight.data), (out_features + kPanel - 1) / kPanel,
+          depth * kPanel * size_of(weight.format)};
+}
+
+// What a thread reads after the last of its share of `count` panels, which `panel` is unless it was taken from another
+// thread: the first panel of its share of the next product, or null.
+static inline const char* panel_after(const NextProduct& after, int64_t panel, int64_t count) {
+  const int64_t threads = num_threads(), end = panel + 1;
+  if (!after.panels || count < threads) return nullptr;
+  const int64_t share = (end * threads + count - 1) / count;  // counted from 1
+  if (count * share / threads != end) return nullptr;
+  return after.panels + after.num_panels * (share - 1) / threads * after.panel_bytes;
+}
+
 static inline Int8Rows int8_rows_of(const LinearArgs& a) { return {a.x, a.ldx, a.rows, a.in, a.weight}; }
 
 static void int8_panel_sums(const LinearArgs& a, const Int8Rows& whole, int64_t panel, const char* next, int64_t row0,
@@ -241,9 +257,10 @@ static void panel_sums(const LinearArgs& a, const Int8Rows& whole, int64_t panel
 template <class Finish>
 static void linear_panel(const LinearArgs& a, const Int8Rows& whole, int64_t panel, bool goes_on, int64_t row0,
                          int64_t row1, const Finish& finish) {
-  const int64_t column = panel * kPanel;
+  const int64_t column = panel * kPanel, count = (a.out_features + kPanel - 1) / kPanel;
   float buffer[kRowChunk * kPanel];  // the chunk's sums, kept apart from `out`, which may be the residual
-  panel_sums(a, whole, panel, goes_on ? panel_of(a, panel + 1) : nullptr, row0, row1, buffer);
+  const char* next = goes_on ? panel_of(a, panel + 1) : panel_after(a.after, panel, count);
+  panel_sums(a, whole, panel, next, row0, row1, buffer);
   finish(column, a.out_features - column < kPanel ? a.out_features - column : kPanel, row0, row1, buffer);
 }
 
