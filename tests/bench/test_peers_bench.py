@@ -3,7 +3,9 @@ our own engine and with one that stands in for others."""
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer import BadParameter
 
+from antiphon.bench.busy import busy_processes
 from antiphon.bench.peers.command import run
 from antiphon.bench.peers.measuring import OURS, ROWS, bench_peers
 from antiphon.bench.peers.process import WorkerProcess
@@ -113,3 +116,21 @@ def test_an_engine_that_is_not_there_is_named(written: Written) -> None:
 def test_pythons_that_are_none_are_refused(choice: str) -> None:
     with pytest.raises(BadParameter, match="expected"):
         run([choice])
+
+
+def children() -> list[int]:
+    """Processes that this one has started, and that have not ended"""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
+            if int(parent) == os.getpid() and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def test_busy_processes_end_with_their_block() -> None:
+    before = set(children())
+    with busy_processes(2):
+        started = set(children()) - before
+    assert len(started) == 2 and not started & set(children())
