@@ -99,7 +99,6 @@ class _Torchao:
 
     @cached_property
     def _compiled(self) -> Callable[[Tensor, Tensor], Tensor]:
-        use_passing_caches()
         return torch.compile(_linear, dynamic=False)
 
     def __call__(self, x: Tensor, weight: TorchQuantizedLinear) -> Tensor:
@@ -119,6 +118,7 @@ class _Torchao:
     def _quantized(self, weight: TorchQuantizedLinear) -> Tensor:
         module = torch.nn.Linear(weight.in_features, weight.out_features, bias=False, device="meta")
         module.weight = torch.nn.Parameter(weight.quantized.dequantized(), requires_grad=False)
+        use_passing_caches()  # which the library's import settles
         with _quiet():
             library = import_module("torchao.quantization")
             library.quantize_(module, getattr(library, self._config)())
