@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from antiphon.bench.loss import Replied, Tap, names_of, perplexity, replies, tapped
 from antiphon.bench.options import JsonFile, check_output, record_of, write_record
@@ -18,9 +19,19 @@ from antiphon.bench.serving.questions import WORKLOAD, read_workload
 from antiphon.device.machine import cpu_name
 from antiphon.engine.engine import Engine
 from antiphon.errors import AntiphonError
+from antiphon.model.schemes import BITSANDBYTES, BITSANDBYTES_4BIT, SCHEMES
 from antiphon.types import Completion, Request
 
-__all__ = ["FORMATS", "FormatRun", "compare", "matrix_losses", "questions", "read_formats", "run"]
+__all__ = [
+    "FORMATS",
+    "FormatRun",
+    "compare",
+    "installed_formats",
+    "matrix_losses",
+    "questions",
+    "read_formats",
+    "run",
+]
 
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -29,9 +40,18 @@ FORMATS: dict[str, dict[str, Any]] = {
     "int8": {"dtype": "float32", "quantization": "int8"},
     "int8-weight-only": {"dtype": "float32", "quantization": "int8-weight-only"},
     "kv-int8": {"dtype": "float32", "kv_cache_dtype": "int8"},
+    BITSANDBYTES.name: {"dtype": "float32", "quantization": BITSANDBYTES.name},
+    BITSANDBYTES_4BIT.name: {"dtype": "float32", "quantization": BITSANDBYTES_4BIT.name},
 }
 """Settings of an engine, by what the table calls them."""
 BATCH = 16
+
+
+def installed_formats() -> list[str]:
+    """The names of `FORMATS` that need no library, or one that is installed."""
+    schemes = {name: SCHEMES.get(settings.get("quantization", "")) for name, settings in FORMATS.items()}
+    libraries = {name: scheme.library for name, scheme in schemes.items() if scheme is not None}
+    return [name for name in FORMATS if (library := libraries.get(name)) is None or find_spec(library)]
 
 
 def read_formats(names: str) -> dict[str, dict[str, Any]]:
@@ -135,7 +155,8 @@ def run(
     texts: list[Replied] = []
     runs, losses = [], list[MatrixLoss]()
     try:
-        for name, settings in FORMATS.items():
+        for name in installed_formats():
+            settings = FORMATS[name]
             with Engine(model, codec=codec, device="cpu", **settings) as engine:
                 found = answers(engine, requests, name)
                 expected = expected or found
@@ -174,13 +195,13 @@ def _loss_table(losses: Sequence[MatrixLoss]) -> Table:
 
 def _table(title: str, runs: Sequence[FormatRun]) -> Table:
     table = Table(
-        "weights",
+        Column("weights", no_wrap=True),
         "MiB",
         "transcripts",
         "texts",
         "units",
         "lengths",
-        "perplexity",
+        Column("perplexity", no_wrap=True),
         title=title,
         caption="MiB: what a step reads; then how many are the same, units and lengths where the text is",
     )
@@ -196,6 +217,6 @@ def _table(title: str, runs: Sequence[FormatRun]) -> Table:
                 f"{100 * part / max(1, each.same_texts):.1f} %"
                 for part in (each.same_units, each.same_lengths)
             ),
-            f"{each.perplexity:.4f}",
+            f"{each.perplexity:.5f}",
         )
     return table

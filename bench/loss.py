@@ -101,15 +101,17 @@ class Replied:
     num_prompt: int
 
 
-def replies(engine: Engine, requests: Sequence[Request]) -> list[Replied]:
-    """What an engine replies to typed requests without pictures, greedily."""
+def replies(
+    engine: Engine, requests: Sequence[Request], params: Sequence[SamplingParams] | None = None
+) -> list[Replied]:
+    """What an engine replies to typed requests without pictures; params: of each, or else greedily."""
     seen: dict[str, RequestState] = {}
 
     def note(name: str, request: RequestState, first: int, rows: Tensor) -> None:
         seen[request.request_id] = request
 
     engine.runner.tracer = note
-    engine.generate(list(requests), SamplingParams(max_tokens=64))
+    engine.generate(list(requests), SamplingParams(max_tokens=64) if params is None else params)
     engine.runner.tracer = None
     return [Replied(list(request.text.ids), request.num_text_prompt) for request in seen.values()]
 

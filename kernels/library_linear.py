@@ -6,7 +6,8 @@ They are the library's own, so on a CPU a row's result may depend on its batch b
 from __future__ import annotations
 
 import importlib
-import warnings
+import logging
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,9 @@ from antiphon.kernels.checks import FLOATS, check
 __all__ = ["LibraryLinear", "LibraryWeight", "quantize_4bit", "quantize_8bit"]
 
 PACKED_INPUTS, PACKED_OUTPUTS = 64, 32
+LOGGERS = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+KNOWN = ("MatMul8bitLt: inputs will be cast", "Failed to load CPU gemm_4bit_forward from kernels-community")
+"""What the library logs at each product in float32, and at import"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,7 @@ class LibraryWeight:
 def quantize_8bit(weight: Tensor, threshold: float) -> LibraryWeight:
     """LLM.int8(): weight (out, in) -> int8, with a scale for each output. threshold: columns of x with larger
     numbers are multiplied in 16 bits where the library does that. Raises ModuleNotFoundError."""
-    nn = importlib.import_module("bitsandbytes").nn
+    nn = _library().nn
     out_features, in_features = weight.shape
     module = nn.Linear8bitLt(
         in_features, out_features, bias=False, has_fp16_weights=False, threshold=threshold, device="meta"
@@ -48,7 +52,7 @@ def quantize_8bit(weight: Tensor, threshold: float) -> LibraryWeight:
 def quantize_4bit(weight: Tensor, quant_type: str, *, double_quant: bool) -> LibraryWeight:
     """weight (out, in) -> 4 bits, with a scale for each block of numbers; x is multiplied in the weight's
     dtype. double_quant: the scales are quantized, too. Raises ModuleNotFoundError."""
-    nn = importlib.import_module("bitsandbytes").nn
+    nn = _library().nn
     out_features, in_features = weight.shape
     module = nn.Linear4bit(
         in_features,
@@ -77,6 +81,24 @@ def quantize_4bit(weight: Tensor, quant_type: str, *, double_quant: bool) -> Lib
     return LibraryWeight(module.eval(), out_features, in_features, module.weight.numel() + scales)
 
 
+def _library() -> Any:
+    """bitsandbytes, without lines that say nothing new, and without a download: where the package `kernels`
+    is installed, the library's import would fetch machine code from a hub."""
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_is_news)
+    if "bitsandbytes" in sys.modules or "kernels" in sys.modules:
+        return importlib.import_module("bitsandbytes")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("bitsandbytes")
+    finally:
+        del sys.modules["kernels"]
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(KNOWN)
+
+
 class LibraryLinear:
     """A `Linear`, see `antiphon.kernels.linear`."""
 
@@ -92,7 +114,6 @@ class LibraryLinear:
         if not len(x):
             y = x.new_empty(0, self.out_features)
         else:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # that x is rounded to 16 bits on the way
+            with torch.no_grad():
                 y = self._module(x)
         return y if residual is None else residual + y

@@ -1,4 +1,4 @@
-"""What weights in fewer bits cost the embedded model: right answers and word error beside those in float32.
+"""What fewer bits cost the embedded model: right answers, perplexity and word error beside those in float32.
 
     python recipes/tiny/compare_formats.py
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,21 +17,25 @@ from typing import Annotated
 import soxr
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from antiphon import Engine, Request
-from antiphon.bench.formats import FORMATS, read_formats
+from antiphon.bench.formats import FORMATS, installed_formats, read_formats
+from antiphon.bench.loss import Replied, perplexity, replies
 from antiphon.bench.options import record_of, write_record
 from antiphon.device.machine import cpu_name
-from antiphon_tiny.omni.evaluation import evaluate_typed
+from antiphon_tiny.omni.evaluation import evaluate_typed, request_of
 from antiphon_tiny.omni.spoken_evaluation import AT_A_TIME, RATE_HZ, SpokenQuestion, ask
 from antiphon_tiny.world.exchange import Sample
-from antiphon_tiny.world.samples import draw_sample
+from antiphon_tiny.world.samples import draw_sample, draw_samples
+
+SEED = 100
+"""Of the typed questions"""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Per cent."""
+    """In per cent, but for the perplexity."""
 
     name: str
     typed_about_pictures: float
@@ -39,30 +44,38 @@ class Measured:
     spoken_otherwise: float
     word_error: float
     """Of the transcripts of spoken questions"""
+    perplexity: float
+    """Of the right answers to typed questions without a picture, given these"""
 
 
 def main(
     num: Annotated[int, typer.Option(min=1, help="Number of questions of each kind.")] = 200,
-    formats: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(FORMATS),
+    formats: Annotated[
+        str | None,
+        typer.Option(help=f"Some of {', '.join(FORMATS)}, separated by commas; those that are installed."),
+    ] = None,
     write: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
 ) -> None:
     """Ask each format the same questions."""
-    chosen = read_formats(formats)
+    names = ",".join(installed_formats()) if formats is None else formats
+    chosen = read_formats(names)
     with Engine(dtype="float32") as engine:
-        questions = spoken(engine, num)
-    measured = [measure(name, questions, num) for name in chosen]
-    table = Table(
-        "per cent", *(field.replace("_", " ") for field in Measured.__dataclass_fields__ if field != "name")
-    )
-    for one in measured:
-        table.add_row(
-            *(value if isinstance(value, str) else f"{value:.1f}" for value in asdict(one).values())
-        )
-    Console().print(table)
+        questions, answers = spoken(engine, num), right_answers(engine, num)
+    measured = [measure(name, questions, answers, num) for name in chosen]
+    Console().print(table_of(measured))
     if write is not None:
         title = f"Per cent of {num} questions of each kind, {cpu_name()}"
-        command = f"python recipes/tiny/compare_formats.py --num {num} --formats {formats}"
+        command = f"python recipes/tiny/compare_formats.py --num {num} --formats {names}"
         write_record(write, record_of(title, command, runs=[asdict(one) for one in measured]))
+
+
+def table_of(measured: Sequence[Measured]) -> Table:
+    names = ("typed, pictures", "typed, others", "spoken, pictures", "spoken, others", "word error")
+    table = Table(Column("per cent", no_wrap=True), *names, Column("perplexity", no_wrap=True))
+    for one in measured:
+        *shares, surprise = [value for value in asdict(one).values() if not isinstance(value, str)]
+        table.add_row(one.name, *(f"{share:.1f}" for share in shares), f"{surprise:.5f}")
+    return table
 
 
 def spoken(engine: Engine, num: int) -> list[SpokenQuestion]:
@@ -82,10 +95,21 @@ def spoken(engine: Engine, num: int) -> list[SpokenQuestion]:
     return found
 
 
-def measure(name: str, questions: list[SpokenQuestion], num: int) -> Measured:
+def right_answers(engine: Engine, num: int) -> list[Replied]:
+    """Each typed question without a picture, with its right answer instead of the engine's, which must end"""
+    found = []
+    for sample in draw_samples(num, "held_out", SEED, pictures=0.0):
+        [reply] = replies(engine, [request_of(sample)])
+        prompt, end = reply.ids[: reply.num_prompt], reply.ids[-1]
+        found.append(Replied([*prompt, *engine.tokenizer.encode(sample.answer), end], reply.num_prompt))
+    return found
+
+
+def measure(name: str, questions: list[SpokenQuestion], answers: list[Replied], num: int) -> Measured:
     with Engine(**FORMATS[name]) as engine, tempfile.TemporaryDirectory() as folder:
-        typed = evaluate_typed(engine, Path(folder) / "typed.json", num_samples=num)
+        typed = evaluate_typed(engine, Path(folder) / "typed.json", num_samples=num, seed=SEED)
         heard = ask(engine, questions)
+        surprise = perplexity(engine, answers)
     return Measured(
         name,
         typed["pictures"],
@@ -93,6 +117,7 @@ def measure(name: str, questions: list[SpokenQuestion], num: int) -> Measured:
         heard.right_about_pictures,
         heard.right_otherwise,
         heard.transcript_word_error,
+        surprise,
     )
 
 

@@ -43,7 +43,8 @@ def quantize(
     """Write a checkpoint in fewer bits, which --model takes as it is.
 
     DST is there once it is whole. A run that was ended, however that happened, is continued by the same
-    command; until then, what it has written lies in a hidden folder beside DST.
+    command; until then, what it has written lies in a hidden folder beside DST. The schemes of bitsandbytes
+    need no such folder: they quantize when a model is loaded, see --quantization of the other commands.
     """
     with signals.at_once():  # whatever has been written is of use to the next run
         from antiphon.model.checkpoint.quantized_folder import write_quantized

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from antiphon.bench.formats import compare, questions
+import pytest
+import typer
+
+from antiphon.bench import formats
+from antiphon.bench.formats import FORMATS, compare, installed_formats, questions, read_formats
 from antiphon.types import Completion, Image
 
 
@@ -26,3 +30,14 @@ def test_units_count_where_the_text_is_the_same() -> None:
     assert (figures.same_transcripts, figures.same_texts) == (2, 2)
     assert (figures.same_units, figures.same_lengths) == (1, 2)
     assert figures.perplexity == 1.5
+
+
+def test_formats_of_a_library_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    own = ["float32", "bfloat16", "float16", "int8", "int8-weight-only", "kv-int8"]
+    assert installed_formats() == own
+    monkeypatch.setattr(formats, "find_spec", lambda name: name == "bitsandbytes")
+    assert installed_formats() == [*FORMATS] == [*own, "bitsandbytes", "bitsandbytes-4bit"]
+    assert [*read_formats("kv-int8,bitsandbytes")] == ["kv-int8", "bitsandbytes"]
+    with pytest.raises(typer.BadParameter, match=r"expected some of float32, .*, got int4"):
+        read_formats("float32,int4")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -85,6 +88,38 @@ def test_products(bits: int, least_db: float, dtype: torch.dtype) -> None:
         product(x[:, :9])
     with pytest.raises(ValueError, match=r"residual: expected .*\(5, 96\)"):
         product(x, residual[:2])
+
+
+@pytest.mark.usefixtures("library")
+def test_a_product_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """In float32 the library says for each product that it is rounded to 16 bits on the way."""
+    product = linear(quantize_8bit(torch.ones(32, 64), 6.0))
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+    logger.warning("MatMul8bitLt: inputs will be cast from %s to float16 during quantization", torch.float32)
+    product(torch.ones(1, 64))
+    assert not caplog.records
+    logger.warning("MatMul8bitLt: something else")
+    assert [record.getMessage() for record in caplog.records] == ["MatMul8bitLt: something else"]
+
+
+def test_its_import_fetches_nothing(tmp_path: Path) -> None:
+    """Where the package `kernels` is installed, the library would ask a hub for machine code."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('asked for')")
+    (tmp_path / "bitsandbytes.py").write_text(
+        "try:\n    import kernels\nexcept ImportError:\n    pass\nnn = 1"
+    )
+    code = """if True:
+        import sys
+        from antiphon.kernels import library_linear
+        sys.path.insert(0, sys.argv[1])
+        assert library_linear._library().nn == 1
+        assert "kernels" not in sys.modules
+        import kernels
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "asked for\n"
 
 
 @pytest.mark.usefixtures("library")

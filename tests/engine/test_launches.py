@@ -70,13 +70,15 @@ class _Operators(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("num_requests", [1, 64])
-def test_a_step_is_one_replay_and_one_wait(num_requests: int) -> None:
+@pytest.mark.parametrize(("num_requests", "quantization"), [(1, None), (64, None), (8, "int8")])
+def test_a_step_is_one_replay_and_one_wait(num_requests: int, quantization: str | None) -> None:
     """With text it is two; and beside each there is a copy of its numbers and a copy of its results, and
     nothing else."""
     capture = CountingCapture()
     with recording(capture):
-        engine = Engine(RANDOM_MODEL, max_num_seqs=num_requests, kv_cache_bytes=64 << 20)
+        engine = Engine(
+            RANDOM_MODEL, quantization=quantization, max_num_seqs=num_requests, kv_cache_bytes=64 << 20
+        )
     rng = random.Random(0)
     for _ in range(num_requests):
         add_paced_request(engine, 20, 150, 0.18, rng)

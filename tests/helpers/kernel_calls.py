@@ -80,9 +80,14 @@ def argmax_head_of_odd_rows(dtype: torch.dtype) -> object:
     return _argmax_head(dtype, 40, 100, 1, with_subset=False)
 
 
-def _int8_head(size: int, *, dynamic: bool, rows: int, top_k: int, dtype: torch.dtype) -> object:
+def _int8_head(
+    size: int, *, dynamic: bool, rows: int, top_k: int, dtype: torch.dtype, with_subset: bool = False
+) -> object:
     head = linear(quantize_int8(torch.zeros(200, size), dynamic=dynamic), backend="triton")
-    return argmax_head(torch.zeros(rows, size, dtype=dtype), head, top_k=top_k, backend="triton")
+    subset = torch.arange(0, 200, 2) if with_subset else None
+    return argmax_head(
+        torch.zeros(rows, size, dtype=dtype), head, top_k=top_k, subset=subset, backend="triton"
+    )
 
 
 @call
@@ -93,6 +98,16 @@ def argmax_int8_head_of_one_row(dtype: torch.dtype) -> object:
 @call
 def argmax_int8_head_of_many_rows(dtype: torch.dtype) -> object:
     return _int8_head(1024, dynamic=False, rows=70, top_k=5, dtype=dtype)
+
+
+@call
+def argmax_int8_head_of_odd_rows(dtype: torch.dtype) -> object:
+    return _int8_head(100, dynamic=False, rows=8, top_k=1, dtype=dtype, with_subset=True)
+
+
+@call
+def argmax_head_of_odd_int8_rows(dtype: torch.dtype) -> object:
+    return _int8_head(100, dynamic=True, rows=8, top_k=5, dtype=dtype, with_subset=True)
 
 
 @call
@@ -428,9 +443,9 @@ def soft_embedding_of_odd_rows(dtype: torch.dtype) -> object:
     return _soft_embedding(dtype, 40, 100)
 
 
-def _soft_int8_embedding(dtype: torch.dtype, rows: int, *, dynamic: bool) -> object:
-    weight = quantize_int8(torch.zeros(200, 1024), dynamic=dynamic)
-    hidden = torch.zeros(rows, 1024, dtype=dtype)
+def _soft_int8_embedding(dtype: torch.dtype, rows: int, *, dynamic: bool, size: int = 1024) -> object:
+    weight = quantize_int8(torch.zeros(200, size), dynamic=dynamic)
+    hidden = torch.zeros(rows, size, dtype=dtype)
     return soft_embedding(hidden, linear(weight, backend="triton"), weight, backend="triton")
 
 
@@ -442,6 +457,27 @@ def soft_int8_embedding_of_few_rows(dtype: torch.dtype) -> object:
 @call
 def soft_int8_embedding_of_many_rows(dtype: torch.dtype) -> object:
     return _soft_int8_embedding(dtype, 200, dynamic=False)
+
+
+@call
+def soft_int8_embedding_of_odd_rows(dtype: torch.dtype) -> object:
+    return _soft_int8_embedding(dtype, 40, dynamic=True, size=100)
+
+
+@call
+def soft_embedding_of_an_int8_table(dtype: torch.dtype) -> object:
+    """With a head that was kept as it is."""
+    weight = torch.zeros(200, 1024, dtype=dtype)
+    head = linear(weight, backend="torch")
+    return soft_embedding(weight[:3], head, quantize_int8(weight), backend="triton")
+
+
+@call
+def soft_embedding_of_an_int8_head(dtype: torch.dtype) -> object:
+    """With a table that was kept as it is."""
+    weight = torch.zeros(200, 1024, dtype=dtype)
+    head = linear(quantize_int8(weight), backend="triton")
+    return soft_embedding(weight[:40], head, weight, backend="triton")
 
 
 @call

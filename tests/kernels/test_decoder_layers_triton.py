@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, NoReturn
 
 import pytest
 import torch
+from gpu_path import take_gpu_path
 from layer_stacks import STACKS, Session, Stack
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from antiphon.kernels import DecoderLayer, checks, decoder_layers, linear, quantize_int8, registry
+from antiphon.kernels import DecoderLayer, decoder_layers, linear, quantize_int8
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU Triton does not interpret")
@@ -52,16 +52,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each op by Triton where it can, by torch where not; what is looked at on a CPU alone is not."""
-
-    def choose(op: str, device: torch.device, dtype: torch.dtype) -> str:
-        has_it = "triton" in registry.backends(op) and registry.takes(op, "triton", device, dtype)
-        return "triton" if has_it else "torch"
-
-    monkeypatch.setattr(registry, "choose", choose)
-    monkeypatch.setattr(checks, "values_are_at_hand", lambda _: False)
-    module = import_module("antiphon.kernels.decoder_layers")  # beside which there is the op of that name
-    monkeypatch.setattr(module, "_products_add", lambda _: True)
+    take_gpu_path(monkeypatch)
 
 
 def run(stack: Stack, dtype: torch.dtype, fused: dict[int, frozenset[int]]) -> Iterator[Callable[[], Tensor]]:

@@ -184,6 +184,16 @@ def test_soft_embeddings(shape: tuple[int, int, int], dynamic: bool, randn: Draw
     assert torch.equal(labels, likeliest)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_soft_embeddings_of_a_table_that_was_kept(dynamic: bool, randn: Draw) -> None:
+    product, x = product_of(randn, 65, 24, dynamic=dynamic), randn(3, 24).to(DEVICE)
+    table = randn(65, 24, seed=1).to(DEVICE)
+    found, labels = soft_embedding(x, product, table, backend="triton")
+    expected, likeliest = soft_embedding_reference(x, product, table)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, likeliest)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_soft_embeddings_in_16_bits(
     dtype: torch.dtype, randn: Draw, assert_within_half_budget: HalfCheck

@@ -74,20 +74,22 @@ def write_quantized(
 
     Raises:
         CheckpointError: `source` cannot be loaded, or is quantized already.
-        ConfigError: `target` exists, or another process is writing it; a pattern names nothing.
+        ConfigError: `target` exists, or another process is writing it; a pattern names nothing, or they name
+            everything.
         OSError: it cannot be written.
     """
     config = read_config(source)
-    if scheme_of(source) is not None:
-        found = read_json(source / "config.json")["quantization_config"]
+    if (found := scheme_of(source)) is not None:
         raise CheckpointError(
-            f"{source / 'config.json'}: quantization_config: expected no such key, found {shown(found)}: "
-            "it is quantized already"
+            f"{source}: expected a checkpoint that is not quantized, found one in {found.name} (by the "
+            "quantization_config of its config.json); it is loaded as it is"
         )
     tensors, _ = checked_files(source, config)
     _check_target(source, target)
     files = read_headers(source)
-    matrices = frozenset(matrix_names(config)) - kept_names(config, keep, in_files=True)
+    matrices = frozenset(matrix_names(config)) - kept_names(config, keep, in_files=True, setting="--keep")
+    if not matrices:
+        raise ConfigError(f"--keep: expected patterns that leave something to quantize, got {shown([*keep])}")
     plan = _plan(files, matrices, max_shard_bytes)
     sizes = Sizes(
         sum(_num_bytes(entry) for entry in files.entries.values()), sum(shard.num_bytes for shard in plan)

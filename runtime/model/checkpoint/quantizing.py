@@ -188,34 +188,41 @@ def matrix_groups(config: ModelConfig) -> list[list[str]]:
     return [groups[_storage(matrix)] for matrix in matrices]
 
 
-def kept_names(config: ModelConfig, patterns: Collection[str], *, in_files: bool = False) -> frozenset[str]:
+def kept_names(
+    config: ModelConfig,
+    patterns: Collection[str],
+    *,
+    in_files: bool = False,
+    setting: str = "quantization_keep",
+) -> frozenset[str]:
     """The tensors of a file whose matrices stay as they are: those of a module that a pattern names, wholly
     or from one of its dots on, and those that are stored in one matrix with them.
 
-    in_files: only those that files hold in int8. Raises ConfigError for a pattern that names none of them.
+    in_files: only those that files hold in int8. setting: what the patterns were given as. Raises ConfigError
+    for a pattern that names none of them.
     """
     groups = matrix_groups(config)
     if in_files:
         groups = groups[: -len(KEPT_IN_FILES)]
     found: set[str] = set()
     for pattern in patterns:
-        check_pattern(pattern)
+        check_pattern(pattern, setting)
         named = [group for group in groups if any(_is_named(name, pattern) for name in group)]
         if not named:
             raise ConfigError(
-                f"quantization_keep: expected patterns of modules that are quantized, such as 'lm_head' or "
-                f"'model.layers.0.*', got {shown(pattern)}"
+                f"{setting}: expected patterns of modules that are quantized, such as 'lm_head' or "
+                f"'model.layers.0.*', got {shown(pattern)}, which names none"
             )
         for group in named:
             found.update(group)
     return frozenset(found)
 
 
-def check_pattern(pattern: str) -> None:
+def check_pattern(pattern: str, setting: str = "quantization_keep") -> None:
     """Raise ConfigError for one that would take long to match."""
     if not 0 < len(pattern) <= MAX_PATTERN or pattern.count("*") > MAX_STARS:
         raise ConfigError(
-            f"quantization_keep: expected a pattern of 1 to {MAX_PATTERN} characters and at most {MAX_STARS} "
+            f"{setting}: expected a pattern of 1 to {MAX_PATTERN} characters and at most {MAX_STARS} "
             f"stars, got {shown(pattern)}"
         )
 
