@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-from antiphon.codec.checkpoint.onnx_graph import data_path
 from antiphon.errors import CheckpointError
-from antiphon.files.checkpoint import is_there
 
 if TYPE_CHECKING:
     import onnx
@@ -47,14 +43,9 @@ def between(
 
 @contextmanager
 def written_beside(model: onnx.ModelProto, path: Path) -> Iterator[Path]:
-    """A file with this model for the length of the block, in a folder of its own beside `path`, whose weights
-    it may share: they are not copied where the file system has links."""
-    with TemporaryDirectory(dir=path.parent, prefix=".engine-") as scratch:
-        made = Path(scratch) / path.name
-        made.write_bytes(model.SerializeToString())
-        if is_there(data_path(path)):
-            try:
-                os.link(data_path(path), data_path(made))
-            except OSError:
-                shutil.copyfile(data_path(path), data_path(made))
-        yield made
+    """A file with this model for the length of the block, in the folder of `path`, whose weights beside it
+    the model may refer to."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix) as file:
+        file.write(model.SerializeToString())
+        file.flush()
+        yield Path(file.name)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from antiphon.codec.checkpoint.onnx_graph import check_graph
 from antiphon.errors import ConfigError
 from antiphon.export.tensorrt.graphs import written_beside
 from antiphon.process import forking
@@ -146,11 +145,11 @@ def _probed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:
-    """Operators run in the order of the file as far as it goes: what is looked at is let go of at once."""
+    """Of a graph from a file that `check_graph` has passed. Operators run in the order of the file as far as
+    it goes: what is looked at is let go of at once."""
     import onnxruntime
 
     switch_telemetry_off()
-    check_graph(path, may_loop=True, may_lie_beside=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = forking.num_threads()
     options.log_severity_level = 4  # its errors come as exceptions

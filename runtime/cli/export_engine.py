@@ -112,7 +112,9 @@ def engine(
     from antiphon.export.parts import part_of, parts_in
 
     sizes = Sizes(min_frames, opt_frames, max_frames, batch, profile or ())
-    found = {each.kind: path for each, path in parts_in(folder)}
+    found: dict[str, Path] = {}
+    for each, path in parts_in(folder):
+        found.setdefault(each.kind, path)
     if part is PartName.ALL:
         sizes.check_none("--part all")
         if not found:

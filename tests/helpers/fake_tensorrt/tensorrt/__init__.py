@@ -412,7 +412,8 @@ class IExecutionContext:
         """Axes of a name that an input has, too, are as long as there; others as the network makes them."""
         sizes: dict[str, int] = {}
         for own, shape in self._shapes.items():
-            sizes |= dict(zip(self.engine._tensor(own)._axes, shape, strict=True))
+            axes = self.engine._tensor(own)._axes
+            sizes |= {axis: size for axis, size in zip(axes, shape, strict=True) if axis}
         tensor = self.engine._tensor(name)
         shape = tuple(sizes.get(axis, size) for axis, size in zip(tensor._axes, tensor.shape, strict=True))
         if -1 not in shape:
