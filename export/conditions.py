@@ -13,10 +13,12 @@ from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
 from antiphon.codec.exported import fingerprint
 from antiphon.codec.flow.flow import FlowInput, UnitSpan
 from antiphon.codec.flow.length_regulator import EDGE_UNITS
+from antiphon.codec.tensorrt.profile import Profile, Span
 from antiphon.export.encoder import EncoderNetwork
 from antiphon.export.onnx_file import traced
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
 from antiphon.export.sources import FlowSource, read_flow
+from antiphon.export.tries import encoder_tries
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +89,7 @@ def _between(position: Tensor, first: int, count: int) -> tuple[Tensor, Tensor]:
 
 def _inputs(source: FlowSource) -> tuple[Port, ...]:
     return (
-        Port("units", ("batch", "units"), torch.int64),
+        Port("units", ("batch", "units"), torch.int64, source.params.vocab_size),
         Port("unit_mask", ("batch", 1, "units")),
         Port("left", ("batch", "frames"), torch.int64),
         Port("weight", ("batch", "frames")),
@@ -187,6 +189,10 @@ def _compared(trial: Trial, run: Run) -> Mapping[str, Compared]:
     return {"mu": (own, trial.mu), "speaker": (list(speaker), trial.speaker)}
 
 
+# Chunks with their context, and whole utterances: the flow's sizes, in which an utterance has two rows. There
+# are 3.45 frames for each of 25 units a second.
+CHUNKS = Profile((Span(1, 75, 100), Span(1, 256, 345)), Span(1, 1, 16))
+UTTERANCES = Profile((Span(1, 300, 871), Span(1, 1024, 3000)), Span(1, 1, 1))
 ENCODER_PART = Part(
     kind="encoder",
     file="encoder.onnx",
@@ -206,4 +212,5 @@ ENCODER_PART = Part(
         "fp32": {"mu": Bound(1e-4, is_relative=True), "speaker": Bound(1e-5, is_relative=True)},
         "fp16": {"mu": Bound(5e-3, is_relative=True), "speaker": Bound(1e-5, is_relative=True)},
     },
+    engine=EnginePlan((CHUNKS, UTTERANCES), encoder_tries),
 )

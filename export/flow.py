@@ -19,11 +19,13 @@ from antiphon.codec.checkpoint.hyperparams import MEL_BANDS
 from antiphon.codec.exported import FLOW, FLOW_FILES, fingerprint
 from antiphon.codec.flow.flow import FlowInput
 from antiphon.codec.flow.solver import Solver, schedule
+from antiphon.codec.tensorrt.profile import PROFILES
 from antiphon.export.estimator import estimator_model
 from antiphon.export.onnx_file import OPSET, add_metadata
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
 from antiphon.export.solver import solver_of
 from antiphon.export.sources import FlowSource, read_flow
+from antiphon.export.tries import flow_tries
 
 if TYPE_CHECKING:
     import onnx
@@ -248,6 +250,7 @@ FLOW_PART = Part(
     trial=Trial.drawn,
     compare=_flow_compared,
     bounds={name: {"velocity": VELOCITY_BOUNDS[name], "mel": MEL_BOUNDS[name]} for name in PRECISIONS},
+    engine=EnginePlan(PROFILES, flow_tries),
 )
 SOLVER_PART = Part(
     kind="solver",
@@ -265,6 +268,7 @@ SOLVER_PART = Part(
     trial=Trial.drawn,
     compare=_solver_compared,
     bounds={name: {"mel": MEL_BOUNDS[name]} for name in PRECISIONS},
+    engine=EnginePlan(PROFILES, flow_tries),
     base=FLOW_PART,
     may_loop=True,
 )

@@ -22,10 +22,12 @@ from antiphon.files.writing import folder_written_whole
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RANGES", "Written", "export_flow", "export_parts"]
+__all__ = ["NUM_IDS", "RANGES", "Written", "export_flow", "export_parts"]
 
 RANGES = "antiphon.ranges"
 """Key of a file's metadata: the sizes that its part is compared with PyTorch at, as JSON"""
+NUM_IDS = "antiphon.num_ids"
+"""Key of a file's metadata: how many ids there are for each input of ids, as JSON"""
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,13 @@ def _metadata(
     from antiphon import __version__
 
     opset = max(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-
+    ids = {port.name: port.num_ids for port in part.inputs(source) if port.num_ids is not None}
     return {
         KIND: part.kind,
         PRECISION: precision,
         WEIGHTS: part.weights(source),
         RANGES: json.dumps(part.ranges),
+        **({NUM_IDS: json.dumps(ids)} if ids else {}),
         "antiphon.version": __version__,
         "antiphon.torch": torch.__version__,
         "antiphon.opset": str(opset),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, HiftParams
 from antiphon.codec.checkpoint.tensors import HIFT_PREFIX, fill_module, read_tensors
@@ -21,9 +21,11 @@ from antiphon.codec.exported import fingerprint
 from antiphon.codec.hift.hift import Hift
 from antiphon.codec.hift.source import Draws, draw, harmonics
 from antiphon.codec.hift.stream import F0_CONTEXT, HIFT_CONTEXT
-from antiphon.export.onnx_file import traced
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.codec.tensorrt.profile import Profile, Span
+from antiphon.export.onnx_file import keeping_values, traced
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
 from antiphon.export.sources import RECIPE, hashes, read_recipe
+from antiphon.export.tries import hift_tries
 from antiphon.export.vocoder import VocoderNetwork
 
 if TYPE_CHECKING:
@@ -79,6 +81,13 @@ def _outputs(source: HiftSource) -> tuple[Port, ...]:
     return Port("samples", ("batch", "samples")), Port("cycles_at_ends", ends, torch.float64)
 
 
+def _values(source: HiftSource) -> tuple[Port, ...]:
+    """What sound is made from in place of pitch and phases; see `VocoderNetwork.phases`."""
+    frames = "batch", "frames"
+    waves = source.params.num_waves
+    return Port("steps", (*frames, 2)), Port("begins", (*frames, waves)), Port("voiced", frames)
+
+
 def _graph(source: HiftSource, precision: Precision, base: onnx.ModelProto | None) -> onnx.ModelProto:
     batch, waves = 2, source.params.num_waves
     example = (
@@ -89,8 +98,25 @@ def _graph(source: HiftSource, precision: Precision, base: onnx.ModelProto | Non
         torch.zeros(batch, dtype=torch.int64),
         torch.zeros(batch, waves, dtype=torch.float64),
     )
-    network = VocoderNetwork(source.model, PRECISIONS[precision])
-    return traced(network, _inputs(source), example, _outputs(source))
+    network = _WithPhases(VocoderNetwork(source.model, PRECISIONS[precision]))
+    values = _values(source)
+    model = traced(network, _inputs(source), example, [*_outputs(source), *values])
+    keeping_values(model, len(values))
+    return model
+
+
+class _WithPhases(nn.Module):
+    """The vocoder, which also returns what it makes sound from."""
+
+    def __init__(self, network: VocoderNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, mel: Tensor, mask: Tensor, noise: Tensor, phase: Tensor, start: Tensor, cycles: Tensor
+    ) -> tuple[Tensor, ...]:
+        *values, ends = self.network.phases(mel, mask, start, cycles)
+        return self.network.sound(mel, mask, noise, phase, *values), ends, *values
 
 
 def _weights(source: HiftSource) -> str:
@@ -101,6 +127,7 @@ def _weights(source: HiftSource) -> str:
 class Trial:
     """Whole utterances, and ends of longer ones: inputs, and what PyTorch makes of them."""
 
+    source: HiftSource
     given: tuple[Tensor, ...]
     skipped: list[int]
     """Frames at the beginning of each row that are not compared"""
@@ -139,7 +166,7 @@ class Trial:
             samples.append(wave[HOP * (before + skip) :])
             ends.append(at_ends[before + skip :])
         mask = (torch.arange(longest) < torch.tensor(sizes)[:, None])[:, None].float()
-        return cls((mel, mask, noise, phase, start, cycles), skipped, samples, ends)
+        return cls(source, (mel, mask, noise, phase, start, cycles), skipped, samples, ends)
 
 
 def _mel(frames: int, generator: torch.Generator) -> Tensor:
@@ -160,17 +187,33 @@ def _waves(f0: Tensor, draws: Draws, params: HiftParams) -> tuple[Tensor, Tensor
 
 def _compared(trial: Trial, run: Run) -> Mapping[str, Compared]:
     samples, cycles = run(*trial.given)
-    own_samples, own_cycles = [], []
-    for i, (wave, ends) in enumerate(zip(trial.samples, trial.cycles, strict=True)):
+    own_cycles = []
+    for i, ends in enumerate(trial.cycles):
         begin = trial.skipped[i]
-        own_samples.append(samples[i, HOP * begin : HOP * begin + len(wave)])
         # Phases are on a circle: 0 is next to 1.
         off = cycles[i, begin : begin + len(ends)] - ends
         own_cycles.append(ends + off - off.round())
-    return {"samples": (own_samples, trial.samples), "cycles": (own_cycles, trial.cycles)}
+    return {"samples": _compared_samples(trial, samples), "cycles": (own_cycles, trial.cycles)}
+
+
+def _compared_engine(trial: Trial, run: Run) -> Mapping[str, Compared]:
+    """Pitch and phases by PyTorch, sound by the engine."""
+    mel, mask, noise, phase, start, cycles = trial.given
+    with torch.inference_mode():
+        *values, _ = VocoderNetwork(trial.source.model, torch.float32).phases(mel, mask, start, cycles)
+    (samples,) = run(mel, mask, noise, phase, *values)
+    return {"samples": _compared_samples(trial, samples)}
+
+
+def _compared_samples(trial: Trial, samples: Tensor) -> Compared:
+    begins = [HOP * skipped for skipped in trial.skipped]
+    parts = zip(samples, begins, trial.samples, strict=True)
+    return [row[begin : begin + len(wave)] for row, begin, wave in parts], trial.samples
 
 
 CYCLES = Bound(1e-7, is_relative=False)
+CHUNKS = Profile((Span(1, 128, 320),), Span(1, 1, 16))
+UTTERANCES = Profile((Span(1, 1024, 3000),), Span(1, 1, 1))
 HIFT_PART = Part(
     kind="hift",
     file="hift.onnx",
@@ -190,4 +233,14 @@ HIFT_PART = Part(
         "fp32": {"samples": Bound(1e-4, is_relative=True), "cycles": CYCLES},
         "fp16": {"samples": Bound(1e-2, is_relative=True, is_rms=True), "cycles": CYCLES},
     },
+    engine=EnginePlan(
+        (CHUNKS, UTTERANCES),
+        hift_tries,
+        inputs=("mel", "mask", "noise", "phase", "steps", "begins", "voiced"),
+        outputs=("samples",),
+        rest=("steps", "begins", "voiced", "cycles_at_ends"),
+        why="pitch and phases, which are float64; TensorRT would make them float32",
+        compare=_compared_engine,
+        results=("samples",),
+    ),
 )

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from antiphon.codec.exported import fingerprint
+from antiphon.codec.tensorrt.profile import Profile, Span
 from antiphon.export.listening_network import ListeningNetwork
 from antiphon.export.model_folder import ModelSource, read_listening
 from antiphon.export.onnx_file import traced
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
+from antiphon.export.tries import listening_tries
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, decoder_layers
 from antiphon.kernels.linear import Linear, linear
@@ -47,7 +49,8 @@ TOKENS: tuple[str | int, ...] = ("batch", "tokens")
 
 
 def _inputs(source: ModelSource) -> tuple[Port, ...]:
-    return Port("ids", TOKENS, torch.int64), Port("mask", TOKENS)
+    num_ids = source.config.first_unit_id + source.config.audio_vocab_size
+    return Port("ids", TOKENS, torch.int64, num_ids), Port("mask", TOKENS)
 
 
 def _outputs(source: ModelSource) -> tuple[Port, ...]:
@@ -147,18 +150,26 @@ class Heard:
 
 def _compare(heard: Heard, run: Run) -> Mapping[str, Compared]:
     labels, log_probs = run(heard.ids, heard.mask)
-    counts = [len(row) for row in heard.log_probs]
-    # How likely the labels are, beside the likeliest: the same, unless two are about level.
+    found = [row[: len(right)] for row, right in zip(log_probs, heard.log_probs, strict=True)]
+    return {"log_probs": (found, heard.log_probs), "labels": _compared_labels(heard, labels)}
+
+
+def _compare_engine(heard: Heard, run: Run) -> Mapping[str, Compared]:
+    (labels,) = run(heard.ids, heard.mask)
+    return {"labels": _compared_labels(heard, labels)}
+
+
+def _compared_labels(heard: Heard, labels: Tensor) -> Compared:
+    """How likely the labels are, beside the likeliest: the same, unless two are about level."""
     chosen = [
-        row.gather(1, label[:count, None].clamp(min=0))[:, 0]
-        for row, label, count in zip(heard.log_probs, labels, counts, strict=True)
+        row.gather(1, label[: len(row), None].clamp(min=0))[:, 0]
+        for row, label in zip(heard.log_probs, labels, strict=True)
     ]
-    return {
-        "log_probs": ([row[:n] for row, n in zip(log_probs, counts, strict=True)], heard.log_probs),
-        "labels": (chosen, [row.amax(1) for row in heard.log_probs]),
-    }
+    return chosen, [row.amax(1) for row in heard.log_probs]
 
 
+QUESTIONS = Profile((Span(1, 128, 256),), Span(1, 1, 4))
+LONG_QUESTIONS = Profile((Span(1, 512, 1024),), Span(1, 1, 1))
 LISTENING_PART = Part(
     kind="listening",
     file="listening.onnx",
@@ -178,4 +189,12 @@ LISTENING_PART = Part(
         "fp32": {"log_probs": Bound(1e-4, is_relative=True), "labels": Bound(1e-3, is_relative=False)},
         "fp16": {"log_probs": Bound(5e-3, is_relative=True), "labels": Bound(1e-1, is_relative=False)},
     },
+    engine=EnginePlan(
+        (QUESTIONS, LONG_QUESTIONS),
+        listening_tries,
+        outputs=("labels",),
+        why="log_probs, which are as large as the vocabulary for each token",
+        compare=_compare_engine,
+        results=("labels",),
+    ),
 )

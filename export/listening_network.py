@@ -55,8 +55,9 @@ class ListeningNetwork(nn.Module):
         for layer in self.layers:
             x = layer(x, angles.cos(), angles.sin(), hidden)
         x = _rms_norm(x, self.norm, self.eps).to(self.dtype)
-        shares = torch.log_softmax(F.linear(x, self.head).float(), dim=-1)
-        return torch.where(valid, shares.argmax(-1), NO_LABEL), shares * mask[:, :, None]
+        logits = F.linear(x, self.head).float()
+        labels = torch.where(valid, logits.argmax(-1), NO_LABEL)
+        return labels, torch.log_softmax(logits, dim=-1) * mask[:, :, None]
 
 
 class _Layer(nn.Module):

@@ -21,7 +21,7 @@ from antiphon.export.part import Port
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["OPSET", "Weights", "add_metadata", "check_packages", "traced", "write_model"]
+__all__ = ["OPSET", "Weights", "add_metadata", "check_packages", "keeping_values", "traced", "write_model"]
 
 Weights = Literal["inside", "beside"]
 MIN_BYTES_BESIDE = 1024
@@ -77,6 +77,13 @@ def traced(
     for part in [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]:
         del part.metadata_props[:]
     return model
+
+
+def keeping_values(model: onnx.ModelProto, count: int) -> None:
+    """Makes the last outputs values of the graph that have a name and a type, and are no outputs."""
+    outputs = model.graph.output
+    model.graph.value_info.extend(outputs[len(outputs) - count :])
+    del outputs[len(outputs) - count :]
 
 
 def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@ and how it is compared with PyTorch. `parts.py` lists them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "PRECISIONS",
     "Bound",
     "Compared",
+    "EnginePlan",
     "Part",
     "Port",
     "Precision",
@@ -64,6 +66,8 @@ class Port:
     shape: tuple[str | int, ...]
     """An axis of any size by its name, such as batch or frames; others by their size"""
     dtype: torch.dtype = torch.float32
+    num_ids: int | None = None
+    """Of ids: they are 0 to this less one."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,32 @@ class Bound:
 
 S = TypeVar("S", bound=Source)
 T = TypeVar("T")
+
+
+Tries = Iterator[Mapping[str, Tensor]]
+"""Inputs by name, one row each; also under names that a file may call them by, too"""
+
+
+@dataclass(frozen=True, eq=False)
+class EnginePlan(Generic[T]):
+    """How engines of TensorRT are made of a part's file."""
+
+    profiles: tuple[Profile, ...]
+    """Unless others are asked for"""
+    tries: Callable[[Mapping[str, tuple[int, ...]], Mapping[str, int]], Tries]
+    """What ranges are measured on; see `tries.py`"""
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    """Names of tensors in the graph. The engine is of what lies between them; None: those of the file."""
+    rest: tuple[str, ...] = ()
+    """Outputs of a second ONNX file, which is written beside the engine: the part of the network that the
+    engine leaves out, and that makes its inputs."""
+    why: str = ""
+    """What the engine leaves out, and why"""
+    compare: Callable[[T, Run], Mapping[str, Compared]] | None = None
+    """Computes a batch by an engine, if otherwise than by a file"""
+    results: tuple[str, ...] | None = None
+    """Those of a part's results that the engine has; None: all"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +145,8 @@ class Part(Generic[S, T]):
     """Computes the batch by a file; the results and what was expected, by what they are called in `bounds`"""
     bounds: Mapping[Precision, Mapping[str, Bound]]
     """The precisions that it has, and what each may be off by"""
+    engine: EnginePlan[T]
+    """How engines are made of its file"""
     base: Part[S, Any] | None = None
     """The part whose graph this one is made around."""
     may_loop: bool = False
@@ -125,6 +157,8 @@ class Part(Generic[S, T]):
     """Whether a folder has such a network; `export all` leaves out what is not there."""
     has: Callable[[S, Precision], bool] = lambda _, __: True
     """Whether these weights can be written in a precision of `bounds`; in fp32, all can."""
+    no_engine: Callable[[S], str] = lambda _: ""
+    """Why no engine can be made of these weights; empty if one can"""
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from antiphon.export.tokenizer import TOKENIZER_PART
 from antiphon.export.vision import VISION_PART
 from antiphon.files.checkpoint import is_there
 
-__all__ = ["PARTS", "parts_in"]
+__all__ = ["PARTS", "part_of", "parts_in"]
 
 PARTS: tuple[Part[Any, Any], ...] = (
     ENCODER_PART,
@@ -27,6 +27,10 @@ PARTS: tuple[Part[Any, Any], ...] = (
     VISION_PART,
 )
 """In the order in which they are written: one that is made around another comes after it."""
+
+
+def part_of(kind: str) -> Part[Any, Any] | None:
+    return next((part for part in PARTS if part.kind == kind), None)
 
 
 def parts_in(folder: Path) -> Iterator[tuple[Part[Any, Any], Path]]:

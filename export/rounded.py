@@ -46,6 +46,7 @@ def rounded_copy(path: Path, folder: Path) -> Path | None:
     expected = metadata.pop(DATA, None)
     if expected is not None and sha256(data := data_path(path)) != expected:
         raise CheckpointError(f"{data}: expected the weights of {path.name}, found those of another file")
+    del model.metadata_props[:]
     weights: Weights = "inside" if model.ByteSize() < MAX_BYTES_INSIDE else "beside"
     write_model(rounded(model), folder / path.name, metadata, weights=weights)
     return folder / path.name

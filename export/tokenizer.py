@@ -20,17 +20,19 @@ from antiphon.codec.analysis.logmel import NUM_BANDS
 from antiphon.codec.analysis.onnx_network import OnnxNetwork
 from antiphon.codec.codec import TOKENIZER_FILE
 from antiphon.codec.exported import fingerprint
+from antiphon.codec.tensorrt.profile import Profile, Span
 from antiphon.errors import CheckpointError
 from antiphon.export.onnx_file import check_packages, traced
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
 from antiphon.export.sources import hashes
 from antiphon.export.tokenizer_network import LEVELS, TokenizerNetwork, tokenizer_of
+from antiphon.export.tries import tokenizer_tries
 from antiphon.files.checkpoint import is_folder, is_there, shown
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["TOKENIZER_PART", "Spoken", "TokenizerSource", "read_tokenizer"]
+__all__ = ["NOT_OURS", "PRODUCER", "TOKENIZER_PART", "Spoken", "TokenizerSource", "read_tokenizer"]
 
 EXAMPLE_FRAMES = 27
 """Odd, and odd again when halved: each time, half of it is rounded up."""
@@ -43,6 +45,10 @@ QUICK_BATCHES = ((1,), (2,), (51,), (203, 1, 42))
 TYPES = ["tensor(float)", "tensor(int32)"]
 PRODUCER = "antiphon.producer"
 """Key of a copied file's metadata: what made it"""
+NOT_OURS = (
+    "expected a tokenizer that recipes/tiny wrote, found that of another project, which is copied as it is: "
+    "its file is for ONNX Runtime"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +196,17 @@ def _nearest(units: Tensor, digits: Tensor) -> Tensor:
     return torch.minimum(torch.maximum(digits, rounded - 0.5), rounded + 0.5)
 
 
+def _no_engine(source: TokenizerSource) -> str:
+    return "" if source.network is not None else NOT_OURS
+
+
 def _bounds(units: float) -> Mapping[str, Bound]:
     return {"units": Bound(units, is_relative=False), "file": Bound(1e-3, is_relative=False)}
 
 
+PIECES = Profile((Span(1, 400, 1000),), Span(1, 1, 8))
+RECORDINGS = Profile((Span(1, 1500, 3000),), Span(1, 1, 2))
+"""Of 30 s"""
 TOKENIZER_PART = Part(
     kind="tokenizer",
     file="tokenizer.onnx",
@@ -212,4 +225,6 @@ TOKENIZER_PART = Part(
     bounds={"fp32": _bounds(1e-3), "fp16": _bounds(1e-1)},
     is_there=has_tokenizer,
     has=_has,
+    engine=EnginePlan((PIECES, RECORDINGS), tokenizer_tries),
+    no_engine=_no_engine,
 )

@@ -19,7 +19,7 @@ from antiphon.errors import CheckpointError
 from antiphon.export.part import Bound, Compared, Part, Run, SourceOf
 from antiphon.export.parts import PARTS, parts_in
 from antiphon.export.rounded import rounded_copy
-from antiphon.export.tensorrt.running import engines_that_run
+from antiphon.export.tensorrt.running import NotHeld, engines_that_run
 from antiphon.files.checkpoint import is_folder, shown
 
 __all__ = ["Off", "Row", "difference", "verify"]
@@ -76,9 +76,10 @@ def verify(
                 report(f"{names}: batch {number + 1} of {len(own)}")
                 trial = part.trial(source_of(part), sizes, torch.Generator().manual_seed(seed + number))
                 for export in exports:
-                    if not export.takes(len(sizes), max(sizes)):
+                    try:
+                        compared = export.compare(trial, export.run)
+                    except NotHeld:
                         continue
-                    compared = export.part.compare(trial, export.run)
                     yield from export.rows(tuple(sizes), compared)
 
 
@@ -89,8 +90,8 @@ class _Export:
     precision: str
     bounds: Mapping[str, Bound]
     run: Run
-    takes: Callable[[int, int], bool] = lambda rows, longest: True
-    """Whether it can be run with a batch of these rows, the longest of this size"""
+    """Raises NotHeld for a batch that it cannot be run with."""
+    compare: Callable[[Any, Run], Mapping[str, Compared]]
 
     def rows(self, sizes: tuple[int, ...], compared: Mapping[str, Compared]) -> Iterator[Row]:
         for result, bound in self.bounds.items():
@@ -139,12 +140,16 @@ def _opened(folder: Path, source_of: SourceOf, scratch: Path) -> list[_Export]:
         if precision not in bounds:
             expected = " or ".join(bounds)
             raise CheckpointError(f"{path}: {PRECISION}: expected {expected}, found {shown(precision)}")
-        exports.append(_Export(part, path, precision, bounds[precision], partial(_results, network)))
+        run_file = partial(_results, network)
+        exports.append(_Export(part, path, precision, bounds[precision], run_file, part.compare))
         for run in engines_that_run(folder, part.kind):
             manifest = run.engine.manifest
             if manifest.weights == part.weights(source) and manifest.precision in bounds:
-                of_engine = bounds[manifest.precision]
-                exports.append(_Export(part, run.engine.path, manifest.precision, of_engine, run, run.takes))
+                of_all, plan = bounds[manifest.precision], part.engine
+                of_engine = {name: of_all[name] for name in plan.results or of_all}
+                compare = plan.compare or part.compare
+                engine = _Export(part, run.engine.path, manifest.precision, of_engine, run, compare)
+                exports.append(engine)
     if not exports:
         names = ", ".join(part.file for part in PARTS)
         raise CheckpointError(f"{folder}: expected files that `antiphon export` writes ({names}), found none")

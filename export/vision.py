@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from antiphon.codec.exported import fingerprint
+from antiphon.codec.tensorrt.profile import Profile, Span
 from antiphon.config import VisionConfig
 from antiphon.export.model_folder import ModelSource, has_vision, read_vision
 from antiphon.export.onnx_file import traced
-from antiphon.export.part import PRECISIONS, Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import PRECISIONS, Bound, Compared, EnginePlan, Part, Port, Precision, Run
+from antiphon.export.tries import vision_tries
 from antiphon.export.vision_network import VisionNetwork, pixels_of
 from antiphon.model.vision import image_features
 
@@ -92,6 +94,8 @@ def _compare(seen: Seen, run: Run) -> Mapping[str, Compared]:
     return {"embeddings": (list(embeddings), seen.embeddings)}
 
 
+TILES = Profile((), Span(1, 5, 10))
+"""A picture is a tile of the whole and some of its parts."""
 VISION_PART = Part(
     kind="vision",
     file="vision.onnx",
@@ -112,4 +116,5 @@ VISION_PART = Part(
         "fp16": {"embeddings": Bound(5e-3, is_relative=True)},
     },
     is_there=has_vision,
+    engine=EnginePlan((TILES,), vision_tries),
 )

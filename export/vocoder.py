@@ -5,8 +5,13 @@ random is given, and so is where the phases begin. Sound depends on the mel with
 alone: a window of an utterance, given the phases at one of its frames, gives the same samples as the whole.
 
 Pitch and phases are float64: they add up over the whole utterance, and float32's rounding would grow to some
-thousandths of the waveform. In the trunk, products are taken in float32 or float16; Snake, the residual
-streams and the transforms stay float32.
+thousandths of the waveform. Within a frame float32 is enough, if nothing large is rounded: of a frame, sound
+is made from the phases that it begins with and from how far they go in a sample, in two parts, the larger of
+which has few bits. All that is float64 is in `VocoderNetwork.phases`, so that a runtime without float64 can
+compute the rest.
+
+In the trunk, products are taken in float32 or float16; Snake, the residual streams and the transforms stay
+float32.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ __all__ = ["VocoderNetwork"]
 EDGE = ISTFT_N_FFT // 2
 """Samples of the first frame of a transform that lie before the row."""
 MIN_WEIGHT = 1e-11
+FLOAT32_BITS = 24
 
 
 class VocoderNetwork(nn.Module):
@@ -49,8 +55,8 @@ class VocoderNetwork(nn.Module):
     """(1, 1, 16), of the window"""
     order: Tensor
     """(waves,)"""
-    steps: Tensor
-    """(256,)"""
+    turns: Tensor
+    """(256, waves): how many cycles one cycle per sample of the fundamental comes to since the frame began"""
 
     def __init__(self, hift: Hift, dtype: torch.dtype) -> None:
         """dtype: that of the trunk's products. Weights are copied."""
@@ -75,7 +81,9 @@ class VocoderNetwork(nn.Module):
         self.register_buffer("back", back.mT[:, None].float())
         self.register_buffer("squares", window.square().float()[None, None])
         self.register_buffer("order", torch.arange(1, hift.params.num_waves + 1).double())
-        self.register_buffer("steps", torch.arange(1, HOP + 1).double())
+        self.register_buffer("turns", torch.arange(1, HOP + 1)[:, None] * self.order.float())
+        # A coarse step times a turn has at most the bits of float32, so that it is exact.
+        self.grid = 2.0 ** (FLOAT32_BITS - (HOP * hift.params.num_waves).bit_length())
 
     def forward(
         self, mel: Tensor, mask: Tensor, noise: Tensor, phase: Tensor, start: Tensor, cycles: Tensor
@@ -88,31 +96,60 @@ class VocoderNetwork(nn.Module):
         Returns samples (batch, 256 * frames), and the phases (batch, frames, waves) float64 with which each
         frame ends; on padding, both mean nothing.
         """
+        steps, begins, voiced, ends = self.phases(mel, mask, start, cycles)
+        return self.sound(mel, mask, noise, phase, steps, begins, voiced), ends
+
+    def phases(
+        self, mel: Tensor, mask: Tensor, start: Tensor, cycles: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pitch, which is constant within a frame, and the phases, which add up over frames.
+
+        Returns, float32, steps (batch, frames, 2), the fundamental's cycles per sample without whole ones, as
+        a multiple of 1 / `grid` and the rest; begins (batch, frames, waves), the cycles with which a frame
+        begins; voiced (batch, frames), 0 or 1; and, float64, the ends of `forward`.
+        """
         f0 = self.pitch(mel, mask)
-        source, ends = self._excite(f0, noise, phase, start, cycles)
+        step = f0 / SAMPLE_RATE_HZ
+        advance = step[:, :, None] * (HOP * self.order)
+        sums = advance.cumsum(dim=1)
+        before = (torch.arange(f0.shape[1], device=f0.device) < start[:, None])[:, :, None]
+        # From the frame that the phases are known of, on and back.
+        ends = sums + (cycles - (advance * before).sum(dim=1))[:, None]
+        begins = ends - advance
+        part = step - step.floor()
+        coarse = (part * self.grid).floor() / self.grid
+        steps = torch.stack([coarse, part - coarse], dim=2).float()
+        voiced = (f0 > self.hift.params.nsf_voiced_threshold).float()
+        return steps, (begins - begins.floor()).float(), voiced, ends - ends.floor()
+
+    def sound(
+        self,
+        mel: Tensor,
+        mask: Tensor,
+        noise: Tensor,
+        phase: Tensor,
+        steps: Tensor,
+        begins: Tensor,
+        voiced: Tensor,
+    ) -> Tensor:
+        """Samples, from what `forward` is given and what `phases` returns."""
+        source = self._excite(noise, phase, steps, begins, voiced)
         frames = mask.sum(dim=2).long()
         spectrum = self._trunk(masked(mel, mask), self._spectrum(source, frames), mask)
         limit = self.hift.params.audio_limit
-        return self._samples(spectrum, levels(mask)[-1]).clamp(-limit, limit), ends
+        return self._samples(spectrum, levels(mask)[-1]).clamp(-limit, limit)
 
-    def _excite(
-        self, f0: Tensor, noise: Tensor, phase: Tensor, start: Tensor, cycles: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Pitch is constant within a frame: phases add up over frames, and are a line within each."""
+    def _excite(self, noise: Tensor, phase: Tensor, steps: Tensor, begins: Tensor, voiced: Tensor) -> Tensor:
+        """(batch, 256 * frames)"""
         params = self.hift.params
-        step = f0[:, :, None] * self.order / SAMPLE_RATE_HZ
-        sums = (step * HOP).cumsum(dim=1)
-        before = (torch.arange(f0.shape[1], device=f0.device) < start[:, None])[:, :, None]
-        # From the frame that the phases are known of, on and back.
-        ends = sums + (cycles - (step * HOP * before).sum(dim=1))[:, None]
-        ends = ends - ends.floor()
-        within = (ends - step * HOP)[:, :, None] + step[:, :, None] * self.steps[:, None]
-        angle = (2 * math.pi * (within - within.floor())).float() + phase[:, None, None]
-        voiced = (f0 > params.nsf_voiced_threshold).float()[:, :, None, None]
+        coarse, fine = steps[:, :, None, :1] * self.turns, steps[:, :, None, 1:] * self.turns
+        within = (coarse - coarse.floor()) + fine
+        within = (within - within.round()) + begins[:, :, None]
+        angle = 2 * math.pi * (within - within.round()) + phase[:, None, None]
+        voiced = voiced[:, :, None, None]
         noise_amplitude = voiced * params.nsf_sigma + (1 - voiced) * params.nsf_alpha / 3
         waves = params.nsf_alpha * angle.sin() * voiced + noise_amplitude * noise
-        source = torch.tanh(self.hift.m_source["l_linear"](waves))
-        return source.flatten(1), ends
+        return torch.tanh(self.hift.m_source["l_linear"](waves)).flatten(1)
 
     def _spectrum(self, source: Tensor, frames: Tensor) -> Tensor:
         """(batch, 256T) samples to (batch, 18, 64T + 1). frames: (batch, 1)"""

@@ -82,19 +82,16 @@ def strongly_typed(trt: Any, builder: Any) -> Any:
     return builder.create_network(0 if flag is None else 1 << int(flag))
 
 
-def add_profile(builder: Any, network: Any, config: Any, spans: dict[str, list[int]]) -> None:
-    """spans: least, usual and most rows and frames. An input's first axis is the rows, another that varies
-    the frames."""
+def add_profile(builder: Any, network: Any, config: Any, shapes: dict[str, list[list[int]]]) -> None:
+    """shapes: the least, usual and largest one of each input."""
     profile = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        shapes = []
-        for rows, frames in zip(spans["rows"], spans["frames"], strict=True):
-            rest = [frames if size == -1 else size for size in tuple(tensor.shape)[1:]]
-            shapes.append((rows, *rest))
-        profile.set_shape(tensor.name, *shapes)
+    names = [network.get_input(i).name for i in range(network.num_inputs)]
+    if sorted(names) != sorted(shapes):
+        raise Refused(f"it finds the inputs {', '.join(names)}, expected {', '.join(shapes)}")
+    for name, of_input in shapes.items():
+        profile.set_shape(name, *map(tuple, of_input))
     if config.add_optimization_profile(profile) < 0:
-        raise Refused(f"it does not take the profile {spans}")
+        raise Refused(f"it does not take the profile {shapes}")
 
 
 def timing_cache(config: Any, order: dict[str, Any]) -> Any:

@@ -7,18 +7,16 @@ engine will take, at usual levels, at the loudest and in silence, and each tenso
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+from torch import Tensor
 
-from antiphon.codec.checkpoint.onnx_graph import check_graph
-from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import ConfigError
+from antiphon.export.tensorrt.graphs import written_beside
 from antiphon.process import forking
 from antiphon.process.footprint import switch_telemetry_off
 
@@ -28,22 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOAT16_MAX", "MAX_SHARE", "Ranges", "measured"]
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
 FLOAT16_MAX = 65504.0
 MAX_SHARE = 0.5
 """Of float16's range that a tensor may fill: inputs may be worse than those tried."""
-CEILING, FLOOR = 4.0, -11.5129
-"""Log-mel (natural logarithm) of more than full scale, and of silence."""
-SHORT_FRAMES = 256
-GARBAGE = 10.0
-"""On padding."""
 
 
 @dataclass(frozen=True)
 class Ranges:
     """What was measured on all inputs."""
 
-    frames: int
+    size: str
+    """The largest of the inputs: 3000 frames, ..."""
     largest: float
     """Of all 16-bit tensors; 0.0 if there are none"""
     tensor: str
@@ -55,42 +48,67 @@ class Ranges:
         if not self.is_measured:
             return "not measured: bfloat16 ends where float32 does"
         if not self.num_tensors:
-            return f"no float16 tensors, all results finite at {self.frames} frames"
+            return f"no float16 tensors, all results finite at {self.size}"
         return (
-            f"{self.num_tensors} float16 tensors up to {self.largest:.4g} at {self.frames} frames, "
+            f"{self.num_tensors} float16 tensors up to {self.largest:.4g} at {self.size}, "
             f"{self.largest / FLOAT16_MAX:.2%} of what float16 holds ({self.tensor})"
         )
 
 
-def measured(model: onnx.ModelProto, profiles: Sequence[Profile]) -> Ranges:
-    """Raises ConfigError, naming the tensor, if a result is not finite, or a float16 tensor fills more than
-    half of its range."""
+def measured(model: onnx.ModelProto, tries: Iterable[Mapping[str, Tensor]], size: str, path: Path) -> Ranges:
+    """tries: inputs, and maybe more than those of the graph. size: of the largest, in words. path: of the
+    model's file, beside which its weights may lie.
+
+    Raises ConfigError, naming the tensor, if a result, or what a whole number is made of, is not finite, or a
+    float16 tensor fills more than half of its range.
+    """
     from onnx import TensorProto, shape_inference
 
     inferred = shape_inference.infer_shapes(model, data_prop=True)
-    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    values = *inferred.graph.value_info, *inferred.graph.output
+    kinds = {value.name: value.type.tensor_type.elem_type for value in values}
     made = [name for node in model.graph.node for name in node.output if name]
     names = [name for name in made if kinds.get(name) == TensorProto.FLOAT16]
-    frames = max(profile.frames.most for profile in profiles)
     if TensorProto.BFLOAT16 in kinds.values():  # ONNX Runtime has no kernels for it
-        return Ranges(frames, 0.0, "", 0, is_measured=False)
+        return Ranges(size, 0.0, "", 0, is_measured=False)
+    float16_names = set(names)
+    names += _rounded(model, kinds)
     largest, tensor = 0.0, ""
-    with TemporaryDirectory() as folder:
-        session = _session(_probed(model, names), Path(folder))
-        for given in _inputs([value.name for value in model.graph.input], frames):
-            *results, extremes = session.run(None, given)
+    inputs = [value.name for value in model.graph.input]
+    with written_beside(_probed(model, names), path) as probed:
+        session = _session(probed)
+        for known in tries:
+            *results, extremes = session.run(None, {name: known[name].numpy() for name in inputs})
             # Where one of them leaves its type, the next are NaN, and at last the result.
             for name, most in zip(names, np.abs(extremes).max(axis=0), strict=True):
+                if name not in float16_names:
+                    if not np.isfinite(most):
+                        raise ConfigError(f"{name}: expected finite numbers at {size}, got {most:g}")
+                    continue
                 if not most <= largest:
                     largest, tensor = float(most), name
                 if not most <= MAX_SHARE * FLOAT16_MAX:
                     raise ConfigError(
                         f"{name}: expected numbers of up to {MAX_SHARE * FLOAT16_MAX:g} in float16 at "
-                        f"{frames} frames, got {most:g}"
+                        f"{size}, got {most:g}"
                     )
             if not all(np.isfinite(result).all() for result in results):
-                raise ConfigError(f"expected finite results at {frames} frames, got NaN or infinity")
-    return Ranges(frames, largest, tensor, len(names))
+                raise ConfigError(f"expected finite results at {size}, got NaN or infinity")
+    return Ranges(size, largest, tensor, len(float16_names))
+
+
+def _rounded(model: onnx.ModelProto, kinds: Mapping[str, int]) -> list[str]:
+    """Values in float32 that whole numbers are made of, which would not show that one was NaN."""
+    from onnx import TensorProto
+
+    made = {name for node in model.graph.node for name in node.output}
+    found = [
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type in ("ArgMax", "Cast")
+        and kinds.get(node.output[0]) in (TensorProto.INT32, TensorProto.INT64)
+    ]
+    return sorted({name for name in found if name in made and kinds.get(name) == TensorProto.FLOAT})
 
 
 def _probed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -126,39 +144,15 @@ def _probed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return probed
 
 
-def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
-    """Operators run in the order of the file as far as it goes: what is looked at is let go of at once."""
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    """Of a graph from a file that `check_graph` has passed. Operators run in the order of the file as far as
+    it goes: what is looked at is let go of at once."""
     import onnxruntime
 
     switch_telemetry_off()
-    path = folder / "probed.onnx"
-    path.write_bytes(model.SerializeToString())
-    check_graph(path, may_loop=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = forking.num_threads()
     options.log_severity_level = 4  # its errors come as exceptions
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _inputs(names: Sequence[str], frames: int) -> Iterator[dict[str, Array]]:
-    """One row each, by the names of the network's inputs: two loud ones of all frames, then shorter ones with
-    padding: a usual one and silence."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(80, frames, generator=generator)
-    level = (CEILING - FLOOR) * torch.rand(80, frames, generator=generator) + FLOOR
-    short = slice(0, min(frames, SHORT_FRAMES))
-    for state, mel, t, num_padded in (
-        (4 * noise, torch.full_like(level, CEILING), 0.0, 0),
-        (4 * noise, 2 * level, 0.5, 0),
-        (noise[:, short], level[:, short], 0.3, min(frames, SHORT_FRAMES) // 2),
-        (torch.full_like(level[:, short], FLOOR), torch.full_like(level[:, short], FLOOR), 0.99, 1),
-    ):
-        mask = torch.ones(mel.shape[1])
-        mask[max(1, len(mask) - num_padded) :] = 0
-        speaker = 4 * torch.randn(1, 80, generator=generator)
-        x, mu = (torch.where(mask > 0, each, GARBAGE)[None] for each in (state, mel))
-        known = {"x": x, "noise": x, "mask": mask[None, None], "mu": mu, "t": torch.tensor([t])}
-        known |= {"speaker": speaker, "spks": speaker, "prompt": mu, "cond": mu}
-        yield {name: known[name].numpy() for name in names}

@@ -15,30 +15,27 @@ from antiphon.codec.tensorrt.library import installed
 from antiphon.codec.tensorrt.manifest import manifests, sm
 from antiphon.errors import ConfigError
 
-__all__ = ["RunEngine", "engines_left_out", "engines_that_run"]
+__all__ = ["NotHeld", "RunEngine", "engines_left_out", "engines_that_run"]
+
+
+class NotHeld(Exception):
+    """No profile of an engine holds these inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunEngine:
     engine: TensorrtEngine
 
-    def takes(self, rows: int, longest: int) -> bool:
-        """Whether a profile holds a batch."""
-        return self._number(rows, longest) is not None
-
-    def _number(self, rows: int, longest: int) -> int | None:
-        profiles = enumerate(self.engine.profiles)
-        return next(
-            (number for number, each in profiles if rows in each.rows and longest in each.frames), None
-        )
-
     def __call__(self, *given: Tensor) -> list[Tensor]:
-        """All outputs for all inputs, both on the CPU."""
-        number = self._number(len(given[0]), max(each.shape[-1] for each in given if each.ndim == 3))
-        assert number is not None, "asked before by `takes`"
-        placed = [each.to(self.engine.device).contiguous() for each in given]
-        inputs = dict(zip(self.engine.inputs, placed, strict=True))
-        return [each.cpu() for each in self.engine.contexts[number].results(inputs)]
+        """All outputs for all inputs, both on the CPU. Raises NotHeld."""
+        manifest = self.engine.manifest
+        inputs = dict(zip(self.engine.inputs, given, strict=True))
+        for profile, context in zip(self.engine.profiles, self.engine.contexts, strict=True):
+            shapes = manifest.shapes.items()
+            if all(profile.holds(manifest.axes, shape, inputs[name].shape) for name, shape in shapes):
+                placed = {name: each.to(self.engine.device).contiguous() for name, each in inputs.items()}
+                return [each.cpu() for each in context.results(placed)]
+        raise NotHeld
 
 
 def engines_that_run(folder: Path, kind: str) -> Iterator[RunEngine]:

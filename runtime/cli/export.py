@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import export_engine, export_llm, signals
-from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Target
+from antiphon.cli.export_engine import Batch, MaxFrames, MinFrames, OptFrames, Profiles, Sizes, Target
 from antiphon.cli.streams import say
 from antiphon.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from antiphon.export.folder import Written
     from antiphon.export.part import Part
     from antiphon.export.sources import Folders
     from antiphon.export.verify import Row
@@ -28,10 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 MB = 1e6
+NO_SIZES = Sizes()
 
 app = typer.Typer(
     name="export",
-    help="Write networks of the codec and the model as ONNX files, and compare them with PyTorch.",
+    help="Write networks of the codec and the model as ONNX files and engines; compare them with PyTorch.",
     no_args_is_help=True,
 )
 app.command()(export_engine.engine)
@@ -70,7 +70,7 @@ ModelFolder = Annotated[
 ]
 FormatOption = Annotated[
     Format,
-    typer.Option("--format", help="Of the files; tensorrt: of the flow, an engine is built beside its file."),
+    typer.Option("--format", help="Of the files; tensorrt: an engine is built beside each ONNX file."),
 ]
 PrecisionOption = Annotated[
     Precision,
@@ -138,16 +138,18 @@ def flow(
         raise typer.BadParameter(
             f"expected --precision int8, got {precision.value}", param_hint="--calibrate"
         )
-    if kind is Format.ONNX:
-        export_engine.check_not_given(
-            target=target, min=min_frames, opt=opt_frames, max=max_frames, batch=batch, profile=profile
-        )
-    profiles = export_engine.chosen_profiles(min_frames, opt_frames, max_frames, batch, profile)
-    if kind is Format.TENSORRT:
-        export_engine.check_target(target)  # before half a minute of tracing
-    written = _write(chosen, out, Format.ONNX, precision, weights, codec=codec, calibrate=calibrate)
-    if kind is Format.TENSORRT:
-        export_engine.build_engines([each.path for each in written], target, profiles)
+    sizes = Sizes(min_frames, opt_frames, max_frames, batch, profile or ())
+    _write(
+        chosen,
+        out,
+        kind,
+        precision,
+        weights,
+        codec=codec,
+        calibrate=calibrate,
+        target=target,
+        sizes=sizes,
+    )
 
 
 def _add(part: str, folder: str, about: str) -> None:
@@ -164,8 +166,15 @@ def _add(part: str, folder: str, about: str) -> None:
         kind: FormatOption = Format.ONNX,
         precision: PrecisionOption = Precision.FP32,
         weights: WeightsOption = Weights.INSIDE,
+        target: Target = None,
+        min_frames: MinFrames = None,
+        opt_frames: OptFrames = None,
+        max_frames: MaxFrames = None,
+        batch: Batch = None,
+        profile: Profiles = None,
     ) -> None:
-        _write(chosen, out, kind, precision, weights, codec=codec)
+        sizes = Sizes(min_frames, opt_frames, max_frames, batch, profile or ())
+        _write(chosen, out, kind, precision, weights, codec=codec, target=target, sizes=sizes)
 
     def of_model(
         out: Out,
@@ -173,8 +182,15 @@ def _add(part: str, folder: str, about: str) -> None:
         kind: FormatOption = Format.ONNX,
         precision: PrecisionOption = Precision.FP32,
         weights: WeightsOption = Weights.INSIDE,
+        target: Target = None,
+        min_frames: MinFrames = None,
+        opt_frames: OptFrames = None,
+        max_frames: MaxFrames = None,
+        batch: Batch = None,
+        profile: Profiles = None,
     ) -> None:
-        _write(chosen, out, kind, precision, weights, model=model)
+        sizes = Sizes(min_frames, opt_frames, max_frames, batch, profile or ())
+        _write(chosen, out, kind, precision, weights, model=model, target=target, sizes=sizes)
 
     app.command(part, help=about)(of_codec if folder == "codec" else of_model)
 
@@ -194,10 +210,12 @@ def write_all(
     kind: FormatOption = Format.ONNX,
     precision: PrecisionOption = Precision.FP32,
     weights: WeightsOption = Weights.INSIDE,
+    target: Target = None,
 ) -> None:
     """Write every network: of the codec and of the model, or of one of them if only that is given.
 
-    A network that has no such precision is written in fp32.
+    A network that has no such precision is written in fp32. One that no engine can be made of, such as a
+    tokenizer of another project, is written as an ONNX file alone.
     """
 
     def chosen(folders: Folders) -> list[Part[Any, Any]]:
@@ -210,7 +228,7 @@ def write_all(
             if (given[part.folder] or not any(given.values())) and part.is_there(folders.of(part))
         ]
 
-    _write(chosen, out, kind, precision, weights, codec=codec, model=model, or_fp32=True)
+    _write(chosen, out, kind, precision, weights, codec=codec, model=model, target=target, is_all=True)
 
 
 @app.command()
@@ -280,11 +298,23 @@ def _write(
     *,
     codec: Path | None = None,
     model: Path | None = None,
-    or_fp32: bool = False,
+    is_all: bool = False,
     calibrate: Path | None = None,
-) -> list[Written]:
-    if kind is Format.TENSORRT:
-        raise ConfigError("--format: expected onnx; engines are built of the flow alone, got 'tensorrt'")
+    target: str | None = None,
+    sizes: Sizes = NO_SIZES,
+) -> None:
+    """is_all: a part that lacks the precision, or that no engine can be made of, is not refused."""
+    if kind is Format.ONNX:
+        export_engine.check_not_given(
+            target=target,
+            min=sizes.min_frames,
+            opt=sizes.opt_frames,
+            max=sizes.max_frames,
+            batch=sizes.batch,
+            profile=list(sizes.written),
+        )
+    else:
+        export_engine.check_target(target)  # before half a minute of tracing
     with signals.at_once():  # there is nothing to keep
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -292,22 +322,38 @@ def _write(
         from antiphon.export.folder import export_parts
 
         folders = _folders(codec, model)
+        parts = chosen(folders)
+        profiles = sizes.profiles(parts[0]) if parts else ()
+        without = _without_engines(parts, folders) if kind is Format.TENSORRT else {}
+        if without and not is_all:
+            part, why = next(iter(without.items()))
+            raise ConfigError(f"--format: expected onnx for this {part}, got tensorrt: {why}")
         folders.calibrate(calibrate, lambda what: progress.update(task, description=f"calibrating: {what}"))
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("starting", total=None)
             written = export_parts(
-                chosen(folders),
+                parts,
                 folders,
                 out,
                 precision=precision.value,
-                or_fp32=or_fp32,
+                or_fp32=is_all,
                 weights=weights.value,
                 report=lambda what: progress.update(task, description=f"writing {what}"),
             )
     for each in written:
-        say(f"{each.path}: {kind.value}, {each.precision}, {each.num_bytes / MB:.1f} MB")
-    return written
+        say(f"{each.path}: onnx, {each.precision}, {each.num_bytes / MB:.1f} MB")
+    if kind is Format.TENSORRT:
+        for part, why in without.items():
+            say(f"{part}: no engine: {why}")
+        paths = [each.path for part, each in zip(parts, written, strict=True) if part.kind not in without]
+        export_engine.build_engines(paths, target, profiles)
+
+
+def _without_engines(parts: list[Part[Any, Any]], folders: Folders) -> dict[str, str]:
+    """The kinds of those that no engine can be made of, and why."""
+    reasons = {part.kind: part.no_engine(folders(part)) for part in parts}
+    return {part: why for part, why in reasons.items() if why}
 
 
 def _folders(codec: Path | None, model: Path | None) -> Folders:

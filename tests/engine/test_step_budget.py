@@ -82,7 +82,7 @@ def counted(
     settings: dict[str, Any] = {"max_num_seqs": 1, "max_model_len": 256, "kv_cache_bytes": 4 << 20}
     with recording(counting), Engine(narrow, dtype="bfloat16", device="cpu", **settings, **request.param):
         kinds = ("sampled text", "text", "sampled unit", "unit with entries", "unit", "hear")
-        found = dict(zip(kinds, counting.counts, strict=True))
+        found: dict[str, Counter[str]] = dict(zip(kinds, counting.counts, strict=True))
     for launches in found.values():
         del launches["_add_splits_kernel"]
     return found

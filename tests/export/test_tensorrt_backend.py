@@ -22,6 +22,7 @@ from antiphon.codec import Codec
 from antiphon.codec.exported import Exported, fingerprint
 from antiphon.codec.flow.tensorrt_unet import TensorrtUNet
 from antiphon.codec.stopping import Stopped, stoppable
+from antiphon.codec.tensorrt.library import installed
 from antiphon.codec.tensorrt.manifest import manifests
 from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import CheckpointError, ConfigError
@@ -200,6 +201,7 @@ def test_engines_that_do_not_run_here(
 
 @pytest.mark.slow
 def test_folders_and_engines_that_are_wrong(copied: Path, gpu: FakeGpu, source: FlowSource) -> None:
+    monkeypatch = pytest.MonkeyPatch()
     unet, (manifest,) = source.estimator, manifests(copied)
 
     def refused(message: str, folder: Path = copied) -> None:
@@ -221,9 +223,19 @@ def test_folders_and_engines_that_are_wrong(copied: Path, gpu: FakeGpu, source: 
     change(b"{}\n")
     refused("expected an engine that tensorrt 10.16.1.11 takes: ERROR: Serialization assertion")
     change(content.replace(b"[4, 80, 120]", b"[4, 80, 121]"))
-    refused(r"expected profile 1:64:120x1:2:4 for '\w+', found rows \(1, 2, 4\) and frames .*121")
-    change(content, inputs=["x", "mask", "mu", "t", "spks", "prompt"])
-    refused("expected the tensors x, mask, mu, t, spks, prompt, velocity, found mask, mu")
+    refused(r"expected profile 1:64:120x1:2:4, for '\w+' .*\(4, 80, 120\)\], found .*\(4, 80, 121\)\]")
+    change(content.replace(b"velocity", b"velocitY"))
+    refused("expected the tensors x, mask, mu, t, speaker, prompt, velocity, found mask, mu, .* velocitY, x")
+    file.write_text(json.dumps(about))
+    engine.write_bytes(content)
+    trt = installed("tensorrt").module
+    for kind, message in (
+        (trt.DataType.HALF, "expected inputs and outputs of FLOAT, INT32, INT64, found 'mask' of HALF"),
+        (trt.DataType.INT32, "expected inputs and outputs of float32, but not 'mask'"),
+    ):
+        monkeypatch.setattr(trt.ICudaEngine, "get_tensor_dtype", lambda _, name, kind=kind: kind)
+        refused(message)
+    monkeypatch.undo()
     change(content, weights="ab" * 32)
     refused("weights: expected .*, those of this codec, found 'abababababab'; export it again")
     change(content, kind="solver")

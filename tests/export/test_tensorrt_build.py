@@ -14,6 +14,7 @@ import onnx
 import pytest
 from fake_gpu import VERSIONS, FakeGpu
 from onnx import TensorProto, helper
+from tensorrt_operators import check_operators
 
 from antiphon.cli import main
 from antiphon.codec.exported import FLOW, KIND, PRECISION, WEIGHTS
@@ -23,7 +24,8 @@ from antiphon.errors import CheckpointError, ConfigError
 from antiphon.export.onnx_file import OPSET
 from antiphon.export.tensorrt.build import BuildFailed, _started, build_engine, builder_for
 from antiphon.export.tensorrt.memory import activation_bytes
-from antiphon.export.tensorrt.ranges import measured
+from antiphon.export.tensorrt.ranges import Ranges, measured
+from antiphon.export.tries import flow_tries
 
 SMALL = (Profile.parse("1:8:16x1:2:4"), Profile.parse("1:16:32x1:1:2"))
 
@@ -155,10 +157,13 @@ def test_the_command_line(
     assert "was there" in capsys.readouterr().out
     for wrong, message in (
         ((*profiles, "--min", "3"), "--min: expected either it or --profile, got both"),
-        (("--profile", "1:32:32"), "profile: expected frames and rows, each least:usual:most, such as 1:256"),
+        (
+            ("--profile", "1:32:32xx"),
+            "profile: expected sizes and rows, each least:usual:most, such as 1:256",
+        ),
         (
             ("--max", "4", "--min", "5"),
-            "profile: frames: expected 1 <= least <= usual <= most <= 65536, got 5, 4",
+            "profile: sizes: expected 1 <= least <= usual <= most <= 65536, got 5, 4",
         ),
         (("--target", "a100"), "target: expected a compute capability such as sm80, got 'a100'"),
         (("--target", "sm90", *profiles), "got sm90: tensorrt 10.16.1.11 builds for the GPU of this machine"),
@@ -195,7 +200,15 @@ def test_files_that_no_engine_is_built_from(gpu: FakeGpu, path: Path) -> None:
     refused(model, "expected what `antiphon export` wrote, found no antiphon.kind")
     model = small_model()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
-    refused(model, "first axis is batch, but not x")
+    model.graph.input.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, ["batch"]))
+    refused(model, r"first axis is the same and has a name, found \('batch',\) of t")
+    model = small_model()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    refused(model, r"first axis is the same and has a name, found \(1, 80, 'frames'\) of x")
+    helper.set_model_props(model := small_model(), {KIND: "flower", PRECISION: "fp16", WEIGHTS: "ab" * 32})
+    refused(model, "antiphon.kind: expected one of encoder, flow, .* found 'flower'")
+    helper.set_model_props(model := small_model(), {KIND: "hift", PRECISION: "fp32", WEIGHTS: "ab" * 32})
+    refused(model, "expected a value 'mel' in the graph, found none; export it again")
     path.write_bytes(b"\xff" * 64)
     with pytest.raises(CheckpointError, match="expected an ONNX network"):
         built(path)
@@ -203,20 +216,24 @@ def test_files_that_no_engine_is_built_from(gpu: FakeGpu, path: Path) -> None:
         built(path.with_name("other.onnx"))
 
 
-def test_ranges_of_float16_are_measured() -> None:
-    found = measured(small_model(scale=100.0), SMALL)
-    assert found.frames == 32
+def test_ranges_of_float16_are_measured(tmp_path: Path) -> None:
+    def ranges(model: onnx.ModelProto) -> Ranges:
+        tries = flow_tries({"x": (1, 80, 32)}, {})
+        return measured(model, tries, "32 frames", tmp_path / "flow.onnx")
+
+    found = ranges(small_model(scale=100.0))
+    assert found.size == "32 frames"
     assert found.tensor == "product"
     assert 800 < found.largest < 4000  # a hundred times 8 to 40
     with pytest.raises(ConfigError, match=r"product: expected numbers of up to 32752 in float16 .* got [45]"):
-        measured(small_model(scale=3000.0), SMALL)
+        ranges(small_model(scale=3000.0))
     with pytest.raises(ConfigError, match=r"product: expected numbers .* got nan"):
-        measured(small_model(scale=np.nan), SMALL)
+        ranges(small_model(scale=np.nan))
     with pytest.raises(ConfigError, match="expected finite results at 32 frames, got NaN or infinity"):
-        measured(small_model(scale=np.nan, kind=TensorProto.FLOAT), SMALL)
-    brain = measured(small_model(scale=1e6, kind=TensorProto.BFLOAT16), SMALL)
+        ranges(small_model(scale=np.nan, kind=TensorProto.FLOAT))
+    brain = ranges(small_model(scale=1e6, kind=TensorProto.BFLOAT16))
     assert str(brain) == "not measured: bfloat16 ends where float32 does"
-    wide = measured(small_model(scale=1e6, kind=TensorProto.FLOAT), SMALL)
+    wide = ranges(small_model(scale=1e6, kind=TensorProto.FLOAT))
     assert str(wide) == "no float16 tensors, all results finite at 32 frames"
 
 
@@ -224,7 +241,7 @@ def test_memory_is_reckoned_from_what_is_alive() -> None:
     """At most a narrow x and the product, or the product and the velocity: 2 + 4 bytes each."""
     for profile in SMALL:
         count = profile.rows.most * profile.frames.most
-        assert activation_bytes(small_model(), profile) == 80 * count * (2 + 4)
+        assert activation_bytes(small_model(), ("frames", "batch"), profile) == 80 * count * (2 + 4)
 
 
 def test_profiles() -> None:
@@ -233,8 +250,9 @@ def test_profiles() -> None:
         assert Profile.parse(str(profile)) == profile
     assert Profile.options(PROFILES) == "--profile 1:256:320x1:2:32 --profile 1:1024:3000x1:2:2"
     for wrong in (
-        "1:2:3",
         "1:2:3x1:2:3 ",
+        "1:2:3x",
+        "x".join(5 * ["1:2:3"]),
         "0:1:1x1:1:1",
         "1:3:2x1:1:1",
         "1:1:99999x1:1:1",
@@ -244,7 +262,18 @@ def test_profiles() -> None:
         with pytest.raises(ConfigError, match=r"^profile: "):
             Profile.parse(wrong)
     with pytest.raises(ConfigError, match="rows: expected 1 <= least"):
-        Profile(Span(1, 2, 3), Span(2, 1, 3))
+        Profile((Span(1, 2, 3),), Span(2, 1, 3))
+    both = Profile.parse("1:2:3x4:5:6x7:8:9")
+    axes = ("units", "frames", "batch")
+    assert both.shapes(axes, ("batch", 1, "units")) == [(7, 1, 1), (8, 1, 2), (9, 1, 3)]
+    assert both.holds(axes, ("batch", 1, "units"), (7, 1, 3))
+    for found in ((7, 1, 4), (7, 2, 3), (6, 1, 3), (7, 1)):
+        assert not both.holds(axes, ("batch", 1, "units"), found)
+    assert Profile.parse("1:5:10").spans(("tiles",)) == {"tiles": Span(1, 5, 10)}
+    with pytest.raises(
+        ConfigError, match="profile: expected frames x batch, each least:usual:most, got '1:2:3x4"
+    ):
+        both.check_axes(("frames", "batch"))
 
 
 @pytest.mark.slow
@@ -258,9 +287,14 @@ def test_manifests_that_are_wrong(gpu: FakeGpu, path: Path, tmp_path: Path) -> N
     (path.parent / "other.json").write_text('{"format": "figures"}')  # of something else
     assert len(manifests(path.parent)) == 1
     for name, value, message in (
-        ("profiles", ["1:2"], "expected frames and rows"),
+        ("profiles", ["1:2"], "expected sizes and rows"),
+        ("profiles", ["1:2:3"], "axes: expected those of shapes and profiles"),
+        ("axes", ["units", "batch"], "axes: expected those of shapes and profiles"),
+        ("shapes", {"y": ["batch", 80, "frames"]}, "shapes: expected those of x"),
+        ("shapes", {"x": ["batch", 80.5, "frames"]}, "shapes: expected names and numbers"),
+        ("shapes", 3, "expected what `antiphon export` wrote"),
         ("profiles", [], "expected at least one, found none"),
-        ("format", "antiphon-engine-2", "format: expected 'antiphon-engine-1', found 'antiphon-engine-2'"),
+        ("format", "antiphon-engine-1", "format: expected 'antiphon-engine-2', found 'antiphon-engine-1'"),
         ("target", 80, "target: expected text, found 80"),
         ("odd", 1, "unexpected keyword argument 'odd'"),
         ("target", "../sm80", "expected the name"),
@@ -270,34 +304,13 @@ def test_manifests_that_are_wrong(gpu: FakeGpu, path: Path, tmp_path: Path) -> N
             manifests(path.parent)
 
 
-SUPPORTED = """
-Add Cast Concat Conv ConvTranspose Cos DequantizeLinear Div Erf Expand Gather Gemm Identity LayerNormalization
-Loop MatMul Min Mish Mul Pow QuantizeLinear Reciprocal ReduceSum Reshape Shape Sigmoid Sin Slice Softmax Split
-Sqrt Squeeze Sub Transpose Unsqueeze"""
-"""Of the operators that the parser of TensorRT 10.15 documents, for opsets 9 to 24, those that are of use
-here. It takes Mish in float32 and float16 alone, and ReduceSum with axes that are in the file."""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.long)])
 def test_operators_are_those_that_tensorrt_10_documents(
     precision: str, request: pytest.FixtureRequest
 ) -> None:
     for path in request.getfixturevalue(precision).glob("*.onnx"):
-        model = onnx.load(path)
-        graphs = [model.graph]
-        graphs += [each.g for node in model.graph.node for each in node.attribute if each.HasField("g")]
-        constants = {tensor.name for graph in graphs for tensor in graph.initializer}
-        for graph in graphs:
-            for node in graph.node:
-                assert node.domain == ""
-                assert node.op_type in SUPPORTED.split()
-                assert len(node.output) == 1 or node.op_type == "Split"
-                if node.op_type == "ReduceSum":
-                    assert node.input[1] in constants
-                if node.op_type == "Loop":
-                    assert all(node.input)  # a condition, too
-        assert 9 <= model.opset_import[0].version <= 24
+        check_operators(onnx.load(path))
 
 
 @pytest.mark.slow
@@ -313,7 +326,7 @@ def test_a_builder_ends_with_the_process_that_asked(
         "target": "sm80",
         "is_here": True,
         "timing_cache": str(tmp_path / "cache"),
-        "profiles": [{"rows": [1, 2, 4], "frames": [1, 8, 16]}],
+        "profiles": [{"x": [[1, 80, 1], [2, 80, 8], [4, 80, 16]]}],
     }
     with tempfile.TemporaryFile() as output:
         process, events = _started(order, output)

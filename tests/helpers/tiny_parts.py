@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from antiphon.codec.tensorrt.profile import Profile, Span
 from antiphon.errors import CheckpointError
 from antiphon.export.onnx_file import OPSET
-from antiphon.export.part import Bound, Compared, Part, Port, Precision, Run
+from antiphon.export.part import Bound, Compared, EnginePlan, Part, Port, Precision, Run
 
 __all__ = ["WIDTH", "TinySource", "scaled", "tiny_part"]
 
@@ -57,8 +58,9 @@ def tiny_part(
     base: Part[TinySource, Tensor] | None = None,
     is_there: bool = True,
     scale: float = 1.0,
+    no_engine: str = "",
 ) -> Part[TinySource, Tensor]:
-    """scale: what PyTorch is said to multiply with, besides the source's."""
+    """scale: what PyTorch is said to multiply with, besides the source's. no_engine: see `Part`."""
     power = 1 if base is None else 2
 
     def drawn(source: TinySource, sizes: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -67,6 +69,11 @@ def tiny_part(
     def compared(trial: Tensor, run: Run) -> Mapping[str, Compared]:
         (found,) = run(trial)
         return {"y": (list(found), [row * scale * 3.0**power for row in trial])}
+
+    def tries(
+        shapes: Mapping[str, tuple[int, ...]], num_ids: Mapping[str, int]
+    ) -> Iterator[dict[str, Tensor]]:
+        yield {"x": torch.ones(shapes["x"])}
 
     assert folder in ("codec", "model")
     return Part(
@@ -87,4 +94,6 @@ def tiny_part(
         bounds={name: {"y": Bound(1e-6, is_relative=True)} for name in precisions},
         base=base,
         is_there=lambda _: is_there,
+        engine=EnginePlan((Profile((), Span(1, 2, 3)),), tries),
+        no_engine=lambda _: no_engine,
     )

@@ -38,6 +38,11 @@ class TensorrtUNet:
                 f"{self.engine.path}: expected {NUM_INPUTS} inputs and one output, found "
                 f"{', '.join(inputs)} and {', '.join(outputs)}"
             )
+        wrong = [name for name, dtype in self.engine.types.items() if dtype != torch.float32]
+        if wrong:
+            raise CheckpointError(
+                f"{self.engine.path}: expected inputs and outputs of float32, but not {wrong[0]!r}"
+            )
         self._names = [*inputs, *outputs]
         most = max(each.rows.most * each.frames.most for each in self.engine.profiles)
         rows = max(each.rows.most for each in self.engine.profiles)

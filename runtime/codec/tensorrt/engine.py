@@ -9,14 +9,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from antiphon.codec.tensorrt.library import Library, installed, logger_for
-from antiphon.codec.tensorrt.manifest import Manifest, manifests, sm
+from antiphon.codec.tensorrt.manifest import Manifest, building, manifests, sm
 from antiphon.codec.tensorrt.profile import Profile
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import is_folder, read_file
@@ -26,6 +25,8 @@ __all__ = ["Context", "TensorrtEngine", "fitting", "loaded", "opened"]
 
 MAX_ENGINE_BYTES = 8 * 2**30
 SHOWN_DIGITS = 12
+TYPES = {"FLOAT": torch.float32, "INT32": torch.int32, "INT64": torch.int64}
+"""By the name of TensorRT's"""
 LOG = logging.getLogger(__name__)
 
 
@@ -44,7 +45,7 @@ def fitting(folder: Path, kind: str, weights: str, device: torch.device) -> tupl
     if not found:
         raise CheckpointError(
             f"{folder}: expected an engine, found none; to build one from its ONNX files: "
-            f"antiphon export engine {quote(str(folder))}"
+            f"{building(folder, kind)}"
         )
     own = [each for each in found if each.weights == weights]
     if not own:
@@ -116,9 +117,14 @@ class TensorrtEngine:
                 f"{path}: expected the tensors {', '.join((*self.inputs, *self.outputs))}, "
                 f"found {', '.join(names)}"
             )
-        wrong = [name for name in names if self._engine.get_tensor_dtype(name) != trt.DataType.FLOAT]
+        kinds = {name: self._engine.get_tensor_dtype(name).name for name in names}
+        wrong = [name for name, kind in kinds.items() if kind not in TYPES]
         if wrong:
-            raise CheckpointError(f"{path}: expected inputs and outputs of float32, but not {wrong[0]!r}")
+            raise CheckpointError(
+                f"{path}: expected inputs and outputs of {', '.join(TYPES)}, found {wrong[0]!r} of "
+                f"{kinds[wrong[0]]}"
+            )
+        self.types = {name: TYPES[kind] for name, kind in kinds.items()}
         self._check_profiles()
         self.memory_bytes = int(self._engine.device_memory_size_v2)
         self._memory = torch.empty(self.memory_bytes, dtype=torch.uint8, device=device)
@@ -149,17 +155,14 @@ class TensorrtEngine:
         count = self._engine.num_optimization_profiles
         if count != len(self.profiles):
             raise CheckpointError(f"{self.path}: expected {len(self.profiles)} profiles, found {count}")
+        axes = self.manifest.axes
         for number, profile in enumerate(self.profiles):
-            for name in self.inputs:
-                shapes = [tuple(each) for each in self._engine.get_tensor_profile_shape(name, number)]
-                rows = tuple(shape[0] for shape in shapes)
-                frames = tuple(shape[2] for shape in shapes if len(shape) == 3)
-                wanted = profile.rows, profile.frames
-                right = [(each.least, each.usual, each.most) for each in wanted]
-                if rows != right[0] or frames not in ((), right[1]):
+            for name, shape in self.manifest.shapes.items():
+                found = [tuple(each) for each in self._engine.get_tensor_profile_shape(name, number)]
+                expected = profile.shapes(axes, shape)
+                if found != expected:
                     raise CheckpointError(
-                        f"{self.path}: expected profile {profile} for {name!r}, found rows {rows} and frames "
-                        f"{frames}"
+                        f"{self.path}: expected profile {profile}, for {name!r} {expected}, found {found}"
                     )
 
     def _context(self, trt: Any, number: int) -> Context:
@@ -187,8 +190,8 @@ class Context:
         self._addresses: dict[str, int] = {}
 
     def run(self, tensors: Mapping[str, Tensor]) -> None:
-        """Computes the outputs from the inputs; within `TensorrtEngine.stream`. tensors: all of both, float32
-        and contiguous, at addresses that are multiples of 256."""
+        """Computes the outputs from the inputs; within `TensorrtEngine.stream`. tensors: all of both, of the
+        engine's types and contiguous, at addresses that are multiples of 256."""
         for name, tensor in tensors.items():
             self._bind(name, tensor)
         if not self._context.execute_async_v3(self._engine.stream_handle):
@@ -201,12 +204,16 @@ class Context:
             for name, tensor in inputs.items():
                 self._bind(name, tensor)
             shapes = {name: tuple(self._context.get_tensor_shape(name)) for name in self._engine.outputs}
-            outputs = {name: torch.empty(each, device=self._engine.device) for name, each in shapes.items()}
+            outputs = {
+                name: torch.empty(each, dtype=self._engine.types[name], device=self._engine.device)
+                for name, each in shapes.items()
+            }
             self.run({**inputs, **outputs})
         return list(outputs.values())
 
     def _bind(self, name: str, tensor: Tensor) -> None:
         shape, address = tuple(tensor.shape), tensor.data_ptr()
+        assert tensor.dtype == self._engine.types[name], f"{name}: {tensor.dtype} is read as another type"
         if name in self._engine.inputs and self._shapes.get(name) != shape:
             if not self._context.set_input_shape(name, shape):
                 raise self._engine.failure(f"expected to take {name!r} of shape {shape}")

@@ -15,13 +15,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from antiphon.codec.tensorrt.profile import Profile
+from antiphon.codec.exported import FLOW
+from antiphon.codec.tensorrt.profile import Profile, Shape
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.files.checkpoint import read_json, shown
 
-__all__ = ["ENGINE_SUFFIX", "Manifest", "manifests", "sm", "target_of"]
+__all__ = ["ENGINE_SUFFIX", "Manifest", "building", "manifests", "sm", "target_of"]
 
-FORMAT = "antiphon-engine-1"
+FORMAT = "antiphon-engine-2"
 ENGINE_SUFFIX = ".engine"
 KEY_DIGITS = 12
 
@@ -44,7 +45,7 @@ class Manifest:
     """All that must fit before an engine is opened, and what is known of it."""
 
     kind: str
-    """The part of the codec, as in the metadata of an ONNX file"""
+    """Which network, as in the metadata of an ONNX file"""
     precision: str
     weights: str
     """The fingerprint of the source's weights"""
@@ -53,7 +54,11 @@ class Manifest:
     onnx_sha256: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    """Names in the graph's order"""
+    """Names in the graph's order, of what the engine has: it may leave out some of the file's"""
+    axes: tuple[str, ...]
+    """Those that vary, as in `profiles`: the last one is the rows"""
+    shapes: Mapping[str, Shape]
+    """Of each input"""
     target: str
     """sm80, ..."""
     library: str
@@ -69,7 +74,8 @@ class Manifest:
 
     @property
     def key(self) -> str:
-        content = (self.onnx_sha256, self.target, self.library, self.version, self.precision)
+        own = (self.onnx_sha256, self.target, self.library, self.version, self.precision)
+        content = (*own, self.inputs, self.outputs)
         return hashlib.sha256(repr((content, [str(each) for each in self.profiles])).encode()).hexdigest()
 
     @property
@@ -103,11 +109,12 @@ class Manifest:
             raise CheckpointError(f"{path}: format: expected {FORMAT!r}, found {shown(found)}")
         try:
             values["profiles"] = tuple(Profile.parse(each) for each in values["profiles"])
-            for name in ("inputs", "outputs"):
+            for name in ("inputs", "outputs", "axes"):
                 values[name] = tuple(str(each) for each in values[name])
+            values["shapes"] = {str(name): _shape(each) for name, each in values["shapes"].items()}
             values["memory_bytes"] = tuple(int(each) for each in values["memory_bytes"])
             made = cls(**values)
-        except (ConfigError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: expected what `antiphon export` wrote: {error}") from error
         made._check(path)
         return made
@@ -118,13 +125,31 @@ class Manifest:
                 raise CheckpointError(f"{path}: {name}: expected text, found {shown(getattr(self, name))}")
         if not self.profiles:
             raise CheckpointError(f"{path}: profiles: expected at least one, found none")
+        if tuple(self.shapes) != self.inputs:
+            raise CheckpointError(f"{path}: shapes: expected those of {', '.join(self.inputs)}")
+        named = {size for shape in self.shapes.values() for size in shape if isinstance(size, str)}
+        counts = {len(each.sizes) + 1 for each in self.profiles}
+        if not named.issubset(self.axes) or counts != {len(self.axes)}:
+            raise CheckpointError(f"{path}: axes: expected those of shapes and profiles, found {self.axes}")
         if path.name != self.file:
             raise CheckpointError(f"{path}: expected the name {self.file}, which its content has")
 
     def rebuilding(self, folder: Path, target: str) -> str:
         """The command that builds this engine where it is run, for another GPU or version."""
         options = Profile.options(self.profiles)
-        return f"antiphon export engine {quote(str(folder))} --target {target} {options}"
+        return f"{building(folder, self.kind)} --target {target} {options}"
+
+
+def building(folder: Path, kind: str) -> str:
+    """The command that builds an engine of a kind from the ONNX files of a folder."""
+    part = "" if kind == FLOW else f" --part {kind}"
+    return f"antiphon export engine {quote(str(folder))}{part}"
+
+
+def _shape(sizes: Sequence[object]) -> Shape:
+    if not all(isinstance(size, str | int) for size in sizes):
+        raise ValueError(f"shapes: expected names and numbers, found {shown(sizes)}")
+    return tuple(size for size in sizes if isinstance(size, str | int))
 
 
 def manifests(folder: Path) -> Sequence[Manifest]:

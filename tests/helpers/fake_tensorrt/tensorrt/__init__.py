@@ -62,8 +62,10 @@ class DataType(enum.Enum):
     FLOAT, HALF, INT8, INT32, BOOL, UINT8, FP8, BF16, INT64, INT4, FP4, E8M0 = range(12)
 
 
-KINDS = {"FLOAT16": "HALF", "BFLOAT16": "BF16"}
-"""ONNX's names where they differ."""
+KINDS = {"FLOAT16": "HALF", "BFLOAT16": "BF16", "DOUBLE": "FLOAT"}
+"""ONNX's names where they differ; of float64, the parser makes float32."""
+ARRAYS = {DataType.FLOAT: np.float32, DataType.INT32: np.int32, DataType.INT64: np.int64}
+"""What the memory of inputs and outputs is read as."""
 
 
 class TensorIOMode(enum.Enum):
@@ -407,12 +409,21 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Axes of a name that an input has, too, are as long as there."""
+        """Axes of a name that an input has, too, are as long as there; others as the network makes them."""
         sizes: dict[str, int] = {}
         for own, shape in self._shapes.items():
-            sizes |= dict(zip(self.engine._tensor(own)._axes, shape, strict=True))
+            axes = self.engine._tensor(own)._axes
+            sizes |= {axis: size for axis, size in zip(axes, shape, strict=True) if axis}
         tensor = self.engine._tensor(name)
-        return tuple(sizes.get(axis, size) for axis, size in zip(tensor._axes, tensor.shape, strict=True))
+        shape = tuple(sizes.get(axis, size) for axis, size in zip(tensor._axes, tensor.shape, strict=True))
+        if -1 not in shape:
+            return shape
+        zeros = {own: np.zeros(shape, self._array(own)) for own, shape in self._shapes.items()}
+        (result,) = self.engine._session.run([name], zeros)
+        return np.asarray(result).shape
+
+    def _array(self, name: str) -> Any:
+        return ARRAYS[self.engine.get_tensor_dtype(name)]
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if memory % ALIGNMENT:
@@ -431,19 +442,23 @@ class IExecutionContext:
         shapes, addresses = dict(self._shapes), dict(self._addresses)
 
         def compute() -> None:
-            given = {name: _at(addresses[name], shapes[name]).copy() for name in self.engine._inputs}
+            given = {
+                name: _at(addresses[name], shapes[name], self._array(name)).copy()
+                for name in self.engine._inputs
+            }
             for name, result in zip(
                 self.engine._outputs, self.engine._session.run(list(self.engine._outputs), given), strict=True
             ):
                 found = np.asarray(result)
-                _at(addresses[name], found.shape)[:] = found
+                _at(addresses[name], found.shape, self._array(name))[:] = found
 
         streams = sys.modules["fake_cuda"].STREAMS
         streams[stream_handle].jobs.append(compute)
         return True
 
 
-def _at(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """float32 memory as an array"""
-    count = math.prod(shape)
-    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address)).reshape(shape)
+def _at(address: int, shape: tuple[int, ...], kind: Any) -> np.ndarray[Any, Any]:
+    """Memory as an array"""
+    size = math.prod(shape) * np.dtype(kind).itemsize
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    return np.frombuffer(memoryview(memory), dtype=kind).reshape(shape)
