@@ -65,6 +65,7 @@ def test_golden(golden: Engine, python: str) -> None:
 def test_the_packaged_model_says_the_same(python: str) -> None:
     with Engine(device="cpu", progress=False, kv_cache_bytes=32 << 20, max_model_len=2048) as engine:
         expected = engine.generate(QUESTIONS, PARAMS)
+    found: list[Completion] = []
     with vllm_engine(python) as engine:
         for _ in range(2):
             found = engine.generate(QUESTIONS, PARAMS)

@@ -42,13 +42,9 @@ def vllm_engine(python: str, model: Path | None = None, *, env: Any = None, **se
         "env": {"VLLM_CPU_KVCACHE_SPACE": "1"} | (env or {}),
     }
     arguments |= settings.pop("text_backend_args", {})
+    own: dict[str, Any] = {"kv_cache_bytes": 32 << 20, "max_model_len": 2048} | settings
     return Engine(
-        model,
-        device="cpu",
-        progress=False,
-        text_backend="vllm",
-        text_backend_args=arguments,
-        **{"kv_cache_bytes": 32 << 20, "max_model_len": 2048} | settings,
+        model, device="cpu", progress=False, text_backend="vllm", text_backend_args=arguments, **own
     )
 
 
