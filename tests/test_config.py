@@ -135,7 +135,7 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         ),
         ("quantization_keep", ["*" * 9], "quantization_keep: expected a pattern of 1 to 200 characters"),
         ("quantization_keep", ["lm_head"], "quantization_keep: expected a quantization to leave modules out"),
-        ("text_backend", None, "text_backend: expected 'native', the only choice, got None"),
+        ("text_backend", None, "text_backend: expected one of 'native', 'vllm', got None"),
         ("vocoder_backend", Poison, "vocoder_backend: expected 'torch'"),
         ("speech_prompt", np.zeros(3), "speech_prompt: expected 'soft'"),
         ("max_num_seqs", 10**12, "max_num_seqs: expected an integer >= 1 and <= 65536"),

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from antiphon.bench.checkpoint import write_checkpoint
-from antiphon.export.llm import export_llm
 from antiphon.model.checkpoint.folder import read_config
+from antiphon.model.checkpoint.llm_folder import export_llm
 from antiphon.model.checkpoint.tensors import tensor_shapes
 
 __all__ = ["Written", "write_weights"]

@@ -34,6 +34,10 @@ BENCHMARKS = {
         "speech",
         "Spoken questions and answers from end to end: time to the first sound, and speech per second.",
     ),
+    "text": (
+        "text_backends",
+        "Text and spoken replies with vLLM's text beside the native backend's, in turns, on a CPU.",
+    ),
     "turns": (
         "turns",
         "Where turns end in questions with a pause inside: share that is cut in the middle, and delay.",

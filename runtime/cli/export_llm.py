@@ -33,7 +33,7 @@ def llm(
     copied, in whatever precision they are stored in."""
     with signals.at_once():  # there is nothing to keep
         from antiphon.assets.embedded import EMBEDDED_MODEL
-        from antiphon.export.llm import export_llm
+        from antiphon.model.checkpoint.llm_folder import export_llm
 
         written = export_llm(model or EMBEDDED_MODEL, out, progress=True)
     files = "1 file" if written.num_files == 1 else f"{written.num_files} files"

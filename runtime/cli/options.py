@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,12 +32,15 @@ __all__ = [
     "Seed",
     "System",
     "Temperature",
+    "TextBackend",
+    "TextBackendArg",
     "TopK",
     "TopP",
     "VocoderBackend",
     "Voice",
     "check_codec",
     "open_engine",
+    "text_backend_args",
 ]
 
 MODEL_PANEL = "Model"
@@ -88,6 +92,24 @@ VocoderBackend = Annotated[
         metavar="BACKEND",
         help="Of the speech codec: torch; on a CPU onnxruntime:DIR, on a GPU tensorrt:DIR, for a folder that "
         "`antiphon export flow` wrote from this codec.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+TextBackend = Annotated[
+    str,
+    typer.Option(
+        metavar="native|vllm",
+        help="What computes the LLM: this program, or vLLM in a process of its own.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+TextBackendArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="With vllm: python=PATH, the interpreter that has it; model=DIR, a folder of `antiphon export "
+        "llm`; env.NAME=VALUE, a variable of its process; or one of its engine arguments. May be given "
+        "several times.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -196,6 +218,26 @@ def check_codec(model: Path | None, codec: Path | None) -> None:
         raise typer.BadParameter("needs --model: the packaged checkpoint has its own", param_hint="--codec")
 
 
+def text_backend_args(backend: str, given: list[str] | None) -> dict[str, Any] | None:
+    """`text_backend_args` of an engine: values are JSON, or else strings."""
+    if backend == "native" and not given:
+        return None
+    found: dict[str, Any] = {}
+    env: dict[str, str] = {}
+    for choice in given or ():
+        name, equals, text = choice.partition("=")
+        if not name or not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {choice!r}", param_hint="--text-backend-arg")
+        if name.startswith("env."):
+            env[name.removeprefix("env.")] = text
+            continue
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found | ({"env": env} if env else {})
+
+
 def open_engine(
     model: Path | None,
     codec: Path | None,
@@ -204,6 +246,8 @@ def open_engine(
     dtype: str,
     codec_dtype: str,
     vocoder_backend: str = "torch",
+    text_backend: str = "native",
+    text_backend_arg: list[str] | None = None,
     quantization: str | None,
     kv_cache_dtype: str = "auto",
     block_size: int,
@@ -222,6 +266,8 @@ def open_engine(
             codec_dtype=codec_dtype,
             quantization=quantization,
             vocoder_backend=vocoder_backend,
+            text_backend=text_backend,
+            text_backend_args=text_backend_args(text_backend, text_backend_arg),
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # it is checked there
             block_size=block_size,
         )

@@ -62,6 +62,8 @@ def run_batch(
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
+    text_backend: options.TextBackend = "native",
+    text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
     quantization_keep: options.QuantizationKeep = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
@@ -100,6 +102,8 @@ def run_batch(
         settings: dict[str, Any] = {"block_size": block_size, "max_num_seqs": max_num_seqs}
         settings |= {"quantization": quantization, "quantization_keep": quantization_keep or ()}
         settings["kv_cache_dtype"] = kv_cache_dtype
+        settings["text_backend"] = text_backend
+        settings["text_backend_args"] = options.text_backend_args(text_backend, text_backend_arg)
         if max_model_len is not None:
             settings["max_model_len"] = max_model_len
         with signals.at_once():

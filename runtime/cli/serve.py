@@ -167,6 +167,8 @@ def serve(
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
+    text_backend: options.TextBackend = "native",
+    text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
     quantization_keep: options.QuantizationKeep = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
@@ -239,6 +241,8 @@ def serve(
         reference=reference,
     )
     engine_settings: dict[str, Any] = {
+        "text_backend": text_backend,
+        "text_backend_args": options.text_backend_args(text_backend, text_backend_arg),
         "quantization": quantization,
         "quantization_keep": quantization_keep or (),
         "kv_cache_dtype": kv_cache_dtype,

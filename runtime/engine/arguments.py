@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -26,6 +26,7 @@ from antiphon.types import Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
+    from antiphon.model.vllm.settings import VllmSettings
 
 __all__ = [
     "QUANTIZATIONS",
@@ -36,6 +37,7 @@ __all__ = [
     "check_keep",
     "check_library",
     "check_quantization",
+    "check_text_backend",
     "check_vocoder_backend",
     "engine_config",
     "given_id",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 QUANTIZATIONS = tuple(SCHEMES)
+TEXT_BACKENDS = ("native", "vllm")
 DEFAULT_MAX_TOKENS = 1024
 """For text-only replies whose request sets no limit."""
 MAX_PATTERNS = 1000
@@ -63,6 +66,7 @@ class EngineArguments(EngineSettings, total=False):
     quantization_keep: Sequence[str]
     load_format: Literal["auto", "dummy"]
     text_backend: str
+    text_backend_args: Mapping[str, Any] | None
     vocoder_backend: str
     speech_prompt: str
     progress: bool
@@ -120,6 +124,23 @@ def check_library(scheme: Scheme, place: torch.device) -> None:
             f"quantization: {scheme.name!r} needs the package {library}, which is not installed: "
             f"pip install 'antiphon[{library}]'"
         )
+
+
+def check_text_backend(value: object, arguments: object, load_format: object) -> VllmSettings | None:
+    """What vLLM is to be run with; None if the LLM is ours."""
+    if type(value) is not str or value not in TEXT_BACKENDS:
+        raise ConfigError(
+            f"text_backend: expected one of {', '.join(map(repr, TEXT_BACKENDS))}, got {shown(value)}"
+        )
+    if value == "native":
+        if arguments is not None:
+            raise ConfigError(f"text_backend_args: expected None with 'native', got {kind(arguments)}")
+        return None
+    if load_format != "auto":
+        raise ConfigError(f"load_format: expected 'auto' with text_backend 'vllm', got {shown(load_format)}")
+    from antiphon.model.vllm.settings import VllmSettings
+
+    return VllmSettings.parse(arguments)
 
 
 def check_vocoder_backend(value: object, place: torch.device) -> None:

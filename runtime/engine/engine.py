@@ -6,10 +6,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -85,7 +85,12 @@ class Engine(OfOneProcess):
         progress: show a progress bar on the terminal while a long load goes on.
         vocoder_backend: of a codec given as a folder, "torch" or, on a CPU, "onnxruntime:FOLDER", on a GPU
             "tensorrt:FOLDER": see `antiphon.codec.Codec.from_pretrained`.
-        text_backend, speech_prompt: each has one choice so far.
+        text_backend: what computes the LLM: "native", or "vllm": in a process of its own, see
+            docs/serving.md.
+        text_backend_args: with "vllm": its `EngineArgs`; "python", the interpreter that has it, if not this
+            one; "model", a folder that `antiphon export llm` wrote of this checkpoint, which is otherwise
+            written at load and removed at the end; "env", environment variables of its process.
+        speech_prompt: has one choice so far.
         settings: see `antiphon.config.EngineSettings`.
 
     Raises:
@@ -106,6 +111,7 @@ class Engine(OfOneProcess):
         quantization_keep: Sequence[str] = (),
         load_format: Literal["auto", "dummy"] = "auto",
         text_backend: str = "native",
+        text_backend_args: Mapping[str, Any] | None = None,
         vocoder_backend: str = "torch",
         speech_prompt: str = "soft",
         progress: bool = True,
@@ -125,11 +131,15 @@ class Engine(OfOneProcess):
             quantization_keep=quantization_keep,
             load_format=load_format,
             text_backend=text_backend,
+            text_backend_args=text_backend_args,
             vocoder_backend=vocoder_backend,
             speech_prompt=speech_prompt,
             progress=progress,
             **settings,
         )
+        self._text = loaded.text
+        if self._text is not None:  # its process must not outlive an engine that is dropped
+            weakref.finalize(self, self._text.stop)
         self.model_name = loaded.model_name
         self.device = loaded.device
         self.config = loaded.config
@@ -160,6 +170,9 @@ class Engine(OfOneProcess):
                 capture=capture_for(self.device, enforce_eager=self.config.enforce_eager, priority=PRIORITY),
                 interruptible=self._ownership.interruptible,
             )
+        if self._text is not None:
+            self.scheduler.elsewhere = self._text
+            self._text.read_prompts = self.runner.read_prompts
         self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
         if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.speech_worker.stop)
@@ -178,7 +191,12 @@ class Engine(OfOneProcess):
             self.codec.sample_rate_hz if self.codec is not None else None,
         )
         self._steps = Steps(
-            self.scheduler, self.runner, self._replies, self._intake.probe, self._ownership.is_interrupt
+            self.scheduler,
+            self.runner,
+            self._replies,
+            self._intake.probe,
+            self._ownership.is_interrupt,
+            self._text,
         )
         self._growing_requests = GrowingRequests(
             self.inputs, self.scheduler, self.runner, self._replies.outputs, self.config.max_model_len
@@ -421,9 +439,13 @@ class Engine(OfOneProcess):
             self._closed = True
             self._replies.clear()
             self._untold.clear()
-            if self.speech_worker is not None:
-                with interrupts.allowed():
-                    self.speech_worker.close()
+            with interrupts.allowed():
+                try:
+                    if self.speech_worker is not None:
+                        self.speech_worker.close()
+                finally:
+                    if self._text is not None:
+                        self._text.close()
 
     def reset_prefix_cache(self) -> None:
         """Forget what finished requests have left in the KV cache for others to share. Running requests go
@@ -431,6 +453,8 @@ class Engine(OfOneProcess):
         with self._ownership.turn("reset_prefix_cache"):
             self._check_alive()
             self.scheduler.pool.reset_prefix_cache()
+            if self._text is not None:
+                self._text.forget_prompts()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if blocks were lost or are held by nobody; cheap."""
@@ -504,6 +528,8 @@ class Engine(OfOneProcess):
                 self._untold += self._replies.abort(output)
 
     def _has_work(self) -> bool:
+        if self._text is not None and self._text.lost is not None:
+            return not self._closed  # the next step says that the engine has failed
         return bool(self._replies.outputs) and (self.scheduler.has_work or self._replies.has_ended)
 
     def _check_alive(self) -> None:

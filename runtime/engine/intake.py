@@ -114,8 +114,9 @@ class Intake:
         return request_id
 
     def probe(self) -> RequestState:
-        """A small request of our own, which needs all three stacks."""
-        prompt = self._inputs.process(Request(Units([0]), ("text", "audio")))
+        """A small request of our own, which needs all of our stacks."""
+        say = None if self._scheduler.elsewhere is None else "a"  # our stacks are asked, and no others
+        prompt = self._inputs.process(Request(Units([0]), ("text", "audio"), say=say))
         params = SamplingParams(max_tokens=8, max_units=2)
         return self._state("probe", prompt, params, 0, speaks=True)
 
@@ -146,6 +147,7 @@ class Intake:
             carries_speech=self._tokenizer.carries_speech,
             seed=seed,
             speaking=self._scheduler.speaking,
+            text_elsewhere=self._scheduler.elsewhere is not None,
         )
 
     def _is_in_use(self, request_id: str, untold: Sequence[Event]) -> bool:

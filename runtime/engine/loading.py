@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -17,6 +19,7 @@ from antiphon.engine.arguments import (
     check_keep,
     check_library,
     check_quantization,
+    check_text_backend,
     check_vocoder_backend,
     engine_config,
     model_folder,
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from antiphon.codec import Codec
+    from antiphon.model.vllm.settings import VllmSettings
+    from antiphon.model.vllm.text import VllmText
+    from antiphon.model.weights import OmniWeights
 
 __all__ = ["Loaded", "load"]
 
@@ -57,6 +63,8 @@ class Loaded:
     codec: Codec | None
     inputs: InputProcessor
     model: OmniModel
+    text: VllmText | None
+    """Where the LLM is, if not in the model."""
 
 
 def load(
@@ -70,6 +78,7 @@ def load(
     quantization_keep: Sequence[str],
     load_format: Literal["auto", "dummy"],
     text_backend: str,
+    text_backend_args: Mapping[str, Any] | None,
     vocoder_backend: str,
     speech_prompt: str,
     progress: bool,
@@ -80,7 +89,7 @@ def load(
     config = engine_config(settings)
     check_quantization(quantization)
     keep = check_keep(quantization_keep)
-    check_choice("text_backend", text_backend, "native")
+    vllm = check_text_backend(text_backend, text_backend_args, load_format)
     check_choice("speech_prompt", speech_prompt, "soft")
     folder = model_folder(model) if model is not None else EMBEDDED_MODEL
     if model is None and codec is None:
@@ -127,15 +136,54 @@ def load(
         keep=keep,
     )
     computing = computing_dtype(resolved, place)
-    return Loaded(
-        model_name=folder.name,
-        device=place,
-        dtype=computing,
-        config=config,
-        model_config=model_config,
-        cache_config=cache_config(model_config, config, computing, place),
-        tokenizer=tokenizer,
-        codec=opened,
-        inputs=inputs,
-        model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
+    text = None
+    if vllm is not None:
+        text = _begin_vllm(vllm, folder, model_config, config, resolved, place, weights, progress=progress)
+    try:
+        return Loaded(
+            model_name=folder.name,
+            device=place,
+            dtype=computing,
+            config=config,
+            model_config=model_config,
+            cache_config=cache_config(model_config, config, computing, place),
+            tokenizer=tokenizer,
+            codec=opened,
+            inputs=inputs,
+            model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
+            text=text,
+        )
+    except BaseException:
+        if text is not None:
+            text.close()
+        raise
+
+
+def _begin_vllm(
+    settings: VllmSettings,
+    folder: Path,
+    model_config: ModelConfig,
+    config: EngineConfig,
+    dtype: torch.dtype,
+    place: torch.device,
+    weights: OmniWeights,
+    *,
+    progress: bool,
+) -> VllmText:
+    """Start vLLM once our part of its weights has gone. On a GPU it then takes its share of the memory; what
+    is left is for our cache."""
+    from antiphon.model.vllm.process import WorkerProcess
+    from antiphon.model.vllm.text import LlmFolder, VllmText
+
+    OmniModel.without_llm(weights)
+    if place.type == "cuda":
+        torch.cuda.empty_cache()
+    llm = LlmFolder(settings, folder, model_config, progress=progress)
+    start = partial(
+        WorkerProcess,
+        settings.python,
+        settings.engine_args(llm.path, config, dtype, place),
+        settings.environment(llm.passing),
+        llm.passing,
     )
+    return VllmText(llm, start)

@@ -39,8 +39,9 @@ def step(
     """Make one pass through each stack that has work. False if no stack has any.
 
     The order follows the data: the bottom layers hear, the LLM thinks if a request waits for text, the top
-    layers speak. before, after: called around each pass, `after` once the scheduler has its results.
-    may_speak: see `Scheduler.admit`.
+    layers speak. An LLM elsewhere is asked, and what it has thought is taken, where ours would think. before,
+    after: called around each pass, `after` once the scheduler has its results. may_speak: see
+    `Scheduler.admit`.
     """
     for request in scheduler.admit(may_speak=may_speak):
         stacks.start(request)
@@ -50,6 +51,16 @@ def step(
         scheduler.complete_bottom(plan, stacks.run_bottom(plan))
         after(plan)
         computed = True
+    if (elsewhere := scheduler.elsewhere) is not None:
+        if (plan := scheduler.schedule_asking()).chunks:
+            before(plan)
+            elsewhere.ask(plan)
+            scheduler.complete_asking(plan)
+            after(plan)
+            computed = True
+        if (plan := scheduler.take_text(elsewhere.take())).chunks:
+            after(plan)
+            computed = True
     if (plan := scheduler.schedule_text()).chunks:
         before(plan)
         scheduler.complete_text(plan, stacks.run_text(plan))

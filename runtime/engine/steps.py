@@ -9,10 +9,12 @@ answer a question of our own, the engine has failed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from antiphon.engine.passes import step
+from antiphon.errors import EngineDead
 from antiphon.model.runner import Runner
+from antiphon.model.vllm.text import VllmText
 from antiphon.outputs.replies import Replies
 from antiphon.process.faults import log_fault
 from antiphon.sched.block_pool import BlockPool
@@ -29,6 +31,8 @@ MAX_FAULTS_OF_ONE = 3
 MAX_FAULTS_OF_ALL = 3
 """After this number of faults outside of a pass, without a successful step between, the engine has failed."""
 MAX_PROBE_STEPS = 64
+TEXT_WAIT_S = 0.01
+"""How long a step with nothing else to do waits for text from elsewhere: short, as for speech."""
 
 
 class Steps:
@@ -41,14 +45,16 @@ class Steps:
         replies: Replies,
         probe: Callable[[], RequestState],
         is_interrupt: Callable[[BaseException], bool],
+        text: VllmText | None = None,
     ) -> None:
         """probe: makes a small request that needs all three stacks. is_interrupt: whether an exception is
-        not a fault but ends what is being done."""
+        not a fault but ends what is being done. text: where the LLM is, if not in the runner."""
         self._scheduler = scheduler
         self._runner = runner
         self._replies = replies
         self._probe = probe
         self._is_interrupt = is_interrupt
+        self._text = text
         self._plan: StackPlan | None = None
         """The plan of the current pass, until the scheduler has all its results, and they are told."""
         self._untold: dict[str, Chunk] = {}
@@ -68,6 +74,8 @@ class Steps:
         A fault is dealt with here unless the engine has failed: then it is raised. An interrupt is raised
         too; all requests can go on after it.
         """
+        if self._text is not None and self._text.lost is not None:
+            raise EngineDead(self._text.lost)
         num_told, self._told = len(told), told
         were_untold, num_tellings = bool(self._untold), self._num_tellings
         try:
@@ -83,7 +91,13 @@ class Steps:
             if were_untold and num_tellings == self._num_tellings:
                 self._tell_the_rest()
             told += self._replies.reap()
-            told += self._replies.collect_audio(may_wait=may_wait and not computed and len(told) == num_told)
+            may_wait = may_wait and not computed
+            if self._text is not None:
+                told += self._fail_textless(self._text)
+                if may_wait and len(told) == num_told and self._text.is_awaited:
+                    self._text.wait(TEXT_WAIT_S)
+                    may_wait = False
+            told += self._replies.collect_audio(may_wait=may_wait and len(told) == num_told)
             self._num_faults = 0
         except BaseException as error:
             plan, self._plan = self._plan, None
@@ -95,6 +109,14 @@ class Steps:
             if not self._can_go_on(plan):
                 raise
             told += self._blame(plan, error)
+
+    def _fail_textless(self, text: VllmText) -> Iterator[Event]:
+        """End requests whose text cannot be made elsewhere."""
+        while text.failures:
+            request, error = text.failures.pop(0)
+            output = self._replies.outputs.get(request.request_id)
+            if output is not None and output.request is request and not request.finished:
+                yield from self._replies.fail(output, error)
 
     def _begin(self, plan: StackPlan) -> None:
         self._plan = plan

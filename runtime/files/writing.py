@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +18,11 @@ from antiphon.files.reading import PIPE_PATIENCE_S
 
 __all__ = [
     "check_writable",
+    "discard",
     "discard_unfinished",
     "folder_written_whole",
     "is_special",
+    "passing_folder",
     "write_whole",
     "written_whole",
 ]
@@ -102,6 +105,19 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def passing_folder(prefix: str) -> Path:
+    """A new folder among the temporary ones, until `discard`. Raises OSError if none can be made."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    _unfinished.add(folder)
+    return folder
+
+
+def discard(folder: Path) -> None:
+    """Remove a `passing_folder`, if it is still there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _unfinished.discard(folder)
 
 
 def discard_unfinished() -> None:

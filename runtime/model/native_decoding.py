@@ -30,7 +30,9 @@ class NativeDecoding:
         """unit_hidden: (rows, hidden), H of each request's last unit. The model `is_supported`."""
         weights, num_bottom = model.weights, model.config.num_bottom_audio_layers
         self._model, self._windows = model, windows
-        self._text = DecodeStep(weights.embed_tokens, model.text_layers, model.lm_head, cache.text)
+        self._text: DecodeStep | None = None
+        if model.has_llm:
+            self._text = DecodeStep(weights.embed_tokens, model.text_layers, model.lm_head, cache.text)
         self._bottom = DecodeStep(
             weights.audio_embed_tokens,
             model.bottom_layers,
@@ -52,12 +54,15 @@ class NativeDecoding:
     @staticmethod
     def is_supported(model: OmniModel) -> bool:
         """Whether all of it runs in the C++ kernels."""
-        stacks = model.text_layers, model.bottom_layers, model.top_layers
+        stacks = [model.bottom_layers, model.top_layers]
+        if model.has_llm:
+            stacks.append(model.text_layers)
         products = model.lm_head, model.ctc_head, model.unit_head, model.fusion_kv
         return all(runs_natively(stack, *products) for stack in stacks)
 
     def think(self, chunks: Sequence[Chunk]) -> list[int]:
         """The likeliest text ids after ids that are known."""
+        assert self._text is not None, "the LLM is elsewhere"
         tracks = [chunk.request.text for chunk in chunks]
         starts = [chunk.start for chunk in chunks]
         ids = [track.ids[start] for track, start in zip(tracks, starts, strict=True)]

@@ -57,7 +57,11 @@ class OmniModel:
         self.products: list[Linear] = []
         """Those of all layers and of fusion"""
         self.bottom_layers: DecoderLayers = self._stack(weights.bottom_layers, weights.audio_norm)
-        self.text_layers: DecoderLayers = self._stack(weights.layers, weights.norm)
+        self.has_llm = bool(weights.layers)
+        """Otherwise it is elsewhere, see `without_llm`."""
+        self.text_layers: DecoderLayers = (
+            self._stack(weights.layers, weights.norm) if self.has_llm else self._no_layers()
+        )
         self.top_layers: DecoderLayers = self._stack(weights.top_layers, weights.top_audio_norm)
         self.ctc_head = self._take("audio_to_text_proj")
         self.lm_head = self._take("lm_head")
@@ -68,6 +72,14 @@ class OmniModel:
         self.unit_head = self._take("audio_lm_head")
         self.fusion_kv = self._take("fusion_kv")
         self.products.append(self.fusion_kv)
+
+    @staticmethod
+    def without_llm(weights: OmniWeights) -> OmniWeights:
+        """The same weights once the LLM's layers and head have been let go of: they are computed elsewhere.
+        The table of text ids stays, since what was heard is read through it."""
+        weights.layers.clear()
+        weights.lm_head = weights.norm.new_empty(1, len(weights.norm)).zero_()
+        return weights
 
     def hear(self, ids: Tensor, batch: AttentionBatch, caches: LayerCaches) -> Tensor:
         """Bottom layers over text and unit ids int64 (tokens) -> H (tokens, hidden)."""
@@ -130,6 +142,20 @@ class OmniModel:
             "top": top + self.unit_head.num_bytes,
             "fusion": self.fusion_kv.num_bytes,
         }
+
+    def _no_layers(self) -> DecoderLayers:
+        self._layer_bytes.append(0)
+
+        def no_layers(
+            x: Tensor,
+            batch: AttentionBatch,
+            caches: LayerCaches,
+            fusion: FusionBatch | None,
+            wanted: Tensor | None = None,
+        ) -> Tensor:
+            raise AssertionError("the LLM is elsewhere")
+
+        return no_layers
 
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
         packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]

@@ -31,7 +31,7 @@ class PromptStates:
         width = like.shape[-1]
         prompt = request.num_speech_prompt - start
         # if no text track needs feeding (the text is known already), nothing reads soft embeddings
-        soft = request.is_soft and request.needs_text and prompt > 0
+        soft = request.is_soft and request.is_unread and prompt > 0
         return cls(
             request,
             start,

@@ -152,8 +152,9 @@ class Recordings:
 
     def _bodies(self, size: int) -> Iterator[tuple[Kind, Callable[[dict[str, Tensor]], Tensor]]]:
         model = self._model
-        yield "sampled text", lambda d: self._think(d, _sampled(model.lm_head))
-        yield "text", lambda d: self._think(d, _likeliest(model.lm_head))
+        if model.has_llm:
+            yield "sampled text", lambda d: self._think(d, _sampled(model.lm_head))
+            yield "text", lambda d: self._think(d, _likeliest(model.lm_head))
         yield "sampled unit", lambda d: self._speak(d, _sampled(model.unit_head), has_entries=True)
         yield "unit with entries", lambda d: self._speak(d, _likeliest(model.unit_head), has_entries=True)
         if size <= MOST_WITHOUT_ENTRIES:

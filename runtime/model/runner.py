@@ -135,7 +135,7 @@ class Runner:
             max_blocks=max(recordings.max_text_blocks, recordings.max_speech_blocks),
             max_num_seqs=self._max_num_seqs,
             cos_sin=model.cos_sin,
-            heads=[model.ctc_head, model.lm_head, model.unit_head],
+            heads=[model.ctc_head, *([model.lm_head] if model.has_llm else []), model.unit_head],
             soft=(model.ctc_head, table),
             products=model.products,
             fusion_cache=self._windows.cache,
@@ -375,7 +375,7 @@ class Runner:
             request = states.request
             if request.row == row:
                 heard = not request.speaks or request.top_computed >= states.start + len(states.hidden)
-                thought = not request.needs_text or request.text.num_computed >= request.num_text_prompt
+                thought = not request.is_unread or request.text.num_computed >= request.num_text_prompt
                 if not heard or not (thought or states.soft is None):
                     continue
             del self._prompts[row]
@@ -392,6 +392,12 @@ class Runner:
                 self._fill_prompt(x[offset : offset + len(chunk)], chunk)
             offset += len(chunk)
         return x
+
+    @torch.inference_mode()
+    @_on_kernels_threads
+    def read_prompts(self, plan: StackPlan) -> list[Tensor]:
+        """What the LLM reads of whole prompts (positions, hidden), for an LLM that is not ours."""
+        return [self._text_inputs([chunk]) for chunk in plan.chunks]
 
     def _fill_prompt(self, x: Tensor, chunk: Chunk) -> None:
         request = chunk.request

@@ -14,12 +14,12 @@ def reserve_known(pool: BlockPool, request: RequestState, num_running: int) -> b
     """Take over cached prefixes and make room for all known positions of both tracks."""
     text, speech = request.text, request.speech
     text_blocks: list[int] = []
-    if request.needs_text:
+    if request.holds_text:
         text_blocks = text.cached_prefix(pool, len(text) - 1)
     speech_blocks: list[int] = []
     if speech is not None:
         limit = len(speech)
-        if request.is_soft and request.needs_text:
+        if request.is_soft and request.is_unread:
             # what the text track computes needs the bottom layers' output at the same positions
             limit = min(limit, request.speech_before(len(text_blocks) * text.block_size))
         elif request.transcribes:
@@ -49,7 +49,7 @@ def give_back(pool: BlockPool, request: RequestState) -> None:
 
 def _reserve_tracks(pool: BlockPool, request: RequestState, num_running: int) -> bool:
     text, speech = request.text, request.speech
-    text_positions = len(text) if request.needs_text else 0
+    text_positions = len(text) if request.holds_text else 0
     needed = text.blocks_missing(text_positions)
     if speech is not None:
         needed += speech.blocks_missing(len(speech))

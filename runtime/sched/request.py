@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from antiphon.config import CacheConfig, ModelConfig
@@ -61,7 +61,9 @@ class RequestState:
         carries_speech: Callable[[int], bool],
         seed: int = 0,
         speaking: type[SpeakingState] = SpeakingState,
+        text_elsewhere: bool = False,
     ) -> None:
+        """text_elsewhere: its LLM is not ours, see `sched.elsewhere`."""
         self.request_id = request_id
         self.prompt = prompt
         self.is_growing = prompt.is_growing
@@ -83,6 +85,10 @@ class RequestState:
         self.num_faults = 0
         """Failed passes that it was part of."""
         self.num_cached_tokens: int | None = None
+        self.text_elsewhere = text_elsewhere
+        """Its text track holds no blocks: of its prompt and its text, only the ids are known here."""
+        self.is_asked = False
+        """An LLM elsewhere has its prompt, so nothing of it has to be read to that again."""
         self._stop_ids = config.stop_token_ids
         self._eot = config.eot_token_id
 
@@ -135,7 +141,7 @@ class RequestState:
         # the top layers skip the last known position until another follows: it might be the prompt's last
         return (
             self.speech.num_computed < len(self.speech)
-            or (self.needs_text and self.text.num_computed < len(self.text))
+            or (self.holds_text and self.text.num_computed < len(self.text))
             or self.top_computed < self.top_ready()
         )
 
@@ -179,6 +185,16 @@ class RequestState:
         return self.speaking is None or not (self.speaking.silent or self.text_ended)
 
     @property
+    def holds_text(self) -> bool:
+        """Its text track is computed here, and holds blocks."""
+        return self.needs_text and not self.text_elsewhere
+
+    @property
+    def is_unread(self) -> bool:
+        """An LLM reads its prompt, now or later; elsewhere it reads it once."""
+        return self.needs_text and not self.is_asked
+
+    @property
     def waits_for_text(self) -> bool:
         return (self.speaking is None or self.speaking.waits) and self.needs_text
 
@@ -203,6 +219,13 @@ class RequestState:
         """Speech has consumed all of a text that was cut off by its length limit."""
         shown = self.shown_text_ids
         return self.speaks and len(shown) >= self.max_tokens and shown[-1] != self._eot
+
+    @property
+    def text_stop_ids(self) -> frozenset[int]:
+        """The ids that end its text: end of turn alone if it is spoken."""
+        if self.speaks:
+            return frozenset((self._eot,))
+        return frozenset(() if self.params.ignore_eos else self._stop_ids)
 
     @property
     def max_tokens(self) -> float:
@@ -234,6 +257,11 @@ class RequestState:
         """Add a text id that was picked."""
         self.text_ids.append(token)
         self.text.append(token)
+        self.take_text()
+
+    def end_text(self) -> None:
+        """The LLM elsewhere has no room for more text: its length is that of what has come."""
+        self.params = replace(self.params, max_tokens=len(self.text_ids))
         self.take_text()
 
     def take_text(self) -> None:

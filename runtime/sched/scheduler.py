@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from antiphon.sched.admission import give_back, reserve_known
 from antiphon.sched.block_pool import BlockPool
+from antiphon.sched.elsewhere import TextArrived, TextElsewhere
 from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.speaking import SpeakingState
@@ -67,6 +68,8 @@ class Scheduler:
         """Speculative requests that have no room yet."""
         self.resting: list[RequestState] = []
         """Open requests that made way with nothing left to compute, and have not been updated since."""
+        self.elsewhere: TextElsewhere | None = None
+        """The LLM, if that is not ours."""
         self.running: list[RequestState] = []
         """In order of admission: the first is served first, the last is preempted first."""
         self.trials: deque[Trial] = deque()
@@ -106,7 +109,7 @@ class Scheduler:
 
     def fits(self, request: RequestState, num_more: int = 0) -> bool:
         """Whether the pool could ever hold the request's tracks, each with `num_more` + 1 positions more."""
-        tracks = [t for t in (request.text if request.needs_text else None, request.speech) if t is not None]
+        tracks = [t for t in (request.text if request.holds_text else None, request.speech) if t is not None]
         needed = sum(-(-(len(t) + num_more + 1) // t.block_size) for t in tracks)
         return needed <= self.pool.num_blocks
 
@@ -152,6 +155,8 @@ class Scheduler:
         May be called again with another reason, as when the speech of a whole reply cannot be made.
         """
         request.finish_reason = reason
+        if self.elsewhere is not None:
+            self.elsewhere.drop(request)
         if request in self.running:
             self.running.remove(request)
             self._release(request)
@@ -214,13 +219,15 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget = self.max_num_batched_tokens
         in_turn = self._in_turn()
-        waits = [r for r in in_turn if r.waits_for_text and r.text.num_computed < r.text_ready()]
+        waits = [
+            r for r in in_turn if r.holds_text and r.waits_for_text and r.text.num_computed < r.text_ready()
+        ]
         if not waits:
             return StackPlan("text", [])
         ahead = [
             r
             for r in in_turn
-            if r.needs_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
+            if r.holds_text and not r.waits_for_text and r.num_text_ahead < self.text_lookahead
         ]
         for request in sorted(waits + ahead, key=attrgetter("is_speculative")):
             track = request.text
@@ -237,6 +244,17 @@ class Scheduler:
             chunks.append(Chunk(request, start, end, samples))
             budget -= end - start
         return self._plan("text", chunks)
+
+    def schedule_asking(self) -> StackPlan:
+        """Whole prompts that an LLM elsewhere can be given: all that it reads of them is known."""
+        return StackPlan(
+            "text",
+            [
+                Chunk(r, 0, r.num_text_prompt)
+                for r in self._in_turn()
+                if r.text_elsewhere and r.is_unread and not r.is_growing and r.text_ready() == len(r.text)
+            ],
+        )
 
     def schedule_top(self) -> StackPlan:
         chunks: list[Chunk] = []
@@ -294,6 +312,28 @@ class Scheduler:
                 request.add_text(token)
                 self._finish_if_complete(request)
             self._let_go_of_text(request)
+
+    def complete_asking(self, plan: StackPlan) -> None:
+        """An LLM elsewhere has these prompts."""
+        for chunk in plan.chunks:
+            chunk.request.is_asked = True
+
+    def take_text(self, arrived: Sequence[TextArrived]) -> StackPlan:
+        """Text has come from elsewhere, also for requests that do not run; returns for whom."""
+        chunks = []
+        for request, ids, is_last, num_cached in arrived:
+            start = len(request.text)
+            for token in ids:
+                if request.finished:
+                    break
+                request.add_text(token)
+                self._finish_if_complete(request)
+            if is_last and request.needs_text and request.text_ids:
+                request.end_text()
+                self._finish_if_complete(request)
+            request.num_cached_tokens = num_cached
+            chunks.append(Chunk(request, start, len(request.text)))
+        return StackPlan("text", chunks)
 
     def complete_top(self, plan: StackPlan, spoken: Spoken) -> None:
         picked = iter(zip(spoken.units, spoken.labels, strict=True))

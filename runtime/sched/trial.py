@@ -30,6 +30,6 @@ class Trial:
         if self.stack == "top":
             return request.top_computed >= self.end
         track = request.text if self.stack == "text" else request.speech
-        # once no more text will be asked for, its track holds nothing
-        is_done = track is request.text and not request.needs_text
+        # once no more text will be asked for, its track holds nothing; elsewhere, none of it is computed
+        is_done = track is request.text and not request.is_unread
         return track is None or track.num_computed >= self.end or is_done

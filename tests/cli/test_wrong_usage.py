@@ -48,6 +48,8 @@ def ended(arguments: list[str], monkeypatch: pytest.MonkeyPatch, stdin: str = ""
         [*GENERATE, "--codec-dtype", "float8"],
         ["serve", "--unit-head", "text"],
         [*GENERATE, "--vocoder-backend", "tensorrt"],
+        [*GENERATE, "--text-backend", "tgi"],
+        [*GENERATE, "--text-backend-arg", "python"],
         [*GENERATE, "--block-size", "0"],
         [*GENERATE, "--json", "--out", "-"],
         ["generate", "--text", "-", "--audio", "-"],

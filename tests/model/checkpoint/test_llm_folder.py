@@ -16,7 +16,7 @@ from torch import Tensor
 from antiphon import Engine, Request, SamplingParams
 from antiphon.assets.embedded import EMBEDDED_MODEL
 from antiphon.errors import CheckpointError
-from antiphon.export.llm import export_llm
+from antiphon.model.checkpoint.llm_folder import export_llm
 from antiphon.model.checkpoint.quantized_folder import write_quantized
 from antiphon.model.schemes import INT8
 

@@ -1,0 +1,1 @@
+"""Text by vLLM, in a process of its own, see `docs/architecture.md`."""
