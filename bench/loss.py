@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,59 +15,54 @@ from antiphon.config import ModelConfig
 from antiphon.engine.engine import Engine
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import decoder_layers
-from antiphon.kernels.linear import Linear, TorchLinear, linear
+from antiphon.kernels.linear import linear
 from antiphon.kernels.quantized import quantize_int8
 from antiphon.model import omni
+from antiphon.model.checkpoint.quantizing import matrix_groups
 from antiphon.sched.request import RequestState
 from antiphon.types import Request, SamplingParams
 
-__all__ = ["Replied", "Tap", "names_of", "perplexity", "replies", "tapped"]
+__all__ = ["Replied", "Tap", "names_of", "perplexity", "replies", "tapped", "tensors_of"]
 
 
 LAYER, FUSION = ("qkv", "o", "gate_up", "down"), ("fusion q", "fusion o")
+BOTH = (True, False)
 
 
-@dataclass
 class Tap:
-    """A matrix in float32 that also multiplies in int8, and sees how much that differs."""
+    """The product with a matrix, which also multiplies in int8, and sees how much that differs.
 
-    exact: TorchLinear
-    dynamic: Linear = field(init=False)
-    weight_only: Linear = field(init=False)
-    signal: float = 0.0
-    noise: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Of the rows in int8, too, and of the weights alone"""
+    dynamic: the ways in which it does: with the rows in int8, too, or with the weights alone.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, weight: Tensor, dynamic: Sequence[bool] = BOTH) -> None:
+        self.others = [linear(quantize_int8(weight, dynamic=each)) for each in dynamic]
+        self.exact = linear(weight)
         self.in_features, self.out_features = self.exact.in_features, self.exact.out_features
         self.num_bytes = self.exact.num_bytes
-        self.dynamic, self.weight_only = (
-            linear(quantize_int8(self.exact.weight, dynamic=dynamic)) for dynamic in (True, False)
-        )
+        self.signal = 0.0
+        self.noise = [0.0] * len(self.others)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.exact(x)
         self.signal += float(y.double().square().sum())
-        for index, other in enumerate((self.dynamic, self.weight_only)):
+        for index, other in enumerate(self.others):
             self.noise[index] += float((other(x) - y).double().square().sum())
         return y if residual is None else residual + y
 
-    def decibels(self) -> tuple[float, float]:
-        """With the rows in int8, too, and with the weights alone; infinite where nothing was lost."""
-        dynamic, weight_only = (
-            10 * math.log10(self.signal / noise) if noise else math.inf for noise in self.noise
-        )
-        return dynamic, weight_only
+    def decibels(self) -> tuple[float, ...]:
+        """Signal to noise in each way; infinite where nothing was lost."""
+        return tuple(10 * math.log10(self.signal / noise) if noise else math.inf for noise in self.noise)
 
 
 @contextmanager
-def tapped() -> Iterator[list[Tap]]:
+def tapped(dynamic: Sequence[bool] = BOTH) -> Iterator[list[Tap]]:
     """Engines made within the context multiply by `Tap`s, which are given in the order in which the model
-    makes them, see `names_of`. Their dtype must be float32."""
+    makes them, see `names_of`. They must be on the CPU, where 16 bits are widened to float32, too."""
     taps: list[Tap] = []
 
     def tap(weight: Tensor) -> Tap:
-        taps.append(Tap(TorchLinear(weight)))
+        taps.append(Tap(weight, dynamic))
         return taps[-1]
 
     def plain_layers(*args: object, **kwargs: object) -> object:
@@ -81,16 +76,31 @@ def tapped() -> Iterator[list[Tap]]:
 
 def names_of(config: ModelConfig) -> list[str]:
     """What the taps of a model are, one after the other."""
-    stacks = (
-        ("bottom", config.num_bottom_audio_layers),
-        ("text", config.num_hidden_layers),
-        ("top", config.num_top_audio_layers),
-    )
-    names = []
-    for stack, count in stacks:
-        parts = (*LAYER, *FUSION) if stack == "top" else LAYER
-        names += [f"{stack} {index} {part}" for index in range(count) for part in parts]
-    return [*names, "CTC head", "LM head", "unit head", "fusion kv"]
+    stacks = [*_bottom(config), *_text(config), *_top(config)]
+    return [*stacks, "CTC head", "LM head", "unit head", "fusion kv"]
+
+
+def tensors_of(config: ModelConfig) -> dict[str, list[str]]:
+    """The tensors of a checkpoint that each of `names_of` holds."""
+    *groups, fusion_kv = matrix_groups(config)
+    names = [*_text(config), *_bottom(config), *_top(config), "LM head", "CTC head", "unit head"]
+    return dict(zip(names, groups, strict=False)) | {"fusion kv": fusion_kv}
+
+
+def _bottom(config: ModelConfig) -> list[str]:
+    return _matrices("bottom", config.num_bottom_audio_layers, LAYER)
+
+
+def _text(config: ModelConfig) -> list[str]:
+    return _matrices("text", config.num_hidden_layers, LAYER)
+
+
+def _top(config: ModelConfig) -> list[str]:
+    return _matrices("top", config.num_top_audio_layers, (*LAYER, *FUSION))
+
+
+def _matrices(stack: str, count: int, parts: Sequence[str]) -> list[str]:
+    return [f"{stack} {index} {part}" for index in range(count) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 from antiphon import Engine, Request, SamplingParams
 from antiphon.bench.formats import FORMATS, installed_formats, matrix_losses
 from antiphon.bench.loss import Replied, Tap, names_of, perplexity, replies, tapped
-from antiphon.kernels.linear import TorchLinear
 from antiphon.kernels.quantized import quantize_int8
 from antiphon.sched.request import RequestState
 
@@ -27,15 +26,15 @@ ASKED = [Request(text) for text in ("How many?", "Which one is it, the red one?"
 def test_a_tap_multiplies_in_float32_and_sees_the_rest() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(size, 64, generator=generator) for size in (10, 96))
-    tap = Tap(TorchLinear(weight))
-    assert torch.equal(tap(x), x @ weight.T)
-    assert torch.equal(tap(x, x @ weight.T), 2 * (x @ weight.T))
+    tap = Tap(weight)
+    torch.testing.assert_close(tap(x), x @ weight.T)
+    torch.testing.assert_close(tap(x, x @ weight.T), 2 * (x @ weight.T))
     dynamic, weight_only = tap.decibels()
     error = x @ (quantize_int8(weight).dequantized() - weight).T
     expected = 10 * torch.log10((x @ weight.T).square().sum() / error.square().sum())
     assert weight_only == pytest.approx(float(expected), abs=0.01)
     assert 30 < dynamic < weight_only
-    whole = Tap(TorchLinear(torch.full((4, 8), 127.0)))
+    whole = Tap(torch.full((4, 8), 127.0))
     whole(torch.full((3, 8), 127.0))
     assert whole.decibels() == (math.inf, math.inf)
 
