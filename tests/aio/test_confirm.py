@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from serving import assert_nothing_held, check_events, collect, load, run
+from serving import Gate, assert_nothing_held, check_events, collect, load, run, serving
 
 from antiphon import AsyncEngine, Request, SamplingParams
 from antiphon.errors import InvalidRequest
@@ -20,14 +20,16 @@ GUESS = Request(
 )
 
 
-def test_confirmed_while_it_runs() -> None:
+def test_confirmed_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
+    gate = Gate(monkeypatch, engine, "step")  # the whole reply would take milliseconds
 
     async def main() -> None:
-        async with AsyncEngine.from_engine(engine) as served:
+        async with serving(engine, gate) as served:
             stream = served.stream(GUESS)
-            first = await anext(stream)
-            assert await served.confirm("a")
+            first = await gate.allow_until(asyncio.ensure_future(anext(stream)))
+            assert await gate.allow_until(asyncio.create_task(served.confirm("a")))
+            gate.open()
             done = check_events([first, *await collect(stream)])
             assert done.metrics.ttft_s == 0
             assert done.text_ids == (await served.generate(Request("Hello"), GUESS.sampling_params)).text_ids
