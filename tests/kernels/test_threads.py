@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from antiphon.bench.busy import busy_processes
 from antiphon.kernels import _C, linear, set_num_threads
 from antiphon.kernels.threads import openmp_threads
 
@@ -60,6 +64,20 @@ def test_callers_at_the_same_time(randn: Draw) -> None:
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+@pytest.mark.slow
+def test_on_cores_that_others_use(randn: Draw) -> None:
+    """Helpers are taken off their cores in the middle of a chunk, rest and come back; each chunk is still
+    computed once, and no caller waits for a helper that was not called."""
+    set_num_threads(os.cpu_count() or 1)
+    product, x = linear(randn(2000, 500), backend="cpp"), randn(30, 500)
+    expected = product(x)
+    with busy_processes(os.cpu_count() or 1):
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
+            assert torch.equal(product(x), expected)
+            time.sleep(random.choice((0, 0.0001, 0.001)))  # helpers spin, fall asleep or are asleep
 
 
 @pytest.mark.slow
