@@ -87,9 +87,11 @@ class AttentionPlanner(Protocol):
     @property
     def recorded_backend(self) -> str | None:
         """The backend of steps of one query each that are recorded, without a plan; None: ours"""
+        ...
 
     def prepared(self, batch: AttentionBatch, sequences: BatchSequences) -> AttentionBatch:
         """The batch, with its backend and plan"""
+        ...
 
     def warm_up(self, key_cache: Cache, value_cache: Cache) -> None:
         """Compile what is compiled at the first call; the cache is one of those that will be read."""

@@ -32,7 +32,7 @@ RELEASED = CacheConfig(
 )
 
 
-def golden(backend: str, **settings: Any) -> list[list[str]]:
+def golden(backend: Any, **settings: Any) -> list[list[str]]:
     """What differs from each golden case, all of them answered at once."""
     settings = {"block_size": BLOCK_SIZES[backend]} | settings
     with Engine(RANDOM_MODEL, attention_backend=backend, device="cpu", **settings) as engine:

@@ -189,54 +189,53 @@ def _fake_flashinfer(calls: Counter[str], dtypes: tuple[torch.dtype, ...]) -> di
         assert given.q_data_type in dtypes
         assert given.pos_encoding_mode == "NONE" and given.window_left == -1 and given.sm_scale is not None
 
-    class Decode:
-        def plan(*args: Any, **kwargs: Any) -> None:
-            signature_of("flashinfer-python", f"{DECODE}.plan").bind(*args, **kwargs)
-            assert len(args) <= 8, "what follows page_size is deprecated by position"
-            plan(*args, **kwargs)
-
-        @_declared("flashinfer-python", f"{DECODE}.__init__")
-        def __init__(given: Any) -> None:
-            check_made(given)
-            assert given.use_tensor_cores
-            given.self.planned = None
-
-        @_declared("flashinfer-python", f"{DECODE}.run")
-        def run(given: Any) -> Tensor:
-            calls["decode"] += 1
-            planned: _Plan = given.self.planned
-            return planned.run(given, causal=False, dtypes=given.self.dtypes)
+    @_declared("flashinfer-python", f"{DECODE}.__init__")
+    def make_decode(given: Any) -> None:
+        check_made(given)
+        assert given.use_tensor_cores
 
     @_declared("flashinfer-python", f"{DECODE}._plan_impl")
-    def plan(given: Any) -> None:
+    def plan_decode(given: Any) -> None:
         check_planned(given)
         starts = torch.arange(len(given.last_page_len) + 1, dtype=torch.int32)
         pages = given.indptr, given.indices, given.last_page_len
         given.self.planned = _Plan(pages, starts, given, given.head_dim)
         given.self.dtypes = given.q_data_type, given.kv_data_type
 
-    class Prefill:
-        @_declared("flashinfer-python", f"{PREFILL}.__init__")
-        def __init__(given: Any) -> None:
-            check_made(given)
-            given.self.planned = None
+    def plan_by_keywords(*args: Any, **kwargs: Any) -> None:
+        """The public method hands its arguments on."""
+        signature_of("flashinfer-python", f"{DECODE}.plan").bind(*args, **kwargs)
+        assert len(args) <= 8, "what follows page_size is deprecated by position"
+        plan_decode(*args, **kwargs)
 
-        @_declared("flashinfer-python", f"{PREFILL}.plan")
-        def plan(given: Any) -> None:
-            check_planned(given)
-            assert given.custom_mask is None
-            pages = given.paged_kv_indptr, given.paged_kv_indices, given.paged_kv_last_page_len
-            given.self.planned = _Plan(pages, given.qo_indptr, given, given.head_dim_qk)
-            given.self.causal = given.causal
-            given.self.dtypes = given.q_data_type, given.kv_data_type
+    @_declared("flashinfer-python", f"{DECODE}.run")
+    def run_decode(given: Any) -> Tensor:
+        calls["decode"] += 1
+        planned: _Plan = given.self.planned
+        return planned.run(given, causal=False, dtypes=given.self.dtypes)
 
-        @_declared("flashinfer-python", f"{PREFILL}.run")
-        def run(given: Any) -> Tensor:
-            calls["prefill"] += 1
-            planned: _Plan = given.self.planned
-            return planned.run(given, causal=given.self.causal, dtypes=given.self.dtypes)
+    @_declared("flashinfer-python", f"{PREFILL}.__init__")
+    def make_prefill(given: Any) -> None:
+        check_made(given)
 
-    return {DECODE: Decode, PREFILL: Prefill}
+    @_declared("flashinfer-python", f"{PREFILL}.plan")
+    def plan_prefill(given: Any) -> None:
+        check_planned(given)
+        assert given.custom_mask is None
+        pages = given.paged_kv_indptr, given.paged_kv_indices, given.paged_kv_last_page_len
+        given.self.planned = _Plan(pages, given.qo_indptr, given, given.head_dim_qk)
+        given.self.causal = given.causal
+        given.self.dtypes = given.q_data_type, given.kv_data_type
+
+    @_declared("flashinfer-python", f"{PREFILL}.run")
+    def run_prefill(given: Any) -> Tensor:
+        calls["prefill"] += 1
+        planned: _Plan = given.self.planned
+        return planned.run(given, causal=given.self.causal, dtypes=given.self.dtypes)
+
+    decode = {"__init__": make_decode, "plan": plan_by_keywords, "run": run_decode}
+    prefill = {"__init__": make_prefill, "plan": plan_prefill, "run": run_prefill}
+    return {DECODE: type(DECODE, (), decode), PREFILL: type(PREFILL, (), prefill)}
 
 
 # --- in their place -------------------------------------------------------------------------------
