@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -86,7 +86,8 @@ def _ways(
 ) -> Iterator[tuple[str, Callable[..., object]]]:
     for backend in registry.backends(op):
         interpreted = backend == "triton" and setting.device.type == "cpu"
-        if not interpreted and registry.takes(op, backend, setting.device, setting.dtype):
+        takes = backend not in case.refused_by and registry.takes(op, backend, setting.device, setting.dtype)
+        if takes and not interpreted:
             yield backend, lambda *inputs, backend=backend: case.call(*inputs, backend=backend)
     if compiled and case.reference is not None:
         yield "torch.compile", torch.compile(case.reference, dynamic=False)
@@ -99,7 +100,7 @@ def _calls(case: Case, way: str, call: Callable[..., object]) -> Sequence[Call]:
     def bound(inputs: tuple[Any, ...]) -> Call:
         return lambda: call(*inputs)
 
-    backend = way if way in ("triton", "cuda", "cpp") else "torch"
+    backend = way if way in get_args(registry.Backend) else "torch"
     return [bound(case.inputs(backend)) for _ in range(copies)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ from antiphon.kernels.checks import (
     stretch,
     wrong_sequences,
 )
-from antiphon.kernels.flash_attention import PromptKeys
 from antiphon.kernels.quantized_cache import (
     Cache,
     Caches,
@@ -34,6 +34,8 @@ from antiphon.kernels.quantized_cache import (
 
 __all__ = [
     "AttentionBatch",
+    "AttentionPlanner",
+    "BatchSequences",
     "check_batch",
     "check_cache",
     "check_caches_written",
@@ -56,12 +58,43 @@ class AttentionBatch:
     """int32 (seqs): keys of each sequence, this batch's included"""
     block_table: Tensor
     """int32 (seqs, max_blocks)"""
-    prompt_keys: PromptKeys | None = None
-    """Given for prompts on a GPU, for backends that want keys side by side"""
+    backend: str | None = None
+    """That of `paged_attention` which the batch was made ready for; None: the first that fits"""
+    plan: object | None = None
+    """What that backend has to know of the batch beforehand, see `AttentionPlanner`"""
 
     @property
     def num_seqs(self) -> int:
         return self.context_lens.shape[0]
+
+
+@dataclass(frozen=True)
+class BatchSequences:
+    """What the host knows of a batch's sequences, of which each has an item in each list."""
+
+    lengths: Sequence[int]
+    """Numbers of queries"""
+    ends: Sequence[int]
+    """Numbers of keys, this batch's included"""
+    block_tables: Sequence[Sequence[int]]
+    """Each has the blocks of all keys, and maybe more"""
+    block_size: int
+
+
+class AttentionPlanner(Protocol):
+    """Makes batches ready for a library that computes `paged_attention`."""
+
+    @property
+    def recorded_backend(self) -> str | None:
+        """The backend of steps of one query each that are recorded, without a plan; None: ours"""
+        ...
+
+    def prepared(self, batch: AttentionBatch, sequences: BatchSequences) -> AttentionBatch:
+        """The batch, with its backend and plan"""
+        ...
+
+    def warm_up(self, key_cache: Cache, value_cache: Cache) -> None:
+        """Compile what is compiled at the first call; the cache is one of those that will be read."""
 
 
 def check_batch(batch: object) -> None:

@@ -180,10 +180,11 @@ class TorchDecoderLayers:
                 x, self.layers, self.geometry, self.cos_sin, self._weights, batch, caches, fusion, wanted
             )
         # Resolved directly: the ops' wrappers would check again what has been checked.
-        norm, norm_sum, write, attend, gate = (
+        norm, norm_sum, write, gate = (
             resolve(op, None, x.device, x.dtype)
-            for op in ("rms_norm", "rms_norm_residual", "rope_cache_write", "paged_attention", "silu_mul")
+            for op in ("rms_norm", "rms_norm_residual", "rope_cache_write", "silu_mul")
         )
+        attend = resolve("paged_attention", batch.backend, x.device, x.dtype)
         eps, heads = self.geometry.rms_norm_eps, self.geometry.num_heads
         scale = self.geometry.head_dim**-0.5
         normed = norm(x, self.layers[0].input_norm, eps)

@@ -7,6 +7,9 @@ quantized_cache.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,6 +22,7 @@ from antiphon.kernels.attention_batch import (
     check_sequences,
     check_slots,
 )
+from antiphon.kernels.attention_libraries import library_available, on_16_bit_gpu
 from antiphon.kernels.checks import (
     FLOATS,
     address,
@@ -29,11 +33,8 @@ from antiphon.kernels.checks import (
     check_range,
     check_written,
 )
-from antiphon.kernels.flash_attention import (
-    flash_attn_available,
-    on_flash_attn,
-    prompt_attention,
-)
+from antiphon.kernels.flash_attention import flash_attention
+from antiphon.kernels.flashinfer_attention import flashinfer_attention
 from antiphon.kernels.precision import at_least_float32
 from antiphon.kernels.quantized_cache import (
     Cache,
@@ -43,6 +44,7 @@ from antiphon.kernels.quantized_cache import (
     write_rows,
 )
 from antiphon.kernels.registry import (
+    Backend,
     cpp_available,
     cpp_float32,
     on_triton,
@@ -175,6 +177,7 @@ def paged_attention(
 
     q: (tokens, heads, head_dim), rotated; heads is a multiple of the cache's kv heads
     scale: 1 / sqrt(head_dim) if not given
+    backend: if not given, the one that `batch` was made ready for, if it was
     Returns (tokens, heads * head_dim). Raises ValueError naming the argument that does not fit; the values in
     `batch` are checked where that does not mean waiting for the device.
     """
@@ -190,6 +193,7 @@ def paged_attention(
     check_sequences(batch, q, key_cache)
     scale = head_dim**-0.5 if scale is None else check_number("scale", scale)
     numbers = numbers_of(key_cache), numbers_of(value_cache)
+    backend = batch.backend if backend is None else backend
     attend = resolve("paged_attention", backend, q.device, q.dtype, q, *numbers)
     out: Tensor = attend(q, key_cache, value_cache, batch, scale)
     return out
@@ -221,16 +225,6 @@ def _paged_attention_cpp(
         out=address(out),
     )
     return out
-
-
-@register("paged_attention", "flash-attn", is_available=flash_attn_available, supports=on_flash_attn)
-def _paged_attention_flash(
-    q: Tensor, key_cache: Cache, value_cache: Cache, batch: AttentionBatch, scale: float
-) -> Tensor:
-    """Only prompts go to flash-attn; decoding runs as it would without it."""
-    if batch.prompt_keys is None:
-        return _paged_attention_triton(q, key_cache, value_cache, batch, scale)
-    return prompt_attention(q, key_cache, value_cache, batch.cu_seqlens_q, batch.prompt_keys, scale)
 
 
 @register("paged_attention", "triton", is_available=triton_available, supports=on_triton)
@@ -273,3 +267,13 @@ def paged_attention_reference(
             mixed = F.scaled_dot_product_attention(seq[None], k[None], v[None], mask, scale=scale)[0]
         out[start:end] = mixed.transpose(0, 1)
     return out.view(tokens, num_heads * head_dim)
+
+
+def _register_library(backend: Backend, function: Callable[..., Tensor]) -> None:
+    """Behind the reference, which takes everything: it runs only if it is named."""
+    is_available = partial(library_available, backend)
+    register("paged_attention", backend, is_available=is_available, supports=on_16_bit_gpu)(function)
+
+
+_register_library("flash-attn", flash_attention)
+_register_library("flashinfer", flashinfer_attention)

@@ -23,7 +23,6 @@ __all__ = [
     "Caches",
     "QuantizedCache",
     "cache_address",
-    "cache_rows",
     "dense_blocks",
     "layer_strides",
     "numbers_of",
@@ -123,13 +122,3 @@ def write_rows(cache: Cache, slots: Tensor, rows: Tensor) -> None:
 def dense_blocks(cache: Cache, blocks: Tensor, dtype: torch.dtype) -> Tensor:
     """Whole blocks int64 (n): (n, block_size, num_kv_heads, head_dim)"""
     return cache.dequantized(blocks).to(dtype) if isinstance(cache, QuantizedCache) else cache[blocks]
-
-
-def cache_rows(cache: Cache, slots: Tensor, dtype: torch.dtype) -> Tensor:
-    """What stands in the slots int64 (n): (n, num_kv_heads, head_dim)"""
-    block_size = numbers_of(cache).shape[1]
-    block, offset = slots // block_size, slots % block_size
-    if isinstance(cache, QuantizedCache):
-        rows = cache.values[block, offset].float() * cache.scales[block, :, offset][..., None]
-        return rows.to(dtype)
-    return cache[block, offset]

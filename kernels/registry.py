@@ -1,7 +1,8 @@
 """Which implementations an op has, and which of them runs.
 
 Implementations are registered under a backend name, fastest first: if the caller names no backend, they are
-tried in the order of registration. Triton's interpreter runs only if named. All implementations of an op take
+tried in the order of registration. Triton's interpreter runs only if named, and so do libraries, which stand
+behind the reference. All implementations of an op take
 the same arguments, which its wrapper has checked. What an implementation needs is imported when it runs, so
 registering costs nothing.
 """
@@ -40,7 +41,7 @@ __all__ = [
     "without",
 ]
 
-Backend = Literal["flash-attn", "triton", "cuda", "cpp", "torch"]
+Backend = Literal["triton", "cuda", "cpp", "torch", "flash-attn", "flashinfer"]
 Supports: TypeAlias = "Callable[[torch.device, torch.dtype], bool]"
 Function = TypeVar("Function", bound=Callable[..., Any])
 

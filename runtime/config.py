@@ -11,6 +11,7 @@ from antiphon.errors import ConfigError
 from antiphon.plain import MAX_INT, choice, flag, integer, kind, number
 
 __all__ = [
+    "AttentionBackend",
     "CacheConfig",
     "EngineConfig",
     "EngineSettings",
@@ -26,6 +27,7 @@ SpeechPrompt = Literal["soft", "collapsed"]
 NoSpeech = Literal["answer", "empty", "error"]
 UnitHead = Literal["all", "units"]
 KVCacheDtype = Literal["auto", "int8"]
+AttentionBackend = Literal["native", "flash-attn", "flashinfer"]
 
 SCALE_BYTES = 4
 """Of a float32, one for each head of a position in an int8 KV cache."""
@@ -297,6 +299,10 @@ class EngineSettings(TypedDict, total=False):
     kv_cache_dtype: KVCacheDtype
     """What keys and values are kept in. "auto": the dtype that the model computes in; "int8": 8 bits, with a
     scale for each head of a position, for 3.8 times as many positions as in float32 (heads of 64)."""
+    attention_backend: AttentionBackend
+    """What computes attention over the KV cache. "native": our kernels; on a GPU in 16 bits also a library,
+    if it is installed: "flash-attn" with a block_size of a multiple of 256, or "flashinfer", see docs/gpu.md.
+    Attention to the windows of fusion is ours with each of them."""
     stream_schedule: StreamSchedule
     """How speech is made while its units are still coming."""
     seed: int
@@ -328,6 +334,7 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     kv_cache_bytes: int | None = None
     kv_cache_dtype: KVCacheDtype = "auto"
+    attention_backend: AttentionBackend = "native"
     stream_schedule: StreamSchedule = StreamSchedule()
     seed: int = 0
     limits: InputLimits = InputLimits()
@@ -359,6 +366,8 @@ class EngineConfig:
                 raise ConfigError(f"{name}: expected {expected.__name__}, got {kind(value)}")
         name = "kv_cache_dtype"
         read[name] = choice(name, self.kv_cache_dtype, get_args(KVCacheDtype), error=ConfigError)
+        name = "attention_backend"
+        read[name] = choice(name, self.attention_backend, get_args(AttentionBackend), error=ConfigError)
         read["no_speech"] = choice("no_speech", self.no_speech, get_args(NoSpeech), error=ConfigError)
         read["unit_head"] = choice("unit_head", self.unit_head, get_args(UnitHead), error=ConfigError)
         _set(self, read)

@@ -49,6 +49,7 @@ SETTINGS: dict[str, list[Any]] = {
     "no_speech": [None, "", "Answer", 1],
     "unit_head": [None, "", "Answer", 1],
     "kv_cache_dtype": [None, "", "float32", 8],
+    "attention_backend": [None, "", "triton", "flash_attn", 2],
 }
 KINDS: list[tuple[Callable[..., Any], str, dict[str, list[Any]]]] = [
     (InputLimits, "InputLimits.", LIMITS),
@@ -102,7 +103,7 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
             Engine(RANDOM_MODEL, **settings)
     with pytest.raises(
         ConfigError,
-        match=r"it has no setting 'colour'; its settings are block_size, .*text_lookahead, unit_head$",
+        match=r"it has no setting 'colour'; its settings are attention_backend, .*text_lookahead, unit_head$",
     ):
         Engine(RANDOM_MODEL, colour="red")  # type: ignore[call-arg]
 

@@ -39,7 +39,16 @@ LIMITS_S = {
     "sanitizer": 60.0,
 }
 """Each section's own; together they are more than there is, and the last ones take what is left."""
-PACKAGES = ("torch", "triton", "numpy", "onnxruntime", "safetensors", "tokenizers", "flash-attn")
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "onnxruntime",
+    "safetensors",
+    "tokenizers",
+    "flash-attn",
+    "flashinfer-python",
+)
 
 
 def run(

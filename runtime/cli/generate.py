@@ -81,6 +81,7 @@ def generate(
     text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
+    attention_backend: options.AttentionBackend = EngineConfig.attention_backend,
     block_size: options.BlockSize = EngineConfig.block_size,
     temperature: options.Temperature = SamplingParams.temperature,
     top_p: options.TopP = SamplingParams.top_p,
@@ -142,6 +143,7 @@ def generate(
                 text_backend_arg=text_backend_arg,
                 quantization=quantization,
                 kv_cache_dtype=kv_cache_dtype,
+                attention_backend=attention_backend,
                 block_size=block_size,
             )
         )

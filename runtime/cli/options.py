@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from antiphon.engine.engine import Engine
 
 __all__ = [
+    "AttentionBackend",
     "BlockSize",
     "CodecDtype",
     "CodecFolder",
@@ -139,6 +140,14 @@ KVCacheDtype = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+AttentionBackend = Annotated[
+    str,
+    typer.Option(
+        metavar="native|flash-attn|flashinfer",
+        help="What computes attention over the KV cache: this program, or a library on a GPU, in 16 bits.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 BlockSize = Annotated[
     int,
     typer.Option(min=1, help="Positions per block of the KV cache.", rich_help_panel=MODEL_PANEL),
@@ -250,6 +259,7 @@ def open_engine(
     text_backend_arg: list[str] | None = None,
     quantization: str | None,
     kv_cache_dtype: str = "auto",
+    attention_backend: str = "native",
     block_size: int,
 ) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
@@ -269,6 +279,7 @@ def open_engine(
             text_backend=text_backend,
             text_backend_args=text_backend_args(text_backend, text_backend_arg),
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # it is checked there
+            attention_backend=attention_backend,  # type: ignore[arg-type]
             block_size=block_size,
         )
     if model is None:

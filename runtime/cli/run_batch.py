@@ -67,6 +67,7 @@ def run_batch(
     quantization: options.Quantization = None,
     quantization_keep: options.QuantizationKeep = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
+    attention_backend: options.AttentionBackend = EngineConfig.attention_backend,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -101,7 +102,7 @@ def run_batch(
             raise typer.BadParameter(about(output_file, error), param_hint="--output-file") from error
         settings: dict[str, Any] = {"block_size": block_size, "max_num_seqs": max_num_seqs}
         settings |= {"quantization": quantization, "quantization_keep": quantization_keep or ()}
-        settings["kv_cache_dtype"] = kv_cache_dtype
+        settings |= {"kv_cache_dtype": kv_cache_dtype, "attention_backend": attention_backend}
         settings["text_backend"] = text_backend
         settings["text_backend_args"] = options.text_backend_args(text_backend, text_backend_arg)
         if max_model_len is not None:

@@ -172,6 +172,7 @@ def serve(
     quantization: options.Quantization = None,
     quantization_keep: options.QuantizationKeep = None,
     kv_cache_dtype: options.KVCacheDtype = EngineConfig.kv_cache_dtype,
+    attention_backend: options.AttentionBackend = EngineConfig.attention_backend,
     block_size: options.BlockSize = EngineConfig.block_size,
     max_model_len: Annotated[
         int | None,
@@ -246,6 +247,7 @@ def serve(
         "quantization": quantization,
         "quantization_keep": quantization_keep or (),
         "kv_cache_dtype": kv_cache_dtype,
+        "attention_backend": attention_backend,
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
         "max_num_waiting": max_num_waiting,

@@ -29,6 +29,7 @@ from antiphon.errors import (
     EngineDead,
 )
 from antiphon.inputs.copies import plain_options, plain_params
+from antiphon.model.attention import attention_planner
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
@@ -168,6 +169,9 @@ class Engine(OfOneProcess):
                 max_num_seqs=self.config.max_num_seqs,
                 num_spare_windows=NUM_SPARE_WINDOWS,
                 capture=capture_for(self.device, enforce_eager=self.config.enforce_eager, priority=PRIORITY),
+                planner=attention_planner(
+                    self.config.attention_backend, self.model_config, self.device, loaded.dtype
+                ),
                 interruptible=self._ownership.interruptible,
             )
         if self._text is not None:

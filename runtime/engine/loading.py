@@ -28,7 +28,8 @@ from antiphon.engine.arguments import (
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
-from antiphon.model.cache import cache_config
+from antiphon.model.attention import check_attention_backend
+from antiphon.model.cache import cache_config, cache_layout
 from antiphon.model.checkpoint.folder import read_checkpoint
 from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantization import scheme_of
@@ -110,6 +111,9 @@ def load(
             f"{folder / 'config.json'}: speech_prompt: expected 'soft', found {model_config.speech_prompt!r}"
         )
     config = replace(config, max_model_len=min(config.max_model_len, model_config.max_position_embeddings))
+    computing = computing_dtype(resolved, place)
+    layout = cache_layout(model_config, config, computing)
+    check_attention_backend(config.attention_backend, layout, place, computing)
     tokenizer = Tokenizer.from_pretrained(folder, tokenizer_file)
     opened = open_codec(
         codec,
@@ -135,7 +139,6 @@ def load(
         quantization=stored if quantization is None else SCHEMES[quantization],
         keep=keep,
     )
-    computing = computing_dtype(resolved, place)
     text = None
     if vllm is not None:
         text = _begin_vllm(vllm, folder, model_config, config, resolved, place, weights, progress=progress)

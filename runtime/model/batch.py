@@ -10,18 +10,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from antiphon.kernels.attention_batch import AttentionBatch
-from antiphon.kernels.flash_attention import PromptKeys
+from antiphon.kernels.attention_batch import AttentionBatch, AttentionPlanner, BatchSequences
 from antiphon.sched.plan import Chunk
 from antiphon.sched.track import Track
 
-__all__ = ["attention_batch", "prompt_keys", "to_device"]
+__all__ = ["attention_batch", "to_device"]
 
 
-def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
-    """The chunks' positions, one sequence after the other, with the slots of each chunk's track."""
-    if all(len(chunk) == 1 for chunk in chunks):
-        return _decode_batch(chunks, tracks, device)
+def attention_batch(
+    chunks: Sequence[Chunk],
+    tracks: Sequence[Track],
+    device: torch.device,
+    planner: AttentionPlanner | None = None,
+) -> AttentionBatch:
+    """The chunks' positions, one sequence after the other, with the slots of each chunk's track.
+
+    planner: of the library that computes attention, if one does
+    """
+    is_decode = all(len(chunk) == 1 for chunk in chunks)
+    batch = (_decode_batch if is_decode else _ragged_batch)(chunks, tracks, device)
+    if planner is None:
+        return batch
+    sequences = BatchSequences(
+        lengths=[len(chunk) for chunk in chunks],
+        ends=[chunk.end for chunk in chunks],
+        block_tables=[track.block_table for track in tracks],
+        block_size=tracks[0].block_size,
+    )
+    return planner.prepared(batch, sequences)
+
+
+def _ragged_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: torch.device) -> AttentionBatch:
     block_size = tracks[0].block_size
     lengths, ends = [len(chunk) for chunk in chunks], [chunk.end for chunk in chunks]
     table = np.array(_block_table(tracks), dtype=np.int32)
@@ -36,21 +55,6 @@ def attention_batch(chunks: Sequence[Chunk], tracks: Sequence[Track], device: to
         cu_seqlens_q=to_device(starts, device),
         context_lens=to_device(np.array(ends, dtype=np.int32), device),
         block_table=to_device(table, device),
-        prompt_keys=prompt_keys(table, lengths, ends, block_size, device) if device.type == "cuda" else None,
-    )
-
-
-def prompt_keys(
-    table: NDArray[np.int32], lengths: list[int], ends: list[int], block_size: int, device: torch.device
-) -> PromptKeys:
-    """Where all keys up to each sequence's end lie. lengths: numbers of queries, at each sequence's end."""
-    positions = np.concatenate([np.arange(end) for end in ends])
-    blocks = table[np.repeat(np.arange(len(ends)), ends), positions // block_size].astype(np.int64)
-    return PromptKeys(
-        slots=to_device(blocks * block_size + positions % block_size, device),
-        cu_seqlens=to_device(np.cumsum([0, *ends], dtype=np.int32), device),
-        max_seqlen_q=max(lengths),
-        max_seqlen_k=max(ends),
     )
 
 

@@ -14,7 +14,7 @@ from antiphon.errors import ConfigError
 from antiphon.kernels.huge_pages import advise_huge_pages
 from antiphon.kernels.quantized_cache import Caches, QuantizedCache
 
-__all__ = ["PagedKVCache", "cache_config"]
+__all__ = ["PagedKVCache", "cache_config", "cache_layout"]
 
 CPU_DEFAULT_BYTES = 1 << 30
 CPU_MEMORY_SHARE = 0.25
@@ -65,16 +65,10 @@ def _blocks(storage: Tensor, shape: tuple[int, ...]) -> Tensor:
     return blocks
 
 
-def cache_config(
-    model: ModelConfig, engine: EngineConfig, dtype: torch.dtype, device: torch.device
-) -> CacheConfig:
-    """A cache of the number of blocks that fit into `kv_cache_bytes`.
-
-    If it is None: on a GPU, the part of `gpu_memory_utilization` that is not in use yet; on a CPU, a
-    quarter of the free memory, but no more than 1 GiB. Never more than all requests can use.
-    """
+def cache_layout(model: ModelConfig, engine: EngineConfig, dtype: torch.dtype) -> CacheConfig:
+    """A cache of one block. dtype: of activations"""
     is_int8 = engine.kv_cache_dtype == "int8"
-    one = CacheConfig(
+    return CacheConfig(
         num_blocks=1,
         block_size=engine.block_size,
         num_text_layers=model.num_hidden_layers,
@@ -84,6 +78,17 @@ def cache_config(
         dtype_bytes=1 if is_int8 else dtype.itemsize,
         has_scales=is_int8,
     )
+
+
+def cache_config(
+    model: ModelConfig, engine: EngineConfig, dtype: torch.dtype, device: torch.device
+) -> CacheConfig:
+    """A cache of the number of blocks that fit into `kv_cache_bytes`.
+
+    If it is None: on a GPU, the part of `gpu_memory_utilization` that is not in use yet; on a CPU, a
+    quarter of the free memory, but no more than 1 GiB. Never more than all requests can use.
+    """
+    one = cache_layout(model, engine, dtype)
     room = engine.kv_cache_bytes if engine.kv_cache_bytes is not None else _free_bytes(engine, device)
     per_track = (-(-engine.max_model_len // size) for size in (one.text_block_size, one.speech_block_size))
     useful = engine.max_num_seqs * sum(per_track)

@@ -118,14 +118,16 @@ class Recordings:
         *,
         max_num_seqs: int,
         max_positions: int,
+        attention_backend: str | None = None,
     ) -> None:
         """windows: (rows, window, layers, 2, heads * head_dim), whose last row is of no request. unit_hidden:
-        (max_num_seqs + 1, hidden), likewise."""
+        (max_num_seqs + 1, hidden), likewise. attention_backend: see `AttentionPlanner.recorded_backend`"""
         self._model = model
         self._cache = cache
         self._windows = windows
         self._unit_hidden = unit_hidden
         self._capture = capture
+        self._attention_backend = attention_backend
         self.sizes = decode_sizes(max_num_seqs)
         self.num_spare_row = max_num_seqs
         """The row of `unit_hidden` that is of no request."""
@@ -204,11 +206,11 @@ class Recordings:
 
     def _think(self, given: dict[str, Tensor], pick: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> Tensor:
         model = self._model
-        states = model.think(model.embed_text(given["ids"]), _batch(given), self._cache.text)
+        states = model.think(model.embed_text(given["ids"]), self._batch(given), self._cache.text)
         return pick(states, given)[None]
 
     def _hear(self, given: dict[str, Tensor]) -> Tensor:
-        return self._heard(given["ids"], given, _batch(given))[None]
+        return self._heard(given["ids"], given, self._batch(given))[None]
 
     def _speak(
         self,
@@ -236,9 +238,9 @@ class Recordings:
             cache=self._windows,
         )
         hidden = self._unit_hidden.index_select(0, rows)
-        states = model.speak(hidden, _batch(given), self._cache.speech[self._num_bottom :], fusion)
+        states = model.speak(hidden, self._batch(given), self._cache.speech[self._num_bottom :], fusion)
         ids = model.units_on_device(pick(states, given))
-        labels = self._heard(ids, given, _batch(given, "next_"))
+        labels = self._heard(ids, given, self._batch(given, "next_"))
         return torch.stack([ids, labels])
 
     def _heard(self, ids: Tensor, given: dict[str, Tensor], batch: AttentionBatch) -> Tensor:
@@ -247,15 +249,15 @@ class Recordings:
         self._unit_hidden.index_copy_(0, given["rows"], hidden)
         return self._model.ctc_labels(hidden)
 
-
-def _batch(given: dict[str, Tensor], which: str = "") -> AttentionBatch:
-    return AttentionBatch(
-        positions=given[f"{which}positions"],
-        slot_mapping=given[f"{which}slots"],
-        cu_seqlens_q=given["starts"],
-        context_lens=given[f"{which}contexts"],
-        block_table=given["blocks"],
-    )
+    def _batch(self, given: dict[str, Tensor], which: str = "") -> AttentionBatch:
+        return AttentionBatch(
+            positions=given[f"{which}positions"],
+            slot_mapping=given[f"{which}slots"],
+            cu_seqlens_q=given["starts"],
+            context_lens=given[f"{which}contexts"],
+            block_table=given["blocks"],
+            backend=self._attention_backend,
+        )
 
 
 def _likeliest(head: Linear) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:

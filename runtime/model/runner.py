@@ -14,6 +14,7 @@ from torch import Tensor
 
 from antiphon.config import ModelConfig
 from antiphon.device.cuda_graph import Capture
+from antiphon.kernels.attention_batch import AttentionPlanner
 from antiphon.kernels.linear import CppLinear
 from antiphon.kernels.threads import openmp_threads
 from antiphon.kernels.warm_up import Served, warm_up
@@ -71,15 +72,18 @@ class Runner:
         max_num_seqs: int,
         num_spare_windows: int,
         capture: Capture | None = None,
+        planner: AttentionPlanner | None = None,
         interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """capture: records the model's decode steps; None: they run kernel by kernel. interruptible: the
-        context in which signal handlers may raise."""
+        """capture: records the model's decode steps; None: they run kernel by kernel. planner: of the library
+        that computes attention, if one does. interruptible: the context in which signal handlers may
+        raise."""
         self.model = model
         self.cache = cache
         self.config: ModelConfig = model.config
         self.device = model.device
         self.tracer: Tracer | None = None
+        self._planner = planner
         self._interruptible = interruptible
         self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear) and not model.has_library_products
         self._image_threads = within_quota(torch.get_num_threads()) if self._has_cpp_kernels else None
@@ -102,6 +106,7 @@ class Runner:
                 capture,
                 max_num_seqs=max_num_seqs,
                 max_positions=len(model.cos_sin),
+                attention_backend=planner.recorded_backend if planner is not None else None,
             )
             self._decoding = Decoding(recordings, self._windows, max_num_seqs, self._use_the_time)
         self._native: NativeDecoding | None = None
@@ -114,6 +119,9 @@ class Runner:
     def prepare(self) -> Iterator[str]:
         """Where steps are replayed, compile all kernels that serving needs, and record all steps: must be
         done before the first. Yields the name of each part before it begins."""
+        if self._planner is not None:
+            yield "preparing the library for attention"
+            self._planner.warm_up(*self.cache.text[0])
         if self._decoding is None:
             return
         recordings = self._decoding.recordings
@@ -256,7 +264,7 @@ class Runner:
     # --- kernel by kernel ---------------------------------------------------------------------
 
     def _hear(self, chunks: Sequence[Chunk]) -> list[list[int]]:
-        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
+        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device, self._planner)
         ids = np.concatenate([np.frombuffer(_speech(c).ids, dtype=np.int64)[c.start : c.end] for c in chunks])
         hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
         self._trace("bottom_hidden", chunks, hidden)
@@ -268,7 +276,7 @@ class Runner:
         return self._read_prompts(chunks, hidden)
 
     def _think(self, chunks: Sequence[Chunk]) -> list[int]:
-        batch = attention_batch(chunks, [c.request.text for c in chunks], self.device)
+        batch = attention_batch(chunks, [c.request.text for c in chunks], self.device, self._planner)
         sampled = self._sampled_rows(chunks)
         states = self.model.think(self._text_inputs(chunks), batch, self.cache.text, sampled)
         requests = [c.request for c in chunks if c.samples]
@@ -286,7 +294,7 @@ class Runner:
         )
 
     def _speak(self, chunks: Sequence[Chunk]) -> list[int]:
-        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device)
+        batch = attention_batch(chunks, [_speech(c) for c in chunks], self.device, self._planner)
         fusion = self._windows.prepare(chunks)
         caches = self.cache.speech[self._num_bottom :]
         sampled = self._sampled_rows(chunks)

@@ -136,7 +136,7 @@ def _backends(metafunc: pytest.Metafunc) -> list[str]:
     best_alone = metafunc.definition.get_closest_marker("best_isa") is not None
     takes_isa = op in TAKE_ISA or op == "decoder_layers"
     isas = ISAS if takes_isa and not best_alone else ISAS[:1]
-    apart = {"flash-attn"}  # in test_flash_attention.py
+    apart = {"flash-attn", "flashinfer"}  # in test_attention_libraries.py
     if op == "linear":
         apart.add("triton")  # takes int8 alone: test_quantized_triton.py
     names = [name for name in registry.backends(op) if name not in apart]

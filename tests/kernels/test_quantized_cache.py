@@ -22,9 +22,8 @@ from antiphon.kernels import (
     rope_cache_write,
     rope_table,
 )
-from antiphon.kernels.flash_attention import PromptKeys
 from antiphon.kernels.paged_attention import paged_attention_reference, rope_cache_write_reference
-from antiphon.kernels.quantized_cache import Caches, cache_rows
+from antiphon.kernels.quantized_cache import Caches
 
 Draw = Callable[..., Tensor]
 Check = Callable[[Tensor, Tensor, Tensor], None]
@@ -258,18 +257,6 @@ def test_a_run_of_layers(isa: str, torch_alone: TorchAlone) -> None:
     singly = [[(a, b) if b <= 13 else (13, 13) for a, b in spans[:1]] + spans[1:] for spans in singly]
     last = run("cpp", [*singly, [(13, 13), (7, 8), (19, 20)]])
     assert torch.equal(last, found[-2:])
-
-
-# --- flash-attn's keys ----------------------------------------------------------------------------
-
-
-def test_keys_side_by_side() -> None:
-    """What flash-attn gets."""
-    paged = Paged.random((9, 20), 4, 2, 10)
-    batch = paged.batch(whole(paged), 4)
-    keys = PromptKeys(batch.slot_mapping, batch.cu_seqlens_q, 20, 20)
-    found = cache_rows(paged.int8_caches(4)[0], keys.slots, torch.float32)
-    torch.testing.assert_close(found, torch.cat(paged.in_int8().k))
 
 
 # --- wrong arguments ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ DECLARED = {
     "norm_attention": ["triton", "torch"],
     "norm_feed_forward": ["triton", "torch"],
     "normal_rows": ["triton", "torch"],
-    "paged_attention": ["cpp", "flash-attn", "triton", "torch"],
+    "paged_attention": ["cpp", "triton", "torch", "flash-attn", "flashinfer"],
     "rms_norm": ["cpp", "triton", "torch"],
     "rms_norm_residual": ["cpp", "triton", "torch"],
     "rope_cache_write": ["cpp", "triton", "torch"],
@@ -44,6 +44,7 @@ IS_HERE = {
     "cpp": True,
     "cuda": HAS_GPU and library.has_library() and library.can_run(),
     "flash-attn": HAS_GPU and importlib.util.find_spec("flash_attn") is not None,
+    "flashinfer": HAS_GPU and importlib.util.find_spec("flashinfer") is not None,
     "torch": True,
     "triton": importlib.util.find_spec("triton") is not None,  # without a GPU in its interpreter
 }

@@ -43,7 +43,7 @@ assert {"antiphon.kernels.linear", "antiphon.bench.engine", "antiphon.export"} <
 for name in names:
     if not name.startswith("antiphon.kernels.triton."):  # which are there to load triton
         importlib.import_module(name)
-heavy = set("bitsandbytes flash_attn onnx onnxruntime ray soundfile tensorrt triton vllm".split())
+heavy = set("bitsandbytes flash_attn flashinfer onnx onnxruntime ray soundfile tensorrt triton vllm".split())
 print("loaded:", sorted(heavy & set(sys.modules)))
 print("threads:", threading.active_count())
 print("cuda:", sys.modules["torch"].cuda.is_initialized())
