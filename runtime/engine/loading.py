@@ -35,6 +35,7 @@ from antiphon.model.checkpoint.quantization import scheme_of
 from antiphon.model.omni import OmniModel, computing_dtype
 from antiphon.model.schemes import SCHEMES
 from antiphon.process.forking import check_device, make_ready, num_threads
+from antiphon.process.load_threads import load_threads
 from antiphon.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -124,22 +125,25 @@ def load(
     )
     if place.type == "cpu":
         set_num_threads(num_threads())
-    weights = load_weights(
-        folder,
-        model_config,
-        device=place,
-        dtype=resolved,
-        load_format=load_format,
-        seed=config.seed,
-        progress=progress,
-        quantization=stored if quantization is None else SCHEMES[quantization],
-        keep=keep,
-    )
+    with load_threads(folder):
+        weights = load_weights(
+            folder,
+            model_config,
+            device=place,
+            dtype=resolved,
+            load_format=load_format,
+            seed=config.seed,
+            progress=progress,
+            quantization=stored if quantization is None else SCHEMES[quantization],
+            keep=keep,
+        )
     computing = computing_dtype(resolved, place)
     text = None
     if vllm is not None:
         text = _begin_vllm(vllm, folder, model_config, config, resolved, place, weights, progress=progress)
     try:
+        with load_threads(folder):
+            omni = OmniModel(weights, model_config, config.max_model_len, config.unit_head)
         return Loaded(
             model_name=folder.name,
             device=place,
@@ -150,7 +154,7 @@ def load(
             tokenizer=tokenizer,
             codec=opened,
             inputs=inputs,
-            model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
+            model=omni,
             text=text,
         )
     except BaseException:
