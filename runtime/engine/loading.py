@@ -30,7 +30,7 @@ from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
 from antiphon.model.cache import cache_config
 from antiphon.model.checkpoint.folder import read_checkpoint
-from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
+from antiphon.model.checkpoint.loading import Progress, load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantization import scheme_of
 from antiphon.model.omni import OmniModel, computing_dtype
 from antiphon.model.schemes import SCHEMES
@@ -82,7 +82,7 @@ def load(
     text_backend_args: Mapping[str, Any] | None,
     vocoder_backend: str,
     speech_prompt: str,
-    progress: bool,
+    progress: bool | Progress,
     **settings: Unpack[EngineSettings],
 ) -> Loaded:
     """Check the arguments of `Engine`, which describes them, and load what they name. Raises what `Engine`
@@ -172,7 +172,7 @@ def _begin_vllm(
     place: torch.device,
     weights: OmniWeights,
     *,
-    progress: bool,
+    progress: bool | Progress,
 ) -> VllmText:
     """Start vLLM once our part of its weights has gone. On a GPU it then takes its share of the memory; what
     is left is for our cache."""

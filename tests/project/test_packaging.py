@@ -58,9 +58,19 @@ print("cuda:", sys.modules["torch"].cuda.is_initialized())
 @pytest.mark.parametrize(
     "program",
     [
-        "from antiphon import Engine, Request\nEngine().generate(Request('Hi', ('text', 'audio')))",
-        "import antiphon.cli, sys\nsys.argv = ['antiphon', 'generate', '--text', 'Hi']\n"
-        "try: antiphon.cli.main()\nexcept SystemExit: pass",
+        """
+from antiphon import Engine, Request
+Engine().generate(Request("Hi", ("text", "audio")))
+""",
+        """
+import sys
+from antiphon.cli import main
+sys.argv = ["antiphon", "generate", "--text", "Hi"]
+try:
+    main()
+except SystemExit:
+    pass
+""",
     ],
     ids=["engine", "command"],
 )
@@ -68,8 +78,8 @@ def test_a_reply_loads_nothing_that_it_does_not_need(program: str) -> None:
     """PyTorch's compiler and sympy take longer to import than all else that an engine loads; the others are
     for other kinds of input, or for servers."""
     unneeded = (
-        "fastapi matplotlib onnx rich.progress scipy soundfile sympy torch._dynamo torch._inductor torchvision "
-        "transformers triton uvicorn"
+        "fastapi matplotlib onnx rich.progress scipy soundfile sympy torch._dynamo torch._inductor "
+        "torchvision transformers triton uvicorn"
     )
     check = f"\nimport sys\nprint('loaded:', sorted(set('{unneeded}'.split()) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program + check], check=True, capture_output=True, text=True)
