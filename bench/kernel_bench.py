@@ -29,6 +29,7 @@ from antiphon.bench.options import (
     read_dtype,
     use_threads,
 )
+from antiphon.bench.other_load import OtherLoad, too_busy
 from antiphon.bench.sizes import read_sizes
 from antiphon.kernels import ops
 from antiphon.process.footprint import use_passing_caches
@@ -67,6 +68,7 @@ def run(
     _check_outputs(csv_out, json_out, plot)
     use_threads(threads)
     torch.manual_seed(0)
+    others = OtherLoad()
     peaks = measure_peaks(setting)
     runs: list[KernelRun] = []
     with Progress(transient=True) as progress:
@@ -82,15 +84,28 @@ def run(
                 compiled=compiled,
             )
             progress.advance(task)
-    conditions = _conditions(setting, names if op else [], config, repeats, quick, compiled)
+    conditions = _conditions(setting, names if op else [], config, repeats, quick, compiled, others.cores)
     title = f"{config}, {dtype_name(setting.dtype)}, {conditions.device}, torch {conditions.torch}"
     Console().print(table(runs, peaks, title))
+    if (why := too_busy(conditions.other_cores) or _impossible(runs)) is not None:
+        Console().print(f"[bold red]{why}")
     if json_out:
         write_json(runs, peaks, conditions, json_out)
     if csv_out:
         write_csv(runs, peaks, conditions, csv_out)
     if plot:
         plot_roofline(runs, peaks, title, plot)
+
+
+def _impossible(runs: list[KernelRun]) -> str | None:
+    """What to say of runs that were faster than they can be."""
+    count = sum(run.no_floor == "busy" for run in runs)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(runs)} ways were faster than this machine is: it was busy while its bandwidth and "
+        "matrix rate were measured. These figures are no result; measure again"
+    )
 
 
 def _check_outputs(csv_out: Path | None, json_out: Path | None, plot: Path | None) -> None:
@@ -113,7 +128,13 @@ def _ops(names: str) -> list[str]:
 
 
 def _conditions(
-    setting: Setting, names: list[str], config: str, repeats: int, quick: bool, compiled: bool
+    setting: Setting,
+    names: list[str],
+    config: str,
+    repeats: int,
+    quick: bool,
+    compiled: bool,
+    other_cores: float | None,
 ) -> Conditions:
     options = [
         f"--op {','.join(names)}" if names else "",
@@ -130,4 +151,5 @@ def _conditions(
         antiphon=version("antiphon"),
         date=date.today().isoformat(),
         command=" ".join(["antiphon bench kernels", *filter(None, options)]),
+        other_cores=other_cores,
     )

@@ -30,13 +30,15 @@ class Conditions:
     antiphon: str
     date: str
     command: str
+    other_cores: float | None
+    """How many cores others kept busy meanwhile"""
 
 
 def table(runs: Sequence[KernelRun], peaks: Peaks, title: str) -> Table:
     rates = f"{peaks.bytes_per_s / 1e9:.1f} GB/s and {peaks.ops_per_s / 1e9:.0f} GFLOP/s"
     found = Table(
         title=title,
-        caption=f"floor: bytes and operations at the measured {rates}; above 100 %: caches helped; "
+        caption=f"floor: bytes and operations at the measured {rates}; cached: faster, since caches helped; "
         "x torch: times as fast as plain PyTorch, in the same turns",
         padding=(0, 1, 0, 0),
         box=None,
@@ -56,7 +58,7 @@ def table(runs: Sequence[KernelRun], peaks: Peaks, title: str) -> Table:
             run.way,
             format_s(run.median_s),
             _rate(run),
-            f"{run.share_of_floor:.0%}",
+            run.no_floor if run.share_of_floor is None else f"{run.share_of_floor:.0%}",
             f"{run.times_torch:.3g}",
         )
         shape = run.shape

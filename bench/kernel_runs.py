@@ -23,6 +23,9 @@ MAX_COPIES = 16
 """The most copies of the inputs that rotate. The caches hold all copies of small inputs, as they hold
 activations in serving."""
 
+MAX_SHARE = 1.05
+"""Of a floor; peaks are measured no better than this."""
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -56,8 +59,11 @@ class KernelRun:
     """The least time that the bytes and the operations take at the peaks"""
     bound: str
     """Which of the two takes longer: memory or matrix"""
-    share_of_floor: float
-    """floor_s / median_s; above 1 where a cache held what the count reads from memory"""
+    share_of_floor: float | None
+    """floor_s / median_s; None if the run was faster than its floor, which is then none: `no_floor`"""
+    no_floor: str
+    """Why: "cached", since caches held what the count reads from memory; "busy", since that is impossible,
+    so that something else computed while the peaks were measured; otherwise empty"""
     times_torch: float
     """How many times faster than the backend torch, median over the turns"""
 
@@ -95,7 +101,7 @@ def _ways(
 
 
 def _calls(case: Case, way: str, call: Callable[..., object]) -> Sequence[Call]:
-    copies = max(1, min(MAX_COPIES, -(-COLD_BYTES // case.num_bytes)))
+    copies = _num_copies(case)
 
     def bound(inputs: tuple[Any, ...]) -> Call:
         return lambda: call(*inputs)
@@ -108,6 +114,8 @@ def _run(
     op: str, case: Case, setting: Setting, peaks: Peaks, way: str, timing: Timing, in_torch: Timing
 ) -> KernelRun:
     seconds, floor_s = timing.median_s, peaks.floor_s(case)
+    bound = "memory" if floor_s == case.num_bytes / peaks.bytes_per_s else "matrix"
+    share, no_floor = _share_of_floor(floor_s / seconds, bound, case)
     return KernelRun(
         op=op,
         shape=case.shape,
@@ -121,7 +129,20 @@ def _run(
         bytes_per_s=case.num_bytes / seconds,
         ops_per_s=case.num_ops / seconds,
         floor_s=floor_s,
-        bound="memory" if floor_s == case.num_bytes / peaks.bytes_per_s else "matrix",
-        share_of_floor=floor_s / seconds,
+        bound=bound,
+        share_of_floor=share,
+        no_floor=no_floor,
         times_torch=timing.times_faster(in_torch),
     )
+
+
+def _share_of_floor(share: float, bound: str, case: Case) -> tuple[float | None, str]:
+    """`share_of_floor` and `no_floor`. What is above 1 by no more than a measurement is off by is 1."""
+    if share <= MAX_SHARE:
+        return min(share, 1.0), ""
+    is_cached = bound == "memory" and _num_copies(case) * case.num_bytes < COLD_BYTES
+    return None, "cached" if is_cached else "busy"
+
+
+def _num_copies(case: Case) -> int:
+    return max(1, min(MAX_COPIES, -(-COLD_BYTES // case.num_bytes)))

@@ -7,6 +7,7 @@ import importlib
 import typer
 
 from antiphon.cli import signals
+from antiphon.cli.usage import run_command
 
 __all__ = ["app"]
 
@@ -70,7 +71,9 @@ def _add(name: str, module: str, about: str) -> None:
             run = importlib.import_module(f"antiphon.bench.{module}").run
         benchmark = typer.Typer(add_completion=False)
         benchmark.command()(run)
-        benchmark(context.args, prog_name=f"antiphon bench {name}")
+        status = run_command(benchmark, f"antiphon bench {name}", context.args)
+        if status:
+            raise typer.Exit(status)
 
 
 for _name, (_module, _about) in BENCHMARKS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from contextlib import ExitStack
@@ -22,7 +23,8 @@ from antiphon.cli.sound_file import Written, write_sound
 from antiphon.cli.speaker import Speaker
 from antiphon.cli.streams import one_line, say, show_error
 from antiphon.cli.terminal import EventPrinter
-from antiphon.cli.typed_file import read_typed_file
+from antiphon.cli.typed_commands import COMMANDS, parse
+from antiphon.cli.typed_file import read_picture, read_typed_file
 from antiphon.config import EngineConfig, InputLimits
 from antiphon.errors import AntiphonError, EngineDead, InvalidRequest
 from antiphon.files.writing import check_writable
@@ -38,7 +40,8 @@ a line of text   ask this question
 /image FILE      show a picture with the next question
 /audio FILE      ask by speech
 /clear           forget the conversation
-/quit            leave; the end of the input does the same
+/help, help      show this
+/quit, quit      leave; so do exit and Ctrl-D
 Ctrl-C           stop a reply; twice at the prompt, leave"""
 
 
@@ -189,18 +192,21 @@ class Conversation:
 
     def take(self, line: str) -> bool:
         """Does what a line says; returns False if it was the last. Raises Stopped if a signal comes."""
-        command, _, argument = line.partition(" ")
+        command, argument = parse(line)
         try:
             if command == "/quit":
                 return False
             if command == "/clear":
                 self.messages.clear()
                 self.attached.clear()
+                say("the conversation is forgotten", err=True)
             elif command == "/image":
                 self._attach(argument)
             elif command == "/audio":
                 self._ask(Speech(read_typed_file(argument, InputLimits().max_audio_bytes)))
-            elif command.startswith("/"):
+            elif command:
+                if command not in COMMANDS:
+                    show_error(f"there is no command {command}")
                 say(HELP, err=True)
             elif line:
                 check_text(line)
@@ -217,7 +223,9 @@ class Conversation:
         limits = InputLimits()
         if len(self.attached) >= limits.max_images:
             raise InvalidRequest(f"images: expected at most {limits.max_images} with a question")
-        self.attached.append(Image(read_typed_file(name, limits.max_image_bytes)))
+        picture, told = read_picture(name, limits)
+        self.attached.append(Image(picture))
+        say(told, err=True)
 
     def _ask(self, question: Part) -> None:
         """Answers the question, and remembers both. If either fails, the conversation stays as it was, but
@@ -253,7 +261,8 @@ class Conversation:
         if self.out_dir is None:
             return None, Written(None)
         self.num_replies += 1
-        wav = self.out_dir / f"reply-{self.num_replies}.wav"
+        while os.path.lexists(wav := self.out_dir / f"reply-{self.num_replies}.wav"):
+            self.num_replies += 1  # another chat writes there, too
         if completion.audio is None or completion.sample_rate_hz is None or not len(completion.audio):
             return wav, Written(None)
         return wav, write_sound(wav, completion.audio, completion.sample_rate_hz)

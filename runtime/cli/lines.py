@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 
 from antiphon.cli import signals
 from antiphon.cli.streams import say, show_error
+from antiphon.cli.terminal import printable
+from antiphon.cli.typed_commands import completions
 from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 
@@ -23,9 +24,7 @@ def lines() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from _piped_lines()
         return
-    with suppress(ImportError):  # some Pythons are built without
-        import readline  # noqa: F401  (importing it gives `input` its editing)
-
+    _edit_lines()
     say("/help lists the commands", err=True)
     was_left = False
     while True:
@@ -47,6 +46,31 @@ def lines() -> Iterator[str]:
         was_left = False
         if line := bounded(line):
             yield line
+
+
+def _edit_lines() -> None:
+    """Gives `input` editing, a history, and completions by Tab."""
+    try:
+        import readline
+    except ImportError:  # some Pythons are built without
+        return
+    found: list[str] = []
+
+    def complete(line: str, number: int) -> str | None:
+        if number == 0:
+            found[:] = completions(line)
+        return found[number] if number < len(found) else None
+
+    def show(_: str, matches: list[str], __: int) -> None:
+        names = [match.partition(" ")[2] or match for match in matches]
+        say("\n" + "  ".join(map(printable, names)))
+        say(PROMPT + readline.get_line_buffer(), nl=False)
+
+    readline.set_completer(complete)
+    readline.set_completer_delims("")  # the whole line: a name may have spaces
+    readline.set_completion_display_matches_hook(show)
+    is_libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
 
 
 def _piped_lines() -> Iterator[str]:

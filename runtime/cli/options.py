@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import signals
-from antiphon.cli.streams import show_error
+from antiphon.cli.spinner import Spinner
+from antiphon.cli.streams import one_line, show_error
 
 if TYPE_CHECKING:
     from antiphon.engine.engine import Engine
@@ -40,6 +41,7 @@ __all__ = [
     "VocoderBackend",
     "Voice",
     "check_codec",
+    "loading",
     "open_engine",
     "text_backend_args",
 ]
@@ -50,8 +52,11 @@ SOUND_PANEL = "Sound"
 
 
 class Modalities(str, Enum):
+    """What to answer with; `audio` is what `Request` and OpenAI's API call speech."""
+
     TEXT = "text"
     SPEECH = "speech"
+    AUDIO = "audio"
 
     @property
     def of_request(self) -> tuple[str, ...]:
@@ -247,6 +252,11 @@ def text_backend_args(backend: str, given: list[str] | None) -> dict[str, Any] |
     return found | ({"env": env} if env else {})
 
 
+def loading(model: Path | None) -> str:
+    """What a spinner says."""
+    return f"loading {'the packaged model' if model is None else one_line(model.name or model)}"
+
+
 def open_engine(
     model: Path | None,
     codec: Path | None,
@@ -264,7 +274,8 @@ def open_engine(
 ) -> Engine:
     """Loads the engine; if it is the packaged checkpoint, says what that can be asked."""
     check_codec(model, codec)
-    with signals.at_once():  # there is nothing yet that has to end in order
+    # There is nothing yet that has to end in order.
+    with signals.at_once(), Spinner(loading(model)) as spinner:
         from antiphon.assets.embedded import EMBEDDED_WORLD
         from antiphon.engine.engine import Engine
 
@@ -281,6 +292,7 @@ def open_engine(
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # it is checked there
             attention_backend=attention_backend,  # type: ignore[arg-type]
             block_size=block_size,
+            progress=spinner.advance,
         )
     if model is None:
         show_error(f"no --model: {EMBEDDED_WORLD}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import gc
 import os
 import signal
 import sys
@@ -37,9 +38,10 @@ def main() -> None:
             status = _run()
         except signals.Stopped as stopped:
             streams.flush_streams()
-            signals.end(stopped.number)
+            signals.end(stopped.number, is_in_line=not stopped.was_noted)
     if (failed := streams.flush_streams()) is not None and status == 0:
         status = _not_shown(failed)
+    atexit.register(gc.freeze)  # the interpreter would look through all of PyTorch for what to collect
     atexit.register(_ignore_signals)
     sys.exit(status)
 
@@ -48,7 +50,8 @@ def _run() -> int:
     try:
         with signals.at_once():
             from antiphon.cli.app import app
-        app(prog_name="antiphon")
+            from antiphon.cli.usage import run_program
+        return run_program(app, "antiphon")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
@@ -70,7 +73,6 @@ def _run() -> int:
         return _fail("there is not enough memory", FAILED)
     except Exception as error:  # noqa: BLE001  (whatever it is, it is shown as one line)
         return _fail(f"a bug: {type(error).__name__}: {error} ({TRACEBACK}=1 shows where)", FAILED)
-    return 0
 
 
 def _fail(error: object, status: int) -> int:

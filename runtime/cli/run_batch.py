@@ -17,6 +17,7 @@ from antiphon.cli import options, signals
 from antiphon.cli.inputs import about
 from antiphon.cli.results_file import ResultsFile
 from antiphon.cli.serve import NO_EXTRA
+from antiphon.cli.spinner import Spinner
 from antiphon.cli.streams import say, show_error
 from antiphon.config import EngineConfig
 from antiphon.errors import ConfigError
@@ -107,7 +108,7 @@ def run_batch(
         settings["text_backend_args"] = options.text_backend_args(text_backend, text_backend_arg)
         if max_model_len is not None:
             settings["max_model_len"] = max_model_len
-        with signals.at_once():
+        with signals.at_once(), Spinner(options.loading(model)) as spinner:
             engine = AsyncEngine(
                 model,
                 codec=codec,
@@ -115,6 +116,7 @@ def run_batch(
                 dtype=dtype,
                 codec_dtype=codec_dtype,
                 vocoder_backend=vocoder_backend,
+                progress=spinner.advance,
                 **settings,
             )
         if model is None:

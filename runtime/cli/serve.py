@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from antiphon.cli import options, signals
+from antiphon.cli.spinner import Spinner
 from antiphon.cli.streams import say, show_error
 from antiphon.config import EngineConfig
 from antiphon.errors import ConfigError
@@ -275,15 +276,17 @@ def _load(
 ) -> AsyncEngine:
     from antiphon.aio.async_engine import AsyncEngine
 
-    return AsyncEngine(
-        model,
-        codec=codec,
-        device=device,
-        dtype=dtype,
-        codec_dtype=codec_dtype,
-        vocoder_backend=vocoder_backend,
-        **settings,
-    )
+    with Spinner(options.loading(model)) as spinner:
+        return AsyncEngine(
+            model,
+            codec=codec,
+            device=device,
+            dtype=dtype,
+            codec_dtype=codec_dtype,
+            vocoder_backend=vocoder_backend,
+            progress=spinner.advance,
+            **settings,
+        )
 
 
 def _show(is_packaged: bool, note: signals.Note, address: str) -> None:

@@ -39,9 +39,11 @@ CLOSE, FORGET, LOOK = b"\0", b"\xfe", b"\xff"
 class Stopped(BaseException):
     """A signal asks the work to end. Not an Exception, so that no error handler takes it for one."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, was_noted: bool = False) -> None:
+        """was_noted: the work has ended in order, and said so."""
         super().__init__(f"signal {number}")
         self.number = number
+        self.was_noted = was_noted
 
 
 class Note:
@@ -94,8 +96,11 @@ class _Watch:
             self._raised_s = now
             raise Stopped(number)
 
-    def end(self, number: int) -> NoReturn:
-        """End the process at once; only unfinished files and the terminal are cleaned up."""
+    def end(self, number: int, *, is_in_line: bool = True) -> NoReturn:
+        """End the process at once; only unfinished files and the terminal are cleaned up.
+
+        is_in_line: the cursor is where Ctrl-C was typed, behind `^C`.
+        """
         if not self._ending.acquire(blocking=False):  # the other thread is already doing it
             time.sleep(TWICE_S)
             os._exit(128 + number)
@@ -103,8 +108,9 @@ class _Watch:
         if self._terminal is not None:
             with suppress(OSError, termios.error):
                 termios.tcsetattr(0, termios.TCSANOW, self._terminal)
+        begin = "\n" if is_in_line and number == INTERRUPT and self._terminal and os.isatty(2) else ""
         with suppress(OSError):
-            os.write(2, f"antiphon: {WORDS[signal.Signals(number)]}\n".encode())
+            os.write(2, f"{begin}antiphon: {WORDS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
 
     def _run(self) -> None:
@@ -236,13 +242,14 @@ def stop(number: int) -> NoReturn:
     """Let a noted signal end the current work as if it had just come, within the same time."""
     if (watch := _watch()) is not None:
         watch.tell(bytes([number]))
-    raise Stopped(number)
+    raise Stopped(number, was_noted=True)
 
 
-def end(number: int) -> NoReturn:
-    """End the process, once everything that must be kept is kept, with the status shells give a signal."""
+def end(number: int, *, is_in_line: bool = True) -> NoReturn:
+    """End the process, once everything that must be kept is kept, with the status shells give a signal.
+    is_in_line: nothing was said since the signal came, so that what is said now needs a line of its own."""
     if (watch := _watch()) is not None:
-        watch.end(number)
+        watch.end(number, is_in_line=is_in_line)
     os._exit(128 + number)
 
 

@@ -12,7 +12,8 @@ from antiphon.aio.conversation.items import Item
 from antiphon.cli.lines import check_text
 from antiphon.cli.streams import say, show_error
 from antiphon.cli.talk_printer import TalkPrinter
-from antiphon.cli.typed_file import read_typed_file
+from antiphon.cli.typed_commands import COMMANDS, parse
+from antiphon.cli.typed_file import read_picture, read_typed_file
 from antiphon.config import InputLimits
 from antiphon.errors import AntiphonError, EngineDead, InvalidRequest
 from antiphon.sound.reading import read_audio
@@ -27,7 +28,8 @@ a line of text   ask this question
 /image FILE      show a picture with the next question
 /audio FILE      ask by a recording
 /clear           forget the conversation
-/quit            leave; so does Ctrl-D
+/help, help      show this
+/quit, quit      leave; so do exit and Ctrl-D
 Ctrl-C           stop a reply; otherwise, twice leaves"""
 
 
@@ -52,18 +54,21 @@ class TalkCommands:
 
     async def take(self, line: str) -> str | None:
         """Do what a line says. Returns the id of the reply that was begun, if any."""
-        command, _, argument = line.partition(" ")
+        command, argument = parse(line)
         reply_id = None
         try:
             if command == "/quit":
                 self.wants_to_leave = True
             elif command == "/clear":
                 await self._clear()
+                say("the conversation is forgotten", err=True)
             elif command == "/image":
                 await self._attach(argument)
             elif command == "/audio":
                 reply_id = await self._ask_aloud(argument)
-            elif command.startswith("/"):
+            elif command:
+                if command not in COMMANDS:
+                    show_error(f"there is no command {command}")
                 by_enter = self._conversation.settings.turn_detection is None
                 say(HELP.format(enter=", or end the question" if by_enter else ""), err=True)
             elif line:
@@ -95,10 +100,11 @@ class TalkCommands:
         limits = InputLimits()
         if len(self._attached) >= limits.max_images:
             raise InvalidRequest(f"images: expected at most {limits.max_images} with a question")
-        picture = await asyncio.to_thread(read_typed_file, name, limits.max_image_bytes)
+        picture, told = await asyncio.to_thread(read_picture, name, limits)
         item = Item("user", (Image(picture),))
         await self._conversation.add_item(item)
         self._attached.append(item.item_id)
+        say(told, err=True)
 
     async def _ask_aloud(self, name: str) -> str:
         """Ask by a recording; what was heard in it is shown."""

@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from antiphon.cli.inputs import about, read_file
+from antiphon.cli.terminal import printable
+from antiphon.config import InputLimits
 from antiphon.errors import InvalidRequest
 
-__all__ = ["read_typed_file"]
+__all__ = ["read_picture", "read_typed_file"]
 
 PIPE_PATIENCE_S = 3.0
 """How long a pipe may stay silent."""
@@ -22,6 +24,20 @@ def read_typed_file(typed: str, max_bytes: int) -> bytes:
         return read_file(path, max_bytes, patience_s=PIPE_PATIENCE_S)
     except (OSError, ValueError) as error:
         raise OSError(about(path, error)) from error
+
+
+def read_picture(typed: str, limits: InputLimits) -> tuple[bytes, str]:
+    """Reads a picture for the next question, and says which it is. Raises InvalidRequest if the file is
+    none."""
+    from antiphon.inputs.images import possible_sizes
+
+    picture = read_typed_file(typed, limits.max_image_bytes)
+    name = printable(typed.strip())
+    try:
+        [(width, height), *_] = possible_sizes(picture, limits)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {str(error).removeprefix('image: ')}") from error
+    return picture, f"picture {name}, {width} x {height}, goes with the next question"
 
 
 def _path(typed: str) -> Path:

@@ -35,6 +35,7 @@ from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
+from antiphon.process.load_threads import load_threads
 from antiphon.process.ownership import OfOneProcess
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 from antiphon.sound.resample import resample
@@ -172,10 +173,13 @@ class Codec(OfOneProcess):
             root / name for name in (FLOW_FILE, HIFT_FILE, TOKENIZER_FILE, SPEAKER_FILE)
         )
         dim = params.flow.spk_embed_dim
+        with load_threads(root):
+            flow = fill_module(flow, read_tensors(flow_path), flow_path, place)
+            hift = fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place)
         return cls(
             params,
-            fill_module(flow, read_tensors(flow_path), flow_path, place),
-            fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place),
+            flow,
+            hift,
             read_voices(root / VOICES_FILE, dim),
             place,
             SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if is_there(tokenizer_path) else None,

@@ -84,16 +84,17 @@ class Decoder(OfOneProcess):
         is_small = sum(each.numel() for each in flow.parameters()) <= SMALL_FLOW
         is_alone = is_small and device.type == "cpu"
         sum_in_float32(device)
-        with current_device(device), exact_float32(device):
+        # Small weights are packed by one thread, see `antiphon.process.load_threads`.
+        with current_device(device), exact_float32(device), openmp_threads(1 if is_alone else None):
             matching = Flow(flow, params.flow, device, dtype, capture, is_alone=is_alone, exported=exported)
-        if device.type == "cpu" and dtype == torch.float32 and cpp_available():
-            hift.use(OneCallTrunk(hift, is_alone=is_alone))
-        elif device.type == "cuda":
-            made = cls(params, matching, hift, device)
+            if device.type == "cpu" and dtype == torch.float32 and cpp_available():
+                hift.use(OneCallTrunk(hift, is_alone=is_alone))
+            elif device.type != "cuda" and (dtype != torch.float32 or has_onednn(device, dtype)):
+                hift.use(PackedTrunk(hift, dtype))
+        made = cls(params, matching, hift, device, 1 if is_alone else None)
+        if device.type == "cuda":
             return made.batched(dtype, capture, StreamSchedule(), max_batch_frames)
-        elif dtype != torch.float32 or has_onednn(device, dtype):
-            hift.use(PackedTrunk(hift, dtype))
-        return cls(params, matching, hift, device, 1 if is_alone else None)
+        return made
 
     @contextmanager
     def computing(self) -> Iterator[None]:

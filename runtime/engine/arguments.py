@@ -26,6 +26,7 @@ from antiphon.types import Request, SamplingParams
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
+    from antiphon.model.checkpoint.loading import Progress
     from antiphon.model.vllm.settings import VllmSettings
 
 __all__ = [
@@ -69,7 +70,7 @@ class EngineArguments(EngineSettings, total=False):
     text_backend_args: Mapping[str, Any] | None
     vocoder_backend: str
     speech_prompt: str
-    progress: bool
+    progress: bool | Progress
 
 
 def engine_config(settings: EngineSettings) -> EngineConfig:

@@ -31,6 +31,7 @@ from antiphon.errors import (
 from antiphon.inputs.copies import plain_options, plain_params
 from antiphon.model.attention import attention_planner
 from antiphon.model.cache import PagedKVCache
+from antiphon.model.checkpoint.loading import Progress
 from antiphon.model.runner import Runner
 from antiphon.outputs.replies import Replies
 from antiphon.outputs.speech_worker import SpeechWorker
@@ -83,7 +84,8 @@ class Engine(OfOneProcess):
         codec_dtype: of a codec given as a folder; "auto" is float16 on a GPU and float32 on a CPU. See
             `antiphon.codec.Codec`.
         load_format: "auto", or "dummy" for random weights of the folder's config.
-        progress: show a progress bar on the terminal while a long load goes on.
+        progress: show a progress bar on the terminal while a long load goes on; or a function that is called
+            with the bytes of weights loaded so far and those in all.
         vocoder_backend: of a codec given as a folder, "torch" or, on a CPU, "onnxruntime:FOLDER", on a GPU
             "tensorrt:FOLDER": see `antiphon.codec.Codec.from_pretrained`.
         text_backend: what computes the LLM: "native", or "vllm": in a process of its own, see
@@ -115,7 +117,7 @@ class Engine(OfOneProcess):
         text_backend_args: Mapping[str, Any] | None = None,
         vocoder_backend: str = "torch",
         speech_prompt: str = "soft",
-        progress: bool = True,
+        progress: bool | Progress = True,
         **settings: Unpack[EngineSettings],
     ) -> None:
         self._ownership = Ownership()
@@ -180,7 +182,7 @@ class Engine(OfOneProcess):
         self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
         if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.speech_worker.stop)
-        prepare(self.runner, self.speech_worker, self._stream, progress=progress)
+        prepare(self.runner, self.speech_worker, self._stream, progress=progress is True)
         self._replies = Replies(self.scheduler, self.speech_worker)
         self._untold: list[Event] = []
         """Events for the next step to tell."""

@@ -31,11 +31,12 @@ from antiphon.kernels.threads import set_num_threads
 from antiphon.model.attention import check_attention_backend
 from antiphon.model.cache import cache_config, cache_layout
 from antiphon.model.checkpoint.folder import read_checkpoint
-from antiphon.model.checkpoint.loading import load_weights, resolve_dtype
+from antiphon.model.checkpoint.loading import Progress, load_weights, resolve_dtype
 from antiphon.model.checkpoint.quantization import scheme_of
 from antiphon.model.omni import OmniModel, computing_dtype
 from antiphon.model.schemes import SCHEMES
 from antiphon.process.forking import check_device, make_ready, num_threads
+from antiphon.process.load_threads import load_threads
 from antiphon.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load(
     text_backend_args: Mapping[str, Any] | None,
     vocoder_backend: str,
     speech_prompt: str,
-    progress: bool,
+    progress: bool | Progress,
     **settings: Unpack[EngineSettings],
 ) -> Loaded:
     """Check the arguments of `Engine`, which describes them, and load what they name. Raises what `Engine`
@@ -128,21 +129,24 @@ def load(
     )
     if place.type == "cpu":
         set_num_threads(num_threads())
-    weights = load_weights(
-        folder,
-        model_config,
-        device=place,
-        dtype=resolved,
-        load_format=load_format,
-        seed=config.seed,
-        progress=progress,
-        quantization=stored if quantization is None else SCHEMES[quantization],
-        keep=keep,
-    )
+    with load_threads(folder):
+        weights = load_weights(
+            folder,
+            model_config,
+            device=place,
+            dtype=resolved,
+            load_format=load_format,
+            seed=config.seed,
+            progress=progress,
+            quantization=stored if quantization is None else SCHEMES[quantization],
+            keep=keep,
+        )
     text = None
     if vllm is not None:
         text = _begin_vllm(vllm, folder, model_config, config, resolved, place, weights, progress=progress)
     try:
+        with load_threads(folder):
+            omni = OmniModel(weights, model_config, config.max_model_len, config.unit_head)
         return Loaded(
             model_name=folder.name,
             device=place,
@@ -153,7 +157,7 @@ def load(
             tokenizer=tokenizer,
             codec=opened,
             inputs=inputs,
-            model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
+            model=omni,
             text=text,
         )
     except BaseException:
@@ -171,7 +175,7 @@ def _begin_vllm(
     place: torch.device,
     weights: OmniWeights,
     *,
-    progress: bool,
+    progress: bool | Progress,
 ) -> VllmText:
     """Start vLLM once our part of its weights has gone. On a GPU it then takes its share of the memory; what
     is left is for our cache."""

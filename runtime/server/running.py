@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -79,9 +81,11 @@ class Server(uvicorn.Server):
             self.should_exit = True
         elif time.monotonic() - self._signalled_s > TWICE_S:
             self._signalled_s = time.monotonic()
-            self._loop.call_soon_threadsafe(self._end)
+            self._loop.call_soon_threadsafe(self._end, sig)
 
-    def _end(self) -> None:
+    def _end(self, number: int) -> None:
+        if number == signal.SIGINT and sys.stderr.isatty():
+            sys.stderr.write("\n")  # after `^C`
         if self._draining is not None:
             self._draining.cancel()
         else:

@@ -13,9 +13,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from antiphon.bench import kernel_runs
 from antiphon.bench.kernel_report import format_s, table
-from antiphon.bench.kernel_runs import KernelRun, Peaks
-from antiphon.bench.timing import Timing, time_in_turns
+from antiphon.bench.kernel_runs import KernelRun, Peaks, bench_op
+from antiphon.bench.kernels.case import Case, Setting
+from antiphon.bench.timing import COLD_BYTES, Timing, time_in_turns
 from antiphon.cli.app import app
 
 CPU = torch.device("cpu")
@@ -53,16 +55,51 @@ def test_seconds_have_three_digits(seconds: float, text: str) -> None:
 
 
 def test_the_floor_is_the_larger_of_bytes_and_operations() -> None:
-    runs = [kernel_run(bound="memory", share_of_floor=0.5), kernel_run(bound="matrix", share_of_floor=0.25)]
+    runs = [
+        kernel_run(bound="memory", share_of_floor=0.5),
+        kernel_run(bound="matrix", share_of_floor=0.25),
+        kernel_run(bound="memory", share_of_floor=None, no_floor="cached"),
+    ]
     out = io.StringIO()
     Console(file=out, width=80).print(table(runs, Peaks(1e10, 1e12), "title"))
     lines = out.getvalue().splitlines()
     assert any("4 x 5" in line and "0.1 GB/s" in line and "50%" in line for line in lines)
     assert any("3.0 GFLOP/s" in line and "25%" in line for line in lines)
+    assert any("0.1 GB/s" in line and " cached " in line for line in lines)
     assert max(map(len, lines)) <= 80
 
 
-def kernel_run(bound: str, share_of_floor: float) -> KernelRun:
+@pytest.mark.parametrize(
+    ("num_bytes", "num_ops", "seconds", "expected"),
+    [
+        (COLD_BYTES, 0, 2.0, (0.5, "")),
+        (COLD_BYTES, 0, 0.98, (1.0, "")),
+        (COLD_BYTES, 0, 0.5, (None, "busy")),
+        (1000, 0, 0.5, (None, "cached")),
+        (1000, 1, 0.5, (None, "busy")),
+    ],
+    ids=["slower", "as fast", "impossible", "cached", "impossible product"],
+)
+def test_nothing_is_faster_than_its_floor(
+    monkeypatch: pytest.MonkeyPatch,
+    num_bytes: int,
+    num_ops: int,
+    seconds: float,
+    expected: tuple[float | None, str],
+) -> None:
+    """The floor of each case takes a second."""
+    case = Case("4 x 5", num_bytes, num_ops, inputs=lambda _: (), call=lambda **_: None)
+    peaks = Peaks(num_bytes if not num_ops else 1e12, max(num_ops, 1e-9))
+    monkeypatch.setattr(
+        kernel_runs, "time_in_turns", lambda ways, *_, **__: {name: Timing([seconds]) for name in ways}
+    )
+    monkeypatch.setattr("antiphon.bench.kernels.linear.cases", lambda _: iter([case]))
+    setting = Setting(None, torch.float32, CPU)  # type: ignore[arg-type]
+    runs = list(bench_op("linear", setting, peaks, repeats=1, num_shapes=None, compiled=False))
+    assert {(run.share_of_floor, run.no_floor) for run in runs} == {expected}
+
+
+def kernel_run(bound: str, share_of_floor: float | None, no_floor: str = "") -> KernelRun:
     return KernelRun(
         op="linear",
         shape="4 x 5",
@@ -78,6 +115,7 @@ def kernel_run(bound: str, share_of_floor: float) -> KernelRun:
         floor_s=5e-7,
         bound=bound,
         share_of_floor=share_of_floor,
+        no_floor=no_floor,
         times_torch=2.0,
     )
 
@@ -102,7 +140,12 @@ def test_files_say_what_was_measured(tmp_path: Path) -> None:
                 found["num_ops"] / record["peaks"]["ops_per_s"],
             )
         )
-        assert found["share_of_floor"] == pytest.approx(found["floor_s"] / found["median_s"])
+        share = found["floor_s"] / found["median_s"]
+        if found["no_floor"]:
+            assert found["share_of_floor"] is None
+            assert share > 1
+        else:
+            assert found["share_of_floor"] == pytest.approx(min(share, 1.0))
     assert [found["times_torch"] for found in record["runs"] if found["way"] == "torch"] == [1.0, 1.0]
 
     rows = list(csv.DictReader((tmp_path / "kernels.csv").read_text().splitlines()))

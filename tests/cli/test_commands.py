@@ -212,13 +212,38 @@ def test_chat_speaks(run: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "replies").iterdir()) == ["reply-1.wav", "reply-2.wav"]
 
 
-def test_chat_goes_on_after_a_mistake(run: Run) -> None:
-    lines = ["/image nowhere.png", "/dance", f"/image {QUESTION}", "Hello", "Hello", ""]
+def test_a_reply_takes_no_others_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chats write into one folder."""
+    other = tmp_path / "reply-2.wav"
+
+    def lines() -> Iterator[str]:
+        yield "Hello"
+        other.write_bytes(b"of another chat")
+        yield "Hello"
+
+    monkeypatch.setattr("antiphon.cli.chat.lines", lines)
+    assert run("chat", "--out-dir", str(tmp_path), *SHORT).status == 0
+    assert other.read_bytes() == b"of another chat"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reply-1.wav", "reply-2.wav", "reply-3.wav"]
+
+
+def test_audio_is_another_word_for_speech(run: Run) -> None:
+    ended = run("generate", "--text", "Hello", "--modalities", "audio", "--json", *SHORT)
+    assert ended.status == 0
+    assert json.loads(ended.out)["units"]
+
+
+def test_chat_goes_on_after_a_mistake(run: Run, tmp_path: Path) -> None:
+    half = tmp_path / "half.png"
+    half.write_bytes(Path(PICTURE).read_bytes()[:500])
+    lines = ["/image nowhere.png", "/dance", f"/image {QUESTION}", f"/image {half}", "Hello", "Hello", ""]
     ended = run("chat", *SHORT, stdin="\n".join(lines))
     assert ended.status == 0
     assert "nowhere.png" in ended.err
     assert "/quit" in ended.err, "an unknown command shows what there is"
-    assert "content[0]" in ended.err, "the question whose picture is not one"
+    assert f"antiphon: {QUESTION}: " in ended.err, "a file that is no picture"
+    assert f"picture {half}, 320 x 256, goes with the next question\n" in ended.err
+    assert "content[0]" in ended.err, "the question whose picture cannot be decoded"
     assert ended.out.count("reply   ") == 1, "the same question without it"
 
 

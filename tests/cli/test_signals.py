@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import sys
-import termios
 import time
 from pathlib import Path
 
 import pytest
-from command_line import TIMEOUT_S, Child, run_python
+from command_line import Child, run_python
+from terminal import Terminal
 
 LONG = ["generate", "--text", "Tell me", "--temperature", "3", "--seed", "1", "--max-units", "1500"]
 """What the small model babbles for a minute."""
@@ -148,41 +142,6 @@ def test_a_talk_through_a_pipe_ends(tmp_path: Path) -> None:
     assert "Traceback" not in ended.err
 
 
-class Terminal:
-    """A program at a terminal of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "antiphon", *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
-        )
-        os.close(theirs)
-        self._screen = b""
-
-    def type(self, text: bytes) -> None:
-        os.write(self._ours, text)
-
-    def wait_for(self, text: bytes) -> None:
-        """What is shown next; all up to it is done with."""
-        until = time.monotonic() + TIMEOUT_S
-        while text not in self._screen:
-            assert select.select([self._ours], [], [], max(0, until - time.monotonic()))[0], self._screen
-            self._screen += os.read(self._ours, 4096)
-        self._screen = self._screen.partition(text)[2]
-
-    def end(self) -> int:
-        try:
-            return self._process.wait(TIMEOUT_S)
-        finally:
-            self._process.kill()
-            os.close(self._ours)
-
-
 @pytest.mark.slow
 @pytest.mark.long
 def test_at_a_terminal_it_stops_the_reply_then_the_line_then_the_talk(tmp_path: Path) -> None:
@@ -199,5 +158,5 @@ def test_at_a_terminal_it_stops_the_reply_then_the_line_then_the_talk(tmp_path: 
     terminal.wait_for(b"> ")
     time.sleep(0.3)
     terminal.type(ctrl_c)
-    terminal.wait_for(b"antiphon: interrupted")
+    terminal.wait_for(b"\r\nantiphon: interrupted")
     assert terminal.end() == 130

@@ -251,10 +251,12 @@ def test_ctrl_c_twice_leaves(tmp_path: Path) -> None:
 def test_what_is_piped_is_done_in_order(room: Room, tmp_path: Path) -> None:
     """Each question is answered and heard before the next line is taken; what is wrong is said, and the talk
     goes on."""
+    (tmp_path / "half a picture").write_bytes(Path(PICTURE).read_bytes()[:500])
     (tmp_path / "no picture").write_bytes(b"text")
     lines = [
         "/image nowhere.png",
         f"/image '{tmp_path / 'no picture'}'",
+        f"/image '{tmp_path / 'half a picture'}'",
         "What is it?",  # refused, and its picture is dropped
         f"/image {PICTURE}",
         f"/audio {DEMO / 'question.wav'}",
@@ -264,10 +266,15 @@ def test_what_is_piped_is_done_in_order(room: Room, tmp_path: Path) -> None:
     ended = room.run(lambda: room.type("\n".join(lines)), "--mic")
     assert ended.out.startswith(HEARD + REPLY + "\nreply   ")
     assert ended.out.count("\n") == 3
-    _, _, *errors = ended.err.splitlines()
+    _, _, *said = ended.err.splitlines()
+    errors = [line for line in said if line.startswith("antiphon: ")]
     assert "nowhere.png" in errors[0]
-    assert errors[1].startswith("antiphon: messages[0]")
-    assert len(errors) == 2
+    assert "no picture': " in errors[1]
+    assert errors[2].startswith("antiphon: messages[0]")
+    assert len(errors) == 3
+    others = [line for line in said if line not in errors]
+    assert [line.rpartition(", ")[2] for line in others[:2]] == ["goes with the next question"] * 2
+    assert others[2:] == ["the conversation is forgotten"]
 
 
 @pytest.mark.slow

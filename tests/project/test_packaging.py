@@ -55,17 +55,35 @@ print("cuda:", sys.modules["torch"].cuda.is_initialized())
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_loading_an_engine_loads_no_compiler() -> None:
-    """Nor sympy: each takes longer to import than all else that an engine loads."""
-    program = """
+@pytest.mark.parametrize(
+    "program",
+    [
+        """
+from antiphon import Engine, Request
+Engine().generate(Request("Hi", ("text", "audio")))
+""",
+        """
 import sys
-from antiphon import Engine
-Engine()
-print(sorted({"sympy", "torch._dynamo", "torch._inductor", "scipy"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
+from antiphon.cli import main
+sys.argv = ["antiphon", "generate", "--text", "Hi"]
+try:
+    main()
+except SystemExit:
+    pass
+""",
+    ],
+    ids=["engine", "command"],
+)
+def test_a_reply_loads_nothing_that_it_does_not_need(program: str) -> None:
+    """PyTorch's compiler and sympy take longer to import than all else that an engine loads; the others are
+    for other kinds of input, or for servers."""
+    unneeded = (
+        "fastapi matplotlib onnx rich.progress scipy soundfile sympy torch._dynamo torch._inductor "
+        "torchvision transformers triton uvicorn"
+    )
+    check = f"\nimport sys\nprint('loaded:', sorted(set('{unneeded}'.split()) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program + check], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
 
 
 def test_the_stub_agrees_with_the_compiled_module() -> None:

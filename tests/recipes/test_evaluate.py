@@ -73,6 +73,23 @@ def test_a_sound_is_transcribed_once_however_many_pictures_it_is_asked_of(work: 
     assert result.num_about_pictures == sum(question.sample.scene is not None for question in asked)
 
 
+@pytest.mark.slow
+def test_streamed_replies_are_judged_as_they_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[np.ndarray] = []
+
+    def hear(samples: np.ndarray) -> str:
+        heard.append(samples)
+        return ""
+
+    monkeypatch.setattr(spoken, "hear", hear)
+    monkeypatch.setattr(spoken, "dnsmos", lambda samples: 1.0)
+    with Engine() as engine:
+        spoken.reply(engine, num=2, seed=200)
+    for in_chunks, whole in zip(heard[::2], heard[1::2], strict=True):
+        assert in_chunks.shape == whole.shape
+        assert not np.array_equal(in_chunks, whole)  # each chunk is decoded with the context that there is
+
+
 @pytest.mark.parametrize(
     ("value", "is_most", "is_met"), [(4.9, True, True), (5.1, True, False), (5.1, False, True)]
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ from antiphon.model.checkpoint.vision_settings import missing_tower, vision_fold
 from antiphon.model.schemes import Scheme
 from antiphon.model.weights import OmniWeights
 from antiphon.plain import one_line, shown
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 __all__ = ["Progress", "checked_files", "load_weights", "reporting", "resolve_dtype"]
 
@@ -375,30 +379,35 @@ def reporting(progress: bool | Progress, total: int, title: str) -> Iterator[Cal
 
 @contextmanager
 def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    bar = Bar(*columns, console=console, transient=True)
-    task = bar.add_task("", total=total)
+    bar: Bar | None = None
+    done = 0
     begin = time.monotonic()
 
     def report(size: int) -> None:
-        bar.advance(task, size)
-        late = time.monotonic() - begin >= BAR_AFTER_S
-        if late and console.is_terminal and not bar.live.is_started:
-            bar.start()
+        nonlocal bar, done
+        done += size
+        if bar is None and time.monotonic() - begin >= BAR_AFTER_S:
+            bar = _drawn(total, title)
+        if bar is not None:
+            bar.update(bar.task_ids[0], completed=done)
 
     try:
         yield report
     finally:
-        if bar.live.is_started:
+        if bar is not None:
             bar.stop()
+
+
+def _drawn(total: int, title: str) -> Bar:
+    """On a terminal; imported only where it is drawn."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.progress import TransferSpeedColumn as SpeedColumn
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), SpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar.add_task("", total=total)
+    bar.start()
+    return bar

@@ -15,6 +15,7 @@ from antiphon.config import ModelConfig
 from antiphon.errors import AntiphonError, ConfigError, EngineDead
 from antiphon.files.writing import discard, passing_folder
 from antiphon.model.checkpoint.llm_folder import export_llm
+from antiphon.model.checkpoint.loading import Progress
 from antiphon.model.vllm.process import WorkerProcess
 from antiphon.model.vllm.settings import VllmSettings, check_llm_folder
 from antiphon.plain import one_line, told
@@ -36,7 +37,7 @@ class LlmFolder:
     """The LLM that vLLM loads, and a folder for what else its process keeps, which is removed at the end."""
 
     def __init__(
-        self, settings: VllmSettings, checkpoint: Path, config: ModelConfig, *, progress: bool
+        self, settings: VllmSettings, checkpoint: Path, config: ModelConfig, *, progress: bool | Progress
     ) -> None:
         """Raises CheckpointError if the given folder is not this checkpoint's LLM, and ConfigError if none
         can be written."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from antiphon import Completion, Engine, Image, Message, Request, SamplingParams, Speech
+from antiphon import Completion, Engine, Finished, Image, Message, Request, SamplingParams, Speech
 from antiphon_tiny.omni.evaluation import PICTURE_SIZE, request_of
 from antiphon_tiny.omni.hearing_training import word_errors
 from antiphon_tiny.speech.judge import dnsmos, hear
@@ -26,7 +26,16 @@ from antiphon_tiny.world.picture import draw_picture
 from antiphon_tiny.world.samples import draw_sample, draw_samples
 from antiphon_tiny.world.words import words_of
 
-__all__ = ["Replies", "Spoken", "SpokenQuestion", "ask", "first_sound", "reply", "spoken_questions"]
+__all__ = [
+    "Replies",
+    "Spoken",
+    "SpokenQuestion",
+    "ask",
+    "first_sound",
+    "reply",
+    "spoken_questions",
+    "streamed",
+]
 
 PARAMS = SamplingParams(max_tokens=40, max_units=375)
 RATE_HZ = 16000
@@ -63,7 +72,8 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Replies:
-    """Of the model's own speech; word errors in per cent, of what Whisper hears against the reply's text."""
+    """Of the model's own speech; word errors in per cent, of what Whisper hears against the reply's text, of
+    speech made in chunks while its units came, and of the same units decoded at once."""
 
     num_spoken: int
     num_unfinished: int
@@ -110,26 +120,38 @@ def ask(engine: Engine, questions: Sequence[SpokenQuestion]) -> Spoken:
     )
 
 
+def streamed(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """Completions, in the same order, whose speech was made in chunks while its units came, as listeners get
+    it. `Engine.generate` would decode it whole."""
+    ids = [engine.add_request(request, PARAMS, stream_audio=True) for request in requests]
+    done: dict[str, Completion] = {}
+    while len(done) < len(ids):
+        for event in engine.step():
+            if isinstance(event, Finished):
+                done[event.request_id] = event.completion
+    return [done[request_id] for request_id in ids]
+
+
 def reply(engine: Engine, *, num: int, seed: int) -> Replies:
     """Replies to held-out typed questions, half of them about pictures."""
     samples = draw_samples(num, "held_out", seed, pictures=0.5)
     done: list[Completion] = []
     for start in range(0, num, AT_A_TIME):
         requests = [request_of(s, ("text", "audio")) for s in samples[start : start + AT_A_TIME]]
-        done += engine.generate(requests, PARAMS)
-    streamed, whole, scores = [], [], []
+        done += streamed(engine, requests)
+    in_chunks, whole, scores = [], [], []
     for completion in done:
         if completion.audio is None or engine.codec is None or not len(completion.audio):
             continue
         sound = _at_16_khz(completion.audio, completion.sample_rate_hz)
-        streamed.append(judged_errors(completion.text, hear(sound)))
+        in_chunks.append(judged_errors(completion.text, hear(sound)))
         scores.append(dnsmos(sound))
         [at_once] = engine.codec.decode([completion.units])
         whole.append(judged_errors(completion.text, hear(_at_16_khz(at_once, completion.sample_rate_hz))))
     return Replies(
         num,
         sum(completion.finish_reason != "stop" for completion in done),
-        _per_cent(streamed),
+        _per_cent(in_chunks),
         _per_cent(whole),
         float(np.mean(scores)),
         float(np.mean([len(c.units) / max(1, len(words_of(c.text))) for c in done])),
@@ -142,10 +164,10 @@ def first_sound(
     """Seconds from a question of about two seconds to the reply's first sound, and seconds of computing for
     each second of it; medians."""
     question = min(questions, key=lambda q: abs(len(q.sound) / RATE_HZ - 2))
-    engine.generate([question.request(("text", "audio"))], PARAMS)
+    streamed(engine, [question.request(("text", "audio"))])
     waited, rates = [], []
     for _ in range(repeats):
-        [done] = engine.generate([question.request(("text", "audio"))], PARAMS)
+        [done] = streamed(engine, [question.request(("text", "audio"))])
         assert done.metrics.ttfa_s is not None
         assert done.metrics.rtf is not None
         waited.append(done.metrics.ttfa_s)
