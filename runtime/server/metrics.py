@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -60,8 +61,8 @@ class Metrics:
         ) -> Histogram:
             return Histogram(f"antiphon:{name}", about, labels, buckets=buckets, registry=registry)
 
-        def gauge(name: str, about: str, labels: tuple[str, ...] = ()) -> Gauge:
-            return Gauge(f"antiphon:{name}", about, labels, registry=registry)
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"antiphon:{name}", about, registry=registry)
 
         self._running = gauge("num_requests_running", "Requests that the engine computes.")
         self._waiting = gauge("num_requests_waiting", "Requests that wait for their turn.")
@@ -69,9 +70,7 @@ class Metrics:
         self._alive = gauge("engine_alive", "1 while the engine serves, else 0.")
         self._restarts = gauge("engine_restarts", "Fresh engines that took over from failed ones.")
         self._speaking = gauge("num_requests_speaking", "Requests whose speech is not complete.")
-        about = "Requests whose speech a vocoder's process makes now."
-        self._vocoder_rows = gauge("vocoder_num_requests_running", about, ("worker",))
-        self._vocoder_ready = gauge("vocoder_ready", "1 while it can make speech, else 0.", ("worker",))
+        self._vocoder_ready = gauge("vocoder_ready", "Vocoders' processes that can make speech.")
         about = "Vocoders' processes that were started in place of others."
         self._vocoder_restarts = gauge("vocoder_restarts", about)
         self._connected = gauge("http_requests_in_flight", "Requests whose answers are under way.")
@@ -109,6 +108,13 @@ class Metrics:
             self._continuous.labels(str(threshold_ms))
         for stage in STAGES:
             self._stages.labels(stage)
+
+    @cached_property
+    def _vocoder_rows(self) -> Gauge:
+        """Only there where there are such processes."""
+        about = "Requests whose speech a vocoder's process makes now."
+        name = "antiphon:vocoder_num_requests_running"
+        return Gauge(name, about, ("worker",), registry=self._registry)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -183,9 +189,9 @@ class Metrics:
             self._usage.set(health.kv_cache_usage)
             self._speaking.set(health.num_speaking)
             self._vocoder_restarts.set(health.num_vocoder_restarts)
+            self._vocoder_ready.set(sum(num_rows is not None for num_rows in health.vocoders))
             for number, num_rows in enumerate(health.vocoders):
                 self._vocoder_rows.labels(str(number)).set(num_rows or 0)
-                self._vocoder_ready.labels(str(number)).set(num_rows is not None)
         return generate_latest(self._registry)
 
 
