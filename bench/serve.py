@@ -220,7 +220,8 @@ def run(
             raise typer.BadParameter(str(wrong), param_hint="--base-url") from wrong
         engines: dict[str, AsyncEngine] = {}
         if in_process or compare:
-            for number in workers or [None]:
+            numbers: list[int | None] = [*workers] if workers else [None]
+            for number in numbers:
                 name = "in process" if len(workers) < 2 else f"{number} vocoder workers"
                 engines[name] = replace(options, vocoder_workers=number).load()
                 stack.callback(engines[name].close)

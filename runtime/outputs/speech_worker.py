@@ -301,7 +301,8 @@ class SpeechWorker:
                     if not self._jobs:
                         break
                 self._work.wait(LOOK_UP_S)
-            return self._leave()
+            self._leave()
+            return None
 
     def _make_and_tell(self, batch: list[Job], lane: Lane) -> None:
         frames = sum(self._order.frames(job) for job in batch if job.stream is not None)
