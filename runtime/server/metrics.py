@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -68,6 +69,10 @@ class Metrics:
         self._usage = gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
         self._alive = gauge("engine_alive", "1 while the engine serves, else 0.")
         self._restarts = gauge("engine_restarts", "Fresh engines that took over from failed ones.")
+        self._speaking = gauge("num_requests_speaking", "Requests whose speech is not complete.")
+        self._vocoder_ready = gauge("vocoder_ready", "Vocoders' processes that can make speech.")
+        about = "Vocoders' processes that were started in place of others."
+        self._vocoder_restarts = gauge("vocoder_restarts", about)
         self._connected = gauge("http_requests_in_flight", "Requests whose answers are under way.")
         self._times = {field: histogram(*row) for field, row in TIMES.items()}
         about = "What each stage of a reply took; they overlap."
@@ -103,6 +108,13 @@ class Metrics:
             self._continuous.labels(str(threshold_ms))
         for stage in STAGES:
             self._stages.labels(stage)
+
+    @cached_property
+    def _vocoder_rows(self) -> Gauge:
+        """Only there where there are such processes."""
+        about = "Requests whose speech a vocoder's process makes now."
+        name = "antiphon:vocoder_num_requests_running"
+        return Gauge(name, about, ("worker",), registry=self._registry)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -175,6 +187,11 @@ class Metrics:
             self._running.set(health.num_running)
             self._waiting.set(health.num_waiting)
             self._usage.set(health.kv_cache_usage)
+            self._speaking.set(health.num_speaking)
+            self._vocoder_restarts.set(health.num_vocoder_restarts)
+            self._vocoder_ready.set(sum(num_rows is not None for num_rows in health.vocoders))
+            for number, num_rows in enumerate(health.vocoders):
+                self._vocoder_rows.labels(str(number)).set(num_rows or 0)
         return generate_latest(self._registry)
 
 
