@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from antiphon.aio.async_engine import AsyncEngine
-from antiphon.bench.serving.asked import trace_of
 from antiphon.bench.serving.load import Limits, Run, closed_loop, open_loop
 from antiphon.bench.serving.measuring import Load
 from antiphon.bench.serving.questions import Question, mixed
@@ -15,6 +14,7 @@ from antiphon.bench.serving.summary import Summary, summarize
 from antiphon.bench.serving.targets import EngineTarget
 from antiphon.bench.simulate.costs import Costs
 from antiphon.bench.simulate.fleet import simulate
+from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.traffic import Arrival
 
 __all__ = ["Checked", "compare", "figures", "simulated"]

@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -251,7 +252,7 @@ def _measure(
             write_record(calibrate, times.as_json())
         if not loads:
             return
-        with AsyncEngine.from_engine(engine) as asked:
+        with closing(AsyncEngine.from_engine(engine)) as asked:
             found = asyncio.run(
                 compare(
                     asked,

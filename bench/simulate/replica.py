@@ -83,6 +83,8 @@ class Replica:
         self._inbox: deque[Callable[[], None]] = deque()
         self._to_prepare: deque[tuple[float, Callable[[], None]]] = deque()
         self._num_preparing = 0
+        self._num_coming = 0
+        """Requests that have come and that the engine's thread has not taken"""
         self._taking_s = 0.0
         """What the engine's thread spends on requests before its next step."""
         self._heard: list[Heard] = []
@@ -98,8 +100,7 @@ class Replica:
 
     def take(self, asked: Asked) -> None:
         """A request has come; one that is heard while it is spoken, when its user begins to speak."""
-        num_waiting = self.scheduler.num_waiting + len(self._to_prepare) + self._num_preparing
-        if num_waiting >= self._served.settings.max_num_waiting:
+        if self._is_full(self._num_coming):
             asked.is_over = True
             asked.ended(asked, "overloaded")
             return
@@ -107,6 +108,7 @@ class Replica:
         asked.prompt, asked.growing = self._prompts.make(asked.arrival)
         arrival = asked.arrival
         if asked.growing is None:
+            self._num_coming += 1
             work_s = self._costs.prepare_s(arrival.speech_s, len(arrival.pictures))
             self._prepare(work_s, partial(self._command, partial(self._begin, asked)))
             return
@@ -134,7 +136,8 @@ class Replica:
         self._inbox.clear()
         self._to_prepare.clear()
         self._awaiting.clear()
-        self._num_preparing, self._taking_s, self._steps = 0, 0.0, None
+        self._num_preparing = self._num_coming = 0
+        self._taking_s, self._steps = 0.0, None
         states = [s for asked in self.open.values() for s in (asked.state, asked.reader) if s is not None]
         for state in states:
             if not state.finished:
@@ -193,8 +196,17 @@ class Replica:
         if self.scheduler.fits(reader, num_more=len(grown.ids) - len(reader.prompt.ids)):
             self.scheduler.update_speech(reader, grown)
 
+    def _is_full(self, num_coming: int) -> bool:
+        """Whether no more may wait. num_coming: requests that are read, or about to be taken."""
+        return self.scheduler.num_waiting + num_coming >= self._served.settings.max_num_waiting
+
     def _begin(self, asked: Asked) -> None:
         if asked.is_over:
+            return
+        if asked.growing is None:
+            self._num_coming -= 1
+        if self._is_full(0):
+            self._end(asked, "overloaded")
             return
         assert asked.prompt is not None
         self._taking_s += self._costs.intake_s()
@@ -250,11 +262,11 @@ class Replica:
         """Begin the next step, if none is under way and there is something to do."""
         if self._steps is not None:
             return
+        self._deliver()
         while self._inbox:
             self._inbox.popleft()()
         scheduler = self.scheduler
         if not scheduler.has_work:
-            self._deliver()
             return
         taking_s, self._taking_s = self._taking_s, 0.0
         if self._jumps and not taking_s and (jump := plan_jump(scheduler, self._costs)) is not None:
@@ -265,8 +277,7 @@ class Replica:
         if not step(scheduler, self._stacks, may_speak=may_speak):
             self._taking_s = taking_s
             self._tell()
-            self._deliver()
-            return
+            return  # sound that is still to be made has to be told first
         self.num_steps += 1
         self._count_blocks()
         work_s = taking_s + self._stacks.work_s + self._costs.step_s(self._stacks.rows)
@@ -304,7 +315,6 @@ class Replica:
             self.row_s += len(steps.jump.requests) * steps.ends_s[-1]
             steps.jump.make(self.scheduler, self._unit, last)
             self._count_blocks()
-        self._deliver()
         self.speech.wake()
         self._run()
 

@@ -30,7 +30,7 @@ class EvenSpeaking(SpeakingState):
         asked_before = int(self.rate * read)
         steps = most
         if self.rate > 0:
-            steps = min(most, int((asked_before + spare + 1) / self.rate) - read + 1)
+            steps = int(min(most, (asked_before + spare + 1) / self.rate - read + 1))
         while steps > 0 and int(self.rate * (read + steps)) - asked_before > spare:
             steps -= 1
         return max(0, steps)
