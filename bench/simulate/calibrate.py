@@ -331,9 +331,12 @@ def _side_by_side(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
     taken: list[list[float]] = [[] for _ in calls]
 
     def loop(number: int) -> None:
-        while (begun_s := time.perf_counter()) < until_s:
+        begun_s = time.perf_counter()
+        while begun_s < until_s or not taken[number]:
             calls[number]()
-            taken[number].append(time.perf_counter() - begun_s)
+            ended_s = time.perf_counter()
+            taken[number].append(ended_s - begun_s)
+            begun_s = ended_s
 
     threads = [threading.Thread(target=loop, args=(number,)) for number in range(1, len(calls))]
     for thread in threads:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -185,8 +185,8 @@ def run(
         _refuse({"--traffic": traffic, "--gpu": gpu}, "is of no use with --calibrate or --check")
         loads = _read_loads(concurrency, rate) if check else []
         known = None if costs is None else _read_costs(costs)
-        with Engine(model, codec=codec, device=device, **_seqs(max_num_seqs)) as engine:
-            _measure(engine, calibrate, known, loads, num_requests, repeats, seed, json_out)
+        engine = Engine(model, codec=codec, device=device, **_seqs(max_num_seqs))
+        _measure(engine, calibrate, known, loads, num_requests, repeats, seed, json_out)
         return
     if traffic is None:
         raise typer.BadParameter("expected FILE or day:N", param_hint="--traffic")
@@ -247,11 +247,14 @@ def _measure(
 ) -> None:
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring the engine", total=None)
-        times = calibrated(engine) if known is None or calibrate is not None else known
-        if calibrate is not None:
-            write_record(calibrate, times.as_json())
-        if not loads:
-            return
+        with ExitStack() as stack:
+            stack.callback(engine.close)
+            times = calibrated(engine) if known is None or calibrate is not None else known
+            if calibrate is not None:
+                write_record(calibrate, times.as_json())
+            if not loads:
+                return
+            stack.pop_all()  # it is handed over
         with closing(AsyncEngine.from_engine(engine)) as asked:
             found = asyncio.run(
                 compare(
