@@ -197,22 +197,20 @@ def _arrival(line: str, number: int) -> Arrival:
     for name in ("at_s", "reply_s", "reply_tokens"):
         if name not in row:
             raise ValueError(f"{name}: expected a number, found none")
-    numbers = {
-        name: _number(name, row.get(name, 0), most)
-        for name, most in {
-            "at_s": MAX_S,
-            "reply_s": MAX_LENGTH_S,
-            "speech_s": MAX_LENGTH_S,
-            "pause_s": MAX_LENGTH_S,
-        }.items()
-    }
-    counts = {name: _count(name, row.get(name, 0)) for name in ("reply_tokens", "text_tokens")}
-    names = {name: _name(name, row.get(name, "")) for name in ("conversation", "prompt")}
     realtime = row.get("realtime", False)
     if not isinstance(realtime, bool):
         raise ValueError(f"realtime: expected true or false, got {realtime!r:.80}")
     found = Arrival(
-        **numbers, **counts, **names, pictures=_pictures(row.get("pictures", 0), number), realtime=realtime
+        at_s=_number("at_s", row["at_s"], MAX_S),
+        reply_s=_number("reply_s", row["reply_s"], MAX_LENGTH_S),
+        reply_tokens=_count("reply_tokens", row["reply_tokens"]),
+        speech_s=_number("speech_s", row.get("speech_s", 0), MAX_LENGTH_S),
+        text_tokens=_count("text_tokens", row.get("text_tokens", 0)),
+        pictures=_pictures(row.get("pictures", 0), number),
+        conversation=_name("conversation", row.get("conversation", "")),
+        prompt=_name("prompt", row.get("prompt", "")),
+        realtime=realtime,
+        pause_s=_number("pause_s", row.get("pause_s", 0), MAX_LENGTH_S),
     )
     if not found.speech_s and not found.text_tokens:
         raise ValueError("speech_s, text_tokens: expected at least one above 0")
