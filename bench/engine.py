@@ -11,7 +11,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -187,7 +187,14 @@ def _run(
     return _Measured(end - start, end - first_units, text_tokens)
 
 
-def add_paced_request(engine: Engine, prompt_units: int, units: int, rate: float, rng: random.Random) -> None:
+def add_paced_request(
+    engine: Engine,
+    prompt_units: int,
+    units: int,
+    rate: float,
+    rng: random.Random,
+    modalities: Sequence[str] = ("text", "audio"),
+) -> None:
     """A spoken prompt of random units, answered by `units` units that ask for `rate` text tokens each."""
     config = engine.model_config
     prompt = Units([rng.randrange(config.audio_vocab_size) for _ in range(prompt_units)])
@@ -195,7 +202,7 @@ def add_paced_request(engine: Engine, prompt_units: int, units: int, rate: float
     scheduler = engine.scheduler
     before, scheduler.speaking = scheduler.speaking, paced_speaking(rate)
     try:
-        engine.add_request(Request(prompt, modalities=("text", "audio"), system=""), params)
+        engine.add_request(Request(prompt, modalities=tuple(modalities), system=""), params)
     finally:
         scheduler.speaking = before
 

@@ -19,7 +19,7 @@ from antiphon.aio.async_engine import AsyncEngine
 from antiphon.bench.kernel_report import check_plot
 from antiphon.bench.options import JsonFile, check_output, read_counts, record_of, write_record
 from antiphon.bench.serving.http_client import HttpClient, HttpError
-from antiphon.bench.serving.load import Limits
+from antiphon.bench.serving.load import Limits, Run
 from antiphon.bench.serving.measuring import Load, Plan, measure
 from antiphon.bench.serving.plot import plot_load
 from antiphon.bench.serving.processes import run_until_signal, server_process
@@ -28,6 +28,8 @@ from antiphon.bench.serving.realtime_target import RealtimeTarget, TurnEnd
 from antiphon.bench.serving.report import tables, verdict
 from antiphon.bench.serving.summary import Summary, breaking_rate
 from antiphon.bench.serving.targets import EngineTarget, HttpTarget, Target
+from antiphon.bench.simulate.recorded import trace_of
+from antiphon.bench.simulate.traffic import write_trace
 from antiphon.device.machine import cpu_name
 from antiphon.errors import AntiphonError
 
@@ -176,6 +178,12 @@ def run(
         ),
     ] = None,
     json_out: JsonFile = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write what was asked and answered, for `antiphon bench simulate`."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the figures, .png, .svg or .pdf.")
     ] = None,
@@ -193,6 +201,7 @@ def run(
     if realtime and (in_process or compare or rate is not None):
         raise typer.BadParameter("asks a server, N at a time, alone", param_hint="--realtime")
     _check_outputs(json_out, plot)
+    check_output(trace, "--trace")
     plan = Plan(
         loads=_read_loads(concurrency, rate),
         questions=_read_questions(workload, only_spoken=realtime),
@@ -205,6 +214,9 @@ def run(
         num_warmups=num_warmups,
         seed=seed,
     )
+    if trace is not None and (len(plan.loads) * repeats > 1 or compare or realtime):
+        raise typer.BadParameter("holds one run of one load on one target", param_hint="--trace")
+    traced: list[Run] = []
     if api_key is None:
         api_key = os.environ.get(KEY_VARIABLE)
     if audio_format not in ("pcm16", "wav"):
@@ -226,7 +238,9 @@ def run(
                 engines[name] = replace(options, vocoder_workers=number).load()
                 stack.callback(engines[name].close)
         spoken_to = (base_url or BASE_URL, api_key) if realtime else None
-        found = run_until_signal(_measure(plan, client, engines, served_model_name, fields, spoken_to))
+        found = run_until_signal(
+            _measure(plan, client, engines, served_model_name, fields, spoken_to, traced)
+        )
     about = "an engine in this process" if in_process else base_url or BASE_URL
     if compare:
         about = "antiphon serve, and an engine in this process"
@@ -242,6 +256,8 @@ def run(
         runs = [asdict(summary) for summary in found]
         record = record_of(title, command, target_ms=target_ms, first_rate_beyond=breaks_at, runs=runs)
         write_record(json_out, record)
+    if trace is not None:
+        write_trace(trace, [arrival for run in traced for arrival in trace_of(run)])
     if plot is not None:
         plot_load(found, target_ms / 1000, title, plot)
 
@@ -253,8 +269,10 @@ async def _measure(
     model: str | None,
     fields: dict[str, Any],
     spoken_to: tuple[str, str | None] | None,
+    traced: list[Run],
 ) -> list[Summary]:
-    """spoken_to: address and key of a server to be asked over the realtime protocol."""
+    """spoken_to: address and key of a server to be asked over the realtime protocol. traced: gets all
+    runs."""
     targets: list[Target] = []
     try:
         if client is not None and spoken_to is not None:
@@ -270,6 +288,7 @@ async def _measure(
                 targets,
                 lambda target, load: progress.reset(task, description=f"{target.name}, {load}"),
                 lambda _: progress.advance(task),
+                traced.append,
             )
     finally:
         if client is not None:

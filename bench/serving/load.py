@@ -39,6 +39,10 @@ class Run:
     duration_s: float = 0.0
     """From the first request to the end of the last reply."""
     num_late: int = 0
+    asked: list[Question] = field(default_factory=list)
+    """What each reply answers."""
+    begun_s: float = 0.0
+    """When it began, on the clock of `time.perf_counter`; of several, the first."""
 
     def __add__(self, other: Run) -> Run:
         """Both, one after the other."""
@@ -46,6 +50,8 @@ class Run:
             self.replies + other.replies,
             self.duration_s + other.duration_s,
             self.num_late + other.num_late,
+            self.asked + other.asked,
+            self.begun_s or other.begun_s,
         )
 
 
@@ -73,7 +79,8 @@ async def closed_loop(
 
     noted: called with each reply as it ends.
     """
-    run, num_asked, begun_s = Run(), 0, time.perf_counter()
+    num_asked, begun_s = 0, time.perf_counter()
+    run = Run(begun_s=begun_s)
 
     async def client() -> None:
         nonlocal num_asked
@@ -82,7 +89,9 @@ async def closed_loop(
             if limits.duration_s is not None and now_s - begun_s >= limits.duration_s:
                 return
             num_asked += 1
-            run.replies.append(await _ask(target, next(questions), now_s, limits.timeout_s))
+            question = next(questions)
+            run.replies.append(await _ask(target, question, now_s, limits.timeout_s))
+            run.asked.append(question)
             noted(run.replies[-1])
             if target.is_heard:
                 await asyncio.sleep(run.replies[-1].left_s)
@@ -102,11 +111,13 @@ async def open_loop(
 ) -> Run:
     """Requests arrive at `rate` a second, at the moments of `arrivals`. Times count from when a request was
     due, so that a wait before it is sent is not lost."""
-    run, begun_s = Run(), time.perf_counter()
+    begun_s = time.perf_counter()
+    run = Run(begun_s=begun_s)
 
     async def ask(question: Question, due_s: float) -> None:
         run.num_late += time.perf_counter() - due_s > LATE_S
         run.replies.append(await _ask(target, question, due_s, limits.timeout_s))
+        run.asked.append(question)
         noted(run.replies[-1])
 
     tasks: set[asyncio.Task[None]] = set()

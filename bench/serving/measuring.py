@@ -44,10 +44,12 @@ async def measure(
     targets: Sequence[Target],
     begun: Callable[[Target, Load], None] = lambda *_: None,
     noted: Callable[[Measured], None] = lambda _: None,
+    ended: Callable[[Run], None] = lambda _: None,
 ) -> list[Summary]:
     """A summary for each load and target. Targets take turns, and each is asked the same in the same order.
 
-    begun, noted: called when a run begins, and for each reply. Raises AntiphonError if no warm-up succeeds.
+    begun, noted, ended: called when a run begins, for each reply, and with each run. Raises
+    AntiphonError if no warm-up succeeds.
     """
     for target in targets:
         await _warm_up(plan, target)
@@ -59,7 +61,9 @@ async def measure(
             turns = list(enumerate(targets))
             for number, target in reversed(turns) if repeat % 2 else turns:  # so that no drift favours one
                 begun(target, load)
-                runs[number] += await _run(plan, target, load, seed, noted)
+                run = await _run(plan, target, load, seed, noted)
+                ended(run)
+                runs[number] += run
         summaries += [
             summarize(run, target.name, concurrency=load.concurrency, rate=load.rate)
             for run, target in zip(runs, targets, strict=True)

@@ -22,6 +22,8 @@ class Measured:
 
     kind: str
     """Of the question."""
+    due_s: float
+    """When it was due, on the clock of `time.perf_counter`."""
     ttft_s: float | None
     """To the first text."""
     ttfa_s: float | None
@@ -92,6 +94,7 @@ class Reply:
         has_sound = self._first_audio_s is not None and self._audio_s > 0
         return Measured(
             kind=self._kind,
+            due_s=self._due_s,
             ttft_s=self._since_due(self._first_text_s),
             ttfa_s=self._since_due(self._first_audio_s),
             tpot_s=tpot_s,

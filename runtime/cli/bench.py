@@ -43,6 +43,10 @@ BENCHMARKS = {
         "turns",
         "Where turns end in questions with a pause inside: share that is cut in the middle, and delay.",
     ),
+    "simulate": (
+        "simulate.command",
+        "A fleet under a day's traffic, simulated: GPUs needed, first audio, the price of an hour of speech.",
+    ),
     "serve": (
         "serve",
         "A server under load, as its clients see it: first text, first audio, gaps, throughput, failures.",

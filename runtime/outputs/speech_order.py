@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
+from antiphon.codec.batches import Ladder, stream_batch
 from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon.outputs.pacing import Chunk, Pace, Player, Rate, is_gapless
 from antiphon.outputs.speech_job import Job
@@ -55,6 +56,32 @@ class SpeechOrder:
             return SOON if job.due_s < now_s + soon_s else LATER, job.due_s
 
         return sorted(ready, key=urgency)
+
+    def batch(
+        self,
+        ready: Collection[Job],
+        num_threads: int,
+        now_s: float,
+        *,
+        ladder: Ladder | None,
+        max_batch_frames: int,
+    ) -> list[Job]:
+        """The most urgent of jobs that have something to make, and those of the same kind that fit into one
+        batch with it: no more than the share of one of `num_threads`, in one of the sizes of `ladder`, with
+        at most `max_batch_frames` mel frames if there is more than one."""
+        in_order = self.ordered(ready, now_s)
+        share = -(-len(in_order) // num_threads)
+        batch = [job for job in in_order if (job.stream is None) == (in_order[0].stream is None)][:share]
+        if any(job.num_deaths for job in batch):  # it may be that a process dies of one of them
+            return batch[:1]
+        if batch and batch[0].stream is not None and ladder is not None:
+            return [batch[i] for i in stream_batch([self.frames(job) for job in batch], ladder)]
+        frames = 0
+        for count, job in enumerate(batch):
+            frames = max(frames, self.frames(job))
+            if count and frames * (count + 1) > max_batch_frames:
+                return batch[:count]
+        return batch
 
     def to_begin(self, jobs: Collection[Job], num_threads: int, now_s: float) -> Iterator[Job]:
         """Those of all open jobs whose held sound can go on from here without a gap, and without giving one

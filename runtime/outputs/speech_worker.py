@@ -27,7 +27,6 @@ import numpy as np
 import torch
 
 from antiphon.codec.apart.process import VocoderDied
-from antiphon.codec.batches import stream_batch
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import all_or_nothing
 from antiphon.config import StreamSchedule
@@ -327,23 +326,15 @@ class SpeechWorker:
         self._ending = [*(each for each in self._ending if each.is_alive()), thread]
 
     def _batch(self) -> list[Job]:
-        """The most urgent job, and those of the same kind that fit into one batch with it: no more than this
-        thread's share."""
+        """Jobs for this thread to make next."""
         ready = [job for job in list(self._jobs.values()) if job.thread is None and self._is_ready(job)]
-        ready = self._order.ordered(ready, time.perf_counter())
-        share = -(-len(ready) // self.num_threads)
-        batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
-        if any(job.num_deaths for job in batch):  # it may be that a process dies of one of them
-            return batch[:1]
-        ladder = self._maker.ladder
-        if batch and batch[0].stream is not None and ladder is not None:
-            return [batch[i] for i in stream_batch([self._order.frames(job) for job in batch], ladder)]
-        frames = 0
-        for count, job in enumerate(batch):
-            frames = max(frames, self._order.frames(job))
-            if count and frames * (count + 1) > self._maker.max_batch_frames:
-                return batch[:count]
-        return batch
+        return self._order.batch(
+            ready,
+            self.num_threads,
+            time.perf_counter(),
+            ladder=self._maker.ladder,
+            max_batch_frames=self._maker.max_batch_frames,
+        )
 
     def _is_ready(self, job: Job) -> bool:
         try:

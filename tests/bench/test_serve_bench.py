@@ -64,7 +64,15 @@ def of_script(
 
 
 def measured(**figures: object) -> Measured:
-    usual = {"kind": "typed", "ttft_s": 0.1, "ttfa_s": 0.2, "tpot_s": 0.01, "rtf": 0.5, "e2el_s": 1.0}
+    usual = {
+        "kind": "typed",
+        "due_s": 0.0,
+        "ttft_s": 0.1,
+        "ttfa_s": 0.2,
+        "tpot_s": 0.01,
+        "rtf": 0.5,
+        "e2el_s": 1.0,
+    }
     usual |= {"audio_s": 2.0, "underrun_s": 0.0, "heard_s": 2.2, "num_tokens": 10, "failure": None}
     return Measured(**(usual | figures))  # type: ignore[arg-type]
 

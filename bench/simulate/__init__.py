@@ -1,0 +1,1 @@
+"""A fleet of engines on paper: what a traffic needs, before anybody rents the machines."""

@@ -1,0 +1,56 @@
+"""A request under way, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from antiphon.bench.serving.reply import Measured, Reply
+from antiphon.bench.simulate.traffic import Arrival
+from antiphon.outputs.speech_job import Job
+from antiphon.prompt import GrowingPrompt, Prompt
+from antiphon.sched.request import RequestState
+
+__all__ = ["Asked", "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request."""
+
+    arrival: Arrival
+    measured: Measured
+    """As its client saw it; times from when it was due"""
+    replica: str
+    """Where it ended; empty: nowhere"""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request under way."""
+
+    name: str
+    arrival: Arrival
+    reply: Reply
+    ended: Callable[[Asked, str | None], None]
+    """Called once: with None if the reply is whole, else with why it is not."""
+    prompt: Prompt | None = None
+    growing: GrowingPrompt | None = None
+    state: RequestState | None = None
+    reader: RequestState | None = None
+    """The request that reads a live one's speech while it is spoken"""
+    job: Job | None = None
+    num_told: int = 0
+    """Units that the speech worker has"""
+    has_text: bool = False
+    waits_until_s: float = 0.0
+    """Before this, its turn may go on: what is known of its reply is kept from its user"""
+    kept: list[float] = field(default_factory=list)
+    """Seconds of sound that are kept"""
+    has_sound: bool = False
+    """Some of its sound has been made."""
+    has_last: bool = False
+    """All of it has."""
+    is_over: bool = False
+    replica: str = ""
+    """Where it is"""

@@ -1,0 +1,80 @@
+"""How long the parts of serving take: what a model of times answers, whatever it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from antiphon.codec.batches import Ladder
+from antiphon.config import CacheConfig, EngineConfig, ModelConfig
+
+__all__ = ["MODEL", "PREPARE", "SPEECH", "Costs", "Served", "Work"]
+
+MODEL, SPEECH, PREPARE = "model", "speech", "prepare"
+"""The kinds of work that share a machine: steps of the engine, speech made of units, requests read."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one pass through a stack computes."""
+
+    stack: Literal["bottom", "text", "top"]
+    rows: int
+    """Requests."""
+    tokens: int
+    """Positions."""
+    context: int
+    """Positions that these attend to: for each request, the end of its chunk."""
+    picks: int
+    """Requests of which an id is picked."""
+    is_decode: bool
+    """One position of each request; of the top layers, all of which pick a unit that is heard in this
+    pass."""
+    picture_tiles: int = 0
+    """Tiles that the vision tower sees first."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, and how: what the scheduler and the speech worker have to know of it."""
+
+    name: str
+    model: ModelConfig
+    cache: CacheConfig
+    settings: EngineConfig
+    max_batch_frames: int
+    """Of `Codec`."""
+    ladder: Ladder | None
+    """Of its decoder."""
+    num_speech_threads: int
+    num_prompt_ids: int
+    """Ids around what a user says: the system message, headers and ends."""
+    picture_side: int
+    """Features along a tile's side."""
+    picture_tiles: int
+    """Tiles of a picture; each is side * side positions."""
+
+
+class Costs(Protocol):
+    """Times in seconds of a machine that does nothing else."""
+
+    served: Served
+    slowed: Mapping[str, Mapping[str, float]]
+    """See `Machine`."""
+
+    def pass_s(self, work: Work) -> float:
+        """One pass through a stack."""
+
+    def step_s(self, rows: int) -> float:
+        """What a step takes beside its passes: planning, telling."""
+
+    def speech_s(self, frames: Sequence[int], final_frames: Sequence[int]) -> float:
+        """One batch of chunks of speech. frames: mel frames that each is computed with. final_frames: those
+        that become sound."""
+
+    def prepare_s(self, speech_s: float, num_pictures: int) -> float:
+        """Reading a request's files."""
+
+    def intake_s(self) -> float:
+        """What the engine's thread does to take a request in, and to end it."""

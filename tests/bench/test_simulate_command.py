@@ -1,0 +1,288 @@
+"""`antiphon bench simulate`: traces, flags, tables, and the times that it measures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from antiphon.bench.serving.load import Run
+from antiphon.bench.serving.questions import read_workload
+from antiphon.bench.serving.reply import Reply
+from antiphon.bench.simulate import calibrate as calibrating
+from antiphon.bench.simulate.calibrate import fit_curve
+from antiphon.bench.simulate.costs import Work
+from antiphon.bench.simulate.fleet import simulate
+from antiphon.bench.simulate.measured import Curve, read_costs
+from antiphon.bench.simulate.recorded import trace_of
+from antiphon.bench.simulate.traffic import DAY_CURVE, Arrival, busiest, day, read_trace, write_trace
+from antiphon.cli.app import app
+
+FEW = [Arrival(0.3 * i, 1.5, 6, speech_s=2.0) for i in range(4)]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(app, ["bench", "simulate", *arguments])
+    return found.exit_code, " ".join(found.output.replace("│", " ").split())
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    write_trace(path, FEW)
+    return path
+
+
+# --- traffic ------------------------------------------------------------------------------------
+
+
+def test_a_trace_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    arrivals = [
+        *day(40, 1),
+        Arrival(90_000.0, 1.0, 2, speech_s=1.0, pictures=("a", "b"), prompt="p", realtime=True, pause_s=0.5),
+    ]
+    write_trace(path, arrivals)
+    assert read_trace(path) == arrivals
+
+
+def test_lines_are_put_in_order_and_pictures_may_be_counted(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(
+        '{"at_s": 2, "reply_s": 1, "reply_tokens": 3, "text_tokens": 4}\n\n'
+        '{"at_s": 1, "reply_s": 1, "reply_tokens": 3, "speech_s": 1, "pictures": 2}\n'
+    )
+    found = read_trace(path)
+    assert [arrival.at_s for arrival in found] == [1.0, 2.0]
+    assert len(set(found[0].pictures)) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[1]", "line 2: expected a JSON object, got '[1]'"),
+        ("{", "line 2: expected a JSON object, got '{'"),
+        ('{"at_s": 1}', "line 2: reply_s: expected a number, found none"),
+        (
+            '{"at_s": -1, "reply_s": 1, "reply_tokens": 1}',
+            "line 2: at_s: expected a number from 0",
+        ),
+        ('{"at_s": NaN, "reply_s": 1, "reply_tokens": 1}', "line 2: at_s: expected a number from 0"),
+        ('{"at_s": 1, "reply_s": 1, "reply_tokens": 1.5}', "line 2: reply_tokens: expected a whole number"),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1}',
+            "line 2: speech_s, text_tokens: expected at least one",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 0, "speech_s": 1}',
+            "line 2: reply_tokens: expected at least 1",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 0, "reply_tokens": 1, "speech_s": 1}',
+            "line 2: reply_s: expected a number above 0",
+        ),
+        ('{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "speech": 1}', "line 2: 'speech' is none of at_s,"),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "speech_s": 1, "realtime": 1}',
+            "line 2: realtime: expected true or false",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "text_tokens": 1, "realtime": true}',
+            "line 2: realtime: expected speech_s above 0",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "speech_s": 1, "pause_s": 1}',
+            "line 2: pause_s: expected realtime with it",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "speech_s": 1, "pictures": "a"}',
+            "line 2: pictures: expected a number",
+        ),
+        (
+            '{"at_s": 1, "reply_s": 1, "reply_tokens": 1, "speech_s": 1, "prompt": 3}',
+            "line 2: prompt: expected a string",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(trace: Path, line: str, told: str) -> None:
+    trace.write_text('{"at_s": 0, "reply_s": 1, "reply_tokens": 3, "speech_s": 1}\n' + line)
+    with pytest.raises(ValueError, match="line 2") as raised:
+        read_trace(trace)
+    assert str(raised.value).startswith(told)
+
+
+def test_a_day_has_its_requests_and_its_shape() -> None:
+    arrivals = day(20_000, 3)
+    assert len(arrivals) == pytest.approx(20_000, rel=0.05)
+    assert arrivals == day(20_000, 3) != day(20_000, 4)
+    hours = np.histogram([arrival.at_s for arrival in arrivals], bins=24, range=(0, 86_400))[0]
+    curve = np.array(DAY_CURVE)
+    expected = (curve + np.roll(curve, -1)) / 2
+    assert np.corrcoef(hours, expected)[0, 1] > 0.95
+    assert hours.argmax() in (17, 18, 19, 20, 21)
+
+
+def test_the_busiest_window() -> None:
+    at_s = [0.0, 5.0, 20.0, 21.0, 22.5, 40.0]
+    chosen = busiest([replace(FEW[0], at_s=each) for each in at_s], 3.0)
+    assert [arrival.at_s for arrival in chosen] == [0.0, 1.0, 2.5]
+
+
+def test_what_was_asked_becomes_a_trace() -> None:
+    questions = read_workload()
+    spoken = next(q for q in questions if q.sound is not None and q.picture is not None)
+    typed = next(q for q in questions if q.sound is None and q.picture is None)
+    asked = Run(begun_s=100.0)
+    for question, due_s, failure in ((typed, 103.0, None), (spoken, 101.0, None), (typed, 104.0, "timeout")):
+        reply = Reply(question.kind, due_s)
+        reply.add_audio(due_s + 0.5, 2.0)
+        reply.num_tokens = 50 + 7
+        asked.replies.append(reply.end(due_s + 1.0, failure))
+        asked.asked.append(question)
+    first, second = trace_of(asked)
+    assert (first.at_s, first.reply_s, first.reply_tokens) == (1.0, 2.0, 7)
+    assert first.speech_s > 0.5
+    assert len(first.pictures) == 1
+    assert (second.at_s, second.speech_s, second.pictures) == (3.0, 0.0, ())
+    assert second.text_tokens > 1
+    assert first.prompt != second.prompt
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_a_fleet_is_shown_and_written(trace: Path, tmp_path: Path) -> None:
+    written = tmp_path / "found.json"
+    status, shown = run(
+        "--traffic", str(trace), "--gpu", "h100", "--replicas", "2", "--price", "2", "--json", str(written)
+    )
+    assert status == 0, shown
+    assert "4, 0 failed" in shown
+    assert "at 70% efficiency for steps and 10% for speech; not measured" in shown
+    found = json.loads(written.read_text())
+    assert found["num_replicas"] == 2
+    hours = found["duration_s"] / 3600
+    assert found["replica_h"] == pytest.approx(2 * hours)
+    assert found["dollars_per_speech_h"] == pytest.approx(2 * 2 * hours / found["speech_h"])
+    assert found["summary"]["num_requests"] == 4
+
+
+def test_the_fewest_are_found(trace: Path) -> None:
+    status, shown = run("--traffic", str(trace), "--gpu", "a100-80", "--target-ms", "5000")
+    assert status == 0, shown
+    assert "GPUs 1 " in shown
+
+
+def test_traffic_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "day.jsonl"
+    assert run("--traffic", "day:300:2", "--peak-s", "7200", "--write-traffic", str(path))[0] == 0
+    assert read_trace(path) == busiest(day(300, 2), 7200.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--traffic"),
+        (["--traffic", "day:0", "--gpu", "h100"], "expected day:N"),
+        (["--traffic", "day:x", "--gpu", "h100"], "expected day:N"),
+        (["--traffic", "no-such-file", "--gpu", "h100"], "no-such-file"),
+        (["--traffic", "day:10"], "expected either this or --costs"),
+        (["--traffic", "day:10", "--gpu", "tpu"], "expected one of a100-40"),
+        (["--traffic", "day:10", "--gpu", "h100", "--config", "9b"], "expected one of"),
+        (["--traffic", "day:10", "--gpu", "h100", "--weights", "int3"], "expected bfloat16 or int8"),
+        (["--traffic", "day:10", "--gpu", "h100", "--efficiency", "0"], "expected a share above 0"),
+        (["--traffic", "day:10", "--gpu", "h100", "--codec-efficiency", "1.5"], "expected a share above 0"),
+        (["--traffic", "day:10", "--gpu", "l4"], "expected more than the"),
+        (["--traffic", "day:10", "--gpu", "h100", "--replicas", "0"], "expected positive numbers"),
+        (["--traffic", "day:10", "--gpu", "h100", "--replicas", "1,2"], "expected a number or auto"),
+        (["--traffic", "day:10", "--gpu", "h100", "--autoscale", "3:1"], "expected MIN:MAX"),
+        (["--traffic", "day:10", "--gpu", "h100", "--target-ms", "1"], "no number of replicas reaches it"),
+        (["--check", "--gpu", "h100"], "is of no use with --calibrate or --check"),
+        (["--check", "--rate", "x"], "expected numbers above 0"),
+        (["--check", "--model", "folder"], "needs --codec"),
+    ],
+)
+def test_wrong_flags(arguments: list[str], told: str) -> None:
+    status, shown = run(*arguments)
+    assert status == 2, shown
+    assert told in shown
+
+
+def test_costs_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    path.write_text("{}")
+    status, shown = run("--traffic", "day:10", "--costs", str(path))
+    assert status == 2
+    assert "expected a file that --calibrate has written" in " ".join(shown.split())
+
+
+# --- measured times -------------------------------------------------------------------------------
+
+
+def test_a_curve_goes_through_its_points_and_on() -> None:
+    curve = Curve((1.0, 3.0), (1.0, 2.0), context_s=0.5)
+    assert [curve.at(size) for size in (0.5, 1, 2, 3, 5)] == [1.0, 1.0, 1.5, 2.0, 3.0]
+    assert curve.at(2, context=4) == 3.5
+    assert Curve((2.0,), (3.0,)).at(7) == 3.0
+
+
+@given(
+    alone=st.floats(0, 1), each=st.floats(0, 0.1), context_s=st.floats(0, 1e-3), noise=st.integers(0, 2**32)
+)
+def test_a_curve_is_found_again(alone: float, each: float, context_s: float, noise: int) -> None:
+    rng = np.random.default_rng(noise)
+    points = [
+        (float(size), float(context), alone + each * size + context_s * context)
+        for size in (1, 2, 4, 8, 16, 32)
+        for context in rng.integers(1, 500, 4)
+    ]
+    curve = fit_curve(points)
+    for size, context, seconds in points:
+        assert curve.at(size, context) == pytest.approx(seconds, rel=0.02, abs=2e-3)
+
+
+def test_an_engine_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not how long it takes, but that it is all there, and that the simulation answers as many requests."""
+    for name, value in (
+        ("ROWS", (1, 3)),
+        ("PROMPT_UNITS", (8,)),
+        ("UNITS", 8),
+        ("SIDE_S", 0.05),
+        ("TURNS", 1),
+    ):
+        monkeypatch.setattr(calibrating, name, value)
+    costs, checked = tmp_path / "costs.json", tmp_path / "checked.json"
+    status, shown = run(
+        "--check",
+        "--calibrate",
+        str(costs),
+        "--concurrency",
+        "2",
+        "--num-requests",
+        "3",
+        "--json",
+        str(checked),
+    )
+    assert status == 0, shown
+    assert "first audio, mean" in shown
+    one = json.loads(checked.read_text())["runs"][0]
+    assert one["measured"]["num_requests"] == one["simulated"]["num_requests"] == 3
+    assert one["simulated"]["failures"] == {}
+    measured = read_costs(costs)
+    assert set(measured.passes) >= {
+        "bottom prompts",
+        "text prompts",
+        "text decode",
+        "top prompts",
+        "top decode",
+    }
+    assert measured.pass_s(Work("top", 2, 2, 100, 2, is_decode=True)) > 0
+    assert measured.as_json() == json.loads(costs.read_text())
+    found = simulate(FEW, measured, 1)
+    assert all(outcome.measured.failure is None for outcome in found.outcomes)
