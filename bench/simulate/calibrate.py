@@ -312,8 +312,8 @@ def _measure_beside(engine: Engine, questions: Sequence[Question]) -> dict[str, 
     while engine.has_unfinished():
         engine.step()
     slowed: dict[str, dict[str, float]] = {kind: {} for kind in work}
-    for (kind, other), seconds in together.items():
-        slowed[kind][other] = max(0.0, statistics.mean(seconds) / statistics.mean(alone[kind]) - 1)
+    for (slow, beside), taken in together.items():
+        slowed[slow][beside] = max(0.0, statistics.mean(taken) / statistics.mean(alone[slow]) - 1)
     return slowed
 
 

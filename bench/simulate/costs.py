@@ -59,9 +59,13 @@ class Served:
 class Costs(Protocol):
     """Times in seconds of a machine that does nothing else."""
 
-    served: Served
-    slowed: Mapping[str, Mapping[str, float]]
-    """See `Machine`."""
+    @property
+    def served(self) -> Served:
+        """What a replica serves, and with which settings."""
+
+    @property
+    def slowed(self) -> Mapping[str, Mapping[str, float]]:
+        """See `Machine`."""
 
     def pass_s(self, work: Work) -> float:
         """One pass through a stack."""

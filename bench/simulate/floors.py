@@ -70,9 +70,13 @@ class FloorCosts:
     def sizes(self) -> Sizes:
         return read_sizes(self.config)
 
-    @cached_property
+    @property
     def served(self) -> Served:
         """Raises ConfigError if the model does not fit the GPU."""
+        return self._served
+
+    @cached_property
+    def _served(self) -> Served:
         model, settings = model_config(self.config), self.settings
         one = CacheConfig(
             1,

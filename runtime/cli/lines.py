@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from antiphon.cli import signals
 from antiphon.cli.streams import say, show_error
@@ -61,7 +61,7 @@ def _edit_lines() -> None:
             found[:] = completions(line)
         return found[number] if number < len(found) else None
 
-    def show(_: str, matches: list[str], __: int) -> None:
+    def show(_: str, matches: Sequence[str], __: int) -> None:
         names = [match.partition(" ")[2] or match for match in matches]
         say("\n" + "  ".join(map(printable, names)))
         say(PROMPT + readline.get_line_buffer(), nl=False)

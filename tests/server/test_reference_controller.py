@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import socket
 import threading
 import time
@@ -365,7 +366,7 @@ def test_draining_refuses_on_all_ports_and_lets_what_runs_end() -> None:
         with client.stream(body) as messages:
             first = next(messages)
             assert served.server._loop is not None
-            served.server._loop.call_soon_threadsafe(served.server._end)
+            served.server._loop.call_soon_threadsafe(served.server._end, signal.SIGTERM)
             while not served.service.is_draining:
                 time.sleep(0.001)
             with late.stream(body) as refused:
