@@ -83,6 +83,12 @@ class SpeechWorker:
         """Requests whose last sample has not been made."""
         return len(self._jobs)
 
+    @property
+    def late_s(self) -> float:
+        """By how much the next sound of each request that has units is late, added up. Takes no lock."""
+        now = time.perf_counter()
+        return sum(max(0.0, now - job.due_s) for job in list(self._jobs.values()) if job.num_units)
+
     def begin(
         self,
         request_id: str,
