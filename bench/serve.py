@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -49,6 +50,7 @@ class _EngineOptions:
     device: str
     dtype: str
     max_num_seqs: int | None
+    vocoder_workers: int | None = None
 
     def arguments(self) -> list[str]:
         """Those that are given, for a command line."""
@@ -61,7 +63,8 @@ class _EngineOptions:
         ]
 
     def load(self) -> AsyncEngine:
-        settings: dict[str, Any] = {} if self.max_num_seqs is None else {"max_num_seqs": self.max_num_seqs}
+        given = {"max_num_seqs": self.max_num_seqs, "vocoder_workers": self.vocoder_workers}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return AsyncEngine(self.model, codec=self.codec, device=self.device, dtype=self.dtype, **settings)
 
 
@@ -163,6 +166,15 @@ def run(
     max_num_seqs: Annotated[
         int | None, typer.Option(min=1, help="Requests computed at a time.", rich_help_panel=ENGINE_PANEL)
     ] = None,
+    vocoder_workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,...",
+            help="Processes that make speech. With --in-process several numbers, such as 0,2: an engine for "
+            "each, asked in turns.",
+            rich_help_panel=ENGINE_PANEL,
+        ),
+    ] = None,
     json_out: JsonFile = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw the figures, .png, .svg or .pdf.")
@@ -173,7 +185,10 @@ def run(
     Asks recorded and typed questions, some about pictures, and has the replies streamed in speech. The server
     may be any that speaks OpenAI's chat completions with audio.
     """
-    options = _EngineOptions(model, codec, device, dtype, max_num_seqs)
+    workers = [] if vocoder_workers is None else read_counts(vocoder_workers, "--vocoder-workers", 0)
+    if len(workers) > 1 and not in_process:
+        raise typer.BadParameter("several numbers need --in-process", param_hint="--vocoder-workers")
+    options = _EngineOptions(model, codec, device, dtype, max_num_seqs, workers[0] if workers else None)
     _check_targets(options, base_url, in_process=in_process, compare=compare)
     if realtime and (in_process or compare or rate is not None):
         raise typer.BadParameter("asks a server, N at a time, alone", param_hint="--realtime")
@@ -203,9 +218,14 @@ def run(
             client = None if in_process else HttpClient(base_url or BASE_URL, api_key)
         except ValueError as wrong:
             raise typer.BadParameter(str(wrong), param_hint="--base-url") from wrong
-        engine = options.load() if in_process or compare else None
+        engines: dict[str, AsyncEngine] = {}
+        if in_process or compare:
+            for number in workers or [None]:
+                name = "in process" if len(workers) < 2 else f"{number} vocoder workers"
+                engines[name] = replace(options, vocoder_workers=number).load()
+                stack.callback(engines[name].close)
         spoken_to = (base_url or BASE_URL, api_key) if realtime else None
-        found = run_until_signal(_measure(plan, client, engine, served_model_name, fields, spoken_to))
+        found = run_until_signal(_measure(plan, client, engines, served_model_name, fields, spoken_to))
     about = "an engine in this process" if in_process else base_url or BASE_URL
     if compare:
         about = "antiphon serve, and an engine in this process"
@@ -217,6 +237,7 @@ def run(
     console.print(verdict(found, target_ms), highlight=False, markup=False)
     if json_out is not None:
         command = _command(plan, compare=compare, in_process=in_process, base_url=base_url, realtime=realtime)
+        command += f" --vocoder-workers {vocoder_workers}" if vocoder_workers is not None else ""
         runs = [asdict(summary) for summary in found]
         record = record_of(title, command, target_ms=target_ms, first_rate_beyond=breaks_at, runs=runs)
         write_record(json_out, record)
@@ -227,7 +248,7 @@ def run(
 async def _measure(
     plan: Plan,
     client: HttpClient | None,
-    engine: AsyncEngine | None,
+    engines: Mapping[str, AsyncEngine],
     model: str | None,
     fields: dict[str, Any],
     spoken_to: tuple[str, str | None] | None,
@@ -240,8 +261,7 @@ async def _measure(
             targets += [RealtimeTarget(*spoken_to, name, turn_end) for turn_end in get_args(TurnEnd)]
         elif client is not None:
             targets.append(HttpTarget(client, model or await _first_model(client), **fields))
-        if engine is not None:
-            targets.append(EngineTarget(engine))
+        targets += [EngineTarget(engine, name) for name, engine in engines.items()]
         with Progress(transient=True) as progress:
             task = progress.add_task("warming up", total=plan.limits.num_requests)
             return await measure(
@@ -253,8 +273,6 @@ async def _measure(
     finally:
         if client is not None:
             client.close()
-        if engine is not None:
-            engine.close()
 
 
 async def _first_model(client: HttpClient) -> str:

@@ -137,6 +137,12 @@ def test_an_unknown_setting_is_told_its_likely_name() -> None:
         ("quantization_keep", ["lm_head"], "quantization_keep: expected a quantization to leave modules out"),
         ("text_backend", None, "text_backend: expected one of 'native', 'vllm', got None"),
         ("vocoder_backend", Poison, "vocoder_backend: expected 'torch'"),
+        *(
+            ("vocoder_workers", wrong, "vocoder_workers: expected an integer >= 0 and <= 64, got")
+            for wrong in (-1, 65, "two", 1.5)
+        ),
+        ("vocoder_workers", 2, "vocoder_workers: expected a codec given as a folder with 2, got no codec"),
+        ("vocoder_device", "cpu", "vocoder_device: expected a codec given as a folder with 'cpu', got no co"),
         ("speech_prompt", np.zeros(3), "speech_prompt: expected 'soft'"),
         ("max_num_seqs", 10**12, "max_num_seqs: expected an integer >= 1 and <= 65536"),
         ("kv_cache_bytes", 1000, "kv_cache_bytes: expected room for at least 2 blocks"),

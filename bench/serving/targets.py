@@ -35,10 +35,10 @@ class Target(Protocol):
 class EngineTarget:
     """An engine in this process."""
 
-    name = "in process"
     is_heard = False
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, name: str = "in process") -> None:
+        self.name = name
         self._engine = engine
 
     async def ask(self, question: Question, reply: Reply) -> None:

@@ -140,6 +140,7 @@ class AsyncEngine(OfOneProcess):
         """The state of the engine right now. Never waits, and may be called from any thread."""
         thread = self._thread
         scheduler, worker = thread.engine.scheduler, thread.engine.speech_worker
+        vocoders = None if worker is None else worker.vocoders
         return Health(
             alive=thread.is_alive,
             num_running=len(scheduler.running),
@@ -151,6 +152,9 @@ class AsyncEngine(OfOneProcess):
             error=thread.error,
             can_speak=thread.is_alive and worker is not None and worker.error is None,
             speech_error=None if worker is None else worker.error,
+            num_speaking=0 if worker is None else worker.num_speaking,
+            vocoders=() if vocoders is None else tuple(vocoders.num_rows),
+            num_vocoder_restarts=0 if vocoders is None else vocoders.num_restarts,
         )
 
     def close(self) -> None:

@@ -32,3 +32,9 @@ class Health:
     speech_error: str | None
     """Why no speech could be made at the last try: its thread died, or could not be started; None once speech
     has been made. If speech fails for a single request, only its completion tells."""
+    num_speaking: int = 0
+    """Requests whose speech is not complete."""
+    vocoders: tuple[int | None, ...] = ()
+    """Of each process that makes speech: for how many requests it does so now; None while it is loaded."""
+    num_vocoder_restarts: int = 0
+    """Processes of these that were started in place of others."""

@@ -37,6 +37,8 @@ __all__ = [
     "TopK",
     "TopP",
     "VocoderBackend",
+    "VocoderDevice",
+    "VocoderWorkers",
     "Voice",
     "check_codec",
     "open_engine",
@@ -92,6 +94,23 @@ VocoderBackend = Annotated[
         metavar="BACKEND",
         help="Of the speech codec: torch; on a CPU onnxruntime:DIR, on a GPU tensorrt:DIR, for a folder that "
         "`antiphon export flow` wrote from this codec.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+VocoderWorkers = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Processes that make speech, apart from the one that computes the model; 0: none.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+VocoderDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Where speech is made, such as cuda:1; with --vocoder-workers also several, as cuda:1,cuda:2. "
+        "Default: as --device.",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -246,6 +265,8 @@ def open_engine(
     dtype: str,
     codec_dtype: str,
     vocoder_backend: str = "torch",
+    vocoder_workers: int = 0,
+    vocoder_device: str | None = None,
     text_backend: str = "native",
     text_backend_arg: list[str] | None = None,
     quantization: str | None,
@@ -266,6 +287,8 @@ def open_engine(
             codec_dtype=codec_dtype,
             quantization=quantization,
             vocoder_backend=vocoder_backend,
+            vocoder_workers=vocoder_workers,
+            vocoder_device=vocoder_device,
             text_backend=text_backend,
             text_backend_args=text_backend_args(text_backend, text_backend_arg),
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # it is checked there

@@ -62,6 +62,8 @@ def run_batch(
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
+    vocoder_workers: options.VocoderWorkers = 0,
+    vocoder_device: options.VocoderDevice = None,
     text_backend: options.TextBackend = "native",
     text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
@@ -114,6 +116,8 @@ def run_batch(
                 dtype=dtype,
                 codec_dtype=codec_dtype,
                 vocoder_backend=vocoder_backend,
+                vocoder_workers=vocoder_workers,
+                vocoder_device=vocoder_device,
                 **settings,
             )
         if model is None:

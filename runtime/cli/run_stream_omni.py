@@ -104,6 +104,8 @@ def run_stream_omni(
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
+    vocoder_workers: options.VocoderWorkers = 0,
+    vocoder_device: options.VocoderDevice = None,
 ) -> None:
     """Do what the released code's scripts do, with their flags.
 
@@ -136,6 +138,8 @@ def run_stream_omni(
         dtype=dtype,
         codec_dtype=codec_dtype,
         vocoder_backend=vocoder_backend,
+        vocoder_workers=vocoder_workers,
+        vocoder_device=vocoder_device,
         quantization="int8" if load_8bit else None,
         block_size=EngineConfig.block_size,
     ) as engine:

@@ -176,6 +176,8 @@ def serve(
     dtype: options.Dtype = "auto",
     codec_dtype: options.CodecDtype = "auto",
     vocoder_backend: options.VocoderBackend = "torch",
+    vocoder_workers: options.VocoderWorkers = 0,
+    vocoder_device: options.VocoderDevice = None,
     text_backend: options.TextBackend = "native",
     text_backend_arg: options.TextBackendArg = None,
     quantization: options.Quantization = None,
@@ -264,6 +266,8 @@ def serve(
         reference=reference,
     )
     engine_settings: dict[str, Any] = {
+        "vocoder_workers": vocoder_workers,
+        "vocoder_device": vocoder_device,
         "text_backend": text_backend,
         "text_backend_args": options.text_backend_args(text_backend, text_backend_arg),
         "quantization": quantization,

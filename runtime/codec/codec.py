@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from antiphon.codec.analysis.listening import Listener, ListenSchedule
 from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.speaker_encoder import SpeakerEncoder
 from antiphon.codec.analysis.speech_tokenizer import SpeechTokenizer
+from antiphon.codec.arrays import unit_array
 from antiphon.codec.checkpoint.hyperparams import (
     HOP,
     MEL_BANDS,
@@ -35,7 +37,7 @@ from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
-from antiphon.process.ownership import OfOneProcess
+from antiphon.process.ownership import OfOneProcess, check_process
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 from antiphon.sound.resample import resample
 from antiphon.sound.samples import check_rate, mono_samples
@@ -83,8 +85,8 @@ class Codec(OfOneProcess):
     def __init__(
         self,
         params: CodecParams,
-        flow: FlowModel,
-        hift: Hift,
+        flow: FlowModel | None,
+        hift: Hift | None,
         voices: Mapping[str, Voice],
         device: torch.device,
         tokenizer: SpeechTokenizer | None = None,
@@ -93,9 +95,11 @@ class Codec(OfOneProcess):
         dtype: torch.dtype = torch.float32,
         capture: Capture | None = None,
         exported: Exported | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Takes loaded parts; see `from_pretrained`.
 
+        flow, hift: None: they are read from `folder` when they are first needed.
         max_batch_frames: mel frames in a batch of `decode`, including padding; None: by device and dtype.
         dtype: float32, bfloat16 or float16. `hift` is set to it in place, so it serves one codec only.
         capture: records the flow's estimator, on a GPU the vocoder too; None: all runs kernel by kernel.
@@ -111,9 +115,43 @@ class Codec(OfOneProcess):
         if max_batch_frames is None:
             max_batch_frames = CUDA_BATCH_FRAMES if device.type == "cuda" else CPU_BATCH_FRAMES[dtype]
         self.max_batch_frames = max_batch_frames
-        self._voices = VoiceTable({name: voice.to(device) for name, voice in voices.items()})
-        self.decoder = Decoder.of_networks(
-            params, flow, hift, device, dtype, capture, max_batch_frames, exported
+        self._is_lazy = flow is None
+        """Whether it may never compute: its device is left alone until it does."""
+        home = torch.device("cpu") if self._is_lazy else device
+        self._voices = VoiceTable({name: voice.to(home) for name, voice in voices.items()})
+        self._pid = os.getpid()
+        self._capture = capture
+        self._exported = exported
+        self._folder = folder
+        self._loading = Lock()
+        self._decoder: Decoder | None = None
+        if flow is not None and hift is not None:
+            self._decoder = self._decoder_of(flow, hift)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The networks that speak. Raises CheckpointError if they have yet to be read, and cannot be."""
+        if self._decoder is None:
+            assert self._folder is not None, "networks are given, or the folder that they are read from"
+            with self._loading:
+                if self._decoder is None:
+                    self._decoder = self._decoder_of(*_networks(self._folder, self.params, self.device))
+        return self._decoder
+
+    @decoder.setter
+    def decoder(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def _decoder_of(self, flow: FlowModel, hift: Hift) -> Decoder:
+        return Decoder.of_networks(
+            self.params,
+            flow,
+            hift,
+            self.device,
+            self.dtype,
+            self._capture,
+            self.max_batch_frames,
+            self._exported,
         )
 
     def record(self) -> Iterator[tuple[int, int]]:
@@ -136,6 +174,8 @@ class Codec(OfOneProcess):
         backend: str = "torch",
         *,
         enforce_eager: bool = False,
+        hears: bool = True,
+        speaks: bool = True,
     ) -> Codec:
         """Loads a CosyVoice folder: `cosyvoice.yaml`, `flow.pt`, `hift.pt`, `spk2info.pt`, and, if present,
         `speech_tokenizer_v1.onnx` and `campplus.onnx`.
@@ -145,6 +185,8 @@ class Codec(OfOneProcess):
         backend: "torch", or on a CPU "onnxruntime:FOLDER", on a GPU "tensorrt:FOLDER": that computes the
         flow's estimator from the folder that `antiphon export flow` wrote, in the precision of that.
         enforce_eager: on a GPU, launch the flow kernel by kernel instead of as CUDA graphs.
+        hears: False: without what hears speech and clones voices.
+        speaks: False: the networks that speak are read when they are first needed.
         Raises CheckpointError naming file, tensor or key, expected and found.
         """
         exported = Exported.parse("backend", backend)
@@ -166,23 +208,21 @@ class Codec(OfOneProcess):
                 "second (such as CosyVoice-300M-25Hz); later generations are not implemented"
             )
         params = read_hyperparams(root / RECIPE_FILE)
-        with torch.device("meta"):
-            flow, hift = FlowModel(params.flow), Hift(params.hift)
-        flow_path, hift_path, tokenizer_path, speaker_path = (
-            root / name for name in (FLOW_FILE, HIFT_FILE, TOKENIZER_FILE, SPEAKER_FILE)
-        )
-        dim = params.flow.spk_embed_dim
+        flow, hift = _networks(root, params, place) if speaks else (None, None)
+        tokenizer_path, speaker_path = root / TOKENIZER_FILE, root / SPEAKER_FILE
+        dim, vocab_size = params.flow.spk_embed_dim, params.flow.vocab_size
         return cls(
             params,
-            fill_module(flow, read_tensors(flow_path), flow_path, place),
-            fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place),
+            flow,
+            hift,
             read_voices(root / VOICES_FILE, dim),
             place,
-            SpeechTokenizer(tokenizer_path, params.flow.vocab_size) if is_there(tokenizer_path) else None,
-            speaker_encoder=SpeakerEncoder(speaker_path, dim) if is_there(speaker_path) else None,
+            SpeechTokenizer(tokenizer_path, vocab_size) if hears and is_there(tokenizer_path) else None,
+            speaker_encoder=SpeakerEncoder(speaker_path, dim) if hears and is_there(speaker_path) else None,
             dtype=precision,
             capture=capture_for(place, enforce_eager=enforce_eager),
             exported=exported,
+            folder=root,
         )
 
     @property
@@ -223,7 +263,11 @@ class Codec(OfOneProcess):
 
     def check_process(self) -> None:
         """Raises EngineDead in a forked child of the process that made it."""
-        self.decoder.check_process()
+        check_process("codec", self._pid)
+
+    def unit_array(self, name: str, units: Any) -> Any:
+        """int64 (n,), n > 0. Raises InvalidRequest, naming the argument, for anything but units."""
+        return unit_array(name, units, self.num_units_vocab)
 
     def add_voice(self, name: str, samples: Any, rate_hz: int) -> None:
         """Clones the voice of a clip of 1 to 30 s: from now on `name` can be given as a voice.
@@ -241,7 +285,7 @@ class Codec(OfOneProcess):
             raise InvalidRequest(f"voice: this codec folder has no {missing}, so no voice can be cloned")
         clip, rate_hz = mono_samples(samples), check_rate(rate_hz)
         voice = clone_voice(clip, rate_hz, encoder, tokenizer, self.params.flow)
-        self._voices.add(name, voice.to(self.device))
+        self._voices.add(name, voice if self._is_lazy else voice.to(self.device))
 
     def remove_voice(self, name: str) -> None:
         """Forgets a cloned voice; speech that is being made with it goes on. Raises InvalidRequest for a
@@ -287,7 +331,7 @@ class Codec(OfOneProcess):
         """
         row = self.decoder.flow_input(
             units,
-            self.voice(voice),
+            self._speaker(voice),
             seed=seed,
             noise=noise,
             prompt_units=prompt_units,
@@ -328,7 +372,7 @@ class Codec(OfOneProcess):
             if given != count:
                 raise InvalidRequest(f"{name}: expected {count}, one for each utterance, got {given}")
         rows = [
-            self.decoder.flow_input(own, self.voice(voice), seed=seed)
+            self.decoder.flow_input(own, self._speaker(voice), seed=seed)
             for own, voice, seed in zip(units, each_voice, each_seed, strict=True)
         ]
         return self.decoder.decode(rows, each_seed, self.max_batch_frames)
@@ -341,11 +385,26 @@ class Codec(OfOneProcess):
         schedule: None for the default one, with the first sound after 15 units. Raises InvalidRequest for an
         unknown voice.
         """
-        speaker = self.voice(voice)
+        speaker = self._speaker(voice)
         return SpeechStream(self.decoder, speaker, integer("seed", seed), schedule or StreamSchedule())
+
+    def _speaker(self, name: str | Voice | None) -> Voice:
+        """The voice, where the networks are."""
+        voice = self.voice(name)
+        return voice.to(self.device) if self._is_lazy else voice
 
     def _tokenizer(self) -> SpeechTokenizer:
         self.check_process()
         if self.tokenizer is None:
             raise InvalidRequest(f"speech: this codec folder has no {TOKENIZER_FILE}, so units must be given")
         return self.tokenizer
+
+
+def _networks(root: Path, params: CodecParams, place: torch.device) -> tuple[FlowModel, Hift]:
+    with torch.device("meta"):
+        flow, hift = FlowModel(params.flow), Hift(params.hift)
+    flow_path, hift_path = root / FLOW_FILE, root / HIFT_FILE
+    return (
+        fill_module(flow, read_tensors(flow_path), flow_path, place),
+        fill_module(hift, read_tensors(hift_path, HIFT_PREFIX), hift_path, place),
+    )

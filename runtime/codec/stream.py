@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.ownership import OfOneProcess
 from antiphon.sound.arrays import AudioArray
 
-__all__ = ["SpeechStream", "advance", "all_or_nothing"]
+__all__ = ["SpeechStream", "Stream", "advance", "all_or_nothing"]
 
 
 class SpeechStream(OfOneProcess):
@@ -72,17 +72,59 @@ class SpeechStream(OfOneProcess):
         """Whether every sample is out."""
         return self.hift.is_complete and self.hift.num_emitted == self.hift.num_frames
 
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The state, for `restore`: the flow's and the vocoder's."""
+        return self.flow.state(), self.hift.state()
+
+    def restore(self, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        """Return to the state that `state` gave."""
+        self.flow.restore(state[0])
+        self.hift.restore(state[1])
+
+
+class Stream(Protocol):
+    """An utterance that is spoken while its units come, wherever its chunks are computed."""
+
+    flow: FlowStream
+    """Which units have come, and which chunks are left."""
+
+    def add(self, units: Any = (), *, final: bool = False) -> None:
+        """Take more units."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to compute."""
+        ...
+
+    @property
+    def ready_frames(self) -> int:
+        """How many mel frames the next chunk computes."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every sample is out."""
+        ...
+
+    def state(self) -> Any:
+        """The state, for `restore`."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Return to the state that `state` gave."""
+        ...
+
 
 @contextmanager
-def all_or_nothing(streams: Sequence[SpeechStream]) -> Iterator[None]:
+def all_or_nothing(streams: Sequence[Stream]) -> Iterator[None]:
     """If the block raises anything, these streams are restored to what they were before it."""
-    parts = [part for stream in streams for part in (stream.flow, stream.hift)]
-    before = [part.state() for part in parts]
+    before = [stream.state() for stream in streams]
     try:
         yield
     except BaseException:
-        for part, state in zip(parts, before, strict=True):
-            part.restore(state)
+        for stream, state in zip(streams, before, strict=True):
+            stream.restore(state)
         raise
 
 

@@ -68,6 +68,8 @@ class EngineArguments(EngineSettings, total=False):
     text_backend: str
     text_backend_args: Mapping[str, Any] | None
     vocoder_backend: str
+    vocoder_workers: int
+    vocoder_device: str | torch.device | None
     speech_prompt: str
     progress: bool
 
@@ -165,8 +167,9 @@ def open_codec(
     *,
     enforce_eager: bool,
     backend: str = "torch",
+    speaks: bool = True,
 ) -> Codec | None:
-    """backend: of a codec given as a folder, see `Codec.from_pretrained`; it has been checked."""
+    """backend, speaks: of a codec given as a folder, see `Codec.from_pretrained`; they have been checked."""
     from antiphon.codec import Codec
 
     if dtype != "auto" and dtype_of(dtype) is None:
@@ -190,7 +193,9 @@ def open_codec(
     elif not isinstance(codec, (str, os.PathLike)):
         raise ConfigError(f"codec: expected the path of a codec's folder, or a Codec, got {shown(codec)}")
     else:
-        codec = Codec.from_pretrained(codec, device, dtype, backend, enforce_eager=enforce_eager)
+        codec = Codec.from_pretrained(
+            codec, device, dtype, backend, enforce_eager=enforce_eager, speaks=speaks
+        )
     if codec.num_units_vocab < audio_vocab_size:
         raise CheckpointError(
             f"codec: expected at least the model's {audio_vocab_size} units, found {codec.num_units_vocab}"

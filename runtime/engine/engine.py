@@ -85,6 +85,10 @@ class Engine(OfOneProcess):
         progress: show a progress bar on the terminal while a long load goes on.
         vocoder_backend: of a codec given as a folder, "torch" or, on a CPU, "onnxruntime:FOLDER", on a GPU
             "tensorrt:FOLDER": see `antiphon.codec.Codec.from_pretrained`.
+        vocoder_workers: processes that make speech of units, 0 to 64, of a codec given as a folder; 0:
+            threads of this one do. The samples are the same.
+        vocoder_device: where speech is made, in any process: "cpu", "cuda:1" ..., or with several workers
+            also "cuda:1,cuda:2", which they take in turn; None: as `device`.
         text_backend: what computes the LLM: "native", or "vllm": in a process of its own, see
             docs/serving.md.
         text_backend_args: with "vllm": its `EngineArgs`; "python", the interpreter that has it, if not this
@@ -113,6 +117,8 @@ class Engine(OfOneProcess):
         text_backend: str = "native",
         text_backend_args: Mapping[str, Any] | None = None,
         vocoder_backend: str = "torch",
+        vocoder_workers: int = 0,
+        vocoder_device: str | torch.device | None = None,
         speech_prompt: str = "soft",
         progress: bool = True,
         **settings: Unpack[EngineSettings],
@@ -133,6 +139,8 @@ class Engine(OfOneProcess):
             text_backend=text_backend,
             text_backend_args=text_backend_args,
             vocoder_backend=vocoder_backend,
+            vocoder_workers=vocoder_workers,
+            vocoder_device=vocoder_device,
             speech_prompt=speech_prompt,
             progress=progress,
             **settings,
@@ -140,6 +148,8 @@ class Engine(OfOneProcess):
         self._text = loaded.text
         if self._text is not None:  # its process must not outlive an engine that is dropped
             weakref.finalize(self, self._text.stop)
+        if loaded.vocoders is not None:
+            weakref.finalize(self, loaded.vocoders.stop)
         self.model_name = loaded.model_name
         self.device = loaded.device
         self.config = loaded.config
@@ -173,7 +183,7 @@ class Engine(OfOneProcess):
         if self._text is not None:
             self.scheduler.elsewhere = self._text
             self._text.read_prompts = self.runner.read_prompts
-        self.speech_worker = SpeechWorker(self.codec) if self.codec is not None else None
+        self.speech_worker = SpeechWorker(self.codec, loaded.vocoders) if self.codec is not None else None
         if self.speech_worker is not None:  # its thread must not outlive an engine that is dropped
             weakref.finalize(self, self.speech_worker.stop)
         prepare(self.runner, self.speech_worker, self._stream, progress=progress)

@@ -25,6 +25,7 @@ from antiphon.engine.arguments import (
     model_folder,
     open_codec,
 )
+from antiphon.engine.vocoder_place import VocoderPlace
 from antiphon.errors import CheckpointError, ConfigError
 from antiphon.inputs.processor import InputProcessor
 from antiphon.kernels.threads import set_num_threads
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from antiphon.codec import Codec
+    from antiphon.codec.apart import Vocoders
     from antiphon.model.vllm.settings import VllmSettings
     from antiphon.model.vllm.text import VllmText
     from antiphon.model.weights import OmniWeights
@@ -65,6 +67,8 @@ class Loaded:
     model: OmniModel
     text: VllmText | None
     """Where the LLM is, if not in the model."""
+    vocoders: Vocoders | None
+    """Where speech is made, if not in this process."""
 
 
 def load(
@@ -80,6 +84,8 @@ def load(
     text_backend: str,
     text_backend_args: Mapping[str, Any] | None,
     vocoder_backend: str,
+    vocoder_workers: int,
+    vocoder_device: str | torch.device | None,
     speech_prompt: str,
     progress: bool,
     **settings: Unpack[EngineSettings],
@@ -95,7 +101,8 @@ def load(
     if model is None and codec is None:
         codec = EMBEDDED_CODEC
     place = resolve_device(device)
-    check_vocoder_backend(vocoder_backend, place)
+    vocoder = VocoderPlace.parse(vocoder_workers, vocoder_device, codec, place)
+    check_vocoder_backend(vocoder_backend, vocoder.devices[0])
     check_device(place)
     if quantization is not None:
         check_library(SCHEMES[quantization], place)
@@ -113,33 +120,41 @@ def load(
     tokenizer = Tokenizer.from_pretrained(folder, tokenizer_file)
     opened = open_codec(
         codec,
-        place,
+        vocoder.devices[0],
         codec_dtype,
         model_config.audio_vocab_size,
         enforce_eager=config.enforce_eager,
         backend=vocoder_backend,
+        speaks=not vocoder.num_workers,
     )
     inputs = InputProcessor(
         model_config, tokenizer, opened, config.limits, max_model_len=config.max_model_len
     )
     if place.type == "cpu":
         set_num_threads(num_threads())
-    weights = load_weights(
-        folder,
-        model_config,
-        device=place,
-        dtype=resolved,
-        load_format=load_format,
-        seed=config.seed,
-        progress=progress,
-        quantization=stored if quantization is None else SCHEMES[quantization],
-        keep=keep,
-    )
-    computing = computing_dtype(resolved, place)
+    vocoders = None
+    if opened is not None and isinstance(codec, (str, os.PathLike)):  # they load while the model does
+        vocoders = vocoder.start(opened, codec, vocoder_backend, enforce_eager=config.enforce_eager)
     text = None
-    if vllm is not None:
-        text = _begin_vllm(vllm, folder, model_config, config, resolved, place, weights, progress=progress)
     try:
+        weights = load_weights(
+            folder,
+            model_config,
+            device=place,
+            dtype=resolved,
+            load_format=load_format,
+            seed=config.seed,
+            progress=progress,
+            quantization=stored if quantization is None else SCHEMES[quantization],
+            keep=keep,
+        )
+        computing = computing_dtype(resolved, place)
+        if vllm is not None:
+            text = _begin_vllm(
+                vllm, folder, model_config, config, resolved, place, weights, progress=progress
+            )
+        if vocoders is not None:  # before it is asked how much memory is left
+            vocoders.wait_ready()
         return Loaded(
             model_name=folder.name,
             device=place,
@@ -152,10 +167,12 @@ def load(
             inputs=inputs,
             model=OmniModel(weights, model_config, config.max_model_len, config.unit_head),
             text=text,
+            vocoders=vocoders,
         )
     except BaseException:
-        if text is not None:
-            text.close()
+        for apart in (text, vocoders):
+            if apart is not None:
+                apart.close()
         raise
 
 

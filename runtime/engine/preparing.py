@@ -26,7 +26,11 @@ def prepare(runner: Runner, worker: SpeechWorker | None, stream: UrgentStream, *
         with stream.inside():
             for step in runner.prepare():
                 tell(step)
-        if worker is not None and runner.is_replaying:
+        if worker is None:
+            return
+        place = worker.codec.device
+        is_elsewhere = place.type == "cuda" and place != runner.device
+        if runner.is_replaying or is_elsewhere:
             for done, total in worker.prepare():
                 tell(f"recording speech, {done} of {total}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from antiphon.codec.stream import SpeechStream
+from antiphon.codec.stream import Stream
 from antiphon.sound.arrays import AudioArray
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Job:
     request_id: str
     voice: Voice
     seed: int
-    stream: SpeechStream | None
+    stream: Stream | None
     """None: it is decoded whole, once it has all its units."""
     due_s: float
     """When its sound runs out; until it sounds, some time after it arrived."""
@@ -56,6 +56,8 @@ class Job:
     is_complete: bool = False
     thread: threading.Thread | None = None
     """That whose batch holds it; None: no batch does."""
+    num_deaths: int = 0
+    """Processes that have died one after the other while they made its next sound."""
     result: Future[AudioArray] | None = None
     """Where its speech goes if it belongs to no request of the engine."""
 

@@ -7,6 +7,9 @@ decode keeps one core busy, several threads make speech side by side. A request 
 being made, and failures stay separate: an error in a decode ends only the speech that it was made for. If a
 thread itself dies, for whatever reason, the speech that it had in hand ends, and another thread goes on with
 the rest; if no thread can go on, each request that wants speech is told so.
+
+A thread either makes speech itself or has a process make it (`Maker`). If that process dies, what it had in
+hand is made again, each request by itself; one that it dies of twice ends.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from antiphon.codec.apart.process import VocoderDied
 from antiphon.codec.batches import stream_batch
 from antiphon.codec.stopping import Stopped, stoppable
-from antiphon.codec.stream import advance, all_or_nothing
+from antiphon.codec.stream import all_or_nothing
 from antiphon.config import StreamSchedule
 from antiphon.device.current import Streams
 from antiphon.errors import AntiphonError
 from antiphon.outputs.speech_job import Job, Spoken
+from antiphon.outputs.speech_maker import InThread, Lane, Maker
 from antiphon.outputs.speech_order import FIRST_DUE_S, GAPLESS_FIRST_DUE_S, SpeechOrder
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
@@ -37,6 +43,7 @@ from antiphon.sound.arrays import AudioArray
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
+    from antiphon.codec.apart import Vocoders
 
 __all__ = ["SpeechWorker"]
 
@@ -45,6 +52,8 @@ LOOK_UP_S = 0.25
 """How often an idle thread checks whether it has been stopped."""
 MAX_FRUITLESS_THREADS = 3
 """Threads that may die one after the other without finishing a batch; then all waiting speech fails."""
+MAX_DEATHS = 2
+"""Processes that may die one after the other in the same chunk of a request; then its speech fails."""
 
 
 class SpeechWorker:
@@ -54,13 +63,16 @@ class SpeechWorker:
     that have not been fetched.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, vocoders: Vocoders | None = None) -> None:
+        """vocoders: processes that make the speech, which it then owns; None: its threads do."""
         self.codec = codec
-        self.num_threads = codec.num_workers
+        self.vocoders = vocoders
+        self._maker: Maker = InThread(codec) if vocoders is None else vocoders
+        self.num_threads = self._maker.num_lanes
         """How many threads make speech, if there is that much to do."""
         self.error: str | None = None
         """Why the last attempt to make speech failed; None once one succeeds."""
-        self._streams = Streams(codec.device)
+        self._streams = Streams(codec.device if vocoders is None else torch.device("cpu"))
         self._jobs: dict[str, Job] = {}
         self._spoken: list[Spoken] = []
         self._lock = threading.Lock()
@@ -104,7 +116,7 @@ class SpeechWorker:
         Raises InvalidRequest for an unknown voice. If no thread can make the speech, `poll` says so.
         """
         speaker = self.codec.voice(voice)
-        stream = None if schedule is None else self.codec.stream(speaker, seed, schedule)
+        stream = None if schedule is None else self._maker.stream(speaker, seed, schedule)
         with self._lock:
             due_s = time.perf_counter() + (GAPLESS_FIRST_DUE_S if gapless else FIRST_DUE_S)
             self._jobs[request_id] = Job(request_id, speaker, seed, stream, due_s, gapless)
@@ -129,7 +141,7 @@ class SpeechWorker:
         """
         result: Future[AudioArray] = Future()
         name = f"decode-{uuid.uuid4().hex}"
-        own: list[int] = self.codec.decoder.unit_array("units", units).tolist()
+        own: list[int] = self.codec.unit_array("units", units).tolist()
         job = Job(
             name,
             self.codec.voice(voice),
@@ -175,6 +187,7 @@ class SpeechWorker:
         """Tell the thread to end after the network layer that it is in. Takes no lock, so that finalizers,
         which can interrupt anything, may call it."""
         self._is_closed = True
+        self._maker.stop()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the thread to end, after `stop`. Does nothing in a forked child, which has no thread."""
@@ -191,6 +204,7 @@ class SpeechWorker:
         """Drop all requests and wait for the thread to give up its decode, not to finish it."""
         self.stop()
         self.join(EXIT_WAIT_S)
+        self._maker.close()
         with self._lock:
             self._fail_all("the engine is closed")
             self._jobs.clear()
@@ -213,6 +227,9 @@ class SpeechWorker:
         if self._num_fruitless >= MAX_FRUITLESS_THREADS:
             self._num_fruitless = 0  # the next request may try
             return self._fail_all(self._death)
+        if (failure := self._maker.failure) is not None:
+            self.error = failure
+            return self._fail_all(failure)
         while len(self._threads) < min(len(self._jobs), self.num_threads):
             try:
                 self._threads.append(start_thread(self._run, "antiphon-speech"))
@@ -245,7 +262,9 @@ class SpeechWorker:
 
     def prepare(self) -> Iterator[tuple[int, int]]:
         """Record what making speech needs, on the stream that the first thread will use; yields how many
-        recordings of how many are made."""
+        recordings of how many are made. Processes have done so when they are loaded."""
+        if self.vocoders is not None:
+            return
         with self._streams.one():
             yield from self.codec.record()
 
@@ -262,29 +281,49 @@ class SpeechWorker:
                 self._news.notify_all()
 
     def _serve(self) -> None:
-        while True:
-            with self._lock:
-                batch = self._batch()
-                while not batch and self._jobs and not self._is_closed:
-                    self._work.wait(LOOK_UP_S)
-                    batch = self._batch()
-                if self._is_closed or not self._jobs:
-                    return self._leave()
-                for job in batch:
-                    job.thread = threading.current_thread()
-            frames = sum(self._order.frames(job) for job in batch if job.stream is not None)
-            begun_s = time.perf_counter()
-            made = self.make(batch)
-            with self._lock:
-                if frames:
-                    self._order.pace.made(frames, time.perf_counter() - begun_s)
-                for job, samples, error in made:
-                    if self._jobs.get(job.request_id) is job:
-                        self._tell_or_end(job, samples, error)
-                    job.thread = None
-                self._let_out()
-                self._num_fruitless = 0
-                self._news.notify()
+        while (work := self._next_work()) is not None:
+            lane, batch = work
+            try:
+                self._make_and_tell(batch, lane)
+            finally:
+                self._maker.release(lane)
+
+    def _next_work(self) -> tuple[Lane, list[Job]] | None:
+        """A batch, and what makes it; waits for both. None: this thread ends."""
+        with self._lock:
+            while self._jobs and not self._is_closed:
+                lane = self._maker.lane()
+                if lane is not None:
+                    try:
+                        batch = self._batch()
+                        for job in batch:
+                            job.thread = threading.current_thread()
+                    except BaseException:
+                        self._maker.release(lane)
+                        raise
+                    if batch:
+                        return lane, batch
+                    self._maker.release(lane)
+                    if not self._jobs:
+                        break
+                self._work.wait(LOOK_UP_S)
+            return self._leave()
+
+    def _make_and_tell(self, batch: list[Job], lane: Lane) -> None:
+        frames = sum(self._order.frames(job) for job in batch if job.stream is not None)
+        begun_s = time.perf_counter()
+        made = self.make(batch, lane)
+        with self._lock:
+            if frames:
+                self._order.pace.made(frames, time.perf_counter() - begun_s)
+            for job, samples, error in made:
+                if self._jobs.get(job.request_id) is job:
+                    self._tell_or_end(job, samples, error)
+            for job in batch:
+                job.thread = None
+            self._let_out()
+            self._num_fruitless = 0
+            self._news.notify()
 
     def _leave(self) -> None:
         """Called under the lock: this thread ends, for there is nothing left to do."""
@@ -299,13 +338,15 @@ class SpeechWorker:
         ready = self._order.ordered(ready, time.perf_counter())
         share = -(-len(ready) // self.num_threads)
         batch = [job for job in ready if (job.stream is None) == (ready[0].stream is None)][:share]
-        ladder = self.codec.decoder.ladder
+        if any(job.num_deaths for job in batch):  # it may be that a process dies of one of them
+            return batch[:1]
+        ladder = self._maker.ladder
         if batch and batch[0].stream is not None and ladder is not None:
             return [batch[i] for i in stream_batch([self._order.frames(job) for job in batch], ladder)]
         frames = 0
         for count, job in enumerate(batch):
             frames = max(frames, self._order.frames(job))
-            if count and frames * (count + 1) > self.codec.max_batch_frames:
+            if count and frames * (count + 1) > self._maker.max_batch_frames:
                 return batch[:count]
         return batch
 
@@ -318,17 +359,23 @@ class SpeechWorker:
             self._news.notify()
             return False
 
-    def make(self, jobs: list[Job]) -> list[tuple[Job, AudioArray, str | None]]:
-        """The samples of each job, or what went wrong with it; nothing if none is wanted any more."""
+    def make(self, jobs: list[Job], lane: Lane) -> list[tuple[Job, AudioArray, str | None]]:
+        """The samples of each job, or what went wrong with it; nothing of those that nobody wants any more,
+        and of those that are to be made again."""
         try:
             streams = [job.stream for job in jobs if job.stream is not None]
             with all_or_nothing(streams), stoppable(lambda: self._is_unwanted(jobs)):
-                return [(job, samples, None) for job, samples in zip(jobs, self._decode(jobs), strict=True)]
+                made = [(job, samples, None) for job, samples in zip(jobs, _decode(jobs, lane), strict=True)]
+            for job in jobs:
+                job.num_deaths = 0
+            return list(made)
         except Stopped:
             return []
+        except VocoderDied as death:
+            return [] if self._is_closed else [made for job in jobs for made in _again(job, death)]
         except BaseException as error:  # noqa: BLE001
             if len(jobs) > 1:  # one of them makes all fail
-                return [made for job in jobs for made in self.make([job])]
+                return [made for job in jobs for made in self.make([job], lane)]
             log_fault("speech of %s failed", jobs[0].request_id, error=error)
             return [(jobs[0], np.zeros(0, np.float32), told(error))]
 
@@ -336,16 +383,6 @@ class SpeechWorker:
         """Whether all of them were aborted, or the worker was stopped. Takes no lock, since every layer calls
         it."""
         return self._is_closed or all(self._jobs.get(job.request_id) is not job for job in jobs)
-
-    def _decode(self, jobs: list[Job]) -> list[AudioArray]:
-        streams = [job.stream for job in jobs if job.stream is not None]
-        if streams:
-            return advance(streams)
-        said = [job for job in jobs if job.units]
-        waves = iter(
-            self.codec.decode([j.units for j in said], [j.voice for j in said], [j.seed for j in said])
-        )
-        return [next(waves) if job.units else np.zeros(0, np.float32) for job in jobs]
 
     def _tell_or_end(self, job: Job, samples: AudioArray, error: str | None) -> None:
         try:
@@ -387,3 +424,20 @@ class SpeechWorker:
         for job in self._order.to_begin(self._jobs.values(), self.num_threads, time.perf_counter()):
             self._let_out_of(job)
             self._news.notify()
+
+
+def _decode(jobs: list[Job], lane: Lane) -> list[AudioArray]:
+    streams = [job.stream for job in jobs if job.stream is not None]
+    if streams:
+        return lane.advance(streams)
+    said = [job for job in jobs if job.units]
+    waves = iter(lane.decode([j.units for j in said], [j.voice for j in said], [j.seed for j in said]))
+    return [next(waves) if job.units else np.zeros(0, np.float32) for job in jobs]
+
+
+def _again(job: Job, death: VocoderDied) -> list[tuple[Job, AudioArray, str | None]]:
+    """A process has died of it, or beside it: it is made again by itself, or fails."""
+    job.num_deaths += 1
+    if job.num_deaths < MAX_DEATHS:
+        return []
+    return [(job, np.zeros(0, np.float32), f"a vocoder's process died of it {MAX_DEATHS} times: {death}")]

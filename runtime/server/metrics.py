@@ -64,14 +64,20 @@ class Metrics:
         ) -> Histogram:
             return Histogram(f"antiphon:{name}", about, labels, buckets=buckets, registry=registry)
 
-        def gauge(name: str, about: str) -> Gauge:
-            return Gauge(f"antiphon:{name}", about, registry=registry)
+        def gauge(name: str, about: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"antiphon:{name}", about, labels, registry=registry)
 
         self._running = gauge("num_requests_running", "Requests that the engine computes.")
         self._waiting = gauge("num_requests_waiting", "Requests that wait for their turn.")
         self._usage = gauge("kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1.")
         self._alive = gauge("engine_alive", "1 while the engine serves, else 0.")
         self._restarts = gauge("engine_restarts", "Fresh engines that took over from failed ones.")
+        self._speaking = gauge("num_requests_speaking", "Requests whose speech is not complete.")
+        about = "Requests whose speech a vocoder's process makes now."
+        self._vocoder_rows = gauge("vocoder_num_requests_running", about, ("worker",))
+        self._vocoder_ready = gauge("vocoder_ready", "1 while it can make speech, else 0.", ("worker",))
+        about = "Vocoders' processes that were started in place of others."
+        self._vocoder_restarts = gauge("vocoder_restarts", about)
         self._connected = gauge("http_requests_in_flight", "Requests whose answers are under way.")
         self._times = {field: histogram(*row) for field, row in TIMES.items()}
         about = "What each stage of a reply took; they overlap."
@@ -183,6 +189,11 @@ class Metrics:
             self._running.set(health.num_running)
             self._waiting.set(health.num_waiting)
             self._usage.set(health.kv_cache_usage)
+            self._speaking.set(health.num_speaking)
+            self._vocoder_restarts.set(health.num_vocoder_restarts)
+            for number, num_rows in enumerate(health.vocoders):
+                self._vocoder_rows.labels(str(number)).set(num_rows or 0)
+                self._vocoder_ready.labels(str(number)).set(num_rows is not None)
         return generate_latest(self._registry)
 
 

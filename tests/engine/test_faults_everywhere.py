@@ -68,7 +68,7 @@ POINTS: dict[Any, str] = {
     Scheduler: "add finish update_speech",
 }
 MODULE_POINTS = (
-    "antiphon.outputs.speech_worker.advance",
+    "antiphon.outputs.speech_maker.advance",
     "antiphon.aio.engine_thread.ring",
     "antiphon.aio.request_events.ring",
 )
@@ -97,7 +97,7 @@ def chosen() -> list[Case]:
     hung: list[Case] = [
         ("antiphon.outputs.speech_worker.SpeechWorker._batch", MemoryError, 3, "before"),
         ("antiphon.outputs.speech_worker.SpeechWorker._tell", RuntimeError, 1, "before"),
-        ("antiphon.outputs.speech_worker.advance", Fault, 1, "after"),
+        ("antiphon.outputs.speech_maker.advance", Fault, 1, "after"),
         ("antiphon.aio.engine_thread.EngineThread._abort", RuntimeError, 1, "before"),
         ("antiphon.aio.engine_thread.EngineThread._end", Fault, 1, "before"),
         ("antiphon.aio.mailbox.Mailbox.put", RuntimeError, 3, "before"),

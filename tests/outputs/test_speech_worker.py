@@ -177,9 +177,9 @@ def test_one_stream_however_often_the_thread_ends(codec: Codec, monkeypatch: pyt
     worker, used = SpeechWorker(codec), []
     made = worker.make
 
-    def make(jobs: list[Job]) -> Any:
+    def make(jobs: list[Job], lane: Any) -> Any:
         used.append((cuda.current.index, cuda.current_stream()))
-        return made(jobs)
+        return made(jobs, lane)
 
     monkeypatch.setattr(worker, "make", make)
     for _ in range(3):

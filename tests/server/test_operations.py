@@ -125,7 +125,7 @@ NAMES = """
     request_queue_wait_s_count stage_gen_time_s_count{stage=prefill} stage_gen_time_s_count{stage=text}
     stage_gen_time_s_count{stage=units} stage_gen_time_s_count{stage=codec}
     request_success_total{finished_reason=length} audio_continuity_ok_total{threshold_ms=100}
-    late_compiles_total
+    late_compiles_total num_requests_speaking vocoder_restarts
 """
 
 
