@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from antiphon.server.settings import ServerSettings
 
 __all__ = [
+    "CodecReplicas",
+    "CpusPerCodec",
     "CpusPerReplica",
+    "GpusPerCodec",
     "GpusPerReplica",
     "MaxReplicas",
     "MinReplicas",
@@ -40,6 +43,9 @@ SETTINGS = {
     "target_requests": "target_requests",
     "cpus_per_replica": "num_cpus",
     "gpus_per_replica": "num_gpus",
+    "codec_replicas": "codec_replicas",
+    "cpus_per_codec": "codec_num_cpus",
+    "gpus_per_codec": "codec_num_gpus",
 }
 """Names in `ScaleSettings`."""
 
@@ -97,6 +103,22 @@ GpusPerReplica = Annotated[
         min=0, help="GPUs of a replica. Default: 1 where it computes on one.", rich_help_panel=RAY_PANEL
     ),
 ]
+CodecReplicas = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Replicas of the codec, which make the speech of all. Default: 0, each makes its own.",
+        rich_help_panel=RAY_PANEL,
+    ),
+]
+CpusPerCodec = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Cores of each of these. Default: 1.", rich_help_panel=RAY_PANEL),
+]
+GpusPerCodec = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs of each of these. Default: as a replica.", rich_help_panel=RAY_PANEL),
+]
 
 
 @dataclass(frozen=True)
@@ -111,6 +133,9 @@ class Scaling:
     target_requests: float | None
     cpus_per_replica: float | None
     gpus_per_replica: float | None
+    codec_replicas: int | None
+    cpus_per_codec: float | None
+    gpus_per_codec: float | None
 
     def check_unused(self) -> None:
         """BadParameter if one was given without --ray."""
@@ -142,7 +167,9 @@ def serve_by_ray(
         from antiphon.scale.deployment import deployment
         from antiphon.scale.running import serve_by_ray as run
 
-        folder = None if model is None else os.fspath(model.absolute())
+        folder = None if model is None else os.fspath(model.absolute())  # replicas stand elsewhere
+        if arguments["codec"] is not None:
+            arguments["codec"] = os.fspath(arguments["codec"].absolute())
         make = partial(deployment, folder, scale=scaling.settings(), server=settings, **arguments)
     with signals.noted(repeats=False) as note:
         in_order = run(

@@ -170,6 +170,9 @@ def serve(
     target_requests: ray_options.TargetRequests = None,
     cpus_per_replica: ray_options.CpusPerReplica = None,
     gpus_per_replica: ray_options.GpusPerReplica = None,
+    codec_replicas: ray_options.CodecReplicas = None,
+    cpus_per_codec: ray_options.CpusPerCodec = None,
+    gpus_per_codec: ray_options.GpusPerCodec = None,
     model: options.ModelFolder = None,
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
@@ -229,6 +232,9 @@ def serve(
         target_requests,
         cpus_per_replica,
         gpus_per_replica,
+        codec_replicas,
+        cpus_per_codec,
+        gpus_per_codec,
     )
     if not ray:
         scaling.check_unused()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from antiphon.config import EngineConfig
 from antiphon.errors import ConfigError
+from antiphon.plain import kind
 from antiphon.scale.ray import ray_serve
 from antiphon.scale.settings import ScaleSettings
 from antiphon.server.settings import ServerSettings
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
 
     from antiphon.engine.arguments import EngineArguments
 
-__all__ = ["KEY_VARIABLE", "LOGGING", "NAME", "application", "deployment"]
+__all__ = ["CODEC_NAME", "KEY_VARIABLE", "LOGGING", "NAME", "application", "deployment"]
 
-NAME = "Antiphon"
-"""Of the engine's deployment, for `serve.get_deployment_handle` and configuration files."""
+NAME, CODEC_NAME = "Antiphon", "AntiphonCodec"
+"""Of the deployments, for `serve.get_deployment_handle` and configuration files."""
+MAX_CODEC_REQUESTS = 100
+"""Batches that may wait at a replica of the codec, which makes one at a time."""
 KEY_VARIABLE = "ANTIPHON_API_KEY"
 LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 """Of Serve: each replica writes a line for each answer itself, see `antiphon.server.log`."""
@@ -101,7 +105,51 @@ def deployment(
         ),
         **settings,
     )(serve.ingress()(Replica))
-    return made.bind(None if model is None else os.fspath(model), {"progress": False, **arguments}, server)
+    own: dict[str, Any] = {"progress": False, **arguments}
+    server = replace(server, restart=False)  # Serve's part
+    folder = None if model is None else os.fspath(model)
+    if not scale.codec_replicas:
+        return made.bind(folder, own, server)
+    settings = _codec_settings(model, own)
+    own["codec"] = settings["folder"]
+    return made.bind(folder, own, server, _codec(serve, scale, settings), scale.codec_replicas)
+
+
+def _codec_settings(model: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What each replica of the codec loads, see `Vocoding`."""
+    from antiphon.assets.embedded import EMBEDDED_CODEC
+
+    codec = arguments.get("codec")
+    if codec is None and model is None:
+        codec = EMBEDDED_CODEC
+    if not isinstance(codec, (str, os.PathLike)):
+        raise ConfigError(f"codec_replicas: expected a codec given as a folder, got {kind(codec)}")
+    if arguments.get("vocoder_workers"):
+        raise ConfigError("vocoder_workers: expected 0 with codec_replicas, which make the speech")
+    return {
+        "folder": os.fspath(codec),
+        "device": str(arguments.get("vocoder_device") or arguments.get("device", "auto")),
+        "dtype": arguments.get("codec_dtype", "auto"),
+        "backend": arguments.get("vocoder_backend", "torch"),
+        "enforce_eager": arguments.get("enforce_eager", EngineConfig.enforce_eager),
+        "num_threads": None,
+    }
+
+
+def _codec(serve: Any, scale: ScaleSettings, settings: dict[str, Any]) -> Any:
+    from antiphon.scale.codec_replica import CodecReplica
+
+    made = serve.deployment(
+        name=CODEC_NAME,
+        num_replicas=scale.codec_replicas,
+        ray_actor_options=_resources(scale.codec_num_cpus, scale.codec_gpus(settings["device"])),
+        max_ongoing_requests=MAX_CODEC_REQUESTS,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        max_constructor_retry_count=MAX_STARTS,
+        logging_config=LOGGING,
+    )(CodecReplica)
+    return made.bind(settings)
 
 
 def _resources(num_cpus: float, num_gpus: float) -> dict[str, Any]:

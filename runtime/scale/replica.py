@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.errors import EngineDead
+from antiphon.scale.codec_replicas import CodecReplicas
 from antiphon.scale.load import waiting_audio_s
 from antiphon.server.app import create_app
 from antiphon.server.log import logs_written
@@ -29,14 +31,20 @@ class Replica:
     """
 
     def __init__(
-        self, model: str | None, arguments: Mapping[str, Any], settings: ServerSettings, codec: Any = None
+        self,
+        model: str | None,
+        arguments: Mapping[str, Any],
+        settings: ServerSettings,
+        codec: Any = None,
+        num_lanes: int = 1,
     ) -> None:
         """arguments: of `Engine`. codec: the handle of the deployment that makes its speech; None: it makes
-        that itself."""
+        that itself. num_lanes: batches that it has made there at a time."""
         self._model = model
         self._arguments = dict(arguments)
         self._settings = settings
-        self._codec = codec
+        if codec is not None:
+            self._arguments["vocoders"] = partial(CodecReplicas, handle=codec, num_lanes=num_lanes)
         self._ending = ExitStack()
         self._ending.enter_context(logs_written(settings.log_format))
 

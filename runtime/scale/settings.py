@@ -33,6 +33,12 @@ class ScaleSettings:
     """Cores of a replica; its engine computes with as many threads."""
     num_gpus: float | None = None
     """GPUs of a replica; None: one if its device is a GPU, or "auto" where this process sees one."""
+    codec_replicas: int = 0
+    """Replicas of the codec, which make the speech of all engines; 0: each engine makes its own."""
+    codec_num_cpus: float = 1.0
+    """Cores of such a replica."""
+    codec_num_gpus: float | None = None
+    """GPUs of such a replica; None: as `num_gpus`."""
 
     def __post_init__(self) -> None:
         if self.num_replicas < 1:
@@ -44,14 +50,17 @@ class ScaleSettings:
                 f"max_replicas: expected at least 1 and min_replicas ({self.min_replicas}), "
                 f"got {self.max_replicas}"
             )
-        for name in ("target_waiting_s", "target_requests", "num_cpus"):
+        if self.codec_replicas < 0:
+            raise ConfigError(f"codec_replicas: expected at least 0, got {self.codec_replicas}")
+        for name in ("target_waiting_s", "target_requests", "num_cpus", "codec_num_cpus"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for name in ("upscale_delay_s", "downscale_delay_s", "spill_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if self.num_gpus is not None and self.num_gpus < 0:
-            raise ConfigError(f"num_gpus: expected at least 0, got {self.num_gpus}")
+        for name in ("num_gpus", "codec_num_gpus"):
+            if (count := getattr(self, name)) is not None and count < 0:
+                raise ConfigError(f"{name}: expected at least 0, got {count}")
 
     def gpus(self, device: Any) -> float:
         """GPUs of a replica whose engine is given this device."""
@@ -62,3 +71,7 @@ class ScaleSettings:
 
             return float(torch.cuda.is_available())
         return float(str(device).startswith("cuda"))
+
+    def codec_gpus(self, device: Any) -> float:
+        """GPUs of a replica of the codec, likewise."""
+        return self.gpus(device) if self.codec_num_gpus is None else self.codec_num_gpus
