@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, aclosing
 from dataclasses import replace
@@ -48,12 +49,14 @@ class Replica:
         self._ending = ExitStack()
         self._ending.enter_context(logs_written(settings.log_format))
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """The application; Serve starts it, which loads the engine, and ends it with the replica."""
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application, which Serve starts, and ends with the replica. The engine is loaded here: of what
+        happens while an application starts, Serve does not say what it was. Raises what `Engine` does."""
         from ray import serve
 
         name = serve.get_replica_context().replica_id.unique_id
-        app = create_app(self._load, replace(self._settings, replica=name))
+        engine = await asyncio.to_thread(self._load)
+        app = create_app(lambda: engine, replace(self._settings, replica=name))
         self._service: Service = app.state.service
         return app
 
