@@ -26,7 +26,7 @@ NAME, CODEC_NAME = "Antiphon", "AntiphonCodec"
 MAX_CODEC_REQUESTS = 100
 """Batches that may wait at a replica of the codec, which makes one at a time."""
 KEY_VARIABLE = "ANTIPHON_API_KEY"
-LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+LOGGING: dict[str, Any] = {"log_level": "WARNING", "enable_access_log": False}
 """Of Serve: each replica writes a line for each answer itself, see `antiphon.server.log`."""
 SPARE_REQUESTS = 100
 """What a replica may be asked at a time beside its requests and conversations: its health, what it serves."""

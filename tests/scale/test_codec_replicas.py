@@ -63,7 +63,7 @@ class Handle:
         self.answer = SimpleNamespace(remote=self._answer)
 
     def _call(self, made: Any) -> Response:
-        return Response(asyncio.run_coroutine_threadsafe(made, self._loop))  # type: ignore[arg-type]
+        return Response(asyncio.run_coroutine_threadsafe(made, self._loop))
 
     def _answer(self, message: dict[str, Any], data: bytes) -> Response:
         self.num_asked += 1

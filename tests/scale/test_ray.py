@@ -147,7 +147,7 @@ async def voice(server: ServerProcess) -> None:
 @pytest.mark.slow
 def test_replicas_serve_one_dies_another_comes_and_all_end_in_order(expected: dict[str, bytes]) -> None:
     mark = uuid.uuid4().hex
-    options = {"env": environment() | {"ANTIPHON_TEST_MARK": mark}}
+    options: dict[str, Any] = {"env": environment() | {"ANTIPHON_TEST_MARK": mark}}
     arguments = ("--ray", "--replicas", "2", *CPU, "--api-key", "right", "--drain-timeout-s", "5")
     with server_process(*arguments, limit_s=LIMIT_S, **options) as server:
         assert server.http.get("/v1/models").status_code == 401
