@@ -72,9 +72,10 @@ check-lock: $(VENV)/dev.stamp  ## ask the public package index: can the lock be 
 	$(BIN)/pytest -m index tests/project/test_lock.py tests/server/test_openai_versions.py
 
 # Large, and one of them proprietary, so they are in no environment that other targets make.
-optional: $(VENV)/dev.stamp  ## install bitsandbytes and TensorRT for RTX, which tests use where they are installed
+optional: $(VENV)/dev.stamp  ## install bitsandbytes, TensorRT for RTX and Ray, which tests use where they are installed
 	-$(INSTALL) 'bitsandbytes>=0.50,<0.51'
 	-$(INSTALL) 'tensorrt-rtx>=1.7,<1.8'
+	-$(INSTALL) 'ray[serve]>=2.60,<2.70'
 
 # One file for all Pythons and machines, resolved against the public index alone: others cannot install what a
 # private index or a folder of wheels offers.

@@ -62,23 +62,30 @@ class Costs(Protocol):
     @property
     def served(self) -> Served:
         """What a replica serves, and with which settings."""
+        ...
 
     @property
     def slowed(self) -> Mapping[str, Mapping[str, float]]:
         """See `Machine`."""
+        ...
 
     def pass_s(self, work: Work) -> float:
         """One pass through a stack."""
+        ...
 
     def step_s(self, rows: int) -> float:
         """What a step takes beside its passes: planning, telling."""
+        ...
 
     def speech_s(self, frames: Sequence[int], final_frames: Sequence[int]) -> float:
         """One batch of chunks of speech. frames: mel frames that each is computed with. final_frames: those
         that become sound."""
+        ...
 
     def prepare_s(self, speech_s: float, num_pictures: int) -> float:
         """Reading a request's files."""
+        ...
 
     def intake_s(self) -> float:
         """What the engine's thread does to take a request in, and to end it."""
+        ...

@@ -145,6 +145,8 @@ class AsyncEngine(OfOneProcess):
             alive=thread.is_alive,
             num_running=len(scheduler.running),
             num_waiting=scheduler.num_waiting + thread.num_preparing,
+            num_queued=len(scheduler.waiting),
+            late_audio_s=0.0 if worker is None else worker.late_s,
             kv_cache_usage=1.0 - scheduler.pool.num_free / scheduler.pool.num_blocks,
             uptime_s=time.monotonic() - thread.started_s,
             error=thread.error,

@@ -17,6 +17,10 @@ class Health:
     num_waiting: int
     """Requests that are being read, wait for their turn, or wait for their users; `max_num_waiting` limits
     these."""
+    num_queued: int
+    """Of these, requests that could be computed now if there were room."""
+    late_audio_s: float
+    """Seconds of speech that listeners wait for: how late the next sound of each reply is, added up."""
     kv_cache_usage: float
     """Share of the KV cache's blocks that running requests hold, 0 to 1."""
     uptime_s: float

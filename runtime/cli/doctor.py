@@ -23,7 +23,7 @@ REQUIRED = (
 )  # fmt: skip
 OPTIONAL = (
     "triton", "flash-attn", "flashinfer-python", "silero-vad", "sounddevice", "bitsandbytes", "vllm",
-    "tensorrt", "onnx", "onnxscript",
+    "tensorrt", "onnx", "onnxscript", "ray",
 )  # fmt: skip
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from antiphon.cli import options, signals
+from antiphon.cli import options, ray_options, signals
 from antiphon.cli.spinner import Spinner
 from antiphon.cli.streams import say, show_error
 from antiphon.config import EngineConfig
@@ -162,6 +162,18 @@ def serve(
             rich_help_panel=REFERENCE_PANEL,
         ),
     ] = False,
+    ray: ray_options.Ray = False,
+    ray_address: ray_options.RayAddress = None,
+    replicas: ray_options.Replicas = None,
+    min_replicas: ray_options.MinReplicas = None,
+    max_replicas: ray_options.MaxReplicas = None,
+    target_waiting_s: ray_options.TargetWaiting = None,
+    target_requests: ray_options.TargetRequests = None,
+    cpus_per_replica: ray_options.CpusPerReplica = None,
+    gpus_per_replica: ray_options.GpusPerReplica = None,
+    codec_replicas: ray_options.CodecReplicas = None,
+    cpus_per_codec: ray_options.CpusPerCodec = None,
+    gpus_per_codec: ray_options.GpusPerCodec = None,
     model: options.ModelFolder = None,
     codec: options.CodecFolder = None,
     device: options.Device = "auto",
@@ -213,6 +225,23 @@ def serve(
             from antiphon.server.settings import ReferenceSettings, ServerSettings
         except ModuleNotFoundError as error:
             raise ConfigError(f"{NO_EXTRA} ({error})") from error
+    scaling = ray_options.Scaling(
+        ray_address,
+        replicas,
+        min_replicas,
+        max_replicas,
+        target_waiting_s,
+        target_requests,
+        cpus_per_replica,
+        gpus_per_replica,
+        codec_replicas,
+        cpus_per_codec,
+        gpus_per_codec,
+    )
+    if not ray:
+        scaling.check_unused()
+    elif reference_ports:
+        raise typer.BadParameter("cannot be combined with --ray", param_hint="--reference-ports")
     if api_key is None and KEY_VARIABLE in os.environ:
         api_key = [os.environ[KEY_VARIABLE]]
     reference = None
@@ -260,37 +289,32 @@ def serve(
     }
     if max_model_len is not None:
         engine_settings["max_model_len"] = max_model_len
-    load = partial(_load, model, codec, device, dtype, codec_dtype, vocoder_backend, engine_settings)
-    # While the engine loads, a signal ends it at once; then one asks it to drain, and a second ends it.
-    with logs_written(log_format), signals.noted(repeats=False) as note:
-        in_order = run(load, settings, partial(_show, model is None, note), _show_site, signals.end)
-        signals.forget()
+    engine_settings |= {
+        "codec": codec,
+        "device": device,
+        "dtype": dtype,
+        "codec_dtype": codec_dtype,
+        "vocoder_backend": vocoder_backend,
+    }
+    if ray:
+        in_order = ray_options.serve_by_ray(
+            model, engine_settings, settings, partial(_show, model is None), scaling
+        )
+    else:
+        load = partial(_load, model, engine_settings)
+        # While the engine loads, a signal ends it at once; then one asks it to drain, and a second ends it.
+        with logs_written(log_format), signals.noted(repeats=False) as note:
+            in_order = run(load, settings, partial(_show, model is None, note), _show_site, signals.end)
+            signals.forget()
     if not in_order:
         raise typer.Exit(1)
 
 
-def _load(
-    model: Path | None,
-    codec: Path | None,
-    device: str,
-    dtype: str,
-    codec_dtype: str,
-    vocoder_backend: str,
-    settings: dict[str, Any],
-) -> AsyncEngine:
+def _load(model: Path | None, arguments: dict[str, Any]) -> AsyncEngine:
     from antiphon.aio.async_engine import AsyncEngine
 
     with Spinner(options.loading(model)) as spinner:
-        return AsyncEngine(
-            model,
-            codec=codec,
-            device=device,
-            dtype=dtype,
-            codec_dtype=codec_dtype,
-            vocoder_backend=vocoder_backend,
-            progress=spinner.advance,
-            **settings,
-        )
+        return AsyncEngine(model, progress=spinner.advance, **arguments)
 
 
 def _show(is_packaged: bool, note: signals.Note, address: str) -> None:

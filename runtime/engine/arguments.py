@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from antiphon.codec import Codec
     from antiphon.model.checkpoint.loading import Progress
     from antiphon.model.vllm.settings import VllmSettings
+    from antiphon.outputs.speech_maker import MakerApart
 
 __all__ = [
     "QUANTIZATIONS",
@@ -71,6 +72,7 @@ class EngineArguments(EngineSettings, total=False):
     vocoder_backend: str
     vocoder_workers: int
     vocoder_device: str | torch.device | None
+    vocoders: Callable[[Codec], MakerApart] | None
     speech_prompt: str
     progress: bool | Progress
 

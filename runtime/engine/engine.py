@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from antiphon.codec import Codec
     from antiphon.config import EngineSettings
+    from antiphon.outputs.speech_maker import MakerApart
 
 __all__ = ["Engine"]
 
@@ -92,6 +93,8 @@ class Engine(OfOneProcess):
             threads of this one do. The samples are the same.
         vocoder_device: where speech is made, in any process: "cpu", "cuda:1" ..., or with several workers
             also "cuda:1,cuda:2", which they take in turn; None: as `device`.
+        vocoders: makes, of a codec given as a folder, what makes its speech elsewhere; `antiphon.scale` has
+            one. None: as `vocoder_workers` says.
         text_backend: what computes the LLM: "native", or "vllm": in a process of its own, see
             docs/serving.md.
         text_backend_args: with "vllm": its `EngineArgs`; "python", the interpreter that has it, if not this
@@ -122,6 +125,7 @@ class Engine(OfOneProcess):
         vocoder_backend: str = "torch",
         vocoder_workers: int = 0,
         vocoder_device: str | torch.device | None = None,
+        vocoders: Callable[[Codec], MakerApart] | None = None,
         speech_prompt: str = "soft",
         progress: bool | Progress = True,
         **settings: Unpack[EngineSettings],
@@ -144,6 +148,7 @@ class Engine(OfOneProcess):
             vocoder_backend=vocoder_backend,
             vocoder_workers=vocoder_workers,
             vocoder_device=vocoder_device,
+            vocoders=vocoders,
             speech_prompt=speech_prompt,
             progress=progress,
             **settings,

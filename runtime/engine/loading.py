@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from antiphon.codec import Codec
-    from antiphon.codec.apart import Vocoders
     from antiphon.model.vllm.settings import VllmSettings
     from antiphon.model.vllm.text import VllmText
     from antiphon.model.weights import OmniWeights
+    from antiphon.outputs.speech_maker import MakerApart
 
 __all__ = ["Loaded", "load"]
 
@@ -69,7 +69,7 @@ class Loaded:
     model: OmniModel
     text: VllmText | None
     """Where the LLM is, if not in the model."""
-    vocoders: Vocoders | None
+    vocoders: MakerApart | None
     """Where speech is made, if not in this process."""
 
 
@@ -88,6 +88,7 @@ def load(
     vocoder_backend: str,
     vocoder_workers: int,
     vocoder_device: str | torch.device | None,
+    vocoders: Callable[[Codec], MakerApart] | None,
     speech_prompt: str,
     progress: bool | Progress,
     **settings: Unpack[EngineSettings],
@@ -130,16 +131,20 @@ def load(
         model_config.audio_vocab_size,
         enforce_eager=config.enforce_eager,
         backend=vocoder_backend,
-        speaks=not vocoder.num_workers,
+        speaks=not vocoder.num_workers and vocoders is None,
     )
     inputs = InputProcessor(
         model_config, tokenizer, opened, config.limits, max_model_len=config.max_model_len
     )
     if place.type == "cpu":
         set_num_threads(num_threads())
-    vocoders = None
+    apart: MakerApart | None = None
     if opened is not None and isinstance(codec, (str, os.PathLike)):  # they load while the model does
-        vocoders = vocoder.start(opened, codec, vocoder_backend, enforce_eager=config.enforce_eager)
+        apart = (
+            vocoders(opened)
+            if vocoders is not None
+            else vocoder.start(opened, codec, vocoder_backend, enforce_eager=config.enforce_eager)
+        )
     text = None
     try:
         with load_threads(folder):
@@ -160,8 +165,8 @@ def load(
             )
         with load_threads(folder):
             omni = OmniModel(weights, model_config, config.max_model_len, config.unit_head)
-        if vocoders is not None:  # before it is asked how much memory is left
-            vocoders.wait_ready()
+        if apart is not None:  # before it is asked how much memory is left
+            apart.wait_ready()
         return Loaded(
             model_name=folder.name,
             device=place,
@@ -174,12 +179,12 @@ def load(
             inputs=inputs,
             model=omni,
             text=text,
-            vocoders=vocoders,
+            vocoders=apart,
         )
     except BaseException:
-        for apart in (text, vocoders):
-            if apart is not None:
-                apart.close()
+        for elsewhere in (text, apart):
+            if elsewhere is not None:
+                elsewhere.close()
         raise
 
 

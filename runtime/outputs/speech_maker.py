@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from antiphon.codec import Codec
     from antiphon.codec.voices import Voice
 
-__all__ = ["InThread", "Lane", "Maker"]
+__all__ = ["InThread", "Lane", "Maker", "MakerApart"]
 
 
 class Lane(Protocol):
@@ -73,6 +73,25 @@ class Maker(Protocol):
 
     def close(self) -> None:
         """`stop`, and wait for it."""
+        ...
+
+
+class MakerApart(Maker, Protocol):
+    """Lanes in processes that start, and may end, by themselves."""
+
+    @property
+    def num_rows(self) -> Sequence[int | None]:
+        """Of each: the requests whose speech it is making; None while it is being loaded."""
+        ...
+
+    @property
+    def num_restarts(self) -> int:
+        """Processes that were started in place of others."""
+        ...
+
+    def wait_ready(self) -> None:
+        """Wait until all are loaded. If one cannot be, closes all and raises CheckpointError, ConfigError or
+        EngineDead."""
         ...
 
 

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from antiphon.codec.apart.process import VocoderDied
+from antiphon.codec.apart.asking import VocoderDied
 from antiphon.codec.stopping import Stopped, stoppable
 from antiphon.codec.stream import all_or_nothing
 from antiphon.config import StreamSchedule
 from antiphon.device.current import Streams
 from antiphon.errors import AntiphonError
 from antiphon.outputs.speech_job import Job, Spoken
-from antiphon.outputs.speech_maker import InThread, Lane, Maker
+from antiphon.outputs.speech_maker import InThread, Lane, Maker, MakerApart
 from antiphon.outputs.speech_order import FIRST_DUE_S, GAPLESS_FIRST_DUE_S, SpeechOrder
 from antiphon.plain import told
 from antiphon.process.at_exit import EXIT_WAIT_S, end_before_exit, start_thread
@@ -42,7 +42,6 @@ from antiphon.sound.arrays import AudioArray
 
 if TYPE_CHECKING:
     from antiphon.codec import Codec
-    from antiphon.codec.apart import Vocoders
 
 __all__ = ["SpeechWorker"]
 
@@ -62,7 +61,7 @@ class SpeechWorker:
     that have not been fetched.
     """
 
-    def __init__(self, codec: Codec, vocoders: Vocoders | None = None) -> None:
+    def __init__(self, codec: Codec, vocoders: MakerApart | None = None) -> None:
         """vocoders: processes that make the speech, which it then owns; None: its threads do."""
         self.codec = codec
         self.vocoders = vocoders
@@ -93,6 +92,12 @@ class SpeechWorker:
     def num_speaking(self) -> int:
         """Requests whose last sample has not been made."""
         return len(self._jobs)
+
+    @property
+    def late_s(self) -> float:
+        """By how much the next sound of each request that has units is late, added up. Takes no lock."""
+        now = time.perf_counter()
+        return sum(max(0.0, now - job.due_s) for job in list(self._jobs.values()) if job.num_units)
 
     def begin(
         self,

@@ -42,6 +42,10 @@ REASONS: dict[str, FinishReason] = {
 """How replies of conversations end, as requests do."""
 OUTCOMES = ("confirmed", "dropped")
 """Of replies that were begun before their turn was over."""
+TYPICAL_AUDIO_S = 5.0
+"""How long a spoken reply is taken to be before there was one."""
+LATELY = 0.1
+"""The weight of the last spoken reply in the mean of their lengths."""
 STAGES = ("prefill", "text", "units", "codec")
 """Of which `RequestMetrics` has the times."""
 
@@ -98,6 +102,8 @@ class Metrics:
         about = "Sound that came in between the end of speech and the end of its turn."
         self._endpoint = histogram("realtime_vad_endpoint_delay_s", about)
         about = "Replies begun before their turn was over, by what became of them."
+        self.mean_audio_s = TYPICAL_AUDIO_S
+        """How long spoken replies have been lately, in seconds."""
         self._speculative = counter("speculative_replies", about, ("outcome",))
         self._wasted = counter("speculative_units_wasted", "Units of such replies that nobody wanted.")
         for outcome in OUTCOMES:
@@ -161,6 +167,8 @@ class Metrics:
             _observe(histogram, getattr(metrics, field))
         for stage in STAGES:
             _observe(self._stages.labels(stage), getattr(metrics, f"{stage}_s"))
+        if metrics.audio_s:
+            self.mean_audio_s += LATELY * (metrics.audio_s - self.mean_audio_s)
         self._prompt.inc(metrics.num_prompt_tokens)
         self._generated.inc(num_ids)
         self._frames.inc(num_units)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from antiphon.errors import ConfigError
 
-__all__ = ["ReferenceSettings", "ServerSettings"]
+__all__ = ["REPLICA_MARK", "ReferenceSettings", "ServerSettings"]
 
 MB = 1 << 20
+REPLICA_MARK = ".at-"
+"""Stands between a secret and the name of the server that knows it; neither holds a dot."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class ServerSettings:
     """Whether a fresh engine takes over from one that has failed; otherwise the server ends."""
     log_format: str = "text"
     """"text" or "json"."""
+    replica: str | None = None
+    """The name of this server among several behind one address, letters and digits; what its clients show to
+    come back ends in it, see `named`. None: it is alone."""
     reference: ReferenceSettings | None = None
     """The ports of the released code's protocol; None: they are not opened."""
 
@@ -94,5 +99,12 @@ class ServerSettings:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if any(not key or key != key.strip() or not key.isascii() for key in self.api_keys):
             raise ConfigError("api_keys: expected keys of ASCII characters without spaces around them")
+        if self.replica is not None and not (self.replica.isascii() and self.replica.isalnum()):
+            raise ConfigError(f"replica: expected letters and digits, got {self.replica!a}")
         if self.log_format not in ("text", "json"):
             raise ConfigError(f"log_format: expected 'text' or 'json', got {self.log_format!r}")
+
+    def named(self, secret: str) -> str:
+        """A secret that only this server knows, with the server's name, so that what stands before several
+        can tell where it belongs."""
+        return secret if self.replica is None else f"{secret}{REPLICA_MARK}{self.replica}"

@@ -90,7 +90,7 @@ def vocoders_of(engine: Engine) -> Vocoders:
 
 def killed(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
     """The process that is asked these times, counted from 1, is killed before it can answer."""
-    ask, lock, count = VocoderProcess._ask, threading.Lock(), [0]
+    ask, lock, count = VocoderProcess.ask, threading.Lock(), [0]
 
     def asked(self: VocoderProcess, what: str, rows: Any) -> Any:
         with lock:
@@ -107,7 +107,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
             self._send = send_and_kill  # type: ignore[method-assign]
         return ask(self, what, rows)
 
-    monkeypatch.setattr(VocoderProcess, "_ask", asked)
+    monkeypatch.setattr(VocoderProcess, "ask", asked)
 
 
 # --- the same -------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_deaths_cost_nobody_anything(
 def test_a_request_that_they_die_of_ends_alone(
     engine: Engine, undisturbed: dict[str, Reply], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = VocoderProcess._ask
+    ask = VocoderProcess.ask
 
     def asked(self: VocoderProcess, what: str, rows: Any) -> Any:
         if any(row["seed"] == 2 for row, _ in rows):
@@ -164,7 +164,7 @@ def test_a_request_that_they_die_of_ends_alone(
             raise VocoderDied("its process was ended by SIGKILL")
         return ask(self, what, rows)
 
-    monkeypatch.setattr(VocoderProcess, "_ask", asked)
+    monkeypatch.setattr(VocoderProcess, "ask", asked)
     add_all(engine)
     found = replies(engine)
     _, failed = found.pop("r2")

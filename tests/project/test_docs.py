@@ -27,7 +27,7 @@ STAND_INS = {
     "path/to/stream-omni-8b": str(ASSETS / "tiny" / "stream_omni"),
     "path/to/CosyVoice-300M-25Hz": str(ASSETS / "tiny" / "cosyvoice"),
 }
-FUTURE = ("quant/", "scale/")
+FUTURE = ("quant/",)
 """Rooms that the architecture names before they are there."""
 OTHERS = ("livekit", "pipecat")
 """Packages whose blocks `tests/server/test_realtime_adapters.py` runs, where they are installed."""

@@ -12,21 +12,16 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from antiphon.codec.apart.stream import StreamApart, packed_voice
+from antiphon.codec.apart.asking import Asking, VocoderDied
 from antiphon.codec.stopping import Stopped, stop_point
-from antiphon.codec.voices import Voice
 from antiphon.errors import AntiphonError, CheckpointError, ConfigError, EngineDead
 from antiphon.plain import cut, one_line
-from antiphon.sound.arrays import AudioArray
 
-__all__ = ["VocoderDied", "VocoderProcess"]
+__all__ = ["VocoderProcess"]
 
 WORKER = Path(__file__).with_name("worker.py")
 LOOK_UP_S = 0.01
@@ -40,11 +35,7 @@ ERRORS = {error.__name__: error for error in (CheckpointError, ConfigError)}
 logger = logging.getLogger("antiphon.vocoder")
 
 
-class VocoderDied(Exception):
-    """The process has ended before it answered; says how."""
-
-
-class VocoderProcess:
+class VocoderProcess(Asking):
     """A process with a codec that speaks. One thread at a time may ask it something."""
 
     def __init__(self, codec: Mapping[str, Any]) -> None:
@@ -105,33 +96,6 @@ class VocoderProcess:
                     raise self._refusal from None
             return self.about is not None
 
-    def advance(self, streams: Sequence[StreamApart]) -> list[AudioArray]:
-        """One chunk of each stream, as one batch; samples float32 (n_i,), n_i >= 0.
-
-        Raises VocoderDied, Stopped if nobody wants it any more (see `stoppable`), or RuntimeError with what
-        went wrong there. The streams are then as before.
-        """
-        rows = [stream.row() for stream in streams]
-        answer, data = self._ask("advance", rows)
-        made = answer["rows"]
-        ends = np.cumsum([0, *(row["state_bytes"] for row in made)]).tolist()
-        samples = _split(data[ends[-1] :], [row["num_samples"] for row in made])
-        for stream, row, (begin, end) in zip(streams, made, pairwise(ends), strict=True):
-            stream.take(row, data[begin:end])
-        return samples
-
-    def decode(
-        self, units: Sequence[Sequence[int]], voices: Sequence[Voice], seeds: Sequence[int]
-    ) -> list[AudioArray]:
-        """The whole speech of each utterance, as `Codec.decode` makes it. Raises what `advance` does."""
-        rows = []
-        for own, voice, seed in zip(units, voices, seeds, strict=True):
-            parts, data = packed_voice(voice)
-            row = {"units": list(own), "seed": seed, "voice": parts, "voice_bytes": len(data)}
-            rows.append((row, data))
-        answer, data = self._ask("decode", rows)
-        return _split(data, answer["samples"])
-
     def follow(self) -> None:
         """Write what it prints to our log, until it ends."""
         assert self._process.stdout is not None
@@ -163,7 +127,7 @@ class VocoderProcess:
         if self._pid == os.getpid():
             self._process.kill()
 
-    def _ask(self, what: str, rows: Sequence[tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
+    def ask(self, what: str, rows: Sequence[tuple[dict[str, Any], bytes]]) -> tuple[dict[str, Any], bytes]:
         if not self.is_alive:  # it cannot have died of these rows
             raise Stopped
         self._number += 1
@@ -216,9 +180,3 @@ class VocoderProcess:
     def _receive(self) -> tuple[dict[str, Any], bytes]:
         message = json.loads(self._pipe.recv_bytes(MAX_JSON_BYTES))
         return message, self._pipe.recv_bytes(MAX_DATA_BYTES)
-
-
-def _split(data: bytes, lengths: Sequence[int]) -> list[AudioArray]:
-    samples = np.frombuffer(data, np.float32)
-    ends = np.cumsum([0, *lengths]).tolist()
-    return [samples[begin:end].copy() for begin, end in pairwise(ends)]

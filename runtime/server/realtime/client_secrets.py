@@ -30,9 +30,16 @@ class Secret:
 class ClientSecrets:
     """The keys that are valid."""
 
-    def __init__(self, max_kept: int = MAX_KEPT, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        max_kept: int = MAX_KEPT,
+        clock: Callable[[], float] = time.time,
+        named: Callable[[str], str] = str,
+    ) -> None:
+        """named: adds to a key where it is known, see `ServerSettings.named`."""
         self._max_kept = max_kept
         self._clock = clock
+        self._named = named
         self._secrets: dict[bytes, Secret] = {}
         """By digests: how long a look-up takes tells nothing of the keys."""
 
@@ -46,7 +53,8 @@ class ClientSecrets:
             del self._secrets[digest]
         while len(self._secrets) >= self._max_kept:
             del self._secrets[next(iter(self._secrets))]
-        secret = Secret(SECRET_PREFIX + secrets.token_urlsafe(32), int(now + seconds), config)
+        value = self._named(SECRET_PREFIX + secrets.token_urlsafe(32))
+        secret = Secret(value, int(now + seconds), config)
         self._secrets[_digest(secret.value)] = secret
         return secret
 

@@ -41,7 +41,7 @@ class Talk(ABC):
     def __init__(self, service: Service, settings: ConversationSettings, *, is_numbered: bool = True) -> None:
         self.service = service
         self.session_id = new_id("sess")
-        self.token = secrets.token_urlsafe(24)
+        self.token = service.settings.named(secrets.token_urlsafe(24))
         """What a client shows that comes back."""
         self.expires_s = int(time.time() + service.settings.realtime_session_s)
         self.taking = asyncio.Lock()

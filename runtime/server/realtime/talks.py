@@ -31,7 +31,7 @@ class Talks:
     """Owns the sessions of all dialects, those that wait for their clients to come back included."""
 
     def __init__(self, service: Service) -> None:
-        self.secrets = ClientSecrets()
+        self.secrets = ClientSecrets(named=service.settings.named)
         self._service = service
         self._talks: dict[str, Talk] = {}
         """By their tokens."""

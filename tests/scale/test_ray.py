@@ -1,0 +1,222 @@
+"""`antiphon serve --ray`, with Ray where it is installed: replicas serve, one dies, all end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import re
+import signal
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import websockets
+from command_line import antiphon, environment
+from http_server import serving_http
+from server_process import ServerProcess, server_process, wait_until
+
+IS_INSTALLED = find_spec("ray") is not None
+QUESTIONS = ("What is two plus three?", "What is four plus five?", "How are you?", "Hello")
+KEY = {"authorization": "Bearer right"}
+CPU = ("--cpus-per-replica", "0.5")
+LIMIT_S = 300
+LINE = re.compile(r"\(ServeReplica:antiphon:Antiphon pid=(\d+)\).*'(/[^']*)' (\d+) ")
+
+needs_ray = pytest.mark.skipif(not IS_INSTALLED, reason="it is not installed")
+
+
+def body(question: str) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "modalities": ["text", "audio"],
+        "audio": {"voice": "alloy", "format": "pcm16"},
+        "stream": True,
+        "temperature": 0,
+        "seed": 0,
+    }
+
+
+async def reply(http: httpx2.AsyncClient, question: str, begun: asyncio.Event | None = None) -> bytes | None:
+    """The sound of a reply; None if it broke off."""
+    sound = b""
+    try:
+        async with http.stream("POST", "/v1/chat/completions", json=body(question)) as answer:
+            if answer.status_code != 200:
+                return None
+            async for line in answer.aiter_lines():
+                if line == "data: [DONE]":
+                    return sound
+                if not line.startswith("data: "):
+                    continue
+                told = json.loads(line.removeprefix("data: "))
+                if "error" in told:
+                    return None
+                for choice in told["choices"]:
+                    data = (choice["delta"].get("audio") or {}).get("data", "")
+                    sound += base64.b64decode(data)
+                if sound and begun is not None:
+                    begun.set()
+    except httpx2.TransportError:
+        return None
+    return None
+
+
+def replicas_seen(server: ServerProcess) -> list[int]:
+    """The processes that have answered, in the order of the answers."""
+    return [int(pid) for pid, _, status in LINE.findall(server.err) if status == "200"]
+
+
+def alive(mark: str) -> list[int]:
+    """Processes that were started for this server."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, bytes]:
+    """What a server that is alone says."""
+
+    async def say(address: str) -> dict[str, bytes]:
+        async with httpx2.AsyncClient(base_url=address, timeout=60) as http:
+            said = {question: await reply(http, question) for question in QUESTIONS}
+            return {question: sound for question, sound in said.items() if sound}
+
+    with serving_http() as alone:
+        said = asyncio.run(say(alone.address))
+    assert said.keys() == set(QUESTIONS)
+    return said
+
+
+def asked(server: ServerProcess, session: str) -> list[int]:
+    """The processes that answer four requests of a conversation."""
+    before = len(replicas_seen(server))
+    asyncio.run(ask(server, session))
+    wait_until(lambda: len(replicas_seen(server)) >= before + 4, "answers are logged")
+    return replicas_seen(server)[before:]
+
+
+async def ask(server: ServerProcess, session: str) -> None:
+    async with httpx2.AsyncClient(base_url=server.address, headers=KEY, timeout=60) as http:
+        for _ in range(4):
+            assert (await http.get("/v1/models", headers={"x-session-id": session})).status_code == 200
+
+
+async def all_asked(server: ServerProcess, victim: int | None) -> list[bytes | None]:
+    """32 replies; once some have begun to sound, the victim is killed."""
+    questions = [QUESTIONS[i % len(QUESTIONS)] for i in range(32)]
+    begun = asyncio.Event()
+    limits = httpx2.Limits(max_connections=40)
+    async with httpx2.AsyncClient(base_url=server.address, headers=KEY, timeout=120, limits=limits) as http:
+        asked = asyncio.gather(*(reply(http, question, begun) for question in questions))
+        if victim is not None:
+            await begun.wait()
+            os.kill(victim, signal.SIGKILL)
+        return await asked
+
+
+async def voice(server: ServerProcess) -> None:
+    """Four conversations, each of which comes back after its connection was lost."""
+    url = server.address.replace("http", "ws") + "/v1/realtime"
+    for _ in range(4):
+        socket = await websockets.connect(url, additional_headers=KEY)
+        created = json.loads(await socket.recv())
+        socket.transport.abort()
+        token = created["session"]["resume_token"]
+        again = await websockets.connect(f"{url}?resume={token}&after=0", additional_headers=KEY)
+        await again.send(json.dumps({"type": "input_audio_buffer.clear"}))
+        cleared = json.loads(await asyncio.wait_for(again.recv(), 60))
+        assert cleared["type"] == "input_audio_buffer.cleared"
+        await again.close()
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        await websockets.connect(url, additional_headers={"authorization": "Bearer wrong"})
+    assert refused.value.response.status_code == 401
+
+
+@needs_ray
+@pytest.mark.slow
+def test_replicas_serve_one_dies_another_comes_and_all_end_in_order(expected: dict[str, bytes]) -> None:
+    mark = uuid.uuid4().hex
+    options: dict[str, Any] = {"env": environment() | {"ANTIPHON_TEST_MARK": mark}}
+    arguments = ("--ray", "--replicas", "2", *CPU, "--api-key", "right", "--drain-timeout-s", "5")
+    with server_process(*arguments, limit_s=LIMIT_S, **options) as server:
+        assert server.http.get("/v1/models").status_code == 401
+        for session in ("a", "b", "c"):
+            assert len(set(asked(server, session))) == 1  # a conversation keeps its replica
+        asyncio.run(voice(server))
+
+        said = asyncio.run(all_asked(server, None))
+        assert all(said[i] == expected[QUESTIONS[i % 4]] for i in range(32))
+        first, second = sorted(set(replicas_seen(server)))
+
+        said = asyncio.run(all_asked(server, first))
+        right = [sound for i, sound in enumerate(said) if sound == expected[QUESTIONS[i % 4]]]
+        assert len(right) + said.count(None) == 32  # none is wrong, and none hangs
+        assert right
+        assert None in said
+
+        def has_another() -> bool:
+            return bool({*asked(server, uuid.uuid4().hex)} - {first, second})
+
+        wait_until(has_another, "a new replica serves")
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+        wait_until(lambda: not alive(mark), "its processes end")
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_replicas_of_the_codec_make_the_speech_of_all(expected: dict[str, bytes]) -> None:
+    arguments = ("--ray", "--replicas", "2", *CPU, "--codec-replicas", "1", "--cpus-per-codec", "0.5")
+    with server_process(*arguments, "--api-key", "right", limit_s=LIMIT_S) as server:
+        said = asyncio.run(all_asked(server, None))
+        assert all(said[i] == expected[QUESTIONS[i % 4]] for i in range(32))
+        server.signal(signal.SIGTERM)
+        assert server.ended() == 0
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_model_that_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+    ended = antiphon("serve", "--ray", "--device", "cpu", "--port", "0", "--model", str(tmp_path))
+    assert ended.status == 2
+    assert "the replicas could not be started" in ended.err
+    assert "config.json" in ended.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "2"], "needs --ray"),
+        (["--codec-replicas", "1"], "needs --ray"),
+        (["--ray", "--reference-ports"], "cannot be combined with --ray"),
+        (["--ray", "--replicas", "2", "--max-replicas", "3"], "cannot be combined with --max-replicas"),
+        (["--ray", "--min-replicas", "2"], "needs --max-replicas"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+@pytest.mark.slow
+def test_wrong_options_are_said(arguments: list[str], message: str) -> None:
+    ended = antiphon("serve", *arguments)
+    assert ended.status == 2
+    assert message in ended.err
+
+
+@pytest.mark.skipif(IS_INSTALLED, reason="it is installed")
+@pytest.mark.slow
+def test_the_missing_package_is_named() -> None:
+    ended = antiphon("serve", "--ray")
+    assert ended.status == 2
+    assert ended.err.strip() == "antiphon: Ray Serve is not installed: pip install 'antiphon[ray]'"
