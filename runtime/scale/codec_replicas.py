@@ -110,9 +110,9 @@ class CodecReplicas:
                     return call
         return None
 
-    def release(self, call: _Call) -> None:
+    def release(self, lane: _Call) -> None:
         """Others may have it now."""
-        call.is_taken = False
+        lane.is_taken = False
 
     def stop(self) -> None:
         """The replicas are Serve's."""

@@ -84,7 +84,7 @@ def engine(shared: Engine) -> Engine:
 
 
 def vocoders_of(engine: Engine) -> Vocoders:
-    assert engine.speech_worker is not None and engine.speech_worker.vocoders is not None
+    assert engine.speech_worker is not None and isinstance(engine.speech_worker.vocoders, Vocoders)
     return engine.speech_worker.vocoders
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray.serve.experimental.consistent_hash_router")
+StreamingHTTPRequest: Any = pytest.importorskip("ray.serve._private.common").StreamingHTTPRequest
+ReplicaID: Any = pytest.importorskip("ray.serve.request_router").ReplicaID
 
-from ray.serve._private.common import StreamingHTTPRequest
-from ray.serve.request_router import ReplicaID
-
-from antiphon.scale.router import ConversationRouter
+from antiphon.scale.router import ConversationRouter  # noqa: E402 - it imports Ray
 
 
 def replica(name: str, waiting_s: float = 0.0) -> Any:

@@ -10,6 +10,7 @@ from server_process import chat
 from speaking import wait_until
 
 from antiphon import AsyncEngine
+from antiphon.codec.apart import Vocoders
 
 
 def test_a_process_that_dies_is_counted_and_health_stays() -> None:
@@ -24,7 +25,7 @@ def test_a_process_that_dies_is_counted_and_health_stays() -> None:
         assert (shown("vocoder_ready"), shown("vocoder_restarts")) == ("1.0", "0.0")
         assert shown("vocoder_num_requests_running") == "0.0"
         worker = served.engine.engine.speech_worker
-        assert worker is not None and worker.vocoders is not None
+        assert worker is not None and isinstance(worker.vocoders, Vocoders)
         os.kill(worker.vocoders.pids[0], signal.SIGKILL)
         wait_until(lambda: shown("vocoder_restarts") == "1.0")
         assert served.http.get("/health").status_code == 200
