@@ -40,6 +40,7 @@ def doctor(
         say(json.dumps(report))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -49,7 +50,7 @@ def doctor(
         table.add_section()
         table.add_row(f"[bold not dim]{title}[/]")
         for name, value in section.items():
-            table.add_row(f"  {name}", _shown(value))
+            table.add_row(f"  {escape(name)}", escape(_shown(value)))
     Console(highlight=False).print(table)
 
 

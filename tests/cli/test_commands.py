@@ -268,6 +268,9 @@ def test_doctor(run: Run) -> None:
     for section, values in report.items():
         assert section in table.out
         assert all(name in table.out for name in values)
+    shown = "".join(table.out.split())  # lines are folded
+    for value in (*report["sound"].values(), *report["attention backends"].values()):
+        assert not isinstance(value, str) or "".join(value.split()) in shown, "brackets are text, not markup"
 
 
 def test_help_and_version_load_no_torch() -> None:
