@@ -35,7 +35,7 @@ def request(session: str = "", scope: dict[str, Any] | None = None) -> Any:
 
 def chosen(replicas: list[Any], pending: Any, spill_s: float = 10.0) -> list[list[str]]:
     """The names of those that are asked, in their order."""
-    router = ConversationRouter.__new__(ConversationRouter)
+    router: Any = ConversationRouter.__new__(ConversationRouter)
     router._num_virtual_nodes, router._num_fallback_replicas, router._spill_s = 100, 2, spill_s
     router._deployment_id = SimpleNamespace()
     router._replicas = {each.replica_id: each for each in replicas}
