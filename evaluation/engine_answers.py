@@ -22,8 +22,9 @@ from antiphon.types import Completion, Finished, Image, Part, Request, SamplingP
 
 __all__ = ["EngineAnswers", "seed_of"]
 
-AHEAD = 2
-"""Cases under way for each request that is computed: while some begin and end, the engine has others."""
+AHEAD = 16
+"""Cases that are read, or wait, beside those that are computed: while some begin and end, the engine has
+others. Pictures take some 20 MB each meanwhile."""
 NUM_READERS = 2
 """Threads that read and cut recordings"""
 
@@ -66,7 +67,7 @@ class EngineAnswers:
     def answers(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Answer]]:
         engine, waiting = self._engine, iter(cases)
         running: dict[str, tuple[_Asked, int]] = {}
-        most = AHEAD * engine.config.max_num_seqs
+        most = AHEAD + engine.config.max_num_seqs
         reading: list[tuple[Case, Future[_Asked]]] = []
         with ThreadPoolExecutor(NUM_READERS, "evaluation") as readers:
             try:

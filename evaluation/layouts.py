@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from antiphon.errors import ConfigError
@@ -22,7 +24,8 @@ LAYOUTS: Mapping[str, str] = {
     "in images/, recordings in speech/",
     "vqa": "a question file in LLaVA's format, .jsonl or .json, with the fields question_id, image and text, "
     "pictures beside it, in images/ or in --image-folder; right answers in a field answer, answers or label, "
-    "there or by question_id in --answers",
+    "there, or in --answers: a file by question_id, or a folder with a file for each category, in the "
+    "questions' order (POPE)",
     "tts": "a .txt file with one text a line, or a .jsonl, .json or .tsv file with the field text",
     "duplex": "a .jsonl, .json or .tsv file with the fields audio and speech_end_s, where its last word ends",
 }
@@ -38,21 +41,26 @@ def read_cases(
     *,
     image_folder: Path | None = None,
     answers: Path | None = None,
+    set_name: str | None = None,
+    by_category: bool = False,
     limit: int | None = None,
 ) -> list[Case]:
     """The cases of a task in the order of its files.
 
-    image_folder, answers: of "vqa", where they lie apart. limit: the first so many. Raises ConfigError,
-    which names file and line, and what is expected there.
+    image_folder, answers: of "vqa", where they lie apart. set_name: of data that does not say which set it
+    is; None: the file's name. by_category: of "vqa", its categories are the sets. limit: the first so many.
+    Raises ConfigError, which names file and line, and what is expected there.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder; `{task}` needs {LAYOUTS[task]}")
     if task == "vqa":
-        found = list(_vqa(data, image_folder, answers))
+        found = list(_vqa(data, image_folder, answers, by_category=by_category))
     else:
         found = list(READERS[task](data))
     if not found:
         raise ConfigError(f"{data}: found nothing to evaluate; `{task}` needs {LAYOUTS[task]}")
+    if set_name is not None:
+        found = [replace(case, group=set_name) for case in found]
     seen: set[str] = set()
     for case in found:
         if case.case_id in seen:
@@ -113,10 +121,13 @@ def _visit(data: Path) -> Iterator[Case]:
         )
 
 
-def _vqa(data: Path, image_folder: Path | None, answers: Path | None) -> Iterator[Case]:
-    right = {} if answers is None else _answers_by_id(answers)
-    for number, row in enumerate(_rows(data, "vqa")):
-        question_id = _id(row, number)
+def _vqa(data: Path, image_folder: Path | None, answers: Path | None, *, by_category: bool) -> Iterator[Case]:
+    rows = list(_rows(data, "vqa"))
+    ids = [_id(row, number) for number, row in enumerate(rows)]
+    right = {} if answers is None else _answers_apart(answers, rows, ids)
+    seen: Counter[str] = Counter()
+    for question_id, row in zip(ids, rows, strict=True):
+        seen[question_id] += 1
         references = right.get(question_id) or row.texts(*ANSWERS)
         if not references:
             raise row.error(
@@ -127,12 +138,40 @@ def _vqa(data: Path, image_folder: Path | None, answers: Path | None) -> Iterato
         if row.fields.get("image") is not None:
             folder = row.folder if image_folder is None else image_folder
             image = Row(row.place, row.fields, folder).file("image", beside=("images",))
-        group = row.text("set", "category", default=data.stem)
-        yield Case(question_id, group, image=image, text=row.text("text", "question"), references=references)
+        group = row.text("set", default=data.stem)
+        if by_category:
+            group = row.text("category", default=question_id.partition("/")[0])
+        # MME asks twice about a picture, under one id.
+        case_id = question_id if seen[question_id] == 1 else f"{question_id}#{seen[question_id]}"
+        yield Case(case_id, group, image=image, text=_question(row), references=references)
 
 
-def _answers_by_id(path: Path) -> dict[str, tuple[str, ...]]:
-    return {_id(row, number): row.texts(*ANSWERS) for number, row in enumerate(_rows(path, "vqa"))}
+def _question(row: Row) -> str:
+    """LLaVA's field, or the first message of a conversation, as ScienceQA has it."""
+    told = row.fields.get("conversations")
+    if "text" not in row.fields and isinstance(told, list) and told and isinstance(told[0], dict):
+        return str(told[0].get("value", "")).replace("<image>", "").strip()
+    return row.text("text", "question")
+
+
+def _answers_apart(answers: Path, rows: Sequence[Row], ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By question."""
+    if not answers.is_dir():
+        return {_id(row, number): row.texts(*ANSWERS) for number, row in enumerate(_rows(answers, "vqa"))}
+    found: dict[str, tuple[str, ...]] = {}
+    for category in dict.fromkeys(row.text("category", default="") for row in rows):
+        files = [path for path in sorted(answers.iterdir()) if category and category in path.stem]
+        if len(files) != 1:
+            raise ConfigError(
+                f"{answers}: expected one file for the category {category!r}, found {len(files)}"
+            )
+        of_category = [row.text("category", default="") == category for row in rows]
+        own = [name for name, is_own in zip(ids, of_category, strict=True) if is_own]
+        told = [row.texts(*ANSWERS) for row in read_rows(files[0])]
+        if len(own) != len(told):
+            raise ConfigError(f"{files[0]}: expected {len(own)} answers, found {len(told)}")
+        found |= dict(zip(own, told, strict=True))
+    return found
 
 
 def _tts(data: Path) -> Iterator[Case]:

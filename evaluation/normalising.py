@@ -6,10 +6,16 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 
 from antiphon.evaluation.extras import needed
 
-__all__ = ["english", "plain", "released", "speech_characters"]
+__all__ = ["english", "has_normaliser", "plain", "released", "speech_characters"]
+
+
+def has_normaliser() -> bool:
+    """Whether Whisper's normaliser is installed."""
+    return find_spec("whisper_normalizer") is not None
 
 
 @cache

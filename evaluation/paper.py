@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from antiphon.evaluation.options import Options
 
-__all__ = ["FUSION_WINDOWS", "PaperFigure", "paper_figure"]
+__all__ = ["PaperFigure", "paper_figure"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,21 @@ VISION: Mapping[str, float] = {
     "seed": 76.3,
 }
 """Table 2; MME (1752.7), LLaVA-Bench in the wild (71.2) and MM-Vet (44.7) are not shares of right answers"""
-FUSION_WINDOWS: Mapping[str, tuple[float, float]] = {
-    "2": (54.3, 22.1),
-    "5": (65.0, 27.5),
-    "10": (62.3, 25.7),
-    "infinite": (60.0, 24.3),
+WINDOW = 5
+FUSION_WINDOWS: Mapping[int, Mapping[str, float]] = {
+    2: {"llama": 54.3, "web": 22.1},
+    10: {"llama": 62.3, "web": 25.7},
 }
-"""Table 6: right answers of Llama Questions and Web Questions (S→S) by the fusion window"""
+"""Table 6: right answers of the same, S→S, with other fusion windows than `WINDOW`"""
 POPE_KEY = "f1"
 """LLaVA's figure of POPE"""
 
 
-def paper_figure(options: Options, group: str, key: str) -> PaperFigure | None:
-    """The figure that stands for this one, if the group is one of the paper's sets by its name."""
+def paper_figure(options: Options, group: str, key: str, window: int | None = None) -> PaperFigure | None:
+    """The figure that stands for this one, if the group is one of the paper's sets by its name.
+
+    window: the fusion window that was asked for in place of the checkpoint's
+    """
     name = re.sub(r"[^a-z0-9]", "", group.lower())
     match options.task:
         case "asr":
@@ -59,10 +61,14 @@ def paper_figure(options: Options, group: str, key: str) -> PaperFigure | None:
             if rows is not None and column is not None:
                 return PaperFigure(rows[column], "Table 5")
         case "spoken-qa":
-            asked = next((QUESTIONS[each] for each in QUESTIONS if each in name and "quest" in name), None)
+            asked = next((each for each in QUESTIONS if each in name and "quest" in name), None)
             column = {"text": 0, "speech": 1}.get(key)
-            if asked is not None and column is not None:
-                return PaperFigure(asked[column], "Table 3")
+            if asked is None or column is None:
+                return None
+            if key == "text" or window in (None, WINDOW):
+                return PaperFigure(QUESTIONS[asked][column], "Table 3")
+            if window in FUSION_WINDOWS:
+                return PaperFigure(FUSION_WINDOWS[window][asked], "Table 6")
         case "visit":
             if name == "spokenvisit" and (options.ask, key) in VISIT:
                 return PaperFigure(VISIT[options.ask, key], "Table 4")

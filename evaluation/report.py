@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from antiphon.evaluation.bootstrap import interval
 from antiphon.evaluation.cases import Case
+from antiphon.evaluation.normalising import has_normaliser
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.paper import PaperFigure, paper_figure
 from antiphon.evaluation.scoring import METRICS, Metric, Records, Scored, loss, score_all
@@ -52,7 +53,7 @@ class Figure:
     def _told(self, value: float) -> str:
         if not math.isfinite(value):
             return "–"
-        return f"{value:.{1 if self.unit in ('%', 'ms') else 2}f}"
+        return f"{value:.{1 if self.unit in ('%', 'ms', 'points') else 2}f}"
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,14 @@ def make_report(
 ) -> Report:
     scored = score_all(cases, options, records)
     groups = list(dict.fromkeys(case.group for case in cases))
-    figures = []
+    figures: list[Figure] = []
     for group in [*groups, *([ALL] if len(groups) > 1 else [])]:
         own = [each for each in scored if group in (each.case.group, ALL)]
-        figures += [
-            figure
-            for metric in METRICS[options.task]
-            if (figure := _figure(metric, group, own, options)) is not None
-        ]
+        for metric in METRICS[options.task]:
+            if group == ALL and metric.unit == "points":
+                figures += _sum([figure for figure in figures if figure.key == metric.key])
+            elif (figure := _figure(metric, group, own, options, settings.get("window"))) is not None:
+                figures.append(figure)
     wrong = [each for each in scored if loss(each, options.task) > 0]
     worst = sorted(wrong, key=lambda each: (-loss(each, options.task), -len(each.text)))[:NUM_SHOWN]
     others = [each for each in scored if each not in worst]
@@ -122,7 +123,9 @@ def make_report(
     )
 
 
-def _figure(metric: Metric, group: str, scored: Sequence[Scored], options: Options) -> Figure | None:
+def _figure(
+    metric: Metric, group: str, scored: Sequence[Scored], options: Options, window: int | None
+) -> Figure | None:
     pairs = [each.counts[metric.key] for each in scored if metric.key in each.counts]
     if not pairs:
         return None
@@ -136,12 +139,22 @@ def _figure(metric: Metric, group: str, scored: Sequence[Scored], options: Optio
         scale * found.low,
         scale * found.high,
         len(pairs),
-        paper_figure(options, group, metric.key),
+        paper_figure(options, group, metric.key, window),
     )
+
+
+def _sum(parts: Sequence[Figure]) -> list[Figure]:
+    """Of points that categories add up to; drawing cases says nothing of their sum."""
+    if not parts:
+        return []
+    value, num = math.fsum(part.value for part in parts), sum(part.num_cases for part in parts)
+    return [replace(parts[0], group=ALL, value=value, low=math.nan, high=math.nan, num_cases=num, paper=None)]
 
 
 def _notes(options: Options, records: Records, scored: Sequence[Scored]) -> list[str]:
     notes = ["Intervals hold 95 % of 1000 draws of the cases with replacement."]
+    if options.task == "spoken-qa" and options.language == "en" and not has_normaliser():
+        notes.append("Right answers were looked for without Whisper's normaliser, which is not installed.")
     listeners = sorted({str(each["listener"]) for each in records.heard.values()})
     match options.task:
         case "asr":

@@ -13,6 +13,7 @@ from antiphon.errors import ConfigError
 __all__ = ["Row", "read_rows"]
 
 MAX_SHOWN = 80
+LISTS = ("annotations", "data", "questions")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,11 @@ class Row:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """One object a line (.jsonl), a list of objects (.json), or columns under a line of names (.tsv)."""
+    """One object a line (.jsonl), a list of objects (.json), or columns under a line of names (.tsv).
+
+    A .json file may also hold its list as `annotations`, `data` or `questions`, one object for each id, or
+    one object a line, as some sets have it. Raises ConfigError.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -87,19 +92,41 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"{path}: {error.strerror}") from error
     match path.suffix.lower():
         case ".json":
-            found = _parsed(text, str(path))
-            if not isinstance(found, list):
-                raise ConfigError(f"{path}: expected a list of objects, found {_shown(found)}")
-            numbered = [(f"{path}: entry {number}", each) for number, each in enumerate(found, 1)]
+            numbered = list(_entries(text, path))
         case ".tsv":
             numbered = list(_columns(text, path))
         case _:
-            places = ((f"{path}:{number}", line) for number, line in enumerate(text.split("\n"), 1))
-            numbered = [(place, _parsed(line, place)) for place, line in places if line.strip()]
+            numbered = list(_lines(text, path))
     for place, fields in numbered:
         if not isinstance(fields, dict):
             raise ConfigError(f"{place}: expected an object, found {_shown(fields)}")
         yield Row(place, fields, path.parent)
+
+
+def _lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
+
+
+def _entries(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        yield from _lines(text, path)
+        return
+    if isinstance(found, dict):
+        inner = [found[name] for name in LISTS if isinstance(found.get(name), list)]
+        if inner:
+            found = inner[0]
+        elif found and all(isinstance(each, dict) for each in found.values()):
+            found = [{"question_id": name, **fields} for name, fields in found.items()]
+        else:
+            found = [found]
+    if not isinstance(found, list):
+        raise ConfigError(f"{path}: expected a list of objects, found {_shown(found)}")
+    for number, each in enumerate(found, 1):
+        yield f"{path}: entry {number}", each
 
 
 def _columns(text: str, path: Path) -> Iterator[tuple[str, dict[str, str]]]:

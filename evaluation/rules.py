@@ -34,14 +34,16 @@ def people(reply: str, references: Sequence[str]) -> Counts:
 
 
 def choice(reply: str, references: Sequence[str]) -> Counts:
-    """The letter that the reply begins with (ScienceQA, SEED-Bench, MMBench)."""
+    """The letter that the reply begins with; right ones may be numbers from 0 (ScienceQA, SEED-Bench,
+    MMBench)."""
     found = LETTER.match(reply)
     letter = found[1].upper() if found else ""
-    return {"accuracy": (float(letter in {each.strip().upper()[:1] for each in references}), 1.0)}
+    right = {chr(ord("A") + int(each)) if each.isdigit() else each.strip().upper()[:1] for each in references}
+    return {"accuracy": (float(letter in right), 1.0)}
 
 
 def yes_no(reply: str, references: Sequence[str]) -> Counts:
-    """Yes, unless the first sentence holds "no" or "not" (POPE), and MME's share of right answers."""
+    """Yes, unless the first sentence holds "no" or "not" (POPE)."""
     words = reply.split(".", maxsplit=1)[0].replace(",", "").lower().split()
     said = not ({"no", "not"} & set(words))
     right = references[0].strip().lower() == "yes"
@@ -55,11 +57,18 @@ def yes_no(reply: str, references: Sequence[str]) -> Counts:
     }
 
 
+def mme(reply: str, references: Sequence[str]) -> Counts:
+    """Yes or no at its beginning (MME). `scoring` adds what both questions about a picture make together."""
+    said = plain(reply).split()[:1]
+    return {"accuracy": (float(said == plain(references[0]).split()[:1]), 1.0)}
+
+
 RULES: Mapping[str, Callable[[str, Sequence[str]], Counts]] = {
     "exact": exact,
     "people": people,
     "choice": choice,
     "yes-no": yes_no,
+    "mme": mme,
 }
 
 

@@ -8,14 +8,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from antiphon.evaluation.cases import Case
-from antiphon.evaluation.normalising import english, plain
+from antiphon.evaluation.normalising import english, has_normaliser, plain
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.rules import RULES, Counts, contains_answer
 from antiphon.evaluation.word_errors import errors, released_errors
 
 __all__ = ["METRICS", "TIMES", "Metric", "Records", "Scored", "loss", "score_all"]
-
-PACKAGES = ("jiwer", "whisper_normalizer")
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        return 100.0 if self.unit == "%" else 1.0
+        return 100.0 if self.unit in ("%", "points") else 1.0
 
 
 REPLY_TIMES = (
@@ -70,6 +68,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("recall", "recall"),
         Metric("f1", "F1"),
         Metric("yes", "answered yes"),
+        Metric("mme", "MME score", "points"),
         *REPLY_TIMES,
     ),
     "tts": (
@@ -122,7 +121,21 @@ def score_all(cases: Sequence[Case], options: Options, records: Records) -> list
         counts |= {key: (times[key], 1.0) for key in TIMES & set(times)}
         told = answer["transcript"] if options.task == "asr" else answer["text"]
         scored.append(Scored(case, counts, told, heard.get("heard", ""), answer["error"], answer["audio"]))
+    if options.task == "vqa" and options.rule == "mme":
+        _add_pairs(scored)
     return scored
+
+
+def _add_pairs(scored: Sequence[Scored]) -> None:
+    """MME's score of a category: 100 for the share of right answers, and 100 for that of pictures about which
+    both answers are right."""
+    by_picture: dict[tuple[str, object], list[Scored]] = {}
+    for each in scored:
+        by_picture.setdefault((each.case.group, each.case.image), []).append(each)
+    for pair in by_picture.values():
+        both = float(all(each.counts["accuracy"][0] == 1 for each in pair))
+        for each in pair:
+            each.counts["mme"] = (each.counts["accuracy"][0] + both, 1.0)
 
 
 def loss(scored: Scored, task: str) -> float:
@@ -197,7 +210,7 @@ SCORERS: Mapping[str, Callable[[Case, Any, Any, Any, Options], Counts]] = {
 def _words(case: Case, answer: Any, heard: Any, options: Options) -> Counts:
     """Word errors of what was heard and of what was said, where they can be counted."""
     counts: Counts = {}
-    if options.language != "en" or not all(find_spec(name) for name in PACKAGES):
+    if options.language != "en" or not has_normaliser() or find_spec("jiwer") is None:
         return counts
     if case.text and case.audio is not None and options.ask == "speech" and answer["error"] is None:
         counts["heard_wer"] = errors(case.text, answer["transcript"], "en")
@@ -208,6 +221,4 @@ def _words(case: Case, answer: Any, heard: Any, options: Options) -> Counts:
 
 def _normaliser(language: str) -> Callable[[str], str]:
     """Whisper's where it is installed."""
-    if language == "en" and find_spec("whisper_normalizer") is not None:
-        return english()
-    return plain
+    return english() if language == "en" and has_normaliser() else plain

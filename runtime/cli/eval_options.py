@@ -17,6 +17,7 @@ from antiphon.cli.inputs import about
 if TYPE_CHECKING:
     from antiphon.evaluation.cases import Case
     from antiphon.evaluation.evaluating import Stages as MadeStages
+    from antiphon.evaluation.options import Options
 
 __all__ = ["Model", "Source", "Stages", "progress_bar"]
 
@@ -43,6 +44,16 @@ Answers = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
+SetName = Annotated[
+    str | None,
+    typer.Option(
+        "--set",
+        metavar="NAME",
+        help="Which set it is, if its files do not say so, such as llama-questions or scienceqa: the paper's "
+        "figure is then shown beside.",
+        rich_help_panel=DATA_PANEL,
+    ),
+]
 Reply = Annotated[str, typer.Option(metavar="speech|text", help="How spoken questions are answered.")]
 Ask = Annotated[
     str, typer.Option(metavar="speech|text", help="How visit asks: by its recordings or its texts.")
@@ -53,9 +64,9 @@ Language = Annotated[
 Rule = Annotated[
     str,
     typer.Option(
-        metavar="exact|people|choice|yes-no",
+        metavar="exact|people|choice|yes-no|mme",
         help="Of vqa: exact (GQA); people, ten people's answers (VQAv2, TextVQA, VizWiz); choice, a letter "
-        "(ScienceQA, SEED-Bench, MMBench); yes-no (POPE, MME).",
+        "(ScienceQA, SEED-Bench, MMBench); yes-no (POPE); mme, by category.",
         rich_help_panel=SCORES_PANEL,
     ),
 ]
@@ -166,20 +177,27 @@ class Source:
     data: Path | None = None
     image_folder: Path | None = None
     answers: Path | None = None
+    set_name: str | None = None
     limit: int | None = None
 
-    def cases(self, task: str, folder: Path) -> list[Case]:
+    def cases(self, asked: Options, folder: Path) -> list[Case]:
         """Raises ConfigError, which says what is expected."""
         from antiphon.evaluation.layouts import read_cases
         from antiphon.evaluation.packaged import packaged_cases
 
         if self.data is None:
             try:
-                return packaged_cases(task, folder)[: self.limit]
+                return packaged_cases(asked.task, folder)[: self.limit]
             except OSError as error:
                 raise typer.BadParameter(about(folder, error), param_hint="--out") from error
         return read_cases(
-            task, self.data, image_folder=self.image_folder, answers=self.answers, limit=self.limit
+            asked.task,
+            self.data,
+            image_folder=self.image_folder,
+            answers=self.answers,
+            set_name=self.set_name,
+            by_category=asked.rule == "mme",
+            limit=self.limit,
         )
 
 

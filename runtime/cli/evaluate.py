@@ -47,6 +47,7 @@ def _add(task: str, about: str) -> None:
     def run(
         data: eval_options.Data = None,
         out: eval_options.Out = None,
+        set_name: eval_options.SetName = None,
         limit: eval_options.Limit = None,
         server: eval_options.Server = None,
         api_key: eval_options.ApiKey = None,
@@ -89,7 +90,7 @@ def _add(task: str, about: str) -> None:
             window, lag, first_units,
         )  # fmt: skip
         stages = eval_options.Stages(listener, judge, judge_model, timed)
-        source = eval_options.Source(data, image_folder, answers, limit)
+        source = eval_options.Source(data, image_folder, answers, set_name, limit)
         folder = out or Path(f"eval-{task}")
         if server is not None:
             if chosen != DEFAULTS:
@@ -166,6 +167,7 @@ def sweep(
     task: Annotated[str, typer.Argument(help="asr, spoken-qa, visit, vqa or tts.")],
     data: eval_options.Data = None,
     out: eval_options.Out = None,
+    set_name: eval_options.SetName = None,
     limit: eval_options.Limit = None,
     windows: Annotated[str, typer.Option(metavar="W,..", help="Fusion windows.")] = "",
     lags: Annotated[str, typer.Option(metavar="K,..", help="Fusion lags.")] = "",
@@ -205,7 +207,7 @@ def sweep(
     folder, asked = out or Path(f"eval-sweep-{task}"), Options(task, reply, "speech", language, rule)
     asked = dataclasses.replace(asked, max_units=max_units)
     base = eval_options.Model(model, codec, device, dtype)
-    source = eval_options.Source(data, image_folder, answers, limit)
+    source = eval_options.Source(data, image_folder, answers, set_name, limit)
     stages = eval_options.Stages(listener, None, "", timed)
     points: list[Point] = []
     _check(asked, source)
@@ -269,7 +271,7 @@ def _check(asked: Options, source: eval_options.Source) -> None:
 
     check_options(asked)
     if source.data is not None:
-        source.cases(asked.task, Path())
+        source.cases(asked, Path())
 
 
 def _in_process(
@@ -282,7 +284,7 @@ def _in_process(
 ) -> Report:
     from antiphon.evaluation.evaluating import answering_of, evaluate
 
-    cases, made = source.cases(asked.task, folder), stages.made()
+    cases, made = source.cases(asked, folder), stages.made()
     with eval_options.progress_bar() as progress:
         return evaluate(
             folder,
@@ -311,7 +313,7 @@ def _over_http(
     _check(asked, source)
     key = api_key or os.environ.get("ANTIPHON_API_KEY")
     answering = ServerAnswers(server, asked, api_key=key, concurrency=concurrency)
-    cases, made = source.cases(asked.task, folder), stages.made()
+    cases, made = source.cases(asked, folder), stages.made()
     with eval_options.progress_bar() as progress:
         settings = {"server": answering.model_name}
         return evaluate(

@@ -97,6 +97,54 @@ def test_llava_questions_with_answers_apart(tmp_path: Path) -> None:
         read_cases("vqa", questions, image_folder=tmp_path / "pictures")
 
 
+def test_answers_by_category_in_their_order(tmp_path: Path) -> None:
+    """As POPE has them: one JSON object a line, in files that end with .json, whose ids are others."""
+    rows = [
+        {"question_id": number, "text": "Is it?", "category": category}
+        for number, category in enumerate(("popular", "random", "popular"))
+    ]
+    questions = lines(tmp_path / "llava_pope_test.jsonl", *rows)
+    (tmp_path / "coco").mkdir()
+    lines(
+        tmp_path / "coco" / "coco_pope_popular.json",
+        {"question_id": 1, "label": "yes"},
+        {"question_id": 2, "label": "no"},
+    )
+    lines(tmp_path / "coco" / "coco_pope_random.json", {"question_id": 1, "label": "no"})
+    cases = read_cases("vqa", questions, answers=tmp_path / "coco")
+    assert [case.references for case in cases] == [("yes",), ("no",), ("no",)]
+    lines(tmp_path / "coco" / "coco_pope_random.json", {"label": "no"}, {"label": "no"})
+    with pytest.raises(ConfigError, match=r"coco_pope_random\.json: expected 1 answers, found 2"):
+        read_cases("vqa", questions, answers=tmp_path / "coco")
+
+
+def test_other_forms_of_json(tmp_path: Path) -> None:
+    """ScienceQA's conversations and its problems by id, and VQA's annotations."""
+    told = [{"from": "human", "value": "<image>\nWhich one?"}, {"from": "gpt", "value": "A"}]
+    (tmp_path / "llava_test_CQM-A.json").write_text(json.dumps([{"id": "4", "conversations": told}]))
+    (tmp_path / "problems.json").write_text(json.dumps({"4": {"answer": 1, "choices": ["x", "y"]}}))
+    data = tmp_path / "llava_test_CQM-A.json"
+    [case] = read_cases("vqa", data, answers=tmp_path / "problems.json", set_name="scienceqa")
+    assert (case.group, case.text, case.references) == ("scienceqa", "Which one?", ("1",))
+    people = [{"answer": "a"}, {"answer": "b"}]
+    (tmp_path / "annotations.json").write_text(
+        json.dumps({"annotations": [{"question_id": 4, "answers": people}]})
+    )
+    [case] = read_cases("vqa", data, answers=tmp_path / "annotations.json")
+    assert case.references == ("a", "b")
+
+
+def test_two_questions_about_one_picture(tmp_path: Path) -> None:
+    """MME gives both the id of the picture, whose folder is its category."""
+    row = {"question_id": "color/1.png", "text": "Is it red?", "answer": "Yes"}
+    data = lines(tmp_path / "llava_mme.jsonl", row, row | {"text": "Is it blue?", "answer": "No"})
+    cases = read_cases("vqa", data, by_category=True)
+    assert [(case.case_id, case.group) for case in cases] == [
+        ("color/1.png", "color"),
+        ("color/1.png#2", "color"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

@@ -264,7 +264,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "expected"),
     [
         (["asr", "--data", "nowhere"], "nowhere: no such file or folder; `asr` needs LibriSpeech"),
-        (["vqa", "--rule", "best"], "--rule: expected one of exact, people, choice, yes-no, got 'best'"),
+        (["vqa", "--rule", "best"], "--rule: expected one of exact, people, choice, yes-no, mme, got 'best'"),
         (["duplex", "--server", "http://127.0.0.1:9"], "needs the model in this process"),
         (["asr", "--server", "127.0.0.1:9"], "--server: expected http://HOST:PORT"),
     ],

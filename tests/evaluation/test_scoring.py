@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from evaluated import answered, asked
 from antiphon.evaluation.judge import score_in
 from antiphon.evaluation.normalising import plain, released, speech_characters
 from antiphon.evaluation.options import Options
+from antiphon.evaluation.paper import paper_figure
 from antiphon.evaluation.report import Report, make_report
 from antiphon.evaluation.rules import RULES, contains_answer
 from antiphon.evaluation.scoring import Records
@@ -70,6 +72,17 @@ def test_spoken_questions() -> None:
     assert value(report, "speech") == pytest.approx(100 / 3)
 
 
+def test_spoken_questions_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right answers are found all the same, and the report says what was missing."""
+    for name in ("whisper_normalizer", "jiwer"):
+        monkeypatch.setitem(sys.modules, name, None)
+    cases = [asked("a", text="Where?", references=("New York",)), asked("b", references=("Rome",))]
+    answers = answered(a={"text": "In new york."}, b={"text": "In Paris."})
+    report = report_of(Options("spoken-qa", reply="text"), cases, answers)
+    assert [(figure.key, figure.value) for figure in report.figures] == [("text", 50.0)]
+    assert any("without Whisper's normaliser" in note for note in report.notes)
+
+
 def test_judged_answers() -> None:
     cases = [asked("a"), asked("b"), asked("c")]
     judged = {
@@ -109,6 +122,7 @@ def test_a_judges_answer_is_read(raw: str, score: float | None) -> None:
         ("choice", "B. A cat", ("B",), 1.0),
         ("choice", "(c)", ("C",), 1.0),
         ("choice", "Bananas", ("B",), 0.0),
+        ("choice", "B", ("1",), 1.0),
         ("yes-no", "No, there is not.", ("no",), 1.0),
         ("yes-no", "Yes. No doubt.", ("yes",), 1.0),
     ],
@@ -131,6 +145,22 @@ def test_figures_of_yes_and_no() -> None:
     for key in ("precision", "recall", "f1"):
         assert value(report, key) == pytest.approx(200 / 3)
     assert value(report, "yes") == pytest.approx(75)
+
+
+def test_mme() -> None:
+    """Colour: three of four answers, one of two pictures, so 75 + 50; count: all right, 200."""
+    red, blue, three = Path("red.png"), Path("blue.png"), Path("three.png")
+    cases = [
+        asked("a", "color", image=red, references=("Yes",)),
+        asked("a#2", "color", image=red, references=("No",)),
+        asked("b", "color", image=blue, references=("Yes",)),
+        asked("b#2", "color", image=blue, references=("No",)),
+        asked("c", "count", image=three, references=("Yes",)),
+    ]
+    said = {"a": "Yes, it is.", "a#2": "No", "b": "yes", "b#2": "Yes", "c": "Yes."}
+    answers = answered(**{case_id: {"text": text} for case_id, text in said.items()})
+    report = report_of(Options("vqa", rule="mme"), cases, answers)
+    assert [value(report, "mme", group) for group in ("color", "count", "all")] == [125, 200, 325]
 
 
 def test_an_error_is_no_yes() -> None:
@@ -175,6 +205,28 @@ def test_the_papers_figures_stand_beside_its_sets_alone() -> None:
     }
     assert papers == {("test-clean", "wer_released"): 3.0}
     assert {figure.group for figure in report.figures} == {"test-clean", "mine", "all"}
+
+
+@pytest.mark.parametrize(
+    ("task", "group", "key", "window", "figure"),
+    [
+        ("asr", "test-clean", "time_ms", None, (125.0, "Table 5")),
+        ("asr", "test-clean", "wer", None, None),
+        ("spoken-qa", "llama-questions", "text", 2, (76.3, "Table 3")),
+        ("spoken-qa", "llama-questions", "speech", None, (65.0, "Table 3")),
+        ("spoken-qa", "speech-web-questions", "speech", 10, (25.7, "Table 6")),
+        ("spoken-qa", "speech-web-questions", "speech", 7, None),
+        ("visit", "SpokenVisIT", "speech", None, (2.62, "Table 4")),
+        ("vqa", "llava_gqa_testdev_balanced", "accuracy", None, (68.3, "Table 2")),
+        ("vqa", "llava_pope_test", "f1", None, (86.0, "Table 2")),
+        ("vqa", "packaged", "accuracy", None, None),
+    ],
+)
+def test_which_figure_of_the_paper(
+    task: str, group: str, key: str, window: int | None, figure: tuple[float, str] | None
+) -> None:
+    found = paper_figure(Options(task), group, key, window)
+    assert (None if found is None else (found.value, found.source)) == figure
 
 
 def test_normalisers() -> None:
