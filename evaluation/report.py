@@ -42,6 +42,11 @@ class Figure:
         return self._told(self.value) + (unit if math.isfinite(self.value) else "")
 
     @property
+    def told_value(self) -> str:
+        """Without its unit"""
+        return self._told(self.value)
+
+    @property
     def told_interval(self) -> str:
         return f"{self._told(self.low)} – {self._told(self.high)}"
 
@@ -49,6 +54,10 @@ class Figure:
     def told_paper(self) -> str:
         """Empty: the paper has no such figure."""
         return "" if self.paper is None else f"{self._told(self.paper.value)} ({self.paper.source})"
+
+    @property
+    def told_paper_value(self) -> str:
+        return "–" if self.paper is None else self._told(self.paper.value)
 
     def _told(self, value: float) -> str:
         if not math.isfinite(value):
@@ -70,6 +79,17 @@ class Report:
     """All of them"""
     notes: list[str]
     """What a reader must know of how it was counted"""
+
+    @property
+    def paper_columns(self) -> list[Figure]:
+        """The figures that the paper has as well: its columns, of which it and this run are rows."""
+        return [figure for figure in self.figures if figure.paper is not None]
+
+    @property
+    def paper_source(self) -> str:
+        """The paper's tables that these figures are of."""
+        tables = dict.fromkeys(figure.paper.source for figure in self.figures if figure.paper is not None)
+        return ", ".join(tables)
 
     def as_json(self) -> dict[str, Any]:
         """Without what differs between two runs that are the same but for their time."""

@@ -7,7 +7,7 @@ from rich.table import Table
 from antiphon.evaluation.comparison import Compared
 from antiphon.evaluation.report import Report
 
-__all__ = ["comparison_table", "report_table"]
+__all__ = ["comparison_table", "paper_table", "report_table"]
 
 
 def report_table(report: Report) -> Table:
@@ -18,6 +18,20 @@ def report_table(report: Report) -> Table:
         table.add_column(name, justify="left" if name in ("set", "figure") else "right", overflow="fold")
     for figure in report.figures:
         table.add_row(figure.group, figure.label, figure.told, figure.told_interval, figure.told_paper or "–")
+    return table
+
+
+def paper_table(report: Report) -> Table:
+    """The paper's columns, with rows for it and for this run."""
+    title = f"As the paper has it (arXiv 2506.13642, {report.paper_source})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    columns = report.paper_columns
+    for figure in columns:
+        unit = f", {figure.unit}" if figure.unit else ""
+        table.add_column(f"{figure.group}\n{figure.label}{unit}", justify="right", overflow="fold")
+    table.add_row("Stream-Omni, the paper", *(figure.told_paper_value for figure in columns))
+    table.add_row("this run", *(f"{figure.told_value} ({figure.told_interval})" for figure in columns))
     return table
 
 

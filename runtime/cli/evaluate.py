@@ -333,8 +333,10 @@ def _show(folder: Path, report: Report) -> None:
 def _print_table(report: Report, name: str = "") -> None:
     from rich.console import Console
 
-    from antiphon.evaluation.tables import report_table
+    from antiphon.evaluation.tables import paper_table, report_table
 
     if name:
         say(name)
+    if report.paper_columns:
+        Console().print(paper_table(report))
     Console().print(report_table(report))

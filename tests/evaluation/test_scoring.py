@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluated import answered, asked
+from rich.console import Console
 
 from antiphon.evaluation.judge import score_in
 from antiphon.evaluation.normalising import plain, released, speech_characters
@@ -16,6 +18,7 @@ from antiphon.evaluation.paper import paper_figure
 from antiphon.evaluation.report import Report, make_report
 from antiphon.evaluation.rules import RULES, contains_answer
 from antiphon.evaluation.scoring import Records
+from antiphon.evaluation.tables import paper_table
 
 
 def value(report: Report, key: str, group: str = "set") -> float:
@@ -205,6 +208,10 @@ def test_the_papers_figures_stand_beside_its_sets_alone() -> None:
     }
     assert papers == {("test-clean", "wer_released"): 3.0}
     assert {figure.group for figure in report.figures} == {"test-clean", "mine", "all"}
+    written = StringIO()
+    Console(file=written, width=100).print(paper_table(report))
+    assert "Table 5" in written.getvalue() and "Stream-Omni, the paper" in written.getvalue()
+    assert "mine" not in written.getvalue()
 
 
 @pytest.mark.parametrize(
