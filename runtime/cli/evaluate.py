@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from antiphon.cli import eval_options, options, signals
-from antiphon.cli.streams import say, show_error
+from antiphon.cli.eval_runs import check, in_process, open_engine, over_http, print_table, show
+from antiphon.cli.streams import say
 
 if TYPE_CHECKING:
-    from antiphon.engine.engine import Engine
-    from antiphon.evaluation.options import Options
-    from antiphon.evaluation.report import Report
     from antiphon.evaluation.sweep import Point
 
 __all__ = ["app"]
@@ -97,11 +93,11 @@ def _add(task: str, about: str) -> None:
                 raise typer.BadParameter(
                     "asks a model that is running: leave the model's options out", param_hint="--server"
                 )
-            _show(folder, _over_http(folder, source, asked, stages, server, api_key, concurrency))
+            show(folder, over_http(folder, source, asked, stages, server, api_key, concurrency))
             return
-        _check(asked, source)
-        with _engine(chosen) as engine:
-            _show(folder, _in_process(folder, source, asked, stages, chosen, engine))
+        check(asked, source)
+        with open_engine(chosen) as engine:
+            show(folder, in_process(folder, source, asked, stages, chosen, engine))
 
 
 for _task, _about in TASKS.items():
@@ -123,14 +119,14 @@ def demo(
     folder, chosen = out or Path("eval-demo"), eval_options.Model()
     stages, reports = eval_options.Stages(listener, None, "", timed), []
     for task in TASKS:
-        _check(Options(task), eval_options.Source())
-    with _engine(chosen) as engine:
+        check(Options(task), eval_options.Source())
+    with open_engine(chosen) as engine:
         for task in TASKS:
             own = folder / task
             asked = Options(task, max_units=max_units)
-            report = _in_process(own, eval_options.Source(), asked, stages, chosen, engine)
+            report = in_process(own, eval_options.Source(), asked, stages, chosen, engine)
             reports.append((own, report))
-            _print_table(report)
+            print_table(report)
     about = "The packaged model of Antiphon on the few cases that come with it"
     write_page(folder / PAGE, "Evaluation of the packaged model", about, reports)
     say(str(folder / PAGE))
@@ -143,7 +139,7 @@ def compare(
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write this file.")
     ] = None,
-    show: Annotated[int, typer.Option(min=0, help="Cases answered differently to show.")] = 10,
+    num: Annotated[int, typer.Option("--show", min=0, help="Cases answered differently to show.")] = 10,
 ) -> None:
     """What changed from one run to another, and whether chance could have done it."""
     from rich.console import Console
@@ -156,7 +152,7 @@ def compare(
     Console().print(comparison_table(compared))
     for name, (one, other) in compared.settings.items():
         say(f"{name}: {one} → {other}")
-    for case in compared.changed[:show]:
+    for case in compared.changed[:num]:
         say(f"{case['id']}\n  A: {case['first']}\n  B: {case['second']}")
     if json_out is not None:
         write_whole(json_out, json.dumps(compared.as_json(), ensure_ascii=False, indent=1).encode() + b"\n")
@@ -210,15 +206,15 @@ def sweep(
     source = eval_options.Source(data, image_folder, answers, set_name, limit)
     stages = eval_options.Stages(listener, None, "", timed)
     points: list[Point] = []
-    _check(asked, source)
+    check(asked, source)
     for values in grid(axes):
         chosen = dataclasses.replace(base, **values)
         name = " ".join(f"{axis}={value}" for axis, value in values.items())
         own = folder / name.replace("/", "_").replace(" ", ",")
-        with _engine(chosen, quiet=bool(points)) as engine:
-            report = _in_process(own, source, asked, stages, chosen, engine)
+        with open_engine(chosen, quiet=bool(points)) as engine:
+            report = in_process(own, source, asked, stages, chosen, engine)
         points.append(point_of(name, report))
-        _print_table(report, name)
+        print_table(report, name)
     draw_sweep(points, f"{task}, {points[0].figure.num_cases} cases", folder / "sweep.png")
     say(str(folder / "sweep.png"))
 
@@ -230,113 +226,3 @@ def _split(text: str, hint: str, kind: Callable[[str], Any]) -> list[Any]:
         raise typer.BadParameter(
             f"expected numbers separated by commas, got {text!r}", param_hint=hint
         ) from error
-
-
-@contextmanager
-def _engine(chosen: eval_options.Model, *, quiet: bool = False) -> Iterator[Engine]:
-    """Loads the engine; of the packaged checkpoint, says what that can be asked."""
-    options.check_codec(chosen.model, chosen.codec)
-    with ExitStack() as stack:
-        with signals.at_once():
-            from antiphon.assets.embedded import EMBEDDED_CODEC, EMBEDDED_MODEL, EMBEDDED_WORLD
-            from antiphon.config import StreamSchedule
-            from antiphon.engine.engine import Engine
-            from antiphon.evaluation.variant import variant
-
-            is_packaged = chosen.model is None
-            folder = EMBEDDED_MODEL if chosen.model is None else chosen.model
-            folder = stack.enter_context(variant(folder, window=chosen.window, lag=chosen.lag))
-            settings: dict[str, Any] = {"kv_cache_dtype": chosen.kv_cache_dtype}
-            if chosen.first_units is not None:
-                settings["stream_schedule"] = StreamSchedule(first_units=chosen.first_units)
-            engine = Engine(
-                folder,
-                codec=EMBEDDED_CODEC if is_packaged else chosen.codec,
-                device=chosen.device,
-                dtype=chosen.dtype,
-                codec_dtype=chosen.codec_dtype,
-                quantization=chosen.quantization,
-                vocoder_backend=chosen.vocoder_backend,
-                **settings,
-            )
-        if is_packaged and not quiet:
-            show_error(f"no --model: {EMBEDDED_WORLD}")
-        with engine:
-            yield engine
-
-
-def _check(asked: Options, source: eval_options.Source) -> None:
-    """Before a model is loaded: whether there is all that a run needs."""
-    from antiphon.evaluation.evaluating import check_options
-
-    check_options(asked)
-    if source.data is not None:
-        source.cases(asked, Path())
-
-
-def _in_process(
-    folder: Path,
-    source: eval_options.Source,
-    asked: Options,
-    stages: eval_options.Stages,
-    chosen: eval_options.Model,
-    engine: Engine,
-) -> Report:
-    from antiphon.evaluation.evaluating import answering_of, evaluate
-
-    cases, made = source.cases(asked, folder), stages.made()
-    with eval_options.progress_bar() as progress:
-        return evaluate(
-            folder,
-            cases,
-            asked,
-            chosen.record(),
-            answering_of(engine, asked),
-            engine=engine,
-            stages=made,
-            progress=progress,
-        )
-
-
-def _over_http(
-    folder: Path,
-    source: eval_options.Source,
-    asked: Options,
-    stages: eval_options.Stages,
-    server: str,
-    api_key: str | None,
-    concurrency: int,
-) -> Report:
-    from antiphon.evaluation.evaluating import evaluate
-    from antiphon.evaluation.server_answers import ServerAnswers
-
-    _check(asked, source)
-    key = api_key or os.environ.get("ANTIPHON_API_KEY")
-    answering = ServerAnswers(server, asked, api_key=key, concurrency=concurrency)
-    cases, made = source.cases(asked, folder), stages.made()
-    with eval_options.progress_bar() as progress:
-        settings = {"server": answering.model_name}
-        return evaluate(
-            folder, cases, asked, settings, answering, engine=None, stages=made, progress=progress
-        )
-
-
-def _show(folder: Path, report: Report) -> None:
-    from antiphon.evaluation.evaluating import PAGE
-
-    _print_table(report)
-    for note in report.notes:
-        say(note)
-    say(str(folder / PAGE))
-
-
-def _print_table(report: Report, name: str = "") -> None:
-    from rich.console import Console
-
-    from antiphon.evaluation.tables import paper_table, report_table
-
-    if name:
-        say(name)
-    if report.paper_columns:
-        Console().print(paper_table(report))
-    Console().print(report_table(report))

@@ -182,6 +182,16 @@ def test_answers_are_judged_and_what_got_no_score_is_asked_again(tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_any_openai_server_may_judge(served: Served) -> None:
+    """The packaged model has no scores to give, but it is asked, and what it says is kept."""
+    judge = Judge(f"{served.address}/v1", served.http.get("/v1/models").json()["data"][0]["id"], None)
+    told = judge("A circle.", "What is it?", "A circle.")
+    assert told.raw and told.score is None
+    gone = Judge("http://127.0.0.1:9/v1", "none", None)("A circle.", "What is it?", "A circle.")
+    assert gone.score is None and "APIConnectionError" in gone.raw
+
+
+@pytest.mark.slow
 def test_two_runs_are_compared(tmp_path: Path, engine: Engine) -> None:
     cases = packaged_cases("vqa", tmp_path)
     whole, short = Options("vqa"), Options("vqa", max_tokens=1)
