@@ -11,7 +11,7 @@ from typing import Any
 
 from antiphon.evaluation.report import Figure, Report
 from antiphon.evaluation.run_folder import SLUG
-from antiphon.evaluation.scoring import METRICS, Scored
+from antiphon.evaluation.scoring import METRICS, Metric, Scored
 from antiphon.files.writing import write_whole
 
 __all__ = ["HEADINGS", "write_page"]
@@ -101,7 +101,8 @@ def _shown(here: Path, folder: Path, task: str, scored: Scored) -> _Shown:
         ("heard as", scored.heard),
     ]
     if task == "duplex":
-        texts = [("last word ends", f"{case.speech_end_s:.2f} s")]
+        turns = f"ended at {scored.text}" if scored.text else "none ended"
+        texts = [("last word", f"ends at {case.speech_end_s:.2f} s"), ("turns", turns)]
     output = None if scored.audio is None else folder / scored.audio
     paths = [_copied(folder, case.image), _copied(folder, case.audio), output]
     image, sound, reply = (None if each is None else each.relative_to(here).as_posix() for each in paths)
@@ -122,13 +123,17 @@ def _copied(folder: Path, source: Path | None) -> Path | None:
 
 
 def _counts(task: str, scored: Scored) -> str:
-    """The first figure of a case."""
-    for metric in METRICS[task]:
-        if metric.key in scored.counts:
-            part, whole = scored.counts[metric.key]
-            if metric.unit == "%" and metric.less_is_better and whole != 1:
-                return f"{part:.0f} of {whole:.0f} wrong"
-            if metric.unit == "%":
-                return "right" if (part == whole) != metric.less_is_better else "wrong"
-            return f"{part / whole:.0f} {metric.unit}" if whole else ""
-    return ""
+    """A case's first figure, or both of a spoken answer."""
+    found = [metric for metric in METRICS[task] if metric.key in scored.counts]
+    both = [metric for metric in found if metric.key in ("text", "speech")]
+    return ", ".join(_count(metric, scored) for metric in both or found[:1])
+
+
+def _count(metric: Metric, scored: Scored) -> str:
+    part, whole = scored.counts[metric.key]
+    name = {"text": "text ", "speech": "speech "}.get(metric.key, "")
+    if metric.unit != "%":
+        return f"{name}{part / whole:g} {'of 5' if metric.unit == '1–5' else metric.unit}" if whole else ""
+    if metric.less_is_better and metric.key not in ("cut", "missed"):
+        return f"{name}{part:.0f} of {whole:.0f} wrong"
+    return name + ("right" if (part == whole) != metric.less_is_better else "wrong")

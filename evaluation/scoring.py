@@ -38,6 +38,8 @@ REPLY_TIMES = (
 )
 TIMES = frozenset({"time_ms", "tokenizer_ms", *(metric.key for metric in REPLY_TIMES)})
 """Keys of figures that differ from run to run"""
+NO_LOSSES = TIMES | {"precision", "recall", "f1", "yes", "mme", "dnsmos", "delay_ms"}
+"""Keys of figures that say of a single case nothing worse or better"""
 METRICS: Mapping[str, tuple[Metric, ...]] = {
     "asr": (
         Metric("wer", "word error", less_is_better=True),
@@ -120,6 +122,8 @@ def score_all(cases: Sequence[Case], options: Options, records: Records) -> list
         times = records.times.get(case.case_id, {})
         counts |= {key: (times[key], 1.0) for key in TIMES & set(times)}
         told = answer["transcript"] if options.task == "asr" else answer["text"]
+        if options.task == "duplex":
+            told = ", ".join(f"{end_s:.2f} s" for end_s in answer.get("ends_s", ()))
         scored.append(Scored(case, counts, told, heard.get("heard", ""), answer["error"], answer["audio"]))
     if options.task == "vqa" and options.rule == "mme":
         _add_pairs(scored)
@@ -139,15 +143,17 @@ def _add_pairs(scored: Sequence[Scored]) -> None:
 
 
 def loss(scored: Scored, task: str) -> float:
-    """How much a case's first figure lacks: 0 for one that is all right, 1 for one that is all wrong."""
+    """How much a case lacks, on the mean of its figures: 0 for one that is all right, 1 for one that is all
+    wrong."""
+    losses = []
     for metric in METRICS[task]:
-        if metric.key in scored.counts and metric.key not in TIMES:
+        if metric.key in scored.counts and metric.key not in NO_LOSSES:
             part, whole = scored.counts[metric.key]
             value = part / whole if whole else part
             if metric.unit == "1–5":
                 value = (value - 1) / 4
-            return value if metric.less_is_better else 1 - value
-    return 0.0
+            losses.append(value if metric.less_is_better else 1 - value)
+    return sum(losses) / len(losses) if losses else 0.0
 
 
 def _asr(case: Case, answer: Any, _heard: Any, _judged: Any, options: Options) -> Counts:

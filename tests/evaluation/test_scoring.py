@@ -73,6 +73,7 @@ def test_spoken_questions() -> None:
     report = report_of(Options("spoken-qa"), cases, answers, heard=heard)
     assert value(report, "text") == pytest.approx(200 / 3)
     assert value(report, "speech") == pytest.approx(100 / 3)
+    assert [each.case.case_id for each in report.worst[:2]] == ["c", "a"], "wrong twice, and once"
 
 
 def test_spoken_questions_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
