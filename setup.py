@@ -16,6 +16,7 @@ FOLDERS = {
     "antiphon.kernels": "kernels",
     "antiphon.export": "export",
     "antiphon.bench": "bench",
+    "antiphon.evaluation": "evaluation",
     "antiphon.csrc": "csrc",
 }
 """The same where links were not kept: in a zip, on some file systems, in clones with core.symlinks=false."""

@@ -28,7 +28,7 @@ from antiphon.turns.events import SpeechEnded, SpeechPaused, TurnEvent
 from antiphon.turns.settings import Eagerness, TurnDetection, TurnKind
 from antiphon.types import Request, TranscriptUpdate, Units
 
-__all__ = ["Mixed", "TurnsRun", "bench_turns", "mixed_recordings", "run"]
+__all__ = ["Mixed", "TurnsRun", "bench_turns", "mixed_recordings", "run", "turn_ends"]
 
 GAPS_S = {
     "00.flac": (0.6, 0.864, 1.135),
@@ -163,8 +163,11 @@ class _Reader:
             self._engine.step()
 
 
-def _ends(recording: Mixed, detector: TurnDetector, engine: Engine | None) -> list[int]:
-    """At how many samples of the audio each turn ended, up to the first that ends after the last word."""
+def turn_ends(recording: Mixed, detector: TurnDetector, engine: Engine | None) -> list[int]:
+    """At how many samples of the audio each turn ended, up to the first that ends after the last word.
+
+    engine: what reads the transcripts that the detector is told, if it is of the kind "semantic_vad".
+    """
     piece = round(PIECE_S * recording.rate_hz)
     reader: _Reader | None = None
     ends: list[int] = []
@@ -196,7 +199,7 @@ def bench_turns(
     cut, missed, delays = 0, 0, []
     for recording in track(recordings, settings.kind, transient=True):
         detector = TurnDetector(settings, voice_activity(activity), recording.rate_hz)
-        ends = _ends(recording, detector, engine)
+        ends = turn_ends(recording, detector, engine)
         if not ends or ends[-1] < recording.speech_end:
             missed += 1
         elif len(ends) > 1:

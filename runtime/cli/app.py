@@ -14,6 +14,7 @@ from antiphon.cli import (
     bench,
     chat,
     doctor,
+    evaluate,
     export,
     generate,
     profile,
@@ -42,6 +43,7 @@ app.command()(profile.profile)
 app.command()(doctor.doctor)
 app.add_typer(export.app)
 app.add_typer(bench.app)
+app.add_typer(evaluate.app)
 
 
 def _print_version(wanted: bool) -> None:

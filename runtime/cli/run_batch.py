@@ -15,12 +15,12 @@ import typer
 
 from antiphon.cli import options, signals
 from antiphon.cli.inputs import about
-from antiphon.cli.results_file import ResultsFile
 from antiphon.cli.serve import NO_EXTRA
 from antiphon.cli.spinner import Spinner
 from antiphon.cli.streams import say, show_error
 from antiphon.config import EngineConfig
 from antiphon.errors import ConfigError
+from antiphon.files.results_file import ResultsFile
 
 if TYPE_CHECKING:
     from rich.progress import Progress

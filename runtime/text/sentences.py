@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["MAX_PIECE_CHARS", "spoken_pieces"]
+__all__ = ["MAX_PIECE_CHARS", "SENTENCE_PAUSE_S", "spoken_pieces"]
 
 MAX_PIECE_CHARS = 300
 """Some 20 s of speech; longer sentences are cut at a comma, or else between two words."""
+SENTENCE_PAUSE_S = 0.25
+"""Silence between two sentences that were spoken one by one."""
 
 _END = re.compile(r"""[.!?…]+["'”’)\]]*\s+|[。！？]+["”’」』]*\s*|\n+\s*""")
 """Where a sentence may end, with the white space after it."""

@@ -21,8 +21,8 @@ from command_line import Child, antiphon
 from typer.testing import CliRunner
 
 from antiphon.cli.app import app
-from antiphon.cli.results_file import ResultsFile
 from antiphon.errors import AntiphonError
+from antiphon.files.results_file import ResultsFile
 from antiphon.server.batch import RESULT_PREFIX, Finished, answer_batch, read_result
 
 URL = "/v1/chat/completions"
@@ -230,7 +230,7 @@ def test_a_file_in_use_is_not_written_to(tmp_path: Path) -> None:
 PROGRAM = """
 import asyncio, json, random, sys
 from pathlib import Path
-from antiphon.cli.results_file import ResultsFile
+from antiphon.files.results_file import ResultsFile
 from antiphon.server.batch import RESULT_PREFIX, Finished, answer_batch, read_result
 
 async def app(scope, receive, send):

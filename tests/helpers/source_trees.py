@@ -9,7 +9,14 @@ from pathlib import Path
 __all__ = ["FOLDERS", "ROOT", "copy_sources", "packaged", "sources"]
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = {"runtime": "", "kernels": "kernels", "export": "export", "bench": "bench", "csrc": "csrc"}
+FOLDERS = {
+    "runtime": "",
+    "kernels": "kernels",
+    "export": "export",
+    "bench": "bench",
+    "evaluation": "evaluation",
+    "csrc": "csrc",
+}
 """Where the package has the contents of each folder."""
 NOT_SHIPPED = {"__pycache__", "results", "tests"}
 """Benchmark records and the C++ tests stay in the repository."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("kernels", "bench", "export", "csrc")
+FOLDERS = ("kernels", "bench", "evaluation", "export", "csrc")
 
 
 def lint(tree: Path) -> subprocess.CompletedProcess[str]:

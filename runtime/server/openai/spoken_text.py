@@ -13,15 +13,13 @@ from antiphon.errors import EngineOverloaded, InvalidRequest
 from antiphon.server.errors import ApiError
 from antiphon.server.service import Service, checked
 from antiphon.sound.arrays import AudioArray
-from antiphon.text.sentences import spoken_pieces
+from antiphon.text.sentences import SENTENCE_PAUSE_S, spoken_pieces
 from antiphon.types import AudioDelta, Finished, Request, SamplingParams
 
 __all__ = ["SpokenText"]
 
 MAX_AT_A_TIME = 3
 """Sentences of one text that are spoken together: the one that is heard, and those that follow it."""
-PAUSE_S = 0.25
-"""Between two sentences."""
 RETRY_S = 0.1
 """How long a later sentence waits where too many requests wait already."""
 
@@ -63,7 +61,7 @@ class SpokenText:
     async def _samples(self) -> AsyncGenerator[AudioArray, None]:
         waiting = deque(enumerate(self._pieces))
         running: deque[_Sentence] = deque()
-        pause = np.zeros(int(PAUSE_S * self.rate_hz), np.float32)
+        pause = np.zeros(int(SENTENCE_PAUSE_S * self.rate_hz), np.float32)
         try:
             while waiting or running:
                 while waiting and len(running) < MAX_AT_A_TIME:

@@ -1,0 +1,83 @@
+"""How the answers of vision benchmarks are compared with the right ones, each in its benchmark's way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from antiphon.evaluation.normalising import plain
+
+__all__ = ["RULES", "contains_answer"]
+
+Counts = dict[str, tuple[float, float]]
+"""By figure: what counts for it, and of how much"""
+
+LETTER = re.compile(r"^\W*([A-Ha-h])(?:\W|$)")
+NUM_OTHERS = 3
+"""People who must agree with an answer for it to be right"""
+
+
+def exact(reply: str, references: Sequence[str]) -> Counts:
+    """Any right answer, whole, after lower case, punctuation and articles (GQA)."""
+    return {"accuracy": (float(plain(reply) in {plain(each) for each in references}), 1.0)}
+
+
+def people(reply: str, references: Sequence[str]) -> Counts:
+    """Answers of ten people: right if three others gave it, averaged over leaving each of them out (VQAv2,
+    TextVQA, VizWiz)."""
+    said, given = plain(reply), [plain(each) for each in references]
+    shares = []
+    for left_out in range(len(given)):
+        others = given[:left_out] + given[left_out + 1 :]
+        shares.append(min(1.0, others.count(said) / NUM_OTHERS))
+    return {"accuracy": (sum(shares) / len(shares), 1.0)}
+
+
+def choice(reply: str, references: Sequence[str]) -> Counts:
+    """The letter that the reply begins with; right ones may be numbers from 0 (ScienceQA, SEED-Bench,
+    MMBench)."""
+    found = LETTER.match(reply)
+    letter = found[1].upper() if found else ""
+    right = {chr(ord("A") + int(each)) if each.isdigit() else each.strip().upper()[:1] for each in references}
+    return {"accuracy": (float(letter in right), 1.0)}
+
+
+def yes_no(reply: str, references: Sequence[str]) -> Counts:
+    """Yes, unless the first sentence holds "no" or "not" (POPE)."""
+    words = reply.split(".", maxsplit=1)[0].replace(",", "").lower().split()
+    said = not ({"no", "not"} & set(words))
+    right = references[0].strip().lower() == "yes"
+    hit = float(said and right)
+    return {
+        "accuracy": (float(said == right), 1.0),
+        "precision": (hit, float(said)),
+        "recall": (hit, float(right)),
+        "f1": (2 * hit, float(said) + float(right)),
+        "yes": (float(said), 1.0),
+    }
+
+
+def mme(reply: str, references: Sequence[str]) -> Counts:
+    """Yes or no at its beginning (MME). `scoring` adds what both questions about a picture make together."""
+    said = plain(reply).split()[:1]
+    return {"accuracy": (float(said == plain(references[0]).split()[:1]), 1.0)}
+
+
+RULES: Mapping[str, Callable[[str, Sequence[str]], Counts]] = {
+    "exact": exact,
+    "people": people,
+    "choice": choice,
+    "yes-no": yes_no,
+    "mme": mme,
+}
+
+
+def contains_answer(reply: str, references: Sequence[str], normalise: Callable[[str], str]) -> bool:
+    """Whether any right answer stands in the reply, as it is or normalised, as the released code scores
+    spoken questions: also within a longer word."""
+    said = normalise(reply.lower())
+    for each in references:
+        forms = {each, each.lower(), normalise(each.lower())} - {""}
+        if any(form in reply or form in said for form in forms):
+            return True
+    return False
