@@ -35,7 +35,8 @@ def surrounded(before_s: float, after_s: float, snr_db: float | None = None) -> 
         return whole
     level = float(np.sqrt(np.square(QUESTION).mean())) * 10 ** (-snr_db / 20)
     noise: np.ndarray = np.random.default_rng(1).normal(0, level, len(whole)).astype(np.float32)
-    return whole + noise
+    noisy: np.ndarray = whole + noise
+    return noisy
 
 
 def heard(engine: Engine, *parts: Speech | Units) -> Completion:
