@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["IMAGE_ID", "GrowingPrompt", "MergePlan", "PreparedImage", "Prompt"]
+__all__ = ["IMAGE_ID", "GrowingPrompt", "HeardUnits", "MergePlan", "PreparedImage", "Prompt"]
 
 IMAGE_ID = -200
 """Stands in a prompt where the features of an image go; no tokenizer has a negative id."""
@@ -68,6 +68,18 @@ class PreparedImage:
         return self.plan.num_positions
 
 
+@dataclass(frozen=True)
+class HeardUnits:
+    """A recording as units."""
+
+    units: tuple[int, ...]
+    places: tuple[int, ...]
+    """For each unit, which twenty-fifth of a second of the recording it begins in. They rise, by more than
+    one where silence was cut."""
+    length: int
+    """How many units the recording lasts, silence that was cut counted in."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """What a request puts on the two tracks before anything is generated.
@@ -84,6 +96,9 @@ class Prompt:
     """Where `speech_ids` holds units, ascending."""
     num_last_units: int = 0
     """How many of these, counted from the end, belong to the last message that holds speech."""
+    unit_places: tuple[int, ...] = ()
+    """For each unit, where it lies in the speech of the prompt as it was said, in twenty-fifths of a second.
+    Empty where no silence was cut: each unit then lies at its own number."""
     speaking_ids: tuple[int, ...] | None = None
     """What the speech track reads instead if the input is text and the output speech; else None."""
 

@@ -86,6 +86,10 @@ class Speech:
     """
 
     source: str | os.PathLike[str] | bytes | IO[bytes] | tuple[Any, int]
+    trim_silence: bool | None = None
+    """Whether silence is cut before it is heard: what comes before and after speech, but for a moment, and
+    most of every pause of half a second or more. None: as is usual for the codec (`Codec.trims_silence`): the
+    packaged one cuts it, released ones do not."""
 
 
 @dataclass(frozen=True)
@@ -245,8 +249,9 @@ class Completion:
     transcript_ids: list[int] = field(default_factory=list)
     """CTC-collapsed ids of all speech in the prompt."""
     transcript_spans: list[tuple[int, int]] = field(default_factory=list)
-    """For each of transcript_ids, the units [start, end) in which it was heard, counted over all speech in
-    the prompt."""
+    """For each of transcript_ids, the twenty-fifths of a second [start, end) in which it was heard, counted
+    over all speech in the prompt: the numbers of its units, where units that were cut from recordings as
+    silence are counted, too. In a session's audio they are not."""
     text: str = ""
     text_ids: list[int] = field(default_factory=list)
     """Text ids as picked, including the stop id."""

@@ -21,7 +21,7 @@ from antiphon.aio.session import Session
 from antiphon.aio.transcripts import segments_of
 from antiphon.engine.engine import Engine
 from antiphon.outputs.transcription import Segment, Transcription
-from antiphon.plain import number, string
+from antiphon.plain import flag, number, string
 from antiphon.process.ownership import OfOneProcess
 from antiphon.types import Completion, Finished, Request, SamplingParams, Speech
 
@@ -83,12 +83,20 @@ class AsyncEngine(OfOneProcess):
         """
         return EventStream(self, self._thread, request, sampling_params)
 
-    def open(self, request: Request, sampling_params: SamplingParams | None = None) -> Session:
+    def open(
+        self,
+        request: Request,
+        sampling_params: SamplingParams | None = None,
+        *,
+        trim_silence: bool | None = None,
+    ) -> Session:
         """A request whose user is still speaking. It ends in `Units`: those heard so far, if any.
 
-        For `async with`; see `Session`.
+        For `async with`; see `Session`. trim_silence: whether silence in its audio is cut before it is heard;
+        see `Speech`. Raises InvalidRequest.
         """
-        return Session(self, self._thread, request, sampling_params)
+        trims = trim_silence if trim_silence is None else flag("trim_silence", trim_silence)
+        return Session(self, self._thread, request, sampling_params, trim_silence=trims)
 
     def converse(self, settings: ConversationSettings | None = None) -> Conversation:
         """A conversation by voice: audio goes in as it is recorded, turns and replies come out.

@@ -88,6 +88,10 @@ class AudioFeed:
         """Whether there is speech in what was heard."""
         return self._activity.has_speech()
 
+    def sound_units(self, num_units: int) -> int:
+        """See `Listener.sound_units`."""
+        return self._listener.sound_units(num_units)
+
     def close(self) -> None:
         """Hear no more. The thread ends when it has heard the current pieces."""
         self._task.cancel()

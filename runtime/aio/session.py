@@ -47,8 +47,11 @@ class Session(RequestEvents):
         thread: EngineThread,
         request: Request,
         sampling_params: SamplingParams | None,
+        *,
+        trim_silence: bool | None = None,
     ) -> None:
         super().__init__(owner, thread, request, sampling_params)
+        self._trim_silence = trim_silence
         self._is_entered = False
         self._feed: AudioFeed | None = None
         self._reader: SampleReader | None = None
@@ -116,7 +119,7 @@ class Session(RequestEvents):
             codec = self._thread.engine.codec
             if codec is None:
                 raise InvalidRequest("audio: no codec is loaded to hear it with; push units")
-            listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s)
+            listener = codec.listen(rate_hz, max_audio_s=limits.max_audio_s, trim_silence=self._trim_silence)
             # Not bound to the session, which would then never be dropped.
             self._feed = AudioFeed(
                 listener,
@@ -153,6 +156,11 @@ class Session(RequestEvents):
         if tell and units:
             await _update_speech(self._thread, mailbox, units)
         return units
+
+    def sound_units(self, num_units: int) -> int:
+        """How many units the audio lasts in which the first `num_units` were heard: more than that, where
+        silence was cut before, between or after them."""
+        return num_units if self._feed is None else self._feed.sound_units(num_units)
 
     async def commit(self) -> None:
         """The user has finished; from here on the reply is made, and metrics count. Returns when all audio

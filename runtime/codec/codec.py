@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from antiphon.codec.analysis.hearing import hear_whole
 from antiphon.codec.analysis.listening import Listener, ListenSchedule
 from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.speaker_encoder import SpeakerEncoder
@@ -35,10 +36,12 @@ from antiphon.device.dtypes import DTYPES, dtype_of, usual_codec_dtype
 from antiphon.device.place import resolve_device
 from antiphon.errors import CheckpointError, ConfigError, InvalidRequest
 from antiphon.files.checkpoint import is_folder, is_there
+from antiphon.plain import flag
 from antiphon.process.at_exit import awaited_at_exit
 from antiphon.process.forking import check_device, make_ready, num_threads
 from antiphon.process.load_threads import load_threads
 from antiphon.process.ownership import OfOneProcess, check_process
+from antiphon.prompt import HeardUnits
 from antiphon.sound.arrays import AudioArray, float_array, integer, to_numpy
 from antiphon.sound.resample import resample
 from antiphon.sound.samples import check_rate, mono_samples
@@ -242,6 +245,13 @@ class Codec(OfOneProcess):
         return self.params.flow.input_frame_rate
 
     @property
+    def trims_silence(self) -> bool:
+        """Whether speech is heard without the silence around it and in it where nobody says otherwise: its
+        folder's `cosyvoice.yaml` has `trim_silence: true`, as that of the packaged one, whose model has heard
+        little silence in training."""
+        return self.params.trim_silence
+
+    @property
     def num_units_vocab(self) -> int:
         """Units are numbered from 0 up to, but not including, this."""
         return self.params.flow.vocab_size
@@ -293,24 +303,36 @@ class Codec(OfOneProcess):
         voice of the folder and for an unknown name."""
         self._voices.remove(name)
 
+    def tokenize(self, samples: Any, rate_hz: int, *, trim_silence: bool | None = None) -> list[int]:
+        """The units of speech. samples: as in `antiphon.sound.samples.mono_samples`, at any rate.
+
+        trim_silence: see `antiphon.types.Speech`.
+        """
+        return list(self.hear(samples, rate_hz, trim_silence=trim_silence).units)
+
     @awaited_at_exit
-    def tokenize(self, samples: Any, rate_hz: int) -> list[int]:
-        """The units of speech. samples: as in `antiphon.sound.samples.mono_samples`, at any rate."""
+    def hear(self, samples: Any, rate_hz: int, *, trim_silence: bool | None = None) -> HeardUnits:
+        """The units of speech, and where in it they lie. Arguments as those of `tokenize`."""
         tokenizer = self._tokenizer()
-        return tokenizer.tokenize(resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ))
+        sound = resample(mono_samples(samples), check_rate(rate_hz), INPUT_RATE_HZ)
+        return hear_whole(tokenizer, sound, trims=self._trims(trim_silence))
 
     def listen(
         self,
         rate_hz: int,
         schedule: ListenSchedule | None = None,
         max_audio_s: float = InputLimits.max_audio_s,
+        *,
+        trim_silence: bool | None = None,
     ) -> Listener:
         """A listener for speech that is still coming in: `push(samples)` returns the units so far, `finish()`
         the same as `tokenize`.
 
-        rate_hz: the rate of the samples. max_audio_s: longer speech is refused. Raises InvalidRequest.
+        rate_hz: the rate of the samples. max_audio_s: longer speech is refused. trim_silence: see
+        `antiphon.types.Speech`. Raises InvalidRequest.
         """
-        return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s)
+        trims = self._trims(trim_silence)
+        return Listener(self._tokenizer(), rate_hz, schedule or ListenSchedule(), max_audio_s, trims=trims)
 
     @awaited_at_exit
     def mel(
@@ -393,6 +415,9 @@ class Codec(OfOneProcess):
         """The voice, where the networks are."""
         voice = self.voice(name)
         return voice.to(self.device) if self._is_lazy else voice
+
+    def _trims(self, trim_silence: bool | None) -> bool:
+        return self.trims_silence if trim_silence is None else flag("trim_silence", trim_silence)
 
     def _tokenizer(self) -> SpeechTokenizer:
         self.check_process()

@@ -25,6 +25,7 @@ class CutRecording:
         self._tokenizer = tokenizer
         recording = inputs.recording(speech)
         self._samples, self._rate_hz = recording.samples, recording.rate_hz
+        self._trim_silence = recording.trim_silence
         longest_s = max(SHORTEST_PIECE_S, inputs.longest_piece_s)
         self._pieces: Sequence[Piece] = cut_into_pieces(self._samples, self._rate_hz, longest_s)
 
@@ -37,8 +38,8 @@ class CutRecording:
     def requests(self) -> list[Request]:
         """For the transcript of each piece, in order."""
         return [
-            Request(Speech((self._samples[piece.start : piece.end], self._rate_hz)), ("transcript",))
-            for piece in self._pieces
+            Request(Speech(sound, self._trim_silence), ("transcript",))
+            for sound in ((self._samples[piece.start : piece.end], self._rate_hz) for piece in self._pieces)
         ]
 
     def segment(self, index: int, completion: Completion) -> Segment | None:

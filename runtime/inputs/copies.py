@@ -166,8 +166,12 @@ def plain_speech(where: str, speech: object, limits: InputLimits) -> Speech:
     if not issubclass(type(speech), Speech):
         raise InvalidRequest(f"{where}: expected Speech, got {kind(speech)}")
     with reading(where):
-        source = speech.source  # type: ignore[attr-defined]
-    return Speech(_sound(where, source, limits))
+        source, trim_silence = speech.source, speech.trim_silence  # type: ignore[attr-defined]
+    return Speech(_sound(where, source, limits), _trim_silence(where, trim_silence))
+
+
+def _trim_silence(where: str, value: object) -> bool | None:
+    return None if value is None else flag(f"{where}: trim_silence", value)
 
 
 def _sound(where: str, source: Any, limits: InputLimits) -> Any:
@@ -278,7 +282,8 @@ def _part(where: str, role: str, part: Any, budget: _Budget) -> Part:
             budget.take_image()
             return Image(part.source, flag(f"{where}.exact", part.exact))
         if issubclass(exact, Speech):
-            return Speech(_sound(where, part.source, budget.limits))
+            sound = _sound(where, part.source, budget.limits)
+            return Speech(sound, _trim_silence(where, part.trim_silence))
         units = plain_units(where, part.units, budget.max_units)
     budget.take_units(where, len(units))
     return Units(units)

@@ -20,7 +20,7 @@ from antiphon.inputs.images import possible_sizes, prepare_image
 from antiphon.inputs.tiles import Tiler
 from antiphon.inputs.turns import Turns
 from antiphon.plain import reading, shown
-from antiphon.prompt import IMAGE_ID, GrowingPrompt, PreparedImage, Prompt
+from antiphon.prompt import IMAGE_ID, GrowingPrompt, HeardUnits, PreparedImage, Prompt
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import SPOKEN_MODALITIES, UNITS_PER_S, Image, Message, Request, Speech, Units
 
@@ -40,8 +40,11 @@ class SpeechTokenizer(Protocol):
         """The names of its voices."""
         ...
 
-    def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
-        """The unit numbers, from 0, of mono float32 samples (frames,)."""
+    def hear(self, samples: np.ndarray, rate_hz: int, *, trim_silence: bool | None) -> HeardUnits:
+        """The unit numbers, from 0, of mono float32 samples (frames,), and where they lie.
+
+        trim_silence: whether silence is cut; None: as is usual for it.
+        """
         ...
 
 
@@ -51,6 +54,7 @@ class Recording:
 
     samples: np.ndarray
     rate_hz: int
+    trim_silence: bool | None = None
 
     @property
     def seconds(self) -> float:
@@ -116,7 +120,8 @@ class InputProcessor:
         request = self.plain(request)
         messages = check_request(request)
         images, recordings = self._read(request, messages)
-        openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
+        heard = self._hear_all(recordings)
+        openings, turns = self._turns(request, messages, {where: each.units for where, each in heard.items()})
         spoken = [turn.num_units for turn in turns if turn.num_units]
         speaks_from_text = not spoken and not SPOKEN_MODALITIES.isdisjoint(request.modalities)
         speaking_ids = self._layout.speaking_ids(openings) if speaks_from_text else None
@@ -131,6 +136,7 @@ class InputProcessor:
             images=images,
             unit_positions=self._unit_positions(ids),
             num_last_units=spoken[-1] if spoken else 0,
+            unit_places=_unit_places(messages, heard),
             no_speech=self._has_no_speech(messages, recordings),
             speaking_ids=None if speaking_ids is None else tuple(speaking_ids),
             reply_ids=() if request.say is None else tuple(self._layout.reply_ids(request.say)),
@@ -198,14 +204,15 @@ class InputProcessor:
         request = self.plain(request)
         messages = check_request(request, is_growing=True)
         images, recordings = self._read(request, messages)
-        openings, turns = self._turns(request, messages, self._tokenize_all(recordings))
+        heard = self._hear_all(recordings)
+        openings, turns = self._turns(request, messages, {where: each.units for where, each in heard.items()})
         closing = self._layout.closing_ids()
         ids = self._layout.prompt_ids([*openings, *turns])[: -len(closing)]
         if request.modalities == ("transcript",):
             images, closing = (), []
             ids = [token_id for token_id in ids if token_id != IMAGE_ID]
-        heard = messages[-1].parts[-1].part
-        assert isinstance(heard, Units), "a request that ends in anything else is refused"
+        growing = messages[-1].parts[-1].part
+        assert isinstance(growing, Units), "a request that ends in anything else is refused"
         return GrowingPrompt(
             ids=tuple(ids),
             images=images,
@@ -213,7 +220,7 @@ class InputProcessor:
             num_last_units=turns[-1].num_units,
             first_unit_id=self._config.first_unit_id,
             closing=tuple(closing),
-            num_growing_units=len(heard.units),
+            num_growing_units=len(growing.units),
         )
 
     def with_speech(self, prompt: GrowingPrompt, units: Sequence[int]) -> GrowingPrompt:
@@ -329,20 +336,23 @@ class InputProcessor:
         from antiphon.sound.reading import read_audio
 
         with at(where), reading("audio"):
-            return Recording(*read_audio(speech.source, limits or self._limits, before_s=before_s))
+            sound = read_audio(speech.source, limits or self._limits, before_s=before_s)
+        return Recording(*sound, speech.trim_silence)
 
-    def _tokenize_all(self, recordings: Mapping[str, Recording]) -> dict[str, tuple[int, ...]]:
+    def _hear_all(self, recordings: Mapping[str, Recording]) -> dict[str, HeardUnits]:
         """The units of each recording."""
-        return {where: self._tokenize(where, recording) for where, recording in recordings.items()}
+        return {where: self._hear(where, recording) for where, recording in recordings.items()}
 
-    def _tokenize(self, where: str, recording: Recording) -> tuple[int, ...]:
+    def _hear(self, where: str, recording: Recording) -> HeardUnits:
         assert self._codec is not None, "speech is refused where there is no codec"
         with at(where):
-            units = self._codec.tokenize(recording.samples, recording.rate_hz)
-        if not units:
+            heard = self._codec.hear(
+                recording.samples, recording.rate_hz, trim_silence=recording.trim_silence
+            )
+        if not heard.units:
             raise InvalidRequest(f"{where}: expected speech of at least one unit, got none")
-        self._check_units(where, units)
-        return tuple(units)
+        self._check_units(where, heard.units)
+        return heard
 
     def _has_no_speech(self, messages: Sequence[CheckedMessage], recordings: Mapping[str, Recording]) -> bool:
         """Whether all the speech in the last message that holds any is silence or noise."""
@@ -376,3 +386,17 @@ class InputProcessor:
         units = range(self._config.first_unit_id, self._config.first_unit_id + self._config.audio_vocab_size)
         speech_ids = (token_id for token_id in ids if token_id != IMAGE_ID)
         return tuple(i for i, token_id in enumerate(speech_ids) if token_id in units)
+
+
+def _unit_places(messages: Sequence[CheckedMessage], heard: Mapping[str, HeardUnits]) -> tuple[int, ...]:
+    """See `Prompt.unit_places`."""
+    places: list[int] = []
+    length = 0
+    for placed in (placed for message in messages for placed in message.parts):
+        if isinstance(placed.part, Speech):
+            places += [length + place for place in heard[placed.where].places]
+            length += heard[placed.where].length
+        elif isinstance(placed.part, Units):
+            places += range(length, length + len(placed.part.units))
+            length += len(placed.part.units)
+    return tuple(places) if places and places[-1] >= len(places) else ()

@@ -69,12 +69,14 @@ class Transcript:
         return self._detokenizer.finish()
 
     def spans(self) -> list[tuple[int, int]]:
-        """For each of `ids`, the units [start, end) that were read as it."""
+        """For each of `ids`, the units [start, end) that were read as it, silence that was cut counted in."""
         labels = [self._request.prompt_labels[position] for position in self._positions[: self._num_read]]
         runs = enumerate(pairwise([None, *labels, None]))
         edges = [(i, before, after) for i, (before, after) in runs if before != after]
         starts = [i for i, _, label in edges if label not in (None, self._blank)]
         ends = [i for i, label, _ in edges if label not in (None, self._blank)]
+        if places := self._request.prompt.unit_places:
+            starts, ends = [places[i] for i in starts], [places[i - 1] + 1 for i in ends]
         return list(zip(starts, ends, strict=True))
 
     def _collapse(self, labels: list[int], previous: int) -> list[int]:

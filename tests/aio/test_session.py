@@ -95,7 +95,8 @@ class FakeCodec:
         self.pieces: list[int] = []
         """How many samples were heard at a time."""
 
-    def listen(self, rate_hz: int, *, max_audio_s: float) -> FakeListener:
+    def listen(self, rate_hz: int, *, max_audio_s: float, trim_silence: bool | None) -> FakeListener:
+        assert trim_silence is None
         assert max_audio_s > 0
         self.rates_hz.append(rate_hz)
         return FakeListener(self.gate, self.pieces)

@@ -29,6 +29,7 @@ from antiphon import (
     SamplingParams,
     Units,
 )
+from antiphon.prompt import HeardUnits
 
 SHORT = SamplingParams(max_tokens=3)
 
@@ -39,10 +40,11 @@ class FakeCodec:
     voices: Sequence[str] = ("anna",)
     sample_rate_hz = 22050
 
-    def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
-        return [int(sample) for sample in samples]
+    def hear(self, samples: np.ndarray, rate_hz: int, *, trim_silence: bool | None) -> HeardUnits:
+        units = tuple(int(sample) for sample in samples)
+        return HeardUnits(units, tuple(range(len(units))), len(units))
 
-    def listen(self, rate_hz: int, *, max_audio_s: float) -> Any:
+    def listen(self, rate_hz: int, *, max_audio_s: float, trim_silence: bool | None) -> Any:
         return self
 
     def push(self, samples: np.ndarray) -> Any:

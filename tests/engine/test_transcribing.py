@@ -50,7 +50,10 @@ def test_spans_are_the_runs_of_labels(labels: list[int]) -> None:
 
     request: Any = SimpleNamespace(
         prompt=SimpleNamespace(
-            unit_positions=range(5, 5 + len(labels)), has_speech=True, num_last_units=len(labels)
+            unit_positions=range(5, 5 + len(labels)),
+            has_speech=True,
+            unit_places=(),
+            num_last_units=len(labels),
         ),
         prompt_labels=[None] * 5 + labels,
     )

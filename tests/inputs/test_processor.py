@@ -11,7 +11,7 @@ from antiphon.config import InputLimits, ModelConfig
 from antiphon.errors import CheckpointError, InvalidRequest
 from antiphon.inputs.chat import DEFAULT_SYSTEM
 from antiphon.inputs.processor import InputProcessor
-from antiphon.prompt import IMAGE_ID
+from antiphon.prompt import IMAGE_ID, HeardUnits
 from antiphon.text.tokenizer import Tokenizer
 from antiphon.types import Image, Message, Part, Request, SamplingParams, Speech, Units
 
@@ -28,8 +28,10 @@ class FakeCodec:
     def __init__(self, first: int = 0) -> None:
         self.first = first
 
-    def tokenize(self, samples: np.ndarray, rate_hz: int) -> list[int]:
-        return [self.first + i for i in range(len(samples) * 10 // rate_hz)]
+    def hear(self, samples: np.ndarray, rate_hz: int, *, trim_silence: bool | None = None) -> HeardUnits:
+        num_units = len(samples) * 10 // rate_hz
+        places = tuple(range(num_units))
+        return HeardUnits(tuple(self.first + i for i in places), places, num_units)
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,8 @@ class Item:
     """Of a spoken reply, for each unit: how many characters of its text have been begun by its end."""
     heard_s: float | None = None
     """How much of a spoken reply's sound was heard; None: all."""
+    said_s: float = 0.0
+    """How long its user spoke, if that is longer than its units last: silence was cut."""
     status: Literal["completed", "incomplete", "in_progress"] = "completed"
 
     def __post_init__(self) -> None:
@@ -56,6 +58,11 @@ class Item:
                 )
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "parts", parts)
+
+    @property
+    def speech_s(self) -> float:
+        """Length of its speech, as it was said."""
+        return max(self.num_units / UNITS_PER_S, self.said_s)
 
     @property
     def num_units(self) -> int:

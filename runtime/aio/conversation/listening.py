@@ -251,7 +251,7 @@ class Listening:
         if turn.units is None:
             self._replying.drop_ahead()
         else:
-            item = Item("user", (turn.units,), turn.item_id)
+            item = Item("user", (turn.units,), turn.item_id, said_s=(at - turn.start) / self._rate_hz)
             previous = self._history.add(item)
             self._emit(InputCommitted(turn.item_id, previous))
             self._emit(ItemAdded(item, previous))

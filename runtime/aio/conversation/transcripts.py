@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from antiphon.aio.conversation.events import ConversationEvent, Heard, NotHeard
 from antiphon.aio.conversation.faults import why
 from antiphon.aio.conversation.items import History
-from antiphon.types import UNITS_PER_S, Request, Units
+from antiphon.types import Request, Units
 
 if TYPE_CHECKING:
     from antiphon.aio.conversation.answering import Answering
@@ -42,7 +42,7 @@ class Transcripts:
         if self._history.holds(item_id):
             item = self._history.find(item_id)
             self._history.change(replace(item, transcript=text.strip()))
-            self._emit(Heard(item_id, text.strip(), item.num_units / UNITS_PER_S))
+            self._emit(Heard(item_id, text.strip(), item.speech_s))
 
     def make(self, item_id: str) -> None:
         """Have the transcript made of a turn that no reply reads."""

@@ -127,7 +127,8 @@ class SpokenTurn:
         self.fault = self.fault or why(error)
 
     def _own(self, update: TranscriptUpdate) -> TranscriptUpdate | None:
-        """What was heard of this turn, without the turns before it in its message; None: nothing yet."""
+        """What was heard of this turn, without the turns before it in its message; None: nothing yet. Silence
+        that was cut counts as units that were read."""
         num_units = update.num_units - self._num_before
         if num_units <= 0:
             if num_units == 0:
@@ -136,4 +137,6 @@ class SpokenTurn:
         # Without a word of where the turns before it end, its own words cannot be told from theirs.
         text = self.text if self._text_before is None else update.text.removeprefix(self._text_before)
         blanks = min(update.num_trailing_blanks, num_units)
+        if self._session is not None:
+            num_units = self._session.sound_units(num_units)
         return TranscriptUpdate(update.request_id, text.strip(), num_units, blanks)

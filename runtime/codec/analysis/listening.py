@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from antiphon.codec.analysis.hearing import UNIT_SAMPLES, HeardPiece, hear_piece, hear_whole
 from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.speech_tokenizer import PIECE_SAMPLES, SpeechTokenizer
 from antiphon.config import InputLimits
@@ -53,6 +54,9 @@ class Listener(OfOneProcess):
     the network again whenever enough new audio has come: the schedule's interval or its growth, whichever is
     more. Units of full pieces do not change.
 
+    Where silence is cut, it is found anew each time, since what counts as silence depends on the whole piece;
+    while nothing but silence comes, the network is not run.
+
     All state is kept here, so any number of listeners may share a tokenizer. A listener holds the samples of
     the open piece at 16 kHz (2 MB at most) and the units. Not thread-safe.
     """
@@ -63,24 +67,34 @@ class Listener(OfOneProcess):
         rate_hz: int,
         schedule: ListenSchedule,
         max_audio_s: float = InputLimits.max_audio_s,
+        *,
+        trims: bool = False,
     ) -> None:
-        """rate_hz: the rate of the audio. max_audio_s: longer audio is refused. Raises InvalidRequest."""
+        """rate_hz: the rate of the audio. max_audio_s: longer audio is refused. trims: silence is cut before
+        the network hears it. Raises InvalidRequest."""
         _check_number("max_audio_s", max_audio_s)
         self.rate_hz = check_rate(rate_hz)
         self.schedule = schedule
         self._tokenizer = tokenizer
+        self._trims = trims
         self._limits = InputLimits(max_audio_s=max_audio_s)
         self._resampler = StreamingResampler(self.rate_hz, INPUT_RATE_HZ)
         self._reader = SampleReader()
         self._num_samples = 0
-        # The open piece: its samples, and the units that the network last made of the first num_read of them.
+        # The open piece: its samples, and what the network last heard in the first num_read of them.
         self._piece: AudioArray = np.empty(PIECE_SAMPLES, np.float32)
         self._num_held = 0
         self._num_read = 0
-        self._open_units: list[int] = []
+        self._open = HeardPiece()
+        self._num_closed = 0
+        """Samples at 16 kHz in the pieces that are full."""
         self._final_units: list[int] = []
+        self._final_places: list[int] = []
         self._peeked: tuple[int, list[int]] = (0, [])
         """The last result of `peek`, and of how many samples it is."""
+        self._told: tuple[list[int], int] = ([], 0)
+        """The places of the units that were last returned and of the one after them, and where the sound ends
+        that they were heard in, all in units of the sound."""
         self._is_open = True
 
     @awaited_at_exit
@@ -104,8 +118,9 @@ class Listener(OfOneProcess):
         self._is_open = True
         if not was_read:
             return None
-        num_open = max(0, len(self._open_units) - self.schedule.holdback_units)
-        return self._final_units + self._open_units[:num_open]
+        num_open = max(0, len(self._open.units) - self.schedule.holdback_units)
+        self._note(self._open.places(self._num_closed), self._num_closed + self._num_read)
+        return self._final_units + self._open.units[:num_open]
 
     @awaited_at_exit
     def peek(self) -> list[int]:
@@ -118,12 +133,14 @@ class Listener(OfOneProcess):
         self._check_open()
         if self._peeked[0] != self._num_samples:
             tail = self._resampler.tail()
-            if len(tail) or self._num_read < self._num_held:
-                held = np.concatenate([self._piece[: self._num_held], tail])
-                open_units = self._tokenizer.tokenize(held)
-            else:
-                open_units = self._open_units
-            self._peeked = (self._num_samples, self._final_units + open_units)
+            units, places = self._open.units, self._open.places(self._num_closed)
+            if len(tail) or self._num_read < self._num_held or not self._final_units + units:
+                start, held = self._last_piece()
+                held = np.concatenate([held, tail])
+                heard = hear_whole(self._tokenizer, held, trims=self._trims, or_all=not self._final_units)
+                units, places = list(heard.units), [start + place for place in heard.places]
+            self._peeked = (self._num_samples, self._final_units + units)
+            self._note(places, self._num_closed + self._num_held + len(tail))
         return list(self._peeked[1])
 
     @awaited_at_exit
@@ -138,8 +155,32 @@ class Listener(OfOneProcess):
         self._take(self._resampler.finish())
         if self._num_read < self._num_held:
             self._read()
+        start, last = self._last_piece()
         self._close_piece()
+        if self._trims and not self._final_units and len(last):
+            heard = hear_whole(self._tokenizer, last, trims=True)
+            self._final_units = list(heard.units)
+            self._final_places = [start + place for place in heard.places]
+        self._note([], self._num_closed)
         return self._final_units
+
+    def sound_units(self, num_units: int) -> int:
+        """How long the sound was, in units, in which the first `num_units` units were heard, of those that it
+        returned last: with the silence that was cut before, between and after them.
+
+        May be called while another thread pushes; then it holds for the units before or after that.
+        """
+        if not self._trims:
+            return num_units
+        places, end = self._told
+        return places[num_units] if num_units < len(places) else max(end, num_units)
+
+    def _last_piece(self) -> tuple[int, AudioArray]:
+        """Where the open piece begins, in units of the sound, and its samples; if it has none, and nothing
+        was heard, those of the piece before."""
+        is_empty = not self._num_held and self._num_closed and not self._final_units
+        start = self._num_closed - (PIECE_SAMPLES if is_empty else 0)
+        return start // UNIT_SAMPLES, self._piece[: PIECE_SAMPLES if is_empty else self._num_held]
 
     def _take(self, samples: AudioArray) -> bool:
         """Adds samples at 16 kHz. Returns whether the network was run."""
@@ -162,13 +203,20 @@ class Listener(OfOneProcess):
         return max(self.schedule.interval_s * INPUT_RATE_HZ, self.schedule.growth * self._num_read)
 
     def _read(self) -> None:
-        self._open_units = self._tokenizer.tokenize(self._piece[: self._num_held])
+        piece = self._piece[: self._num_held]
+        before = self._open if self._num_read else None
+        self._open = hear_piece(self._tokenizer, piece, trims=self._trims, before=before)
         self._num_read = self._num_held
 
     def _close_piece(self) -> None:
-        self._final_units += self._open_units
-        self._open_units = []
+        self._final_units += self._open.units
+        self._final_places += self._open.places(self._num_closed)
+        self._open = HeardPiece()
+        self._num_closed += self._num_held
         self._num_held = self._num_read = 0
+
+    def _note(self, open_places: list[int], num_samples: int) -> None:
+        self._told = (self._final_places + open_places, num_samples // UNIT_SAMPLES)
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -38,6 +38,7 @@ UPSAMPLE_KERNELS = (16, 16)
 ISTFT_N_FFT = 16
 ISTFT_HOP = 4
 NORM_GROUPS = 8
+TRIM_SILENCE = "trim_silence"
 NUM_LEVEL_BLOCKS = 4
 """Stages of the U-Net's two levels, down and up."""
 
@@ -123,6 +124,9 @@ class HiftParams:
 class CodecParams:
     flow: FlowParams
     hift: HiftParams
+    trim_silence: bool = False
+    """Whether the tokenizer is to be given speech without the silence around it and in it. CosyVoice's own
+    recipes have no such key."""
 
 
 def read_hyperparams(path: Path) -> CodecParams:
@@ -134,6 +138,7 @@ def read_hyperparams(path: Path) -> CodecParams:
     return CodecParams(
         flow=_flow(top.section("flow", "cosyvoice.flow.flow.MaskedDiffWithXvec")),
         hift=_hift(top.section("hift", "cosyvoice.hifigan.generator.HiFTGenerator")),
+        trim_silence=top.flag(TRIM_SILENCE),
     )
 
 

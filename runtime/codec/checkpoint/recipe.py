@@ -63,6 +63,15 @@ class Section:
             raise self._error(key, "a number >= 0", value)
         return number
 
+    def flag(self, key: str) -> bool:
+        """True or false; false if there is no such key."""
+        if key not in self._values:
+            return False
+        value = self._take(key)
+        if not isinstance(value, bool):
+            raise self._error(key, "true or false", value)
+        return value
+
     def integers(
         self, key: str, count: int | None = None, *, max_count: int = 64, high: int = MAX_SIZE
     ) -> tuple[int, ...]:

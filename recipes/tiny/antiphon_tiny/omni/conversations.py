@@ -15,7 +15,7 @@ from antiphon.inputs.chat import DEFAULT_SYSTEM, ChatLayout, Turn
 from antiphon.text.tokenizer import Tokenizer
 from antiphon_tiny.omni.pictures import patch_of
 from antiphon_tiny.world.exchange import Sample
-from antiphon_tiny.world.samples import typed
+from antiphon_tiny.world.wordings import as_typed
 
 __all__ = ["Batch", "Branch", "Layout", "Row"]
 
@@ -90,7 +90,7 @@ class Layout:
         last: list[int] = []
         patches: dict[int, tuple[int, ...]] = {}
         for i, turn in enumerate(sample.turns):
-            question = typed(rng, turn.question) if rng else turn.question
+            question = as_typed(rng, turn.question) if rng else turn.question
             if i == 0:
                 asked = self.encode("\n" + question) if sample.scene else self.encode(question)
             else:

@@ -26,6 +26,7 @@ from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.looking import FIRST_LOOKS, LOOKS
 from antiphon_tiny.world.samples import MAX_TURNS, draw_sample, draw_samples, draw_scene_of, sample_about
 from antiphon_tiny.world.scene import Scene
+from antiphon_tiny.world.wordings import ask_outside
 
 __all__ = ["SYSTEMS", "Answering", "train_language"]
 
@@ -47,6 +48,8 @@ LOOKING_LAYER = 2
 """The layer whose first head is shown where to look: the layers before it can read the question, those after
 it what was found."""
 NUM_TESTED = 400
+OUTSIDE = 0.06
+"""Part of the talk without pictures that is about what the grammar has no word for."""
 SLOW = {"vision_tower": 0.1}
 """The tower can see already: at the others' pace it would first forget half of that."""
 SYSTEMS = ("You are a helpful assistant.", "You are able to understand the visual content.", None)
@@ -98,7 +101,7 @@ class Answering(nn.Module):
             rows.append(row)
         for _ in range(self.num_rows - self.num_picture_rows):
             row = Row()
-            self._fill(row, rng, lambda: draw_sample(rng, "train", pictures=0.0), 0)
+            self._fill(row, rng, partial(_draw_talk, rng), 0)
             rows.append(row)
         return rows, scenes
 
@@ -170,6 +173,13 @@ class Answering(nn.Module):
                 counts[sample.topic][0] += bool(right[i, [at + place for place in branch.last]].all())
                 counts[sample.topic][1] += 1
         return {topic: (right, asked) for topic, (right, asked) in counts.items()}
+
+
+def _draw_talk(rng: random.Random) -> Sample:
+    """A conversation without a picture, now and then about what the grammar has no word for."""
+    if rng.random() < OUTSIDE:
+        return Sample((ask_outside(rng),))
+    return draw_sample(rng, "train", pictures=0.0)
 
 
 def _load(module: nn.Module, path: Path, start: str) -> None:

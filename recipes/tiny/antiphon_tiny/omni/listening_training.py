@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ from antiphon_tiny.stages import Run
 from antiphon_tiny.training import Losses, Schedule, Training, fast_products
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.samples import draw_sample, draw_samples
+from antiphon_tiny.world.talking import ask_name
+from antiphon_tiny.world.wordings import ways
 
 __all__ = ["Listening", "SpokenSample", "draw_spoken_samples", "spoken_tests", "train_listening"]
 
@@ -44,6 +47,7 @@ SPOKEN_ROWS = 24
 NUM_TESTED = 200
 NUM_TRIES = 40
 NUM_DRAWN = 4000
+SAY_SHARE, NAME_SHARE = 0.15, 0.1
 
 
 @dataclass(frozen=True)
@@ -136,11 +140,15 @@ class Listening(Answering):
 def spoken_sample(
     rng: random.Random, by_text: dict[str, list[Utterance]], draw: Callable[[], Sample]
 ) -> SpokenSample | None:
-    """A conversation all of whose questions have been spoken, if one is found."""
+    """A conversation all of whose questions have been spoken, in one wording or another, if one is found."""
     for _ in range(NUM_TRIES):
         sample = draw()
-        if all(turn.question in by_text for turn in sample.turns):
-            return SpokenSample(sample, [rng.choice(by_text[turn.question]) for turn in sample.turns])
+        spoken = [
+            [text for text in (turn.question, *ways(turn.question)) if text in by_text]
+            for turn in sample.turns
+        ]
+        if all(spoken):
+            return SpokenSample(sample, [rng.choice(by_text[rng.choice(texts)]) for texts in spoken])
     return None
 
 
@@ -148,10 +156,20 @@ def draw_spoken_samples(rng: random.Random, utterances: Utterances, count: int) 
     """Conversations to train on, of similar length."""
     drawn: list[SpokenSample] = []
     while len(drawn) < POOL * count:
-        one = spoken_sample(rng, utterances.by_text, lambda: draw_sample(rng, "train", max_turns=2))
+        one = spoken_sample(rng, utterances.by_text, partial(_draw_spoken, rng, utterances))
         if one is not None:
             drawn.append(one)
     return of_like_length(rng, drawn, len)
+
+
+def _draw_spoken(rng: random.Random, utterances: Utterances) -> Sample:
+    """A conversation that may have been spoken: at times of what is to be said after somebody, or a name."""
+    kind = rng.random()
+    if kind < SAY_SHARE and utterances.to_say:
+        return Sample((rng.choice(utterances.to_say),))
+    if kind < SAY_SHARE + NAME_SHARE:
+        return Sample(ask_name(rng))
+    return draw_sample(rng, "train", max_turns=2)
 
 
 def train_listening(run: Run) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from antiphon_tiny.omni.conversations import Layout
 from antiphon_tiny.world.samples import draw_sample
+from antiphon_tiny.world.wordings import said_back
 
 __all__ = [
     "POOL",
@@ -56,6 +57,8 @@ class Utterances:
         self.by_text: dict[str, list[Utterance]] = {}
         for utterance in self.heard:
             self.by_text.setdefault(utterance.text, []).append(utterance)
+        self.to_say = [turn for text in self.by_text if (turn := said_back(text)) is not None]
+        """What was spoken that asks to be said after. Hardly any of it would be drawn again."""
 
 
 def read_utterances(work: Path, name: str, layout: Layout) -> list[Utterance]:

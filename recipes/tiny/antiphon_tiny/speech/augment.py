@@ -24,6 +24,10 @@ from antiphon.codec.analysis.logmel import (
 
 __all__ = ["Clip", "log_mel", "moved_in_time", "through_a_room"]
 
+PAUSE_S = 0.5
+"""Longer pauses are cut by the runtime."""
+PAUSED = 0.2
+"""Part of the clips that have one more pause."""
 WINDOW = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
 
 
@@ -38,9 +42,13 @@ class Clip:
 def moved_in_time(
     clip: Clip, plain: np.ndarray | None, rng: np.random.Generator
 ) -> tuple[Clip, np.ndarray | None]:
-    """The clip with silence of any length around it, and half of the time played faster and higher or slower
-    and lower; `plain`, which has the same sounds at the same moments, is changed with it."""
-    before, after = (int(INPUT_RATE_HZ * rng.uniform(0, 0.35)) for _ in range(2))
+    """The clip with silence around it, now and then with some between two of its sounds, and half of the time
+    played faster and higher or slower and lower; `plain`, which has the same sounds at the same moments, is
+    changed with it. The runtime leaves this much silence (`antiphon.sound.silence`), and may be told to leave
+    more."""
+    before, after = (int(INPUT_RATE_HZ * _silence_s(rng)) for _ in range(2))
+    pause = int(INPUT_RATE_HZ * rng.uniform(0.05, PAUSE_S)) if rng.random() < PAUSED else 0
+    at = _between_sounds(clip, rng)
     rate = float(np.exp(rng.uniform(-0.15, 0.15))) if rng.random() < 0.5 else 1.0
 
     def moved(samples: np.ndarray) -> np.ndarray:
@@ -49,8 +57,38 @@ def moved_in_time(
             samples = np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
         return np.pad(samples, (before, after))
 
+    if pause:
+        silence = np.zeros(pause, np.float32)
+        parts = [
+            np.concatenate([track[:at], silence, track[at:]])
+            for track in (clip.samples, plain)
+            if track is not None
+        ]
+        ends_s = clip.ends_s
+        if ends_s is not None:
+            ends_s = ends_s + np.where(ends_s > at / INPUT_RATE_HZ, pause / INPUT_RATE_HZ, 0.0)
+        clip, plain = Clip(parts[0], ends_s), parts[1] if len(parts) > 1 else None
     ends = None if clip.ends_s is None else clip.ends_s / rate + before / INPUT_RATE_HZ
     return Clip(moved(clip.samples), ends), None if plain is None else moved(plain)
+
+
+def _silence_s(rng: np.random.Generator) -> float:
+    """Most of the time what the runtime leaves, else up to a second, and seldom up to three."""
+    kind = rng.random()
+    return float(rng.uniform(0, 0.45 if kind < 0.85 else 1.0 if kind < 0.97 else 3.0))
+
+
+def _between_sounds(clip: Clip, rng: np.random.Generator) -> int:
+    """A sample where a pause may be: where a sound ends, if that is known, or else where it is quiet."""
+    if clip.ends_s is not None and len(clip.ends_s) > 2:
+        return int(rng.choice(clip.ends_s[:-1]) * INPUT_RATE_HZ)
+    size = INPUT_RATE_HZ // 50
+    count = len(clip.samples) // size
+    if count < 3:
+        return len(clip.samples)
+    power = np.square(clip.samples[: count * size]).reshape(count, size).mean(axis=1)
+    quietest = np.argsort(power[1:-1])[: max(1, count // 10)] + 1
+    return int(rng.choice(quietest)) * size + size // 2
 
 
 def through_a_room(samples: np.ndarray, others: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:

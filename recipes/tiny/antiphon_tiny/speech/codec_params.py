@@ -41,10 +41,11 @@ HIFT = HiftParams(
 
 
 def recipe_text() -> str:
-    """`cosyvoice.yaml`, as CosyVoice writes it."""
+    """`cosyvoice.yaml`, as CosyVoice writes it, and that silence is to be cut: training has little of it."""
     encoder, unet = FLOW.encoder, FLOW.estimator
     return f"""sample_rate: 22050
 spk_embed_dim: {FLOW.spk_embed_dim}
+trim_silence: True
 
 flow: !new:cosyvoice.flow.flow.MaskedDiffWithXvec
     input_size: {FLOW.input_size}

@@ -9,11 +9,21 @@ import random
 from pathlib import Path
 
 from antiphon_tiny.world import words
+from antiphon_tiny.world.exchange import Exchange
 from antiphon_tiny.world.knowing import ask_fact, ask_unknown
 from antiphon_tiny.world.looking import ask_about_picture, follow_up
 from antiphon_tiny.world.scene import draw_scene
 from antiphon_tiny.world.split import is_held_out
-from antiphon_tiny.world.talking import ask_sum, ask_to_say, chat, count_up, next_number
+from antiphon_tiny.world.talking import (
+    ask_name,
+    ask_sum,
+    ask_to_say,
+    chat,
+    count_up,
+    next_number,
+    sum_after,
+)
+from antiphon_tiny.world.wordings import ask_outside, reworded
 
 __all__ = ["draw"]
 
@@ -84,11 +94,21 @@ def of_the_world(rng: random.Random) -> tuple[str, bool]:
         if rng.random() < 0.2:
             exchange = follow_up(rng, scene, exchange) or exchange
     else:
-        ask = rng.choice(
-            (ask_sum, ask_fact, ask_to_say, ask_to_say, ask_unknown, chat, count_up, next_number)
-        )
-        exchange = ask(rng)
-    return (exchange.question if rng.random() < 0.5 else exchange.answer), exchange.closed
+        asks = (ask_sum, ask_fact, ask_to_say, ask_to_say, ask_unknown, chat, count_up, next_number)
+        exchange = rng.choice((*asks, _told_name, _told_name, _sum_of_two, ask_outside))(rng)
+    if rng.random() < 0.5:
+        return reworded(rng, exchange.question), exchange.closed
+    return exchange.answer, exchange.closed
+
+
+def _told_name(rng: random.Random) -> Exchange:
+    """A name, or the question for it: what nobody has heard spoken cannot be remembered."""
+    return rng.choice(ask_name(rng))
+
+
+def _sum_of_two(rng: random.Random) -> Exchange:
+    """A sum that goes on from another."""
+    return sum_after(rng, ask_sum(rng)) or ask_sum(rng)
 
 
 def draw(count: int, seed: str, *, world_share: float, held_out: bool) -> list[str]:
