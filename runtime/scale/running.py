@@ -39,6 +39,9 @@ GONE = ("DEPLOY_FAILED", "DELETING")
 """States of an application that does not serve."""
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Dead): ")
 """The line of a traceback that says what happened."""
+PORT_TRIES = 5
+CANNOT_BIND = "Failed to bind"
+"""What Serve says where a port is taken"""
 SPARE_S = 10.0
 """How much longer than `drain_timeout_s` Serve may take to end its replicas."""
 
@@ -67,16 +70,10 @@ def serve_by_ray(
     serve = ray_serve()
     logging.getLogger("ray.serve").setLevel(LOGGING["log_level"])
     application = make()
-    listening = bound("server", settings.host, settings.port)
-    url, port = address_of(listening), listening.getsockname()[1]
-    listening.close()  # Serve's proxy binds it
+    bound("server", settings.host, settings.port).close()  # told before Ray is started, if it is taken
     with _ray(address, num_cpus):
         try:
-            serve.start(
-                proxy_location="HeadOnly" if address is None else "EveryNode",
-                http_options={"host": settings.host, "port": port},
-                logging_config=LOGGING,
-            )
+            url = _start_serve(serve, settings, "HeadOnly" if address is None else "EveryNode")
             target = serve.RunTarget(application, name=APPLICATION)
             serve.run_many([target], wait_for_applications_running=False)
             has_begun = False
@@ -99,6 +96,30 @@ def serve_by_ray(
             if address is None:
                 with suppress(Exception):
                     serve.shutdown()
+
+
+def _start_serve(serve: Any, settings: ServerSettings, proxy_location: str) -> str:
+    """Start Serve, whose proxy binds the port itself. Returns the server's address. Any port will do if the
+    settings' is 0: others may take the one that was free a moment ago, and then the next is tried."""
+    for tries_left in reversed(range(1 if settings.port else PORT_TRIES)):
+        listening = bound("server", settings.host, settings.port)
+        url, port = address_of(listening), listening.getsockname()[1]
+        listening.close()
+        try:
+            serve.start(
+                proxy_location=proxy_location,
+                http_options={"host": settings.host, "port": port},
+                logging_config=LOGGING,
+            )
+        except Exception as error:  # of the proxy, whatever Ray makes of it
+            if not tries_left or CANNOT_BIND not in str(error):
+                raise ConfigError(
+                    f"Serve could not be started at {url}: {_last_error(str(error))}"
+                ) from error
+            serve.shutdown()
+        else:
+            return url
+    raise AssertionError("the last try returns or raises")
 
 
 def _set_environment(*, is_local: bool) -> None:
@@ -151,9 +172,14 @@ def _state(serve: Any) -> tuple[str, str]:
     if found is None:
         return "DELETING", ""
     messages = [each.message for each in found.deployments.values()] + [found.message]
-    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return found.status.value, _last_error("\n".join(messages))
+
+
+def _last_error(text: str) -> str:
+    """The last line of a traceback, or of several, that says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR_LINE.match(line)] or lines
-    return found.status.value, errors[-1] if errors else "Serve does not say why"
+    return errors[-1] if errors else "Serve does not say why"
 
 
 def _drain(serve: Any, timeout_s: float) -> None:

@@ -136,8 +136,9 @@ COMMANDS = {
     ),
     "bench": (
         *("engine", "codec", "streaming", "formats", "host", "kernels"),
-        *("peers", "speech", "text", "turns", "serve"),
+        *("peers", "simulate", "speech", "text", "turns", "serve"),
     ),
+    "eval": ("asr", "spoken-qa", "visit", "vqa", "tts", "duplex", "demo", "compare", "sweep"),
 }
 EVERY_COMMAND = [[group, name] if group else [name] for group, names in COMMANDS.items() for name in names]
 

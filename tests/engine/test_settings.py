@@ -16,6 +16,8 @@ from antiphon import AsyncEngine, Engine
 from antiphon.codec import Codec
 from antiphon.config import EngineConfig, EngineSettings
 from antiphon.engine.arguments import EngineArguments
+from antiphon.model.checkpoint.loading import Progress
+from antiphon.outputs.speech_maker import MakerApart
 
 ROOT = Path(__file__).parents[2]
 USER = """
@@ -48,14 +50,20 @@ def test_the_settings_are_those_of_the_config() -> None:
 
 def test_the_arguments_are_those_of_the_engine() -> None:
     """`EngineArguments`, which `AsyncEngine` takes, against the signature of `Engine`."""
-    typing_names = {"Codec": Codec, "EngineArguments": EngineArguments, "EngineSettings": EngineSettings}
+    typing_names = {
+        "Codec": Codec,
+        "EngineArguments": EngineArguments,
+        "EngineSettings": EngineSettings,
+        "MakerApart": MakerApart,
+        "Progress": Progress,
+    }
     taken = get_type_hints(inspect.unwrap(Engine.__init__), localns=typing_names | {"Unpack": Unpack})
     assert taken.pop("settings") == Unpack[EngineSettings]
     of_async = get_type_hints(AsyncEngine.__init__, localns=typing_names | {"Unpack": Unpack})
     assert of_async == {"model": taken.pop("model"), "return": taken.pop("return")} | {
         "arguments": Unpack[EngineArguments]
     }
-    named = get_type_hints(EngineArguments, localns={"Codec": Codec})
+    named = get_type_hints(EngineArguments, localns=typing_names)
     assert named == taken | get_type_hints(EngineSettings)
     assert EngineArguments.__required_keys__ == frozenset()
 

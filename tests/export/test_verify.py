@@ -145,7 +145,7 @@ def test_an_export_of_another_codec_is_refused(
         (["--calibrate", "units.txt"], "expected --precision int8, got fp32"),
         (["--min", "5"], "--min: expected --format tensorrt"),
         (["--target", "sm80"], "--target: expected --format tensorrt"),
-        ([], "Missing option"),
+        ([], "missing option --out"),
     ],
 )
 def test_wrong_options(

@@ -41,7 +41,8 @@ import antiphon
 names = {module.name for module in pkgutil.walk_packages(antiphon.__path__, "antiphon.")}
 assert {"antiphon.kernels.linear", "antiphon.bench.engine", "antiphon.export"} <= names
 for name in names:
-    if not name.startswith("antiphon.kernels.triton."):  # which are there to load triton
+    # which are there to load triton, and a subclass of Ray's
+    if not name.startswith(("antiphon.kernels.triton.", "antiphon.scale.router")):
         importlib.import_module(name)
 heavy = set("bitsandbytes flash_attn flashinfer onnx onnxruntime ray soundfile tensorrt triton vllm".split())
 print("loaded:", sorted(heavy & set(sys.modules)))
