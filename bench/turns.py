@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -134,10 +134,10 @@ class _Reader:
 
     def __init__(self, engine: Engine, recording: Mixed, begin: int) -> None:
         assert engine.codec is not None
-        self._engine, self._codec = engine, engine.codec
+        self._engine = engine
         self._recording = recording
-        self._begin = self._end = begin
-        self._listener = self._codec.listen(recording.rate_hz)
+        self._end = begin
+        self._listener = engine.codec.listen(recording.rate_hz)
         self._id = engine.open_request(Request([Units([])]))
 
     def read(self, end: int, has_paused: bool) -> TranscriptUpdate | None:
@@ -145,8 +145,7 @@ class _Reader:
         units = self._listener.push(self._recording.samples[self._end : end])
         self._end = end
         if has_paused:
-            whole = self._recording.samples[self._begin : end]
-            units = [int(unit) for unit in self._codec.tokenize(whole, self._recording.rate_hz)]
+            units = self._listener.peek()
         if not units:
             return None
         self._engine.update_speech(self._id, units)
@@ -154,7 +153,7 @@ class _Reader:
         while self._engine.has_unfinished():
             for event in self._engine.step():
                 if isinstance(event, TranscriptUpdate):
-                    update = event
+                    update = replace(event, num_units=self._listener.sound_units(event.num_units))
         return update
 
     def close(self) -> None:

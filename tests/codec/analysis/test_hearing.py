@@ -48,7 +48,7 @@ def test_the_packaged_codec_cuts_silence_and_others_do_not(packaged: Codec, code
     assert len(codec.tokenize(sound, RATE_HZ, trim_silence=True)) < 25 * 2
 
 
-@pytest.mark.parametrize(("before_s", "after_s"), [(0.52, 0.0), (2.0, 0.52), (3.0, 3.0)])
+@pytest.mark.parametrize(("before_s", "after_s"), [(0.52, 0.3), (2.0, 0.52), (3.0, 3.0)])
 def test_digital_silence_changes_no_unit(packaged: Codec, before_s: float, after_s: float) -> None:
     heard = packaged.tokenize(question(1.0, 1.0), RATE_HZ)
     assert packaged.tokenize(question(before_s, after_s), RATE_HZ) == heard
