@@ -17,7 +17,7 @@ from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.traffic import Arrival
 
-__all__ = ["Checked", "compare", "figures", "simulated"]
+__all__ = ["FIGURES", "Checked", "compare", "figures", "simulated"]
 
 TIMEOUT_S = 600.0
 
