@@ -58,6 +58,17 @@ class Asked:
     replica: str = ""
     """Where it is"""
 
+    def hear(self, seconds: float, now_s: float, *, is_last: bool) -> bool:
+        """More of its sound has been made. True: its user has all of it."""
+        is_kept = now_s < self.waits_until_s
+        self.has_sound = self.has_sound or seconds > 0
+        self.has_last = self.has_last or is_last
+        if seconds and is_kept:
+            self.kept.append(seconds)
+        elif seconds:
+            self.reply.add_audio(now_s, seconds)
+        return is_last and not is_kept
+
 
 def state_of(arrival: Arrival, name: str, prompt: Prompt, served: Served) -> RequestState:
     """The scheduler's view of it: its reply is as long as the trace says, and asks for text evenly."""

@@ -21,12 +21,12 @@ from antiphon.bench.serving.questions import Question, read_workload
 from antiphon.bench.simulate.costs import Served
 from antiphon.bench.simulate.fitting import fit
 from antiphon.bench.simulate.measured import MeasuredCosts
-from antiphon.bench.simulate.watching import INTAKE, READ, SPOKEN, STEP, Watched, watching
+from antiphon.bench.simulate.watching import INTAKE, READ, SPOKEN, STEP, Piece, Watched, watching
 from antiphon.device.machine import cpu_name
 from antiphon.engine.engine import Engine
 from antiphon.types import Request, SamplingParams, Units
 
-__all__ = ["Clients", "calibrate"]
+__all__ = ["Calibration", "Clients"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Clients:
     """At most"""
 
 
-LOADS = (Clients(1, 20, 0.5), Clients(2, 16, 0.3), Clients(4, 24), Clients(8, 32), Clients(24, 48))
+LOADS = (Clients(1, 10, 0.5), Clients(2, 8, 0.3), Clients(4, 12), Clients(8, 16), Clients(24, 24))
+"""Of each round"""
+READING_PAUSE_S = 0.05
 PROMPT_UNITS = (10, 40, 100)
 MIN_UNITS, MAX_UNITS = 15, 60
 """Of a reply"""
@@ -48,35 +50,59 @@ PACE = 0.15
 MODALITIES = ("text", "audio")
 
 
-async def calibrate(asked: AsyncEngine, questions: Sequence[Question] | None = None) -> MeasuredCosts:
-    """Takes a minute or two. The engine has a codec, serves nobody else, and is as it was afterwards."""
-    engine = asked.engine
-    assert engine.codec is not None, "speech is measured, too"
-    questions = read_workload() if questions is None else questions
-    rng = random.Random(0)
-    with _paced(engine):
-        await _serve(asked, LOADS[-1], iter(()), rng)  # warms up
-        with watching(engine) as first:
-            await _serve(asked, Clients(1, len(questions)), iter(questions), rng, only_questions=True)
-        with watching(engine) as watched:
-            for load in LOADS:
-                await _serve(asked, load, cycle(questions), rng)
-                if load is LOADS[0]:
-                    relayed_s = _relayed_s(watched)
-    found = fit(watched.pieces, [piece for piece in first.pieces if piece.pictures and piece.name != READ])
-    alone_s, per_s, per_picture = found.read
-    return MeasuredCosts(
-        served=_served(engine, _side(engine, questions)),
-        passes={name: curve for name, curve in found.curves.items() if name not in (STEP, SPOKEN)},
-        step=found.curves[STEP],
-        speech=found.curves[SPOKEN],
-        prepare=(alone_s + relayed_s, per_s, per_picture),
-        intake=found.intake,
-        wake=found.wake,
-        tile=found.tile,
-        slowed=found.slowed,
-        machine=cpu_name(),
-    )
+class Calibration:
+    """Rounds of watching an engine, which may lie apart: the speed of shared machines drifts.
+
+    The engine has a codec and serves nobody else; after each round it is as it was. A round
+    takes half a minute.
+    """
+
+    def __init__(self, asked: AsyncEngine, questions: Sequence[Question] | None = None) -> None:
+        assert asked.engine.codec is not None, "speech is measured, too"
+        self._asked = asked
+        self._questions = read_workload() if questions is None else questions
+        self._rng = random.Random(0)
+        self._first: list[Piece] = []
+        self._pieces: list[Piece] = []
+        self._relayed_s: list[float] = []
+
+    async def watch(self) -> None:
+        """One round."""
+        asked, questions, rng = self._asked, self._questions, self._rng
+        with _paced(asked.engine):
+            if not self._pieces:
+                await _serve(asked, Clients(len(PROMPT_UNITS), 4 * len(PROMPT_UNITS)), iter(()), rng)
+                with watching(asked.engine) as first:
+                    once = Clients(1, len(questions))
+                    await _serve(asked, once, iter(questions), rng, only_questions=True)
+                self._first = [piece for piece in first.pieces if piece.pictures and piece.name != READ]
+            with watching(asked.engine) as watched:
+                for question in questions:
+                    await asyncio.to_thread(asked.engine.prepare, question.request())
+                    await asyncio.sleep(READING_PAUSE_S)
+                for number, load in enumerate(LOADS):
+                    await _serve(asked, load, cycle(questions), rng)
+                    if not number:
+                        self._relayed_s += _relayed_s(watched)
+        self._pieces += watched.pieces
+
+    def costs(self) -> MeasuredCosts:
+        """What all rounds tell."""
+        engine, found = self._asked.engine, fit(self._pieces, self._first)
+        alone_s, per_s, per_picture = found.read
+        relayed_s = statistics.median(self._relayed_s) if self._relayed_s else 0.0
+        return MeasuredCosts(
+            served=_served(engine, _side(engine, self._questions)),
+            passes={name: curve for name, curve in found.curves.items() if name not in (STEP, SPOKEN)},
+            step=found.curves[STEP],
+            speech=found.curves[SPOKEN],
+            prepare=(alone_s + relayed_s, per_s, per_picture),
+            intake=found.intake,
+            wake=found.wake,
+            tile=found.tile,
+            slowed=found.slowed,
+            machine=cpu_name(),
+        )
 
 
 @contextmanager
@@ -122,17 +148,16 @@ def _units(engine: Engine, rng: random.Random) -> Request:
     return Request(Units(rng.choices(range(vocab), k=count)), modalities=MODALITIES, system="")
 
 
-def _relayed_s(watched: Watched) -> float:
+def _relayed_s(watched: Watched) -> list[float]:
     """From when a request has been read until the engine's thread takes it, while that has nothing to do."""
-    pieces = sorted(watched.pieces, key=lambda piece: piece.begun_s)
-    waits_s, read_s = [], None
-    for piece in pieces:
+    waits_s, read_s = list[float](), None
+    for piece in sorted(watched.pieces, key=lambda piece: piece.begun_s):
         if piece.name == READ:
             read_s = piece.ended_s
         elif piece.name == INTAKE and read_s is not None:
-            waits_s.append(piece.begun_s - read_s)
+            waits_s.append(max(0.0, piece.begun_s - read_s))
             read_s = None
-    return max(0.0, statistics.median(waits_s)) if waits_s else 0.0
+    return waits_s
 
 
 def _served(engine: Engine, side: int) -> Served:

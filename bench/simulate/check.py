@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.traffic import Arrival
 
-__all__ = ["FIGURES", "Checked", "compare", "figures", "simulated"]
+__all__ = ["FIGURES", "Answered", "Checked", "ask", "compare", "figures", "simulated"]
 
 TIMEOUT_S = 600.0
 
@@ -51,9 +50,17 @@ def figures(checked: Checked) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-async def compare(
+@dataclass(frozen=True)
+class Answered:
+    """What an engine was asked, and what it answered."""
+
+    warm: list[Arrival]
+    """Before all that counts, one after the other"""
+    loads: list[tuple[Load, list[Run]]]
+
+
+async def ask(
     engine: AsyncEngine,
-    costs: Costs,
     questions: Sequence[Question],
     loads: Sequence[Load],
     *,
@@ -61,27 +68,34 @@ async def compare(
     repeats: int = 1,
     seed: int = 0,
     begun: Callable[[str], None] = lambda _: None,
-) -> list[Checked]:
-    """Asks the engine, which has been asked each question once, and then the simulation of it."""
+) -> Answered:
+    """Asks the engine each question once, and then as the loads say."""
     target, limits = EngineTarget(engine), Limits(num_requests, timeout_s=TIMEOUT_S)
     begun("warming up")
     once = Limits(len(questions), timeout_s=TIMEOUT_S)
-    warm = trace_of(await closed_loop(target, mixed(questions, seed), 1, once))
-    found = []
+    found = Answered(trace_of(await closed_loop(target, mixed(questions, seed), 1, once)), [])
     for load in loads:
         begun(f"{load}")
-        measured, ours = Run(), Run()
+        runs = []
         for repeat in range(repeats):
             order = mixed(questions, seed + repeat)
             if load.rate is not None:
-                run = await open_loop(target, order, load.rate, limits, seed + repeat)
+                runs.append(await open_loop(target, order, load.rate, limits, seed + repeat))
             else:
                 assert load.concurrency is not None
-                run = await closed_loop(target, order, load.concurrency, limits)
+                runs.append(await closed_loop(target, order, load.concurrency, limits))
+        found.loads.append((load, runs))
+    return found
+
+
+def compare(answered: Answered, costs: Costs) -> list[Checked]:
+    """Asks the simulation the same."""
+    found = []
+    for load, runs in answered.loads:
+        measured, ours = Run(), Run()
+        for run in runs:
             measured += run
-            ours += await asyncio.to_thread(
-                simulated, trace_of(run), costs, warm=warm, clients=load.concurrency
-            )
+            ours += simulated(trace_of(run), costs, warm=answered.warm, clients=load.concurrency)
         found.append(Checked(str(load), summarize(measured, "measured"), summarize(ours, "simulated")))
     return found
 

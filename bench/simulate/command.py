@@ -18,8 +18,8 @@ from antiphon.bench.options import JsonFile, check_output, record_of, write_reco
 from antiphon.bench.serving.measuring import Load
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.simulate import report
-from antiphon.bench.simulate.calibrate import calibrate as calibrated
-from antiphon.bench.simulate.check import compare, figures
+from antiphon.bench.simulate.calibrate import Calibration
+from antiphon.bench.simulate.check import ask, compare, figures
 from antiphon.bench.simulate.flags import (
     CHECK_LOADS,
     engine_settings,
@@ -251,18 +251,12 @@ def _measure(
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring the engine", total=None)
         with closing(engine):
-            if known is None or calibrate is not None:
-                times = asyncio.run(calibrated(engine))
-            else:
-                times = known
-            if calibrate is not None:
-                write_record(calibrate, times.as_json())
-            if not loads:
-                return
-            found = asyncio.run(
-                compare(
+            calibration = Calibration(engine) if known is None or calibrate is not None else None
+            if calibration is not None:
+                asyncio.run(calibration.watch())
+            answered = asyncio.run(
+                ask(
                     engine,
-                    times,
                     read_workload(),
                     loads,
                     num_requests=num_requests,
@@ -271,9 +265,26 @@ def _measure(
                     begun=lambda name: progress.update(task, description=name),
                 )
             )
-    title = f"{times.served.name} on {cpu_name()}"
+            if calibration is not None:  # before and after what it is compared with
+                progress.update(task, description="measuring the engine again")
+                asyncio.run(calibration.watch())
+                known = calibration.costs()
+        assert known is not None
+        if calibrate is not None:
+            write_record(calibrate, known.as_json())
+        if not loads:
+            return
+        progress.update(task, description="simulating")
+        found = compare(answered, known)
+    title = f"{known.served.name} on {cpu_name()}"
     Console().print(report.check_table(found, title))
     if json_out is not None:
-        command = f"antiphon bench simulate --check --num-requests {num_requests} --repeats {repeats}"
+        command = "antiphon bench simulate --check"
+        for flag, numbers in (
+            ("--concurrency", [f"{load.concurrency}" for load in loads if load.concurrency is not None]),
+            ("--rate", [f"{load.rate:g}" for load in loads if load.rate is not None]),
+        ):
+            command += f" {flag} {','.join(numbers)}" if numbers else ""
+        command += f" --num-requests {num_requests} --repeats {repeats}"
         runs = [asdict(one) | {"figures": figures(one)} for one in found]
-        write_record(json_out, record_of(title, command, runs=runs, times=times.as_json()))
+        write_record(json_out, record_of(title, command, runs=runs, times=known.as_json()))

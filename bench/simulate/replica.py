@@ -289,21 +289,11 @@ class Replica:
 
     def _deliver(self) -> None:
         heard, self._heard = self._heard, []
-        now_s = self._clock.now_s
         for each in heard:
-            asked = self.open.get(each.request_id)
-            if asked is None:
-                continue
-            is_kept = now_s < asked.waits_until_s
-            asked.has_sound = asked.has_sound or each.seconds > 0
-            if each.seconds and is_kept:
-                asked.kept.append(each.seconds)
-            elif each.seconds:
-                asked.reply.add_audio(now_s, each.seconds)
-            if each.is_last:
-                self._awaiting.discard(asked.name)
-                asked.has_last = True
-                if not is_kept:
+            if (asked := self.open.get(each.request_id)) is not None:
+                if each.is_last:
+                    self._awaiting.discard(asked.name)
+                if asked.hear(each.seconds, self._clock.now_s, is_last=each.is_last):
                     self._end(asked, None)
 
     def _end(self, asked: Asked, failure: str | None) -> None:
