@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.bench.engine import paced_speaking
@@ -63,14 +63,14 @@ class Calibration:
         self._questions = read_workload() if questions is None else questions
         self._rng = random.Random(0)
         self._first: list[Piece] = []
-        self._pieces: list[Piece] = []
+        self._rounds: list[list[Piece]] = []
         self._relayed_s: list[float] = []
 
     async def watch(self) -> None:
         """One round."""
         asked, questions, rng = self._asked, self._questions, self._rng
         with _paced(asked.engine):
-            if not self._pieces:
+            if not self._rounds:
                 await _serve(asked, Clients(len(PROMPT_UNITS), 4 * len(PROMPT_UNITS)), iter(()), rng)
                 with watching(asked.engine) as first:
                     once = Clients(1, len(questions))
@@ -84,11 +84,12 @@ class Calibration:
                     await _serve(asked, load, cycle(questions), rng)
                     if not number:
                         self._relayed_s += _relayed_s(watched)
-        self._pieces += watched.pieces
+        self._rounds.append(watched.pieces)
 
-    def costs(self) -> MeasuredCosts:
-        """What all rounds tell."""
-        engine, found = self._asked.engine, fit(self._pieces, self._first)
+    def costs(self, first: int = 0, count: int | None = None) -> MeasuredCosts:
+        """What these rounds tell; None: all from the first on."""
+        rounds = self._rounds[first:] if count is None else self._rounds[first : first + count]
+        engine, found = self._asked.engine, fit(list(chain.from_iterable(rounds)), self._first)
         alone_s, per_s, per_picture = found.read
         relayed_s = statistics.median(self._relayed_s) if self._relayed_s else 0.0
         return MeasuredCosts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from antiphon.aio.async_engine import AsyncEngine
@@ -16,7 +16,7 @@ from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.traffic import Arrival
 
-__all__ = ["FIGURES", "Answered", "Checked", "ask", "compare", "figures", "simulated"]
+__all__ = ["FIGURES", "Checked", "check", "figures", "simulated"]
 
 TIMEOUT_S = 600.0
 
@@ -50,52 +50,49 @@ def figures(checked: Checked) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What an engine was asked, and what it answered."""
-
-    warm: list[Arrival]
-    """Before all that counts, one after the other"""
-    loads: list[tuple[Load, list[Run]]]
-
-
-async def ask(
+async def check(
     engine: AsyncEngine,
     questions: Sequence[Question],
     loads: Sequence[Load],
+    times: Callable[[int], Costs],
+    between: Callable[[], Awaitable[None]],
     *,
     num_requests: int,
     repeats: int = 1,
     seed: int = 0,
     begun: Callable[[str], None] = lambda _: None,
-) -> Answered:
-    """Asks the engine each question once, and then as the loads say."""
+) -> list[Checked]:
+    """Asks the engine each question once, then as each load says, and at last the simulation of it the same.
+
+    between: awaited before each load and after the last. times: those of the load of this number.
+    """
     target, limits = EngineTarget(engine), Limits(num_requests, timeout_s=TIMEOUT_S)
     begun("warming up")
     once = Limits(len(questions), timeout_s=TIMEOUT_S)
-    found = Answered(trace_of(await closed_loop(target, mixed(questions, seed), 1, once)), [])
+    warm = trace_of(await closed_loop(target, mixed(questions, seed), 1, once))
+    answered: list[list[Run]] = []
     for load in loads:
+        begun("measuring the engine")
+        await between()
         begun(f"{load}")
-        runs = []
+        answered.append([])
         for repeat in range(repeats):
             order = mixed(questions, seed + repeat)
             if load.rate is not None:
-                runs.append(await open_loop(target, order, load.rate, limits, seed + repeat))
+                run = await open_loop(target, order, load.rate, limits, seed + repeat)
             else:
                 assert load.concurrency is not None
-                runs.append(await closed_loop(target, order, load.concurrency, limits))
-        found.loads.append((load, runs))
-    return found
-
-
-def compare(answered: Answered, costs: Costs) -> list[Checked]:
-    """Asks the simulation the same."""
+                run = await closed_loop(target, order, load.concurrency, limits)
+            answered[-1].append(run)
+    begun("measuring the engine")
+    await between()
+    begun("simulating")
     found = []
-    for load, runs in answered.loads:
-        measured, ours = Run(), Run()
+    for number, (load, runs) in enumerate(zip(loads, answered, strict=True)):
+        costs, measured, ours = times(number), Run(), Run()
         for run in runs:
             measured += run
-            ours += simulated(trace_of(run), costs, warm=answered.warm, clients=load.concurrency)
+            ours += simulated(trace_of(run), costs, warm=warm, clients=load.concurrency)
         found.append(Checked(str(load), summarize(measured, "measured"), summarize(ours, "simulated")))
     return found
 

@@ -19,7 +19,8 @@ from antiphon.bench.serving.measuring import Load
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.simulate import report
 from antiphon.bench.simulate.calibrate import Calibration
-from antiphon.bench.simulate.check import ask, compare, figures
+from antiphon.bench.simulate.check import check as checked
+from antiphon.bench.simulate.check import figures
 from antiphon.bench.simulate.flags import (
     CHECK_LOADS,
     engine_settings,
@@ -47,6 +48,8 @@ ENGINE_PANEL = "Engine, for --calibrate and --check"
 FLEET_PANEL = "Fleet"
 TIMES_PANEL = "Times"
 CHECK_PANEL = "Check"
+ALONE_ROUNDS = 3
+"""Of measuring an engine, where it is not measured around loads"""
 
 
 def run(
@@ -251,32 +254,36 @@ def _measure(
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring the engine", total=None)
         with closing(engine):
-            calibration = Calibration(engine) if known is None or calibrate is not None else None
-            if calibration is not None:
-                asyncio.run(calibration.watch())
-            answered = asyncio.run(
-                ask(
+            calibration = Calibration(engine)
+
+            async def measure() -> None:
+                if known is None or calibrate is not None:
+                    for _ in range(1 if loads else ALONE_ROUNDS):
+                        await calibration.watch()
+
+            def times(number: int) -> MeasuredCosts:
+                """Measured around this load, unless they are given."""
+                return calibration.costs(number, 2) if known is None else known
+
+            found = asyncio.run(
+                checked(
                     engine,
                     read_workload(),
                     loads,
+                    times,
+                    measure,
                     num_requests=num_requests,
                     repeats=repeats,
                     seed=seed,
                     begun=lambda name: progress.update(task, description=name),
                 )
             )
-            if calibration is not None:  # before and after what it is compared with
-                progress.update(task, description="measuring the engine again")
-                asyncio.run(calibration.watch())
-                known = calibration.costs()
-        assert known is not None
+            all_times = calibration.costs() if known is None or calibrate is not None else known
         if calibrate is not None:
-            write_record(calibrate, known.as_json())
+            write_record(calibrate, all_times.as_json())
         if not loads:
             return
-        progress.update(task, description="simulating")
-        found = compare(answered, known)
-    title = f"{known.served.name} on {cpu_name()}"
+    title = f"{all_times.served.name} on {cpu_name()}"
     Console().print(report.check_table(found, title))
     if json_out is not None:
         command = "antiphon bench simulate --check"
@@ -287,4 +294,4 @@ def _measure(
             command += f" {flag} {','.join(numbers)}" if numbers else ""
         command += f" --num-requests {num_requests} --repeats {repeats}"
         runs = [asdict(one) | {"figures": figures(one)} for one in found]
-        write_record(json_out, record_of(title, command, runs=runs, times=known.as_json()))
+        write_record(json_out, record_of(title, command, runs=runs, times=all_times.as_json()))
