@@ -345,8 +345,7 @@ def test_a_machine_is_found_again_in_what_was_watched() -> None:
         assert {other: found.slowed[kind][other] for other in by} == pytest.approx(by, abs=0.12)
 
 
-@pytest.mark.parametrize("width", [80])
-def test_the_check_fits_a_terminal(width: int) -> None:
+def test_the_check_fits_a_terminal_of_80_columns() -> None:
     replies = Run(duration_s=10.0)
     for number in range(3):
         reply = Reply("spoken", 0.0)
@@ -354,7 +353,7 @@ def test_the_check_fits_a_terminal(width: int) -> None:
         replies.replies.append(reply.end(1300.0, None))
     summary = summarize(replies, "measured")
     checked = [Checked("16 at a time", summary, summary), Checked("2.5/s", summary, summary)]
-    console = Console(width=width, record=True, file=StringIO())
+    console = Console(width=80, record=True, file=StringIO())
     console.print(check_table(checked, "a model on a machine"))
     lines = console.export_text().splitlines()
     assert sum("first audio, mean" in line and "1235.500" in line for line in lines) == 2
