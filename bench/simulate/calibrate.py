@@ -1,92 +1,170 @@
-"""What an engine's parts take on this machine, alone and beside each other."""
+"""What an engine's parts take on this machine, found by watching it serve.
+
+It is asked as it is in service, by several clients, with pauses and without: there, weights have left the
+caches, threads sleep and wake, several of them want the interpreter, and no part is as fast as it is alone in
+a loop.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import statistics
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import cycle
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, cycle
 
-import numpy as np
-
-from antiphon.bench.engine import add_paced_request
+from antiphon.aio.async_engine import AsyncEngine
+from antiphon.bench.engine import paced_speaking
 from antiphon.bench.serving.questions import Question, read_workload
-from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Served, Work
-from antiphon.bench.simulate.measured import Curve, MeasuredCosts, kind_of
-from antiphon.bench.spans import replaced
-from antiphon.codec.stream import SpeechStream, advance
+from antiphon.bench.simulate.costs import Served
+from antiphon.bench.simulate.fitting import fit
+from antiphon.bench.simulate.measured import MeasuredCosts
+from antiphon.bench.simulate.watching import INTAKE, READ, SPOKEN, STEP, Piece, Watched, watching
 from antiphon.device.machine import cpu_name
 from antiphon.engine.engine import Engine
-from antiphon.sched.plan import StackPlan
 from antiphon.types import Request, SamplingParams, Units
 
-__all__ = ["calibrate"]
+__all__ = ["Calibration", "Clients"]
 
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+@dataclass(frozen=True)
+class Clients:
+    """A load: each client asks again after a pause."""
+
+    number: int
+    num_requests: int
+    pause_s: float = 0.0
+    """At most"""
+
+
+LOADS = (Clients(1, 10, 0.5), Clients(2, 8, 0.3), Clients(4, 12), Clients(8, 16), Clients(24, 24))
+"""Of each round"""
+READING_PAUSE_S = 0.05
 PROMPT_UNITS = (10, 40, 100)
+MIN_UNITS, MAX_UNITS = 15, 60
+"""Of a reply"""
 PACE = 0.15
 """Text tokens that a unit asks for: what trained models say in a second of speech is of this order."""
-UNITS = 40
-IN_UNITS = ("text", "units")
-"""Spoken replies without their sound: the speech worker has nothing to do."""
-SIDE_S = 1.0
-"""How long two kinds of work run side by side."""
-TURNS = 2
+MODALITIES = ("text", "audio")
 
 
-@dataclass
-class _Passes:
-    """Timed passes of an engine, and what its steps take beside them."""
+class Calibration:
+    """Rounds of watching an engine, which may lie apart: the speed of shared machines drifts.
 
-    taken: list[tuple[Work, float]] = field(default_factory=list)
-    pass_s: float = 0.0
-    """Of the step that is under way"""
-    rows: int = 0
+    The engine has a codec and serves nobody else; after each round it is as it was. A round
+    takes half a minute.
+    """
 
-    def timed(self, run: Callable[[StackPlan], Any]) -> Callable[[StackPlan], Any]:
-        def timed(plan: StackPlan) -> Any:
-            work = _work(plan)
-            begun_s = time.perf_counter()
-            found = run(plan)
-            taken_s = time.perf_counter() - begun_s
-            self.pass_s += taken_s
-            self.rows = max(self.rows, work.rows)
-            self.taken.append((work, taken_s))
-            return found
+    def __init__(self, asked: AsyncEngine, questions: Sequence[Question] | None = None) -> None:
+        assert asked.engine.codec is not None, "speech is measured, too"
+        self._asked = asked
+        self._questions = read_workload() if questions is None else questions
+        self._rng = random.Random(0)
+        self._first: list[Piece] = []
+        self._rounds: list[list[Piece]] = []
+        self._relayed_s: list[float] = []
 
-        return timed
+    async def watch(self) -> None:
+        """One round."""
+        asked, questions, rng = self._asked, self._questions, self._rng
+        with _paced(asked.engine):
+            if not self._rounds:
+                await _serve(asked, Clients(len(PROMPT_UNITS), 4 * len(PROMPT_UNITS)), iter(()), rng)
+                with watching(asked.engine) as first:
+                    once = Clients(1, len(questions))
+                    await _serve(asked, once, iter(questions), rng, only_questions=True)
+                self._first = [piece for piece in first.pieces if piece.pictures and piece.name != READ]
+            with watching(asked.engine) as watched:
+                for question in questions:
+                    await asyncio.to_thread(asked.engine.prepare, question.request())
+                    await asyncio.sleep(READING_PAUSE_S)
+                for number, load in enumerate(LOADS):
+                    await _serve(asked, load, cycle(questions), rng)
+                    if not number:
+                        self._relayed_s += _relayed_s(watched)
+        self._rounds.append(watched.pieces)
+
+    def costs(self, first: int = 0, count: int | None = None) -> MeasuredCosts:
+        """What these rounds tell; None: all from the first on."""
+        rounds = self._rounds[first:] if count is None else self._rounds[first : first + count]
+        engine, found = self._asked.engine, fit(list(chain.from_iterable(rounds)), self._first)
+        alone_s, per_s, per_picture = found.read
+        relayed_s = statistics.median(self._relayed_s) if self._relayed_s else 0.0
+        return MeasuredCosts(
+            served=_served(engine, _side(engine, self._questions)),
+            passes={name: curve for name, curve in found.curves.items() if name not in (STEP, SPOKEN)},
+            step=found.curves[STEP],
+            speech=found.curves[SPOKEN],
+            prepare=(alone_s + relayed_s, per_s, per_picture),
+            intake=found.intake,
+            wake=found.wake,
+            tile=found.tile,
+            slowed=found.slowed,
+            machine=cpu_name(),
+        )
 
 
-def calibrate(engine: Engine, questions: Sequence[Question] | None = None) -> MeasuredCosts:
-    """Takes a minute or two. The engine has a codec, serves nobody else, and is as it was afterwards."""
-    assert engine.codec is not None, "speech is measured, too"
-    questions = read_workload() if questions is None else questions
-    with_pictures = _measure_pictures(engine, questions)
-    passes, beside = _measure_steps(engine)
-    prepare, side = _measure_reading(engine, questions)
-    found = MeasuredCosts(
-        served=_served(engine, side),
-        passes=passes,
-        step=beside,
-        speech=_measure_speech(engine),
-        prepare=prepare,
-        intake=_measure_intake(engine),
-        tile=_tile_s(with_pictures, passes["text prompts"]),
-        machine=cpu_name(),
-    )
-    return MeasuredCosts(**{**vars(found), "slowed": _measure_beside(engine, questions)})
+@contextmanager
+def _paced(engine: Engine) -> Iterator[None]:
+    """Speech asks for its text at a pace: random units would ask for it at an arbitrary one."""
+    scheduler = engine.scheduler
+    before, scheduler.speaking = scheduler.speaking, paced_speaking(PACE)
+    try:
+        yield
+    finally:
+        scheduler.speaking = before
+
+
+async def _serve(
+    asked: AsyncEngine,
+    load: Clients,
+    questions: Iterator[Question],
+    rng: random.Random,
+    *,
+    only_questions: bool = False,
+) -> None:
+    """Every other request is a question; the rest are random units, which no prompt cache knows."""
+    left = load.num_requests
+
+    async def client() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            question = next(questions, None) if only_questions or left % 2 else None
+            request = _units(asked.engine, rng) if question is None else question.request()
+            units = rng.randint(MIN_UNITS, MAX_UNITS)
+            params = SamplingParams(temperature=0.0, max_units=units, ignore_eos=True)
+            async for _ in asked.stream(request, params):
+                pass
+            if load.pause_s:
+                await asyncio.sleep(rng.uniform(0, load.pause_s))
+
+    await asyncio.gather(*(client() for _ in range(load.number)))
+
+
+def _units(engine: Engine, rng: random.Random) -> Request:
+    vocab, count = engine.model_config.audio_vocab_size, rng.choice(PROMPT_UNITS)
+    return Request(Units(rng.choices(range(vocab), k=count)), modalities=MODALITIES, system="")
+
+
+def _relayed_s(watched: Watched) -> list[float]:
+    """From when a request has been read until the engine's thread takes it, while that has nothing to do."""
+    waits_s, read_s = list[float](), None
+    for piece in sorted(watched.pieces, key=lambda piece: piece.begun_s):
+        if piece.name == READ:
+            read_s = piece.ended_s
+        elif piece.name == INTAKE and read_s is not None:
+            waits_s.append(max(0.0, piece.begun_s - read_s))
+            read_s = None
+    return waits_s
 
 
 def _served(engine: Engine, side: int) -> Served:
     codec = engine.codec
     assert codec is not None
-    prompt = engine.prepare(Request(Units([0]), modalities=("text", "audio")))
+    prompt = engine.prepare(Request(Units([0]), modalities=MODALITIES))
     return Served(
         name=engine.model_name,
         model=engine.model_config,
@@ -101,258 +179,8 @@ def _served(engine: Engine, side: int) -> Served:
     )
 
 
-# --- steps --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _timing(engine: Engine) -> Iterator[_Passes]:
-    passes, runner = _Passes(), engine.runner
-    with ExitStack() as stack:
-        for run in (runner.run_bottom, runner.run_text, runner.run_top):
-            stack.enter_context(replaced(run, passes.timed(run)))
-        yield passes
-
-
-def _work(plan: StackPlan) -> Work:
-    picks = sum(chunk.samples for chunk in plan.chunks)
-    is_decode = all(len(chunk) == 1 for chunk in plan.chunks)
-    if plan.stack != "bottom":
-        is_decode = is_decode and picks == len(plan.chunks)
-    if plan.stack == "top":
-        is_decode = is_decode and all(c.end > c.request.num_speech_prompt for c in plan.chunks)
-    context = sum(chunk.end for chunk in plan.chunks)
-    return Work(plan.stack, len(plan.chunks), plan.num_tokens, context, picks, is_decode)
-
-
-def _measure_steps(engine: Engine) -> tuple[dict[str, Curve], Curve]:
-    rng = random.Random(0)
-    taken: list[tuple[Work, float]] = []
-    beside: list[tuple[int, float]] = []
-    most = min(ROWS[-1], engine.config.max_num_seqs)
-    for is_warm in (False, True):
-        for prompt_units in PROMPT_UNITS:
-            for rows in ROWS if is_warm else (1, most):
-                if rows <= most:
-                    found = _steps(engine, rows, prompt_units, rng)
-                    if is_warm:
-                        taken += found[0]
-                        beside += found[1]
-    kinds = {kind_of(work) for work, _ in taken}
-    passes = {
-        kind: fit_curve([(w.tokens, w.context, s) for w, s in taken if kind_of(w) == kind])
-        for kind in sorted(kinds)
-    }
-    return passes, fit_curve([(rows, 0, seconds) for rows, seconds in beside])
-
-
-def _steps(
-    engine: Engine, rows: int, prompt_units: int, rng: random.Random
-) -> tuple[list[tuple[Work, float]], list[tuple[int, float]]]:
-    """Half of the requests come when the others speak already, as they do in service."""
-    beside, late = [], rows // 2
-
-    def add() -> None:
-        add_paced_request(engine, prompt_units, UNITS, PACE, rng, IN_UNITS)
-
-    with _timing(engine) as passes:
-        for _ in range(rows - late):
-            add()
-        number = 0
-        while engine.has_unfinished():
-            number += 1
-            if late and number % 4 == 0:
-                late -= 1
-                add()
-            passes.pass_s, passes.rows = 0.0, 0
-            begun_s = time.perf_counter()
-            engine.step()
-            beside.append((passes.rows, time.perf_counter() - begun_s - passes.pass_s))
-    return passes.taken, [(count, seconds) for count, seconds in beside if count]
-
-
-def fit_curve(points: Sequence[tuple[float, float, float]]) -> Curve:
-    """A curve through (size, context, seconds): medians of like points, then least squares. Where more
-    context or a larger size seems to take less, that is taken for noise."""
-    groups: dict[tuple[float, int], list[tuple[float, float, float]]] = {}
-    for point in points:
-        groups.setdefault((point[0], int(np.log2(max(point[1], 1)) * 2)), []).append(point)
-    medians = np.array([np.median(group, axis=0) for group in groups.values()])
-    weights = np.sqrt([len(group) for group in groups.values()])
-    size, context, seconds = medians.T
-    knots = _knots(np.unique(size))
-    hats = np.stack([np.interp(size, knots, row) for row in np.eye(len(knots))], axis=1)
-    for columns in (np.column_stack([hats, context]), hats):
-        found, *_ = np.linalg.lstsq(columns * weights[:, None], seconds * weights, rcond=None)
-        slope = float(found[-1]) if columns.shape[1] > len(knots) else 0.0
-        if slope >= 0:
-            break
-    rising = np.maximum.accumulate(np.maximum(found[: len(knots)], 0.0))
-    return Curve(tuple(map(float, knots)), tuple(map(float, rising)), slope)
-
-
-def _knots(sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Of all sizes, those that are apart by a quarter or more."""
-    kept = [sizes[0]]
-    for size in sizes[1:]:
-        if size >= 1.25 * kept[-1]:
-            kept.append(size)
-    if kept[-1] < sizes[-1] and len(kept) > 1:
-        kept[-1] = sizes[-1]
-    return np.array(kept)
-
-
-# --- the rest -----------------------------------------------------------------------------------
-
-
-def _streams(engine: Engine, count: int, units: int) -> list[SpeechStream]:
-    codec = engine.codec
-    assert codec is not None
-    rng = random.Random(1)
-    streams = [codec.stream(codec.voice(None), seed, engine.config.stream_schedule) for seed in range(count)]
-    for stream in streams:
-        stream.add([rng.randrange(codec.num_units_vocab) for _ in range(units)], final=True)
-    return streams
-
-
-def _measure_speech(engine: Engine) -> Curve:
-    codec = engine.codec
-    assert codec is not None
-    points: list[tuple[float, float, float]] = []
-    for is_warm in (False, True, True):
-        for count in (1,) if not codec.max_batch_frames else (1, 2, 4, 8):
-            for units in (14, 25, 60, 110):
-                streams = _streams(engine, count, units)
-                while any(stream.ready for stream in streams):
-                    batch = [stream for stream in streams if stream.ready]
-                    frames = sum(stream.ready_frames for stream in batch)
-                    begun_s = time.perf_counter()
-                    advance(batch)
-                    if is_warm:
-                        points.append((frames, 0.0, time.perf_counter() - begun_s))
-    return fit_curve(points)
-
-
-def _measure_reading(engine: Engine, questions: Sequence[Question]) -> tuple[tuple[float, float, float], int]:
-    """Seconds of reading; and the side of a square of as many positions as a picture takes."""
-    rows, seconds, positions = [], [], []
-    for is_warm in (False, True, True):
-        for question in questions:
-            begun_s = time.perf_counter()
-            prompt = engine.prepare(question.request())
-            if is_warm:
-                seconds.append(time.perf_counter() - begun_s)
-                rows.append([1.0, prompt.num_last_units / 25, len(prompt.images)])
-                positions += [image.num_positions for image in prompt.images]
-    found, *_ = np.linalg.lstsq(np.array(rows), np.array(seconds), rcond=None)
-    alone, per_s, per_picture = (max(0.0, float(value)) for value in found)
-    side = max(1, round(statistics.mean(positions) ** 0.5)) if positions else 1
-    return (alone, per_s, per_picture), side
-
-
-def _measure_intake(engine: Engine) -> float:
-    """Adding a request, and its end."""
-    taken = []
-    for number in range(20):
-        request = Request(Units([number + 1]), modalities=("text", "audio"))
-        prompt = engine.prepare(request)
-        begun_s = time.perf_counter()
-        name = engine.add_prepared(request, prompt, SamplingParams(max_units=4))
-        engine.abort(name)
-        taken.append(time.perf_counter() - begun_s)
-        while engine.has_unfinished():
-            engine.step()
-    return statistics.median(taken)
-
-
-def _measure_pictures(engine: Engine, questions: Sequence[Question]) -> list[tuple[Work, float]]:
-    """Text passes that read a picture for the first time."""
-    pictures = {question.picture: question for question in questions if question.picture is not None}
-    _steps(engine, 2, PROMPT_UNITS[0], random.Random(3))  # warms up
-    found = []
-    for question in pictures.values():
-        with _timing(engine) as timed:
-            engine.add_request(question.request(), SamplingParams(max_units=2), stream_audio=False)
-            while engine.has_unfinished():
-                engine.step()
-        found.append(next((work, seconds) for work, seconds in timed.taken if work.stack == "text"))
-    return found
-
-
-def _tile_s(with_pictures: Sequence[tuple[Work, float]], prompts: Curve) -> float:
-    """What such a pass takes longer than its positions do."""
-    beyond = [seconds - prompts.at(work.tokens, work.context) for work, seconds in with_pictures]
-    return max(0.0, statistics.median(beyond)) if beyond else 0.0
-
-
-def _measure_beside(engine: Engine, questions: Sequence[Question]) -> dict[str, dict[str, float]]:
-    """By how much each kind of work slows each other down, alone and together in turns."""
-    asked = cycle(questions)
-    work: dict[str, Callable[[], object]] = {
-        MODEL: partial(_one_step, engine, random.Random(2)),
-        SPEECH: partial(_one_chunk, engine),
-        PREPARE: lambda: engine.prepare(next(asked).request()),
-    }
-    alone: dict[str, list[float]] = {kind: [] for kind in work}
-    together: dict[tuple[str, str], list[float]] = {}
-    for _ in range(TURNS):
-        for kind, call in work.items():
-            alone[kind] += [statistics.mean(found) for found in _side_by_side([call])]
-        for first, second in (
-            (MODEL, SPEECH),
-            (MODEL, PREPARE),
-            (SPEECH, SPEECH),
-            (SPEECH, PREPARE),
-            (PREPARE, PREPARE),
-        ):
-            calls = [work[first], work[second] if first != second else _again(engine, first, questions)]
-            one, other = _side_by_side(calls)
-            together.setdefault((first, second), []).append(statistics.mean(one))
-            if first != second:
-                together.setdefault((second, first), []).append(statistics.mean(other))
-    while engine.has_unfinished():
-        engine.step()
-    slowed: dict[str, dict[str, float]] = {kind: {} for kind in work}
-    for (slow, beside), taken in together.items():
-        slowed[slow][beside] = max(0.0, statistics.mean(taken) / statistics.mean(alone[slow]) - 1)
-    return slowed
-
-
-def _again(engine: Engine, kind: str, questions: Sequence[Question]) -> Callable[[], object]:
-    """The same kind of work, with a state of its own."""
-    if kind == SPEECH:
-        return partial(_one_chunk, engine)
-    asked = cycle(questions)
-    return lambda: engine.prepare(next(asked).request())
-
-
-def _side_by_side(calls: Sequence[Callable[[], object]]) -> list[list[float]]:
-    """Each call over and over, in a thread of its own but the first, for `SIDE_S`; the seconds of each."""
-    until_s = time.perf_counter() + SIDE_S
-    taken: list[list[float]] = [[] for _ in calls]
-
-    def loop(number: int) -> None:
-        begun_s = time.perf_counter()
-        while begun_s < until_s or not taken[number]:
-            calls[number]()
-            ended_s = time.perf_counter()
-            taken[number].append(ended_s - begun_s)
-            begun_s = ended_s
-
-    threads = [threading.Thread(target=loop, args=(number,)) for number in range(1, len(calls))]
-    for thread in threads:
-        thread.start()
-    loop(0)
-    for thread in threads:
-        thread.join()
-    return taken
-
-
-def _one_step(engine: Engine, rng: random.Random) -> None:
-    """A step of a few requests that speak."""
-    while len(engine.request_ids) < 4:
-        add_paced_request(engine, 20, 200, PACE, rng, IN_UNITS)
-    engine.step()
-
-
-def _one_chunk(engine: Engine) -> None:
-    advance(_streams(engine, 1, 40))
+def _side(engine: Engine, questions: Sequence[Question]) -> int:
+    """The side of a square of as many positions as a picture takes on average."""
+    shown = [engine.prepare(q.request()).images for q in questions if q.picture is not None]
+    positions = [image.num_positions for images in shown for image in images]
+    return max(1, round(statistics.mean(positions) ** 0.5)) if positions else 1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from antiphon.aio.async_engine import AsyncEngine
@@ -17,7 +16,7 @@ from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.traffic import Arrival
 
-__all__ = ["Checked", "compare", "figures", "simulated"]
+__all__ = ["FIGURES", "Checked", "check", "figures", "simulated"]
 
 TIMEOUT_S = 600.0
 
@@ -51,26 +50,32 @@ def figures(checked: Checked) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-async def compare(
+async def check(
     engine: AsyncEngine,
-    costs: Costs,
     questions: Sequence[Question],
     loads: Sequence[Load],
+    times: Callable[[int], Costs],
+    between: Callable[[], Awaitable[None]],
     *,
     num_requests: int,
     repeats: int = 1,
     seed: int = 0,
     begun: Callable[[str], None] = lambda _: None,
 ) -> list[Checked]:
-    """Asks the engine, which has been asked each question once, and then the simulation of it."""
+    """Asks the engine each question once, then as each load says, and at last the simulation of it the same.
+
+    between: awaited before each load and after the last. times: those of the load of this number.
+    """
     target, limits = EngineTarget(engine), Limits(num_requests, timeout_s=TIMEOUT_S)
     begun("warming up")
     once = Limits(len(questions), timeout_s=TIMEOUT_S)
     warm = trace_of(await closed_loop(target, mixed(questions, seed), 1, once))
-    found = []
+    answered: list[list[Run]] = []
     for load in loads:
+        begun("measuring the engine")
+        await between()
         begun(f"{load}")
-        measured, ours = Run(), Run()
+        answered.append([])
         for repeat in range(repeats):
             order = mixed(questions, seed + repeat)
             if load.rate is not None:
@@ -78,10 +83,16 @@ async def compare(
             else:
                 assert load.concurrency is not None
                 run = await closed_loop(target, order, load.concurrency, limits)
+            answered[-1].append(run)
+    begun("measuring the engine")
+    await between()
+    begun("simulating")
+    found = []
+    for number, (load, runs) in enumerate(zip(loads, answered, strict=True)):
+        costs, measured, ours = times(number), Run(), Run()
+        for run in runs:
             measured += run
-            ours += await asyncio.to_thread(
-                simulated, trace_of(run), costs, warm=warm, clients=load.concurrency
-            )
+            ours += simulated(trace_of(run), costs, warm=warm, clients=load.concurrency)
         found.append(Checked(str(load), summarize(measured, "measured"), summarize(ours, "simulated")))
     return found
 

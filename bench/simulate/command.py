@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import re
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from antiphon.aio.async_engine import AsyncEngine
-from antiphon.bench.options import JsonFile, check_output, read_counts, record_of, write_record
+from antiphon.bench.options import JsonFile, check_output, record_of, write_record
 from antiphon.bench.serving.measuring import Load
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.simulate import report
-from antiphon.bench.simulate.calibrate import calibrate as calibrated
-from antiphon.bench.simulate.check import compare, figures
-from antiphon.bench.simulate.costs import Costs
-from antiphon.bench.simulate.fleet import Autoscaling, Failures, Goal, simulate
-from antiphon.bench.simulate.floors import BYTES, FloorCosts
+from antiphon.bench.simulate.calibrate import Calibration
+from antiphon.bench.simulate.check import check as checked
+from antiphon.bench.simulate.check import figures
+from antiphon.bench.simulate.flags import (
+    CHECK_LOADS,
+    engine_settings,
+    read_costs_file,
+    read_loads,
+    read_replicas,
+    read_scaling,
+    read_times,
+    read_traffic,
+    refuse,
+)
+from antiphon.bench.simulate.fleet import simulate
+from antiphon.bench.simulate.floors import BYTES
 from antiphon.bench.simulate.gpus import GPUS
-from antiphon.bench.simulate.measured import MeasuredCosts, read_costs
+from antiphon.bench.simulate.measured import MeasuredCosts
 from antiphon.bench.simulate.planning import replicas_needed
-from antiphon.bench.simulate.traffic import Arrival, busiest, day, read_trace, write_trace
-from antiphon.bench.sizes import model_configs
-from antiphon.config import EngineConfig
+from antiphon.bench.simulate.results import Goal
+from antiphon.bench.simulate.scaling import Failures
+from antiphon.bench.simulate.traffic import busiest, write_trace
 from antiphon.device.machine import cpu_name
-from antiphon.engine.engine import Engine
-from antiphon.errors import ConfigError
 
 __all__ = ["run"]
 
@@ -41,9 +48,8 @@ ENGINE_PANEL = "Engine, for --calibrate and --check"
 FLEET_PANEL = "Fleet"
 TIMES_PANEL = "Times"
 CHECK_PANEL = "Check"
-MAX_DAY = 10**8
-MEASURED_PRICE = 0.10
-CHECK_LOADS = "1,4,16"
+ALONE_ROUNDS = 3
+"""Of measuring an engine, where it is not measured around loads"""
 
 
 def run(
@@ -182,28 +188,28 @@ def run(
     if (model is None) != (codec is None):
         raise typer.BadParameter("needs --codec, as --codec needs --model", param_hint="--model")
     if calibrate is not None or check:
-        _refuse({"--traffic": traffic, "--gpu": gpu}, "is of no use with --calibrate or --check")
-        loads = _read_loads(concurrency, rate) if check else []
-        known = None if costs is None else _read_costs(costs)
-        engine = Engine(model, codec=codec, device=device, **_seqs(max_num_seqs))
+        refuse({"--traffic": traffic, "--gpu": gpu}, "is of no use with --calibrate or --check")
+        loads = read_loads(concurrency, rate) if check else []
+        known = None if costs is None else read_costs_file(costs)
+        engine = AsyncEngine(model, codec=codec, device=device, **engine_settings(max_num_seqs))
         _measure(engine, calibrate, known, loads, num_requests, repeats, seed, json_out)
         return
     if traffic is None:
         raise typer.BadParameter("expected FILE or day:N", param_hint="--traffic")
-    arrivals = _read_traffic(traffic)
+    arrivals = read_traffic(traffic)
     speech_h = sum(arrival.reply_s for arrival in arrivals) / 3600
     if peak_s is not None:
         arrivals = busiest(arrivals, peak_s)
     if write_traffic is not None:
         write_trace(write_traffic, arrivals)
         return
-    times, usual_price, caption = _times(
+    times, usual_price, caption = read_times(
         gpu, costs, config, weights, efficiency, codec_efficiency, max_num_seqs
     )
     price = usual_price if price is None else price
     failures = None if mtbf_h is None else Failures(mtbf_h * 3600, restart_s)
-    scaling = None if autoscale is None else _read_scaling(autoscale, scale_delay_s, waiting_audio_s)
-    count = _read_replicas(replicas)
+    scaling = None if autoscale is None else read_scaling(autoscale, scale_delay_s, waiting_audio_s)
+    count = read_replicas(replicas)
     if scaling is not None:
         count = scaling.least if count is None else count
     with Progress(transient=True) as progress:
@@ -236,7 +242,7 @@ def run(
 
 
 def _measure(
-    engine: Engine,
+    engine: AsyncEngine,
     calibrate: Path | None,
     known: MeasuredCosts | None,
     loads: list[Load],
@@ -247,142 +253,45 @@ def _measure(
 ) -> None:
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring the engine", total=None)
-        with ExitStack() as stack:
-            stack.callback(engine.close)
-            times = calibrated(engine) if known is None or calibrate is not None else known
-            if calibrate is not None:
-                write_record(calibrate, times.as_json())
-            if not loads:
-                return
-            stack.pop_all()  # it is handed over
-        with closing(AsyncEngine.from_engine(engine)) as asked:
+        with closing(engine):
+            calibration = Calibration(engine)
+
+            async def measure() -> None:
+                if known is None or calibrate is not None:
+                    for _ in range(1 if loads else ALONE_ROUNDS):
+                        await calibration.watch()
+
+            def times(number: int) -> MeasuredCosts:
+                """Measured around this load, unless they are given."""
+                return calibration.costs(number, 2) if known is None else known
+
             found = asyncio.run(
-                compare(
-                    asked,
-                    times,
+                checked(
+                    engine,
                     read_workload(),
                     loads,
+                    times,
+                    measure,
                     num_requests=num_requests,
                     repeats=repeats,
                     seed=seed,
                     begun=lambda name: progress.update(task, description=name),
                 )
             )
-    title = f"{times.served.name} on {cpu_name()}"
+            all_times = calibration.costs() if known is None or calibrate is not None else known
+        if calibrate is not None:
+            write_record(calibrate, all_times.as_json())
+        if not loads:
+            return
+    title = f"{all_times.served.name} on {cpu_name()}"
     Console().print(report.check_table(found, title))
     if json_out is not None:
-        command = f"antiphon bench simulate --check --num-requests {num_requests} --repeats {repeats}"
+        command = "antiphon bench simulate --check"
+        for flag, numbers in (
+            ("--concurrency", [f"{load.concurrency}" for load in loads if load.concurrency is not None]),
+            ("--rate", [f"{load.rate:g}" for load in loads if load.rate is not None]),
+        ):
+            command += f" {flag} {','.join(numbers)}" if numbers else ""
+        command += f" --num-requests {num_requests} --repeats {repeats}"
         runs = [asdict(one) | {"figures": figures(one)} for one in found]
-        write_record(json_out, record_of(title, command, runs=runs, times=times.as_json()))
-
-
-def _times(
-    gpu: str | None,
-    costs: Path | None,
-    config: str,
-    weights: str,
-    efficiency: float,
-    codec_efficiency: float,
-    max_num_seqs: int | None,
-) -> tuple[Costs, float, str]:
-    """The times, the usual price of a replica's hour, and where they are from."""
-    if (gpu is None) == (costs is None):
-        raise typer.BadParameter("expected either this or --costs", param_hint="--gpu")
-    if costs is not None:
-        measured = _read_costs(costs)
-        return measured, MEASURED_PRICE, f"simulated from times measured on {measured.machine}"
-    assert gpu is not None
-    if gpu not in GPUS:
-        raise typer.BadParameter(f"expected one of {', '.join(GPUS)}, got {gpu!r}", param_hint="--gpu")
-    if config not in model_configs():
-        known = ", ".join(model_configs())
-        raise typer.BadParameter(f"expected one of {known}, got {config!r}", param_hint="--config")
-    if weights not in BYTES:
-        raise typer.BadParameter(f"expected {' or '.join(BYTES)}, got {weights!r}", param_hint="--weights")
-    for hint, share in (("--efficiency", efficiency), ("--codec-efficiency", codec_efficiency)):
-        if not 0 < share <= 1:
-            raise typer.BadParameter(f"expected a share above 0 and up to 1, got {share:g}", param_hint=hint)
-    floors = FloorCosts(
-        GPUS[gpu],
-        config,
-        weights,
-        efficiency,
-        codec_efficiency,
-        EngineConfig(**_seqs(max_num_seqs)),
-    )
-    try:
-        floors.served  # noqa: B018 - whether it fits
-    except ConfigError as error:
-        raise typer.BadParameter(str(error), param_hint="--gpu") from error
-    caption = f"simulated from data-sheet floors at {efficiency:.0%} efficiency for steps and "
-    caption += f"{codec_efficiency:.0%} for speech; not measured"
-    return floors, GPUS[gpu].price_per_h, caption
-
-
-def _seqs(max_num_seqs: int | None) -> dict[str, Any]:
-    return {} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}
-
-
-def _read_costs(path: Path) -> MeasuredCosts:
-    try:
-        return read_costs(path)
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{path}: {error}", param_hint="--costs") from error
-
-
-def _read_traffic(name: str) -> list[Arrival]:
-    if name.startswith("day:"):
-        match = re.fullmatch(r"day:([0-9]{1,9})(?::([0-9]{1,18}))?", name)
-        count = 0 if match is None else int(match[1])
-        if match is None or not 1 <= count <= MAX_DAY:
-            raise typer.BadParameter(
-                f"expected day:N or day:N:SEED with N from 1 to {MAX_DAY}, got {name!r}",
-                param_hint="--traffic",
-            )
-        arrivals = day(count, int(match[2] or 0))
-        if not arrivals:
-            raise typer.BadParameter(f"{name} has no request by chance", param_hint="--traffic")
-        return arrivals
-    try:
-        return read_trace(Path(name))
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"{name}: {error}", param_hint="--traffic") from error
-
-
-def _read_replicas(text: str) -> int | None:
-    if text == "auto":
-        return None
-    counts = read_counts(text, "--replicas")
-    if len(counts) != 1:
-        raise typer.BadParameter(f"expected a number or auto, got {text!r}", param_hint="--replicas")
-    return counts[0]
-
-
-def _read_scaling(text: str, delay_s: float, waiting_audio_s: float) -> Autoscaling:
-    match = re.fullmatch(r"([0-9]{1,5}):([0-9]{1,5})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise typer.BadParameter(f"expected MIN:MAX, from 1 on, got {text!r}", param_hint="--autoscale")
-    return Autoscaling(int(match[2]), int(match[1]), delay_s, waiting_audio_s)
-
-
-def _read_loads(concurrency: str | None, rate: str | None) -> list[Load]:
-    if concurrency is None and rate is None:
-        concurrency = CHECK_LOADS
-    loads = [] if concurrency is None else [Load(n) for n in read_counts(concurrency, "--concurrency")]
-    for word in [] if rate is None else rate.split(","):
-        try:
-            number = float(word)
-        except ValueError:
-            number = math.nan
-        if not 0 < number <= 1e4:
-            raise typer.BadParameter(
-                f"expected numbers above 0 separated by commas, got {rate!r}", param_hint="--rate"
-            )
-        loads.append(Load(rate=number))
-    return loads
-
-
-def _refuse(given: dict[str, object], why: str) -> None:
-    for hint, value in given.items():
-        if value is not None:
-            raise typer.BadParameter(why, param_hint=hint)
+        write_record(json_out, record_of(title, command, runs=runs, times=all_times.as_json()))

@@ -9,10 +9,12 @@ from typing import Literal, Protocol
 from antiphon.codec.batches import Ladder
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
 
-__all__ = ["MODEL", "PREPARE", "SPEECH", "Costs", "Served", "Work"]
+__all__ = ["IDLE_S", "MODEL", "PREPARE", "SPEECH", "Costs", "Served", "Work"]
 
 MODEL, SPEECH, PREPARE = "model", "speech", "prepare"
 """The kinds of work that share a machine: steps of the engine, speech made of units, requests read."""
+IDLE_S = 0.02
+"""After so long without a step, threads sleep and the caches hold something else."""
 
 
 @dataclass(frozen=True)
@@ -87,5 +89,9 @@ class Costs(Protocol):
         ...
 
     def intake_s(self) -> float:
-        """What the engine's thread does to take a request in, and to end it."""
+        """What the engine's thread does to take a request in."""
+        ...
+
+    def wake_s(self) -> float:
+        """What a step takes longer when there was none for `IDLE_S`."""
         ...

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from antiphon.bench.serving.reply import Reply
@@ -15,83 +15,17 @@ from antiphon.bench.simulate.costs import Costs
 from antiphon.bench.simulate.events import Clock
 from antiphon.bench.simulate.prompts import Prompts
 from antiphon.bench.simulate.replica import Replica
+from antiphon.bench.simulate.results import Goal, Simulated
+from antiphon.bench.simulate.scaling import Autoscaling, Failures
 from antiphon.bench.simulate.traffic import Arrival
 
-__all__ = ["Autoscaling", "Failures", "Fleet", "Goal", "Simulated", "simulate"]
+__all__ = ["Fleet", "simulate"]
 
 SCALE_EVERY_S = 10.0
 CALM = 0.25
 """Share of the target below which the last replica is no longer needed."""
-ROUNDING = 1e-9
 CALM_S = 300.0
 """How long it has been calm before a replica is ended."""
-
-
-@dataclass(frozen=True)
-class Failures:
-    """How often a replica dies, with all that it is doing, and how long it takes to come back."""
-
-    mean_time_between_s: float
-    restart_s: float = 120.0
-
-
-@dataclass(frozen=True)
-class Autoscaling:
-    """Replicas are added while more speech waits to begin than `waiting_audio_s` for each replica."""
-
-    most: int
-    least: int = 1
-    delay_s: float = 120.0
-    """From the decision to the first request that the new replica takes: a machine, and the weights."""
-    waiting_audio_s: float = 20.0
-    """Seconds of speech of replies that have not begun to sound."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """How many of all replies may begin to sound later than that; one that fails never does."""
-
-    first_audio_s: float
-    share: float = 0.99
-
-    def is_met(self, outcomes: Collection[Outcome]) -> bool:
-        return self.is_open(outcomes, len(outcomes))
-
-    def is_open(self, outcomes: Collection[Outcome], num_in_all: int) -> bool:
-        """Whether it can still be met when these have ended, of so many in all."""
-        return sum(map(self._is_late, outcomes)) <= int((1 - self.share) * num_in_all + ROUNDING)
-
-    def _is_late(self, outcome: Outcome) -> bool:
-        measured = outcome.measured
-        return measured.failure is not None or (measured.ttfa_s or 0.0) > self.first_audio_s
-
-
-@dataclass
-class Simulated:
-    """What became of the requests, and what it took."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    """In order of arrival"""
-    duration_s: float = 0.0
-    """To the end of the last reply"""
-    replica_s: float = 0.0
-    """Seconds of all replicas that were paid for"""
-    most_replicas: int = 0
-    model_busy: float = 0.0
-    """Share of the time of a replica in which it made a step"""
-    speech_busy: float = 0.0
-    """The same, in which it made speech"""
-    mean_rows: float = 0.0
-    """Requests in a step, over the time of steps"""
-    cache_peak: float = 0.0
-    """Share of the blocks of a replica's cache that were held at most"""
-    num_preemptions: int = 0
-    num_failures: int = 0
-    """Of replicas"""
-    num_steps: int = 0
-    """That the scheduler planned"""
-    num_jumped: int = 0
-    """That were jumped over"""
 
 
 @dataclass(eq=False)

@@ -183,6 +183,9 @@ class FloorCosts:
     def intake_s(self) -> float:
         return self.host * INTAKE_S
 
+    def wake_s(self) -> float:
+        return 0.0  # not known
+
     @cached_property
     def _codec(self) -> CodecParams:
         return read_params("codec_300m")

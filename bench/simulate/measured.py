@@ -80,6 +80,7 @@ class MeasuredCosts:
     prepare: tuple[float, float, float]
     """Reading a request: for itself, for each second of its speech, for each picture"""
     intake: float
+    wake: float
     tile: float
     """The vision tower, for each tile"""
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -102,6 +103,9 @@ class MeasuredCosts:
 
     def intake_s(self) -> float:
         return self.intake
+
+    def wake_s(self) -> float:
+        return self.wake
 
     # --- as a file -----------------------------------------------------------------------------
 
@@ -128,6 +132,7 @@ class MeasuredCosts:
             "speech": asdict(self.speech),
             "prepare": list(self.prepare),
             "intake": self.intake,
+            "wake": self.wake,
             "tile": self.tile,
             "slowed": {kind: dict(by) for kind, by in self.slowed.items()},
         }
@@ -159,6 +164,7 @@ def read_costs(path: Path) -> MeasuredCosts:
             speech=_curve(row["speech"]),
             prepare=(float(row["prepare"][0]), float(row["prepare"][1]), float(row["prepare"][2])),
             intake=float(row["intake"]),
+            wake=float(row["wake"]),
             tile=float(row["tile"]),
             slowed={kind: {k: float(v) for k, v in by.items()} for kind, by in row["slowed"].items()},
             machine=str(row["machine"]),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from antiphon.bench.simulate.costs import Costs
-from antiphon.bench.simulate.fleet import Failures, Fleet, Goal, Simulated
+from antiphon.bench.simulate.fleet import Fleet
+from antiphon.bench.simulate.results import Goal, Simulated
+from antiphon.bench.simulate.scaling import Failures
 from antiphon.bench.simulate.traffic import Arrival
 
 __all__ = ["MOST_REPLICAS", "replicas_needed"]

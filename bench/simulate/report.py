@@ -12,7 +12,7 @@ from rich.table import Table
 from antiphon.bench.serving.load import Run
 from antiphon.bench.serving.summary import Summary, summarize
 from antiphon.bench.simulate.check import Checked, figures
-from antiphon.bench.simulate.fleet import Simulated
+from antiphon.bench.simulate.results import Simulated
 
 __all__ = ["Bill", "bill", "check_table", "record", "table"]
 
@@ -99,14 +99,17 @@ def record(found: Simulated, num_replicas: int, price_per_h: float) -> dict[str,
 
 
 def check_table(found: Sequence[Checked], title: str) -> Table:
-    rows = Table(title=escape(title), caption="measured, simulated, and how far the second is from the first")
+    """A row for each load and figure."""
+    rows = Table(title=escape(title), caption="s/s: speech in a second; times in seconds")
     rows.add_column("load", no_wrap=True)
+    rows.add_column("figure", no_wrap=True)
+    for name in ("measured", "simulated", "apart"):
+        rows.add_column(name, justify="right", no_wrap=True)
     for checked in found:
-        rows.add_column(checked.load, justify="right")
-    shown = [figures(checked) for checked in found]
-    for name in shown[0] if shown else ():
-        cells = (found_by[name] for found_by in shown)
-        rows.add_row(name, *(f"{measured:.2f} {ours:.2f} {by:+.0%}" for measured, ours, by in cells))
+        for number, (name, (measured, ours, apart)) in enumerate(figures(checked).items()):
+            load = "" if number else checked.load
+            rows.add_row(load, name, f"{measured:.3f}", f"{ours:.3f}", f"{apart:+.0%}")
+        rows.add_section()
     return rows
 
 

@@ -24,6 +24,7 @@ from antiphon.bench.serving.reply import Failed, Measured, Reply
 from antiphon.bench.serving.sound_length import SoundLength
 from antiphon.bench.serving.summary import Summary, breaking_rate, summarize
 from antiphon.bench.serving.targets import HttpTarget
+from antiphon.bench.simulate.traffic import read_trace
 from antiphon.cli.app import app
 from antiphon.sound.reading import read_audio
 from antiphon.sound.writing import encode_audio
@@ -386,6 +387,22 @@ def test_the_command_shows_and_writes_what_it_found(address: str, tmp_path: Path
     assert record["command"].startswith("antiphon bench serve --base-url http://127.0.0.1:")
     assert record["runs"][0]["spreads"]["ttfa_s"]["p50"] >= 0.02
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_what_it_asked_as_a_trace(address: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    asked = ["--base-url", address, "--num-requests", "5", "--trace", str(trace)]
+    status, shown = bench(*asked, "--rate", "20")
+    assert status == 0, shown
+    found = read_trace(trace)
+    assert len(found) == 5
+    assert found[0].at_s < found[-1].at_s
+    for arrival in found:
+        assert arrival.reply_s > 0
+        assert arrival.speech_s > 0 or arrival.text_tokens > 0
+    status, shown = bench(*asked, "--concurrency", "1,2")
+    assert status == 2
+    assert "one run of one load" in shown
 
 
 def test_a_server_that_answers_nothing_is_an_error() -> None:

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from antiphon.bench.engine import paced_speaking
 from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Served, Work
 from antiphon.bench.simulate.events import Clock, Machine
-from antiphon.bench.simulate.fleet import Autoscaling, Failures, Fleet, Goal, Simulated, simulate
+from antiphon.bench.simulate.fleet import Fleet, simulate
 from antiphon.bench.simulate.floors import FloorCosts
 from antiphon.bench.simulate.gpus import GPUS, Gpu
 from antiphon.bench.simulate.planning import replicas_needed
 from antiphon.bench.simulate.replica import Replica
+from antiphon.bench.simulate.results import Goal, Simulated
+from antiphon.bench.simulate.scaling import Autoscaling, Failures
 from antiphon.bench.simulate.speaking import EvenSpeaking
 from antiphon.bench.simulate.speech import CountedStream
 from antiphon.bench.simulate.traffic import Arrival, day
@@ -43,6 +45,7 @@ class FlatCosts:
     per_s: float = 0.0
     served: Served = field(default_factory=lambda: H100.served)
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    wake: float = 0.0
 
     def pass_s(self, work: Work) -> float:
         return self.pass_
@@ -58,6 +61,9 @@ class FlatCosts:
 
     def intake_s(self) -> float:
         return 0.0
+
+    def wake_s(self) -> float:
+        return self.wake
 
 
 def served(num_blocks: int = 400, **changed: object) -> Served:

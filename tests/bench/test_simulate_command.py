@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from antiphon.bench.serving.load import Run
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.serving.reply import Reply
+from antiphon.bench.serving.summary import summarize
 from antiphon.bench.simulate import calibrate as calibrating
-from antiphon.bench.simulate.calibrate import fit_curve
-from antiphon.bench.simulate.costs import Work
+from antiphon.bench.simulate.calibrate import Clients
+from antiphon.bench.simulate.check import FIGURES, Checked
+from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Work
+from antiphon.bench.simulate.events import Clock, Machine
+from antiphon.bench.simulate.fitting import fit, fit_curve
 from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.measured import Curve, read_costs
 from antiphon.bench.simulate.recorded import trace_of
+from antiphon.bench.simulate.report import check_table
 from antiphon.bench.simulate.traffic import DAY_CURVE, Arrival, busiest, day, read_trace, write_trace
+from antiphon.bench.simulate.watching import READ, SPOKEN, STEP, Piece
 from antiphon.cli.app import app
 
 FEW = [Arrival(0.3 * i, 1.5, 6, speech_s=2.0) for i in range(4)]
@@ -249,14 +259,8 @@ def test_a_curve_is_found_again(alone: float, each: float, context_s: float, noi
 
 def test_an_engine_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not how long it takes, but that it is all there, and that the simulation answers as many requests."""
-    for name, value in (
-        ("ROWS", (1, 3)),
-        ("PROMPT_UNITS", (8,)),
-        ("UNITS", 8),
-        ("SIDE_S", 0.05),
-        ("TURNS", 1),
-    ):
-        monkeypatch.setattr(calibrating, name, value)
+    monkeypatch.setattr(calibrating, "LOADS", (Clients(1, 2, 0.05), Clients(3, 4)))
+    monkeypatch.setattr(calibrating, "MAX_UNITS", 20)
     costs, checked = tmp_path / "costs.json", tmp_path / "checked.json"
     status, shown = run(
         "--check",
@@ -286,3 +290,71 @@ def test_an_engine_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads(json.dumps(measured.as_json())) == json.loads(costs.read_text())
     found = simulate(FEW, measured, 1)
     assert all(outcome.measured.failure is None for outcome in found.outcomes)
+
+
+def test_a_machine_is_found_again_in_what_was_watched() -> None:
+    """Pieces of a simulated machine, on which the kinds of work meet by chance."""
+    clock, rng, pieces = Clock(), np.random.default_rng(5), list[Piece]()
+    slowed = {
+        MODEL: {SPEECH: 0.4, PREPARE: 0.2},
+        SPEECH: {MODEL: 0.8, SPEECH: 0.6, PREPARE: 0.5},
+        PREPARE: {MODEL: 0.3, SPEECH: 0.1, PREPARE: 0.9},
+    }
+    machine = Machine(clock, slowed)
+
+    def do(
+        kind: str, name: str, size: float, work_s: float, then: Callable[[], None], shown: int = 0
+    ) -> None:
+        begun_s = clock.now_s
+
+        def done() -> None:
+            pieces.append(Piece(kind, name, size, 0.0, begun_s, clock.now_s, pictures=shown))
+            then()
+
+        machine.begin(kind, work_s, done)
+
+    def nothing() -> None:
+        pass
+
+    def steps(left: int, wake_s: float) -> None:
+        rows = int(rng.integers(1, 9))
+        more = partial(steps, left - 1, 0.0) if left else nothing
+        do(MODEL, STEP, rows, wake_s + 0.01 + 0.002 * rows, more)
+
+    for second in range(200):
+        clock.at(second, partial(steps, 15, 0.05))
+        for _ in range(2):
+            frames, seconds, shown = (
+                int(rng.integers(40, 200)),
+                int(rng.integers(1, 5)),
+                int(rng.integers(0, 2)),
+            )
+            speak = partial(do, SPEECH, SPOKEN, frames, frames / 1000, nothing)
+            clock.at(second + rng.uniform(0, 1), speak)
+            work_s = 0.02 + 0.03 * seconds + 0.01 * shown
+            clock.at(second + rng.uniform(0, 1), partial(do, PREPARE, READ, seconds, work_s, nothing, shown))
+    while clock.step():
+        pass
+
+    found = fit(pieces)
+    assert found.curves[STEP].at(4) == pytest.approx(0.018, rel=0.05)
+    assert found.curves[SPOKEN].at(100) == pytest.approx(0.1, rel=0.05)
+    assert found.wake == pytest.approx(0.05, rel=0.1)
+    assert found.read == pytest.approx((0.02, 0.03, 0.01), abs=0.004)
+    for kind, by in slowed.items():
+        assert {other: found.slowed[kind][other] for other in by} == pytest.approx(by, abs=0.12)
+
+
+def test_the_check_fits_a_terminal_of_80_columns() -> None:
+    replies = Run(duration_s=10.0)
+    for number in range(3):
+        reply = Reply("spoken", 0.0)
+        reply.add_audio(1234.5 + number, 2.0)
+        replies.replies.append(reply.end(1300.0, None))
+    summary = summarize(replies, "measured")
+    checked = [Checked("16 at a time", summary, summary), Checked("2.5/s", summary, summary)]
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(check_table(checked, "a model on a machine"))
+    lines = console.export_text().splitlines()
+    assert sum("first audio, mean" in line and "1235.500" in line for line in lines) == 2
+    assert len(lines) == 2 * len(FIGURES) + 7
