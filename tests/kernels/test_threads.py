@@ -68,8 +68,9 @@ def test_callers_at_the_same_time(randn: Draw) -> None:
 
 @pytest.mark.slow
 def test_on_cores_that_others_use(randn: Draw) -> None:
-    """Helpers are taken off their cores in the middle of a chunk, rest and come back; each chunk is still
-    computed once, and no caller waits for a helper that was not called."""
+    """Where helpers are taken off their cores in the middle of a chunk, results are the same, and no caller
+    waits for a helper that was not called. Whether one rests meanwhile is the system's affair, and not seen
+    here."""
     set_num_threads(os.cpu_count() or 1)
     product, x = linear(randn(2000, 500), backend="cpp"), randn(30, 500)
     expected = product(x)

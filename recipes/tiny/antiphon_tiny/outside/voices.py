@@ -1,4 +1,4 @@
-"""Who speaks the questions: the model's own voice, and two voices that training has never heard."""
+"""The voices that ask the questions: the model's own, and two that training has never heard."""
 
 from __future__ import annotations
 
