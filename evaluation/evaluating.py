@@ -22,6 +22,7 @@ from antiphon.evaluation.normalising import english
 from antiphon.evaluation.options import LANGUAGES, REPLIES, TASKS, Options
 from antiphon.evaluation.page import HEADINGS, write_page
 from antiphon.evaluation.report import Report, make_report
+from antiphon.evaluation.rubrics import JUDGED_RULES, rubric_of
 from antiphon.evaluation.rules import RULES
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.running import Report as Progress
@@ -46,18 +47,23 @@ class Stages:
     """Cases that are timed alone"""
 
 
-def check_options(options: Options) -> None:
-    """Raises ConfigError for options that there are not, and for packages that are missing: before anything
-    is computed."""
+def check_options(options: Options, *, has_judge: bool) -> None:
+    """Raises ConfigError for options that there are not, for packages that are missing, and for a rule whose
+    judge is missing: before anything is computed."""
     for name, value, choices in (
         ("task", options.task, TASKS),
         ("--reply", options.reply, REPLIES),
         ("--ask", options.ask, REPLIES),
         ("--language", options.language, LANGUAGES),
-        ("--rule", options.rule, tuple(RULES)),
+        ("--rule", options.rule, (*RULES, *JUDGED_RULES)),
     ):
         if value not in choices:
             raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    if options.task == "vqa" and options.rule in JUDGED_RULES and not has_judge:
+        raise ConfigError(
+            f"--rule {options.rule}: is scored by a language model: expected --judge with its address, such "
+            f"as http://127.0.0.1:8001/v1"
+        )
     if options.task in ("asr", "tts"):
         needed("jiwer", options.task)
         if options.language == "en":
@@ -88,13 +94,15 @@ def evaluate(
     engine: times cases; None behind a server. settings: of the model; see `RunFolder.open`. Raises
     ConfigError.
     """
+    check_options(options, has_judge=stages.judge is not None)
     run = Run(RunFolder(folder), cases, options, progress)
     run.folder.open(cases, options, settings)
     run.answer(answering)
     if options.speaks and stages.listener != NOBODY:
         run.listen(listener_name(stages.listener))
-    if options.task == "visit" and stages.judge is not None:
-        run.judge(stages.judge)
+    rubric = rubric_of(options)
+    if rubric is not None and stages.judge is not None:
+        run.judge(stages.judge, rubric)
     if engine is not None and stages.timed and options.task != "duplex":
         run.time(engine, stages.timed)
     report = make_report(cases, options, dict(settings), run.records())

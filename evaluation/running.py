@@ -13,6 +13,7 @@ from antiphon.evaluation.cases import Case
 from antiphon.evaluation.judge import Judge
 from antiphon.evaluation.listener import listener
 from antiphon.evaluation.options import Options
+from antiphon.evaluation.rubrics import Rubric
 from antiphon.evaluation.run_folder import ANSWERS, HEARD, JUDGED, TIMES, RunFolder
 from antiphon.evaluation.scoring import Records
 from antiphon.evaluation.sound_quality import quality
@@ -62,9 +63,9 @@ class Run:
                     fields["dnsmos"] = score(sound)
                 file.write(case.case_id, fields)
 
-    def judge(self, judge: Judge) -> None:
-        """Have answers to `visit` scored, the text and what was heard of the speech. What got no score is
-        asked again by the next run."""
+    def judge(self, judge: Judge, rubric: Rubric) -> None:
+        """Have answers scored, the text and what was heard of the speech. What got no score is asked again by
+        the next run."""
         answers, heard = self.folder.lines(ANSWERS), self.folder.lines(HEARD)
         there = self.folder.lines(JUDGED)
         wanted = {
@@ -84,8 +85,7 @@ class Run:
             for number, case in enumerate(left):
                 self.report("judging", number, len(left))
                 told = {
-                    name: vars(judge(case.caption, case.text, answer))
-                    for name, answer in wanted[case.case_id].items()
+                    name: vars(judge(rubric, case, answer)) for name, answer in wanted[case.case_id].items()
                 }
                 file.write(case.case_id, told)
 

@@ -64,9 +64,10 @@ Language = Annotated[
 Rule = Annotated[
     str,
     typer.Option(
-        metavar="exact|people|choice|yes-no|mme",
-        help="Of vqa: exact (GQA); people, ten people's answers (VQAv2, TextVQA, VizWiz); choice, a letter "
-        "(ScienceQA, SEED-Bench, MMBench); yes-no (POPE); mme, by category.",
+        metavar="exact|words|number|people|choice|yes-no|mme|mm-vet|llava-bench",
+        help="Of vqa: exact (GQA); words, that stand in the reply; number, the reply's last; people, ten "
+        "people's answers (VQAv2, TextVQA, VizWiz); choice, a letter (ScienceQA, SEED-Bench, MMBench); "
+        "yes-no (POPE); mme, by category; mm-vet and llava-bench, which are judged.",
         rich_help_panel=SCORES_PANEL,
     ),
 ]
@@ -84,8 +85,8 @@ JudgeUrl = Annotated[
     typer.Option(
         "--judge",
         metavar="URL",
-        help="Of visit: an OpenAI-compatible address, such as http://127.0.0.1:8001/v1. Its key is taken "
-        "from OPENAI_API_KEY.",
+        help="Of visit, mm-vet and llava-bench: an OpenAI-compatible address, such as "
+        "http://127.0.0.1:8001/v1. Its key is taken from OPENAI_API_KEY.",
         rich_help_panel=SCORES_PANEL,
     ),
 ]
@@ -196,7 +197,7 @@ class Source:
             image_folder=self.image_folder,
             answers=self.answers,
             set_name=self.set_name,
-            by_category=asked.rule == "mme",
+            rule=asked.rule,
             limit=self.limit,
         )
 

@@ -95,7 +95,7 @@ def _add(task: str, about: str) -> None:
                 )
             show(folder, over_http(folder, source, asked, stages, server, api_key, concurrency))
             return
-        check(asked, source)
+        check(asked, source, has_judge=judge is not None)
         with open_engine(chosen) as engine:
             show(folder, in_process(folder, source, asked, stages, chosen, engine))
 

@@ -11,22 +11,26 @@ from typing import Any
 
 import pytest
 from http_server import Served, serving_http
+from judge_server import Messages, judging_http
 from typer.testing import CliRunner
 
 from antiphon.cli.app import app
 from antiphon.engine.engine import Engine
 from antiphon.errors import ConfigError
 from antiphon.evaluation.answer import Answer
-from antiphon.evaluation.cases import Case
+from antiphon.evaluation.cases import Case, Turn
 from antiphon.evaluation.comparison import compare
+from antiphon.evaluation.engine_answers import EngineAnswers
 from antiphon.evaluation.evaluating import Stages, answering_of, evaluate
 from antiphon.evaluation.judge import Judge
 from antiphon.evaluation.listener import listener
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.packaged import packaged_cases
+from antiphon.evaluation.rubrics import rubric_of
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.server_answers import ServerAnswers, base_url_of
 from antiphon.evaluation.variant import variant
+from antiphon.types import Message, Request, Speech
 
 UNITS = 60
 DEAF = Stages(listener="none")
@@ -122,10 +126,61 @@ def test_a_server_answers_as_the_engine_does(
         other = there[case_id]
         assert one.error is None and other.error is None
         assert (other.text, other.transcript, other.rate_hz) == (one.text, one.transcript, one.rate_hz)
+        if task not in ("asr", "tts"):
+            assert other.finish == one.finish in ("stop", "length")
         assert (one.text or one.transcript) != ""
         if one.samples is not None:
             assert other.samples is not None and len(other.samples) == len(one.samples)
             assert abs(other.samples - one.samples.clip(-1, 1)).max() < 2 / 2**15, "16 bits apart"
+
+
+@pytest.mark.slow
+def test_dialogues(tmp_path: Path, engine: Engine, served: Served) -> None:
+    """The model's own replies are taken, or those that are given; only the last is spoken, and scored."""
+    [first, *_] = packaged_cases("asr", tmp_path)
+    told = Turn(text="My name is Anna.")
+    given = (told, Turn(first.audio, text=first.references[0], reply="Hello, Tom."))
+    question = "What is my name?"
+    cases = [
+        Case("own", "talk", text=question, references=("Anna",), rule="words", turns=(told,)),
+        Case("given", "talk", text=question, references=("Tom",), rule="words", turns=given),
+        Case("alone", "talk", text=question, references=("Anna",), rule="words"),
+    ]
+    options = Options("spoken-qa", max_units=UNITS)
+    answering = answering_of(engine, options)
+    report = evaluate(tmp_path / "run", cases, options, {}, answering, engine=None, stages=DEAF)
+    scored = {each.case.case_id: each for each in report.scored}
+    assert [scored[name].counts["text"][0] for name in ("own", "alone")] == [1, 0]
+    assert first.audio is not None
+    [own] = engine.generate(told.text)
+    messages = [
+        *(Message("user", told.text), Message("assistant", own.text)),
+        *(Message("user", [Speech(first.audio)]), Message("assistant", "Hello, Tom.")),
+        Message("user", question),
+    ]
+    [direct] = engine.generate(Request(messages=messages))
+    assert scored["given"].text == direct.text
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    here = {case.case_id: answer for case, answer in answering.answers(cases)}
+    there = {case.case_id: answer for case, answer in over_http.answers(cases)}
+    for name, one in here.items():
+        assert (there[name].text, there[name].finish) == (one.text, one.finish)
+        assert one.samples is not None and len(one.samples)
+
+
+@pytest.mark.slow
+def test_speech_at_once_has_the_same_words(tmp_path: Path, engine: Engine) -> None:
+    """Its sound is made with all of its context, so it is another than that in chunks."""
+    options = Options("spoken-qa", ask="text", max_units=UNITS)
+    [case] = packaged_cases("spoken-qa", tmp_path)[:1]
+    answers = [
+        next(EngineAnswers(engine, options, in_chunks=in_chunks).answers([case]))[1]
+        for in_chunks in (True, False)
+    ]
+    assert answers[0].text == answers[1].text != ""
+    one, other = (answer.samples for answer in answers)
+    assert one is not None and other is not None and len(one) == len(other)
+    assert abs(one - other).max() > 0
 
 
 @pytest.mark.slow
@@ -185,10 +240,70 @@ def test_answers_are_judged_and_what_got_no_score_is_asked_again(tmp_path: Path,
 def test_any_openai_server_may_judge(served: Served) -> None:
     """The packaged model has no scores to give, but it is asked, and what it says is kept."""
     judge = Judge(f"{served.address}/v1", served.http.get("/v1/models").json()["data"][0]["id"], None)
-    told = judge("A circle.", "What is it?", "A circle.")
+    rubric, case = rubric_of(Options("visit")), Case("a", "set", text="What is it?", caption="A circle.")
+    assert rubric is not None
+    told = judge(rubric, case, "A circle.")
     assert told.raw and told.score is None
-    gone = Judge("http://127.0.0.1:9/v1", "none", None)("A circle.", "What is it?", "A circle.")
+    gone = Judge("http://127.0.0.1:9/v1", "none", None)(rubric, case, "A circle.")
     assert gone.score is None and "APIConnectionError" in gone.raw
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "scores", "figure"),
+    [
+        # In the file's order: (0.5 + 1.0) / 2
+        ("mm-vet", {"How many": "0.5", "Is there": "1.0 "}, 75.0),
+        # (5 + 9) / (10 + 10)
+        ("llava-bench", {"How many": "10 5\nToo short.", "Is there": "10 9\nGood."}, 70.0),
+    ],
+)
+def test_judged_vision_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, scores: dict[str, str], figure: float
+) -> None:
+    """Written as their authors have them, and judged by a server."""
+    picture = packaged_cases("vqa", tmp_path)[0].image
+    assert picture is not None
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture.read_bytes())
+    questions = ["How many shapes are there?", "Is there a star?"]
+    data = tmp_path
+    if rule == "mm-vet":
+        data = tmp_path / "mm-vet.json"
+        row = {"imagename": "a.png", "answer": "three", "capability": ["rec"]}
+        data.write_text(json.dumps({f"v1_{k}": row | {"question": q} for k, q in enumerate(questions)}))
+    else:
+        for name, rows in {
+            "questions": [
+                {"question_id": k, "image": "a.png", "text": q, "category": "conv"}
+                for k, q in enumerate(questions)
+            ],
+            "answers_gpt4": [{"question_id": k, "text": "Three."} for k in range(2)],
+            "context": [{"image": "a.png", "caption": "Three shapes."}],
+        }.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts: list[str] = []
+
+    def answer(messages: Messages) -> str:
+        prompts.append(messages[-1]["content"])
+        # The question that is judged comes last: MM-Vet's prompt begins with others.
+        return max((prompts[-1].rfind(question), said) for question, said in scores.items())[1]
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = ["eval", "vqa", "--rule", rule, "--data", str(data), "--out", str(tmp_path / "run")]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, ConfigError)
+    assert f"--rule {rule}: is scored by a language model: expected --judge" in str(refused.exception)
+    with judging_http(answer) as url:
+        done = CliRunner().invoke(app, [*arguments, "--judge", url, "--timed", "0"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    [found] = [each for each in report["figures"] if each["key"] == rule.replace("-", "_")]
+    assert (found["value"], found["num_cases"]) == (figure, 2)
+    told = [
+        json.loads(line)["text"] for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()
+    ]
+    assert all(any(text in prompt for prompt in prompts) for text in told), "the model's own answers"
 
 
 @pytest.mark.slow
@@ -274,7 +389,7 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "expected"),
     [
         (["asr", "--data", "nowhere"], "nowhere: no such file or folder; `asr` needs LibriSpeech"),
-        (["vqa", "--rule", "best"], "--rule: expected one of exact, people, choice, yes-no, mme, got 'best'"),
+        (["vqa", "--rule", "best"], "--rule: expected one of exact, words, number, people, choice, yes-no, "),
         (["duplex", "--server", "http://127.0.0.1:9"], "needs the model in this process"),
         (["asr", "--server", "127.0.0.1:9"], "--server: expected http://HOST:PORT"),
     ],
