@@ -9,9 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from antiphon.errors import ConfigError, InvalidRequest
+from antiphon.errors import AntiphonError, ConfigError
 from antiphon.evaluation.answer import Answer
 from antiphon.evaluation.cases import Case, Turn
+from antiphon.evaluation.duplex_server import turns_over
 from antiphon.evaluation.engine_answers import seed_of
 from antiphon.evaluation.extras import needed
 from antiphon.evaluation.options import Options
@@ -36,12 +37,14 @@ class ServerAnswers:
 
     def __init__(self, server: str, options: Options, *, api_key: str | None, concurrency: int) -> None:
         """Raises ConfigError if nothing answers there."""
-        if options.task == "duplex":
-            raise ConfigError("duplex: needs the model in this process; leave --server out")
+        if options.task == "duplex" and options.activity != "auto":
+            raise ConfigError("--activity: is a setting of the model in this process; leave it out")
         openai = needed("openai", "--server")
         self._errors: type[Exception] = openai.OpenAIError
+        self._api_key = api_key
+        self._base_url = base_url_of(server)
         self._client: Any = openai.OpenAI(
-            base_url=base_url_of(server), api_key=api_key or "none", timeout=TIMEOUT_S
+            base_url=self._base_url, api_key=api_key or "none", timeout=TIMEOUT_S
         )
         self._options = options
         self._concurrency = concurrency
@@ -79,8 +82,10 @@ class ServerAnswers:
                         model=self.model_name, voice=voice, input=case.text, response_format="wav"
                     )
                     return Answer(case.text, "", *read_audio(sound.content))
+                case "duplex":
+                    return turns_over(self._base_url, self._api_key, case, self._options)
             return self._reply(case)
-        except (self._errors, InvalidRequest, OSError) as error:
+        except (self._errors, AntiphonError, OSError) as error:
             return Answer(error=str(error))
 
     def _reply(self, case: Case) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -30,6 +31,9 @@ from antiphon.evaluation.rubrics import rubric_of
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.server_answers import ServerAnswers, base_url_of
 from antiphon.evaluation.variant import variant
+from antiphon.sound.reading import read_audio
+from antiphon.sound.resample import resample
+from antiphon.sound.writing import write_audio
 from antiphon.types import Message, Request, Speech
 
 UNITS = 60
@@ -135,6 +139,57 @@ def test_a_server_answers_as_the_engine_does(
 
 
 @pytest.mark.slow
+def test_a_server_ends_turns_as_the_engine_does(tmp_path: Path, engine: Engine, served: Served) -> None:
+    options = Options("duplex", silence_ms=400)
+    cases = packaged_cases("duplex", tmp_path)[:5]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=3)
+    here = {case.case_id: answer.ends_s for case, answer in answering_of(engine, options).answers(cases)}
+    there = {case.case_id: answer.ends_s for case, answer in over_http.answers(cases)}
+    assert there == here
+    assert max(map(len, here.values())) > 1, "some of them are cut"
+    report = evaluate(tmp_path / "run", cases, options, {}, over_http, engine=None)
+    assert [figure.key for figure in report.figures] == ["cut", "missed", "delay_ms"]
+
+
+@pytest.mark.slow
+def test_a_server_ends_turns_by_what_it_reads(tmp_path: Path, served: Served) -> None:
+    """What it has read by when depends on its machine: that it ends them, and none twice after the end."""
+    options = Options("duplex", detection="semantic_vad")
+    cases = packaged_cases("duplex", tmp_path)[:2]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    for case, answer in over_http.answers(cases):
+        assert answer.error is None and case.speech_end_s is not None
+        assert sum(end_s >= case.speech_end_s for end_s in answer.ends_s) == 1
+
+
+@pytest.mark.slow
+def test_recordings_of_any_rate_are_sent(tmp_path: Path, served: Served) -> None:
+    options = Options("duplex")
+    [case] = packaged_cases("duplex", tmp_path)[:1]
+    samples, rate_hz = read_audio(case.audio)
+    write_audio(tmp_path / "other.wav", resample(samples, rate_hz, 44100), 44100)
+    cases = [case, dataclasses.replace(case, case_id="other", audio=tmp_path / "other.wav")]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    there = {each.case_id: answer.ends_s for each, answer in over_http.answers(cases)}
+    assert len(there["other"]) == len(there[case.case_id])
+    assert there["other"] == pytest.approx(there[case.case_id], abs=0.05)
+
+
+@pytest.mark.slow
+def test_faults_of_recordings_are_theirs_alone(tmp_path: Path, served: Served) -> None:
+    [case] = packaged_cases("duplex", tmp_path)[:1]
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    bad = dataclasses.replace(case, case_id="bad", audio=tmp_path / "bad.wav")
+    over_http = ServerAnswers(served.address, Options("duplex"), api_key=None, concurrency=2)
+    there = {each.case_id: answer for each, answer in over_http.answers([bad, case])}
+    assert there["bad"].error is not None and "audio" in there["bad"].error
+    assert there[case.case_id].error is None
+    unknown = ServerAnswers(served.address, Options("duplex", detection="never"), api_key=None, concurrency=1)
+    [(_, answer)] = unknown.answers([case])
+    assert answer.error is not None and "turn_detection" in answer.error
+
+
+@pytest.mark.slow
 def test_dialogues(tmp_path: Path, engine: Engine, served: Served) -> None:
     """The model's own replies are taken, or those that are given; only the last is spoken, and scored."""
     [first, *_] = packaged_cases("asr", tmp_path)
@@ -152,13 +207,13 @@ def test_dialogues(tmp_path: Path, engine: Engine, served: Served) -> None:
     scored = {each.case.case_id: each for each in report.scored}
     assert [scored[name].counts["text"][0] for name in ("own", "alone")] == [1, 0]
     assert first.audio is not None
-    [own] = engine.generate(told.text)
+    [own] = engine.generate([Request(told.text)])
     messages = [
         *(Message("user", told.text), Message("assistant", own.text)),
         *(Message("user", [Speech(first.audio)]), Message("assistant", "Hello, Tom.")),
         Message("user", question),
     ]
-    [direct] = engine.generate(Request(messages=messages))
+    [direct] = engine.generate([Request(messages=messages)])
     assert scored["given"].text == direct.text
     over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
     here = {case.case_id: answer for case, answer in answering.answers(cases)}
@@ -390,7 +445,10 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         (["asr", "--data", "nowhere"], "nowhere: no such file or folder; `asr` needs LibriSpeech"),
         (["vqa", "--rule", "best"], "--rule: expected one of exact, words, number, people, choice, yes-no, "),
-        (["duplex", "--server", "http://127.0.0.1:9"], "needs the model in this process"),
+        (
+            ["duplex", "--server", "http://127.0.0.1:9", "--activity", "energy"],
+            "--activity: is a setting of the model in this process",
+        ),
         (["asr", "--server", "127.0.0.1:9"], "--server: expected http://HOST:PORT"),
     ],
 )
