@@ -27,6 +27,7 @@ from antiphon.evaluation.rules import RULES
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.running import Report as Progress
 from antiphon.evaluation.running import Run
+from antiphon.evaluation.sound_quality import scores
 from antiphon.files.writing import write_whole
 
 __all__ = ["PAGE", "Stages", "answering_of", "check_options", "evaluate"]
@@ -43,6 +44,8 @@ class Stages:
     listener: str | None = None
     """See `listener.listener_name`; "none": speech is not listened to"""
     judge: Judge | None = None
+    utmos: Path | None = None
+    """See `sound_quality.utmos`"""
     timed: int = 0
     """Cases that are timed alone"""
 
@@ -95,11 +98,12 @@ def evaluate(
     ConfigError.
     """
     check_options(options, has_judge=stages.judge is not None)
+    quality = scores(stages.utmos)
     run = Run(RunFolder(folder), cases, options, progress)
     run.folder.open(cases, options, settings)
     run.answer(answering)
     if options.speaks and stages.listener != NOBODY:
-        run.listen(listener_name(stages.listener))
+        run.listen(listener_name(stages.listener), quality)
     rubric = rubric_of(options)
     if rubric is not None and stages.judge is not None:
         run.judge(stages.judge, rubric)

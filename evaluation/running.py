@@ -3,7 +3,7 @@ these goes on where it was ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from antiphon.evaluation.options import Options
 from antiphon.evaluation.rubrics import Rubric
 from antiphon.evaluation.run_folder import ANSWERS, HEARD, JUDGED, TIMES, RunFolder
 from antiphon.evaluation.scoring import Records
-from antiphon.evaluation.sound_quality import quality
+from antiphon.evaluation.sound_quality import Score
 from antiphon.evaluation.timing import case_times
 
 __all__ = ["Report", "Run"]
@@ -47,20 +47,23 @@ class Run:
                 done += 1
                 self.report("answering", done, len(self.cases))
 
-    def listen(self, name: str) -> None:
-        """Have spoken answers written down by a listener (`listener.listener_name`)."""
+    def listen(self, name: str, scores: Mapping[str, Score]) -> None:
+        """Have spoken answers written down by a listener (`listener.listener_name`), and scored. What lacks a
+        score is listened to again."""
         answers, there = self.folder.lines(ANSWERS), self.folder.lines(HEARD)
-        left = [case for case in self.cases if answers[case.case_id]["audio"] and case.case_id not in there]
+        left = [
+            case
+            for case in self.cases
+            if answers[case.case_id]["audio"] and not {"heard", *scores} <= set(there.get(case.case_id, {}))
+        ]
         if not left:
             return
-        score = quality()
         with listener(name, self.options.language) as listen, self.folder.appending(HEARD) as file:
             for number, case in enumerate(left):
                 self.report("listening", number, len(left))
                 sound = self.folder.path / answers[case.case_id]["audio"]
                 fields: dict[str, object] = {"heard": listen(sound), "listener": Path(name).name}
-                if score is not None:
-                    fields["dnsmos"] = score(sound)
+                fields |= {key: score(sound) for key, score in scores.items()}
                 file.write(case.case_id, fields)
 
     def judge(self, judge: Judge, rubric: Rubric) -> None:

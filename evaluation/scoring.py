@@ -38,10 +38,11 @@ REPLY_TIMES = (
     Metric("rtf", "seconds of computing for each of speech, alone", "", less_is_better=True),
     Metric("reply_ms", "whole reply, alone", "ms", less_is_better=True),
 )
+QUALITY = (Metric("dnsmos", "DNSMOS", "1–5"), Metric("utmos", "UTMOS", "1–5"))
 UNFINISHED = Metric("unfinished", "replies that a limit cut", less_is_better=True)
 TIMES = frozenset({"time_ms", "tokenizer_ms", *(metric.key for metric in REPLY_TIMES)})
 """Keys of figures that differ from run to run"""
-NO_LOSSES = TIMES | {"precision", "recall", "f1", "yes", "mme", "dnsmos", "delay_ms"}
+NO_LOSSES = TIMES | {"precision", "recall", "f1", "yes", "mme", "dnsmos", "utmos", "delay_ms"}
 """Keys of figures that say of a single case nothing worse or better"""
 METRICS: Mapping[str, tuple[Metric, ...]] = {
     "asr": (
@@ -56,7 +57,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("speech", "right answers, S→S"),
         Metric("heard_wer", "transcript of the question: word error", less_is_better=True),
         Metric("said_wer", "speech against its text: word error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
         UNFINISHED,
         *REPLY_TIMES,
     ),
@@ -65,7 +66,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("speech", "score of the speech", "1–5"),
         Metric("heard_wer", "transcript of the question: word error", less_is_better=True),
         Metric("said_wer", "speech against its text: word error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
         UNFINISHED,
         *REPLY_TIMES,
     ),
@@ -84,7 +85,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "tts": (
         Metric("said_wer", "word error", less_is_better=True),
         Metric("said_cer", "character error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
         UNFINISHED,
         *REPLY_TIMES,
     ),
@@ -113,6 +114,8 @@ class Scored:
     text: str
     """What the answer says, and `heard`, what was heard of it or for it"""
     heard: str
+    transcript: str
+    """What the model heard of the case"""
     error: str | None
     audio: str | None
     """The spoken answer's file in the run's folder"""
@@ -126,8 +129,7 @@ def score_all(cases: Sequence[Case], options: Options, records: Records) -> list
         answer = records.answers[case.case_id]
         heard = records.heard.get(case.case_id, {})
         counts = scorer(case, answer, heard, records.judged.get(case.case_id, {}), options)
-        if "dnsmos" in heard:
-            counts["dnsmos"] = (heard["dnsmos"], 1.0)
+        counts |= {metric.key: (heard[metric.key], 1.0) for metric in QUALITY if metric.key in heard}
         if answer.get("finish") is not None:
             counts["unfinished"] = (float(answer["finish"] != "stop"), 1.0)
         times = records.times.get(case.case_id, {})
@@ -135,7 +137,17 @@ def score_all(cases: Sequence[Case], options: Options, records: Records) -> list
         told = answer["transcript"] if options.task == "asr" else answer["text"]
         if options.task == "duplex":
             told = ", ".join(f"{end_s:.2f} s" for end_s in answer.get("ends_s", ()))
-        scored.append(Scored(case, counts, told, heard.get("heard", ""), answer["error"], answer["audio"]))
+        scored.append(
+            Scored(
+                case,
+                counts,
+                told,
+                heard.get("heard", ""),
+                answer["transcript"],
+                answer["error"],
+                answer["audio"],
+            )
+        )
     if options.task == "vqa" and options.rule == "mme":
         _add_pairs(scored)
     return scored

@@ -93,6 +93,15 @@ JudgeUrl = Annotated[
 JudgeModel = Annotated[
     str, typer.Option(metavar="NAME", help="The judge's model.", rich_help_panel=SCORES_PANEL)
 ]
+Utmos = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Of spoken answers: UTMOS as TorchScript (utmos_scripted.pt of Blinorot/UTMOS-PyTorch on "
+        "Hugging Face), by which they are scored, too.",
+        rich_help_panel=SCORES_PANEL,
+    ),
+]
 Timed = Annotated[
     int,
     typer.Option(min=0, help="Cases that are also timed, one by one.", rich_help_panel=SCORES_PANEL),
@@ -208,6 +217,7 @@ class Stages:
     judge: str | None
     judge_model: str
     timed: int
+    utmos: Path | None = None
 
     def made(self) -> MadeStages:
         """Raises ConfigError where the judge's client is not installed."""
@@ -217,7 +227,7 @@ class Stages:
         judge = None
         if self.judge is not None:
             judge = Judge(self.judge, self.judge_model, os.environ.get("OPENAI_API_KEY"))
-        return MadeStages(self.listener, judge, self.timed)
+        return MadeStages(self.listener, judge, self.utmos, self.timed)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from http_server import Served, serving_http
 from judge_server import Messages, judging_http
 from typer.testing import CliRunner
@@ -30,6 +32,7 @@ from antiphon.evaluation.packaged import packaged_cases
 from antiphon.evaluation.rubrics import rubric_of
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.server_answers import ServerAnswers, base_url_of
+from antiphon.evaluation.sound_quality import scores
 from antiphon.evaluation.variant import variant
 from antiphon.sound.reading import read_audio
 from antiphon.sound.resample import resample
@@ -431,6 +434,55 @@ def test_a_listener_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with listener(str(tmp_path), "en") as listen:
         assert listen(cases[0].audio) == "Hello there."
     assert calls[0] == (str(tmp_path), {"local_files_only": True}) and calls[1][1] == "en"
+
+
+deprecated = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+class Loudness(torch.nn.Module):
+    """In place of UTMOS: how long a sound is, and how loud."""
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return samples
+
+    @torch.jit.export
+    def score(self, samples: torch.Tensor) -> torch.Tensor:
+        return (samples.abs().max() + samples.size(-1) // 1000).reshape(1)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Path:
+    torch.jit.save(torch.jit.script(Loudness()), str(tmp_path / "utmos.pt"))
+    return tmp_path / "utmos.pt"
+
+
+@deprecated
+def test_utmos_by_a_file(tmp_path: Path, scripted: Path) -> None:
+    """It gets 16 kHz."""
+    write_audio(tmp_path / "a.wav", np.full(24000, 0.5, np.float32), 24000)
+    score = scores(scripted)["utmos"]
+    assert score(tmp_path / "a.wav") == pytest.approx(16.5, abs=0.1)
+    (tmp_path / "b.pt").write_bytes(b"none")
+    with pytest.raises(ConfigError, match=r"--utmos: .*b\.pt: expected weights as TorchScript"):
+        scores(tmp_path / "b.pt")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "c.pt"))
+    with pytest.raises(ConfigError, match="expected TorchScript with a method `score`"):
+        scores(tmp_path / "c.pt")
+
+
+@deprecated
+@pytest.mark.slow
+def test_answers_without_a_score_are_listened_to_again(
+    tmp_path: Path, engine: Engine, scripted: Path
+) -> None:
+    options, folder = Options("tts", max_units=UNITS), tmp_path / "run"
+    cases = packaged_cases("tts", tmp_path)[:1]
+    for stages, wanted in ((Stages("own"), False), (Stages("own", utmos=scripted), True)):
+        report = evaluate(
+            folder, cases, options, {}, answering_of(engine, options), engine=None, stages=stages
+        )
+        assert ("utmos" in {figure.key for figure in report.figures}) is wanted
+    assert len((folder / "heard.jsonl").read_text().splitlines()) == 2
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,12 +278,13 @@ def test_speech_of_a_text() -> None:
     """One of the four words of both texts is missing, one is another, and one is added."""
     cases = [asked("a", text="The warm coat."), asked("b", text="Hello")]
     heard = {
-        "a": {"heard": "warm boat", "listener": "own", "dnsmos": 3.0},
-        "b": {"heard": "hello there", "listener": "own", "dnsmos": 3.5},
+        "a": {"heard": "warm boat", "listener": "own", "dnsmos": 3.0, "utmos": 2.0},
+        "b": {"heard": "hello there", "listener": "own", "dnsmos": 3.5, "utmos": 4.0},
     }
     report = report_of(Options("tts"), cases, answered(a={}, b={}), heard=heard)
     assert value(report, "said_wer") == pytest.approx(75.0)
     assert value(report, "dnsmos") == 3.25
+    assert value(report, "utmos") == 3
 
 
 def test_turns() -> None:
