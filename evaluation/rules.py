@@ -114,9 +114,9 @@ def _last_number(text: str) -> str:
 def contains_answer(reply: str, references: Sequence[str], normalise: Callable[[str], str]) -> bool:
     """Whether any right answer stands in the reply, as it is or normalised, as the released code scores
     spoken questions: also within a longer word."""
-    said = normalise(reply.lower())
+    said = (reply, reply.lower(), normalise(reply.lower()))
     for each in references:
         forms = {each, each.lower(), normalise(each.lower())} - {""}
-        if any(form in reply or form in said for form in forms):
+        if any(form in text for form in forms for text in said):
             return True
     return False

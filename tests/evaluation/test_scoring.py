@@ -345,6 +345,7 @@ def test_normalisers() -> None:
     assert speech_characters("Ａ１，好。") == "a1好"
     assert contains_answer("parisian", ["Paris"], str.lower), "as the released code does, within a word, too"
     assert not contains_answer("", ["Paris"], str.lower)
+    assert contains_answer("A SCIENCE-FICTION FILM", ["Science-fiction"], lambda text: text.replace("-", ""))
 
 
 def test_the_page_shows_worst_and_random_cases(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_examination_from_outside(tmp_path: Path) -> None:
     assert sum(line.startswith("pictures, ") for line in report.lines) == 4
     typed = [each for each in report.asked if each["how"] == "typed"]
     assert [each["said"] for each in typed] == [list(question.turns) for question in questions()[::40]]
-    inside = [each["right"] for each in typed if each["accepted"]]
+    inside = [bool(each["right"]) for each in typed if each["accepted"]]
     assert names["natural wording, typed: right"] == pytest.approx(100 * np.mean(inside))
     for question, each in zip(questions()[::40], typed, strict=True):
         assert each["right"] is question.is_right(str(each["answer"]))
@@ -131,7 +131,7 @@ def test_dialogues_are_asked_with_the_right_answers_before(tmp_path: Path) -> No
         told = [text for turn in case.turns for text in (turn.text, turn.reply)]
         assert [*told, case.text] == [text for _, text in sample.messages]
         assert case.references == (sample.answer,) and case.group == sample.topic
-        pictures = [each.image for each in (*case.turns, case)]
+        pictures = [*(turn.image for turn in case.turns), case.image]
         assert (pictures[0] is not None) == (sample.scene is not None) and not any(pictures[1:])
 
 
