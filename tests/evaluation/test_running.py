@@ -331,14 +331,15 @@ def test_judged_vision_sets(
         row = {"imagename": "a.png", "answer": "three", "capability": ["rec"]}
         data.write_text(json.dumps({f"v1_{k}": row | {"question": q} for k, q in enumerate(questions)}))
     else:
-        for name, rows in {
+        files: dict[str, list[dict[str, Any]]] = {
             "questions": [
                 {"question_id": k, "image": "a.png", "text": q, "category": "conv"}
                 for k, q in enumerate(questions)
             ],
             "answers_gpt4": [{"question_id": k, "text": "Three."} for k in range(2)],
             "context": [{"image": "a.png", "caption": "Three shapes."}],
-        }.items():
+        }
+        for name, rows in files.items():
             (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prompts: list[str] = []
 
