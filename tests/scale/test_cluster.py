@@ -35,7 +35,7 @@ async def asking(
     cluster: Cluster, number: int, until: asyncio.Event, pause_s: float = 0.0
 ) -> list[tuple[str, bytes | None]]:
     """A client that asks one question after the other."""
-    said = []
+    said: list[tuple[str, bytes | None]] = []
     async with httpx2.AsyncClient(base_url=cluster.http.base_url, timeout=LIMIT_S) as http:
         while not until.is_set():
             question = QUESTIONS[(number + len(said)) % len(QUESTIONS)]
