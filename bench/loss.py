@@ -15,6 +15,7 @@ from antiphon.config import ModelConfig
 from antiphon.engine.engine import Engine
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import decoder_layers
+from antiphon.kernels.huge_pages import WeightMemory
 from antiphon.kernels.linear import linear
 from antiphon.kernels.quantized import quantize_int8
 from antiphon.model import omni
@@ -61,7 +62,7 @@ def tapped(dynamic: Sequence[bool] = BOTH) -> Iterator[list[Tap]]:
     makes them, see `names_of`. They must be on the CPU, where 16 bits are widened to float32, too."""
     taps: list[Tap] = []
 
-    def tap(weight: Tensor) -> Tap:
+    def tap(weight: Tensor, *, memory: WeightMemory | None = None) -> Tap:
         taps.append(Tap(weight, dynamic))
         return taps[-1]
 

@@ -99,21 +99,20 @@ def record(found: Simulated, num_replicas: int, price_per_h: float) -> dict[str,
 
 
 def check_table(found: Sequence[Checked], title: str) -> Table:
-    """A row for each load and figure."""
+    """Under each load, a row for each figure."""
     rows = Table(
         title=escape(title),
         caption="s/s: speech in a second; times in seconds; runs: the least and the most of them",
     )
     rows.add_column("load", no_wrap=True)
-    rows.add_column("figure", no_wrap=True)
     for name in ("measured", "runs", "simulated", "apart"):
         rows.add_column(name, justify="right", no_wrap=True)
     for checked in found:
-        for number, (name, each) in enumerate(figures(checked).items()):
-            load = "" if number else checked.load
+        rows.add_row(f"[bold]{escape(checked.load)}")
+        for name, each in figures(checked).items():
             runs = "" if name == TYPICAL else f"{_short(each.least)}-{_short(each.most)}"
             rows.add_row(
-                load, name, _short(each.measured), runs, _short(each.simulated), f"{each.apart:+.0%}"
+                f"  {name}", _short(each.measured), runs, _short(each.simulated), f"{each.apart:+.0%}"
             )
         rows.add_section()
     return rows

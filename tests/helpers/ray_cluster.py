@@ -48,8 +48,10 @@ def body(question: str) -> dict[str, Any]:
     }
 
 
-async def reply(http: httpx2.AsyncClient, question: str, begun: asyncio.Event | None = None) -> bytes | None:
-    """The sound of a reply; None if it broke off."""
+async def reply(
+    http: httpx2.AsyncClient, question: str, sounding: asyncio.Semaphore | None = None
+) -> bytes | None:
+    """The sound of a reply; None if it broke off. sounding: is released once when the sound begins."""
     sound = b""
     try:
         async with http.stream("POST", "/v1/chat/completions", json=body(question)) as answer:
@@ -65,9 +67,9 @@ async def reply(http: httpx2.AsyncClient, question: str, begun: asyncio.Event | 
                     return None
                 for choice in told["choices"]:
                     data = (choice["delta"].get("audio") or {}).get("data", "")
+                    if data and not sound and sounding is not None:
+                        sounding.release()
                     sound += base64.b64decode(data)
-                if sound and begun is not None:
-                    begun.set()
     except httpx2.TransportError:
         return None
     return None
