@@ -49,12 +49,19 @@ def body(question: str) -> dict[str, Any]:
 
 
 async def reply(
-    http: httpx2.AsyncClient, question: str, sounding: asyncio.Semaphore | None = None
+    http: httpx2.AsyncClient,
+    question: str,
+    sounding: asyncio.Semaphore | None = None,
+    session: str | None = None,
 ) -> bytes | None:
-    """The sound of a reply; None if it broke off. sounding: is released once when the sound begins."""
+    """The sound of a reply; None if it broke off. sounding: is released once when the sound begins. session:
+    the conversation that it is of."""
+    headers = {} if session is None else {"x-session-id": session}
     sound = b""
     try:
-        async with http.stream("POST", "/v1/chat/completions", json=body(question)) as answer:
+        async with http.stream(
+            "POST", "/v1/chat/completions", json=body(question), headers=headers
+        ) as answer:
             if answer.status_code != 200:
                 return None
             async for line in answer.aiter_lines():
