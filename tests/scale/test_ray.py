@@ -44,9 +44,9 @@ async def ask(server: ServerProcess, session: str) -> None:
 
 
 async def all_asked(server: ServerProcess, sessions: list[str], victim: int | None) -> list[bytes | None]:
-    """32 replies, in turn of these conversations, which have a replica each. The victim is killed once more
-    have begun to sound than the other replica has: what has not begun is asked again there, and does not break
-    off."""
+    """32 replies, in turn of these conversations, which have a replica each. The victim is killed once
+    more have begun to sound than the other replica has: what has not begun is asked again there, and does not
+    break off."""
     sounding = asyncio.Semaphore(0)
     limits = httpx2.Limits(max_connections=40)
     async with httpx2.AsyncClient(base_url=server.address, headers=KEY, timeout=120, limits=limits) as http:
