@@ -21,6 +21,7 @@ from antiphon_tiny.omni.model import Omni
 from antiphon_tiny.omni.parts import train_only
 from antiphon_tiny.omni.spoken import (
     POOL,
+    Recordings,
     SpokenRow,
     TrackBatch,
     Utterance,
@@ -68,7 +69,7 @@ class Hearing(nn.Module):
             units = slice(self.config.first_unit_id, self.config.first_unit_id + GEOMETRY.units)
             table[units] = 0.3 * table[units] + unit_coordinates() @ near
 
-    def draw(self, utterances: Utterances, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
+    def draw(self, utterances: Recordings, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
         """Replies behind what was said to the model, or, less often, behind the prompt of a typed
         question."""
         layout = self.layout
