@@ -5,10 +5,7 @@ What a way needs of a weight, it makes at its first call and keeps as long as th
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +20,7 @@ from antiphon.kernels.library_linear import LibraryLinear, quantize_8bit
 from antiphon.kernels.linear import TorchQuantizedLinear
 from antiphon.model.schemes import BITSANDBYTES
 from antiphon.process.footprint import use_passing_caches
+from antiphon.process.quiet import quiet
 
 __all__ = ["peers"]
 
@@ -111,7 +109,7 @@ class _Torchao:
                 torch.compiler.reset()
                 _Torchao.compiled_for = shape
             self._shape = shape
-            with _quiet():
+            with quiet():
                 return self._compiled(x, stored)
         return self._compiled(x, stored)
 
@@ -119,7 +117,7 @@ class _Torchao:
         module = torch.nn.Linear(weight.in_features, weight.out_features, bias=False, device="meta")
         module.weight = torch.nn.Parameter(weight.quantized.dequantized(), requires_grad=False)
         use_passing_caches()  # which the library's import settles
-        with _quiet():
+        with quiet():
             library = import_module("torchao.quantization")
             library.quantize_(module, getattr(library, self._config)())
         return module.weight
@@ -127,19 +125,6 @@ class _Torchao:
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the library and the compiler warn of, such as code for other machines."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 # --- onnxruntime ----------------------------------------------------------------------------------

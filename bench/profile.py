@@ -26,6 +26,7 @@ from antiphon.files.writing import written_whole
 from antiphon.kernels import registry
 from antiphon.kernels.decoder_layers import TorchDecoderLayers
 from antiphon.kernels.linear import CppLinear, TorchLinear, TritonLinear
+from antiphon.model import kept_images as images_module
 from antiphon.model import runner as runner_module
 from antiphon.model.batch import attention_batch
 from antiphon.model.sampler import pick_from_head
@@ -112,7 +113,7 @@ def profiling(engine: Engine, spans: Spans) -> Iterator[None]:
     functions: list[tuple[object, Callable[..., Any], str]] = [
         (runner_module, attention_batch, "batch"),
         (runner_module, pick_from_head, "pick"),
-        (runner_module, image_features, "vision tower"),
+        (images_module, image_features, "vision tower"),
         (FusionWindows, FusionWindows.prepare, "fusion window"),
         (OutputState, OutputState.poll, "output"),
         (TorchDecoderLayers, TorchDecoderLayers.__call__, "layers"),

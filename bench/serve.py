@@ -18,6 +18,7 @@ from rich.progress import Progress
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.bench.kernel_report import check_plot
 from antiphon.bench.options import JsonFile, check_output, read_counts, record_of, write_record
+from antiphon.bench.serving.comparing import Change, change_of
 from antiphon.bench.serving.http_client import HttpClient, HttpError
 from antiphon.bench.serving.load import Limits, Run
 from antiphon.bench.serving.measuring import Load, Plan, measure
@@ -25,7 +26,7 @@ from antiphon.bench.serving.plot import plot_load
 from antiphon.bench.serving.processes import run_until_signal, server_process
 from antiphon.bench.serving.questions import WORKLOAD, Question, read_workload
 from antiphon.bench.serving.realtime_target import RealtimeTarget, TurnEnd
-from antiphon.bench.serving.report import tables, verdict
+from antiphon.bench.serving.report import changed, tables, verdict
 from antiphon.bench.serving.summary import Summary, breaking_rate
 from antiphon.bench.serving.targets import EngineTarget, HttpTarget, Target
 from antiphon.bench.simulate.recorded import trace_of
@@ -216,7 +217,7 @@ def run(
     )
     if trace is not None and (len(plan.loads) * repeats > 1 or compare or realtime):
         raise typer.BadParameter("holds one run of one load on one target", param_hint="--trace")
-    traced: list[Run] = []
+    traced: list[tuple[str, str, Run]] = []
     if api_key is None:
         api_key = os.environ.get(KEY_VARIABLE)
     if audio_format not in ("pcm16", "wav"):
@@ -250,16 +251,35 @@ def run(
     for table in tables(found, title):
         console.print(table)
     console.print(verdict(found, target_ms), highlight=False, markup=False)
+    changes = _changes(traced)
+    for change in changes:
+        console.print(changed(change), highlight=False, markup=False)
     if json_out is not None:
         command = _command(plan, compare=compare, in_process=in_process, base_url=base_url, realtime=realtime)
         command += f" --vocoder-workers {vocoder_workers}" if vocoder_workers is not None else ""
         runs = [asdict(summary) for summary in found]
         record = record_of(title, command, target_ms=target_ms, first_rate_beyond=breaks_at, runs=runs)
+        if changes:
+            record["changes"] = [asdict(change) for change in changes]
         write_record(json_out, record)
     if trace is not None:
-        write_trace(trace, [arrival for run in traced for arrival in trace_of(run)])
+        write_trace(trace, [arrival for *_, run in traced for arrival in trace_of(run)])
     if plot is not None:
         plot_load(found, target_ms / 1000, title, plot)
+
+
+def _changes(traced: list[tuple[str, str, Run]]) -> list[Change]:
+    """How each target differs from the first, at each load."""
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for target, load, run in traced:
+        runs.setdefault((load, target), []).append(run)
+    first = traced[0][0] if traced else ""
+    return [
+        change
+        for (load, target), of_target in runs.items()
+        if target != first
+        for change in change_of(load, (target, first), of_target, runs[load, first])
+    ]
 
 
 async def _measure(
@@ -269,10 +289,10 @@ async def _measure(
     model: str | None,
     fields: dict[str, Any],
     spoken_to: tuple[str, str | None] | None,
-    traced: list[Run],
+    traced: list[tuple[str, str, Run]],
 ) -> list[Summary]:
     """spoken_to: address and key of a server to be asked over the realtime protocol. traced: gets all
-    runs."""
+    runs, with their targets and loads."""
     targets: list[Target] = []
     try:
         if client is not None and spoken_to is not None:
@@ -288,7 +308,7 @@ async def _measure(
                 targets,
                 lambda target, load: progress.reset(task, description=f"{target.name}, {load}"),
                 lambda _: progress.advance(task),
-                traced.append,
+                lambda target, load, run: traced.append((target.name, f"{load}", run)),
             )
     finally:
         if client is not None:

@@ -21,6 +21,8 @@ class Answer:
     samples: AudioArray | None = None
     """float32 (n,): the reply as speech"""
     rate_hz: int = 0
+    finish: str | None = None
+    """Why a reply ended: "stop" by itself, "length" at a limit; None: not known"""
     error: str | None = None
     """Why there is no answer, or not all of it"""
     ends_s: tuple[float, ...] = field(default=())

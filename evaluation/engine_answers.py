@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +14,12 @@ import numpy as np
 from antiphon.engine.engine import Engine
 from antiphon.errors import AntiphonError, EngineDead
 from antiphon.evaluation.answer import Answer
-from antiphon.evaluation.cases import Case
+from antiphon.evaluation.cases import Case, Turn
 from antiphon.evaluation.options import Options
 from antiphon.prompt import Prompt
 from antiphon.sound.arrays import AudioArray
 from antiphon.text.sentences import SENTENCE_PAUSE_S, spoken_pieces
-from antiphon.types import Completion, Finished, Image, Part, Request, SamplingParams, Speech
+from antiphon.types import Completion, Finished, Image, Message, Part, Request, SamplingParams, Speech
 
 __all__ = ["EngineAnswers", "seed_of"]
 
@@ -43,7 +44,20 @@ class _Asked:
     prompts: list[Prompt]
     params: list[SamplingParams]
     combine: Callable[[list[Completion]], Answer]
+    history: list[Message]
+    """Of a dialogue, the messages of this request"""
+    arrived_s: float
+    """When its recordings were begun to be read"""
     done: dict[int, Completion] = field(default_factory=dict)
+
+    @property
+    def next_history(self) -> list[Message] | None:
+        """With the reply to a turn that is not the last; None: the answer is whole, or has failed."""
+        num_asked = sum(message.role == "user" for message in self.history)
+        is_last = num_asked == 0 or num_asked > len(self.case.turns)
+        if is_last or self.done[0].finish_reason == "error":
+            return None
+        return [*self.history, Message("assistant", self.done[0].text)]
 
     def answer(self) -> Answer:
         completions = [self.done[number] for number in range(len(self.requests))]
@@ -57,12 +71,13 @@ class _Asked:
 
 
 class EngineAnswers:
-    """Greedy answers, which depend neither on their order nor on what is asked beside them. Speech is made
-    in chunks, as a server makes it."""
+    """Greedy answers, which depend neither on their order nor on what is asked beside them."""
 
-    def __init__(self, engine: Engine, options: Options) -> None:
+    def __init__(self, engine: Engine, options: Options, *, in_chunks: bool = True) -> None:
+        """in_chunks: speech is made while its units come, as a server makes it, else at once."""
         self._engine = engine
         self._options = options
+        self._in_chunks = in_chunks
 
     def answers(self, cases: Sequence[Case]) -> Iterator[tuple[Case, Answer]]:
         engine, waiting = self._engine, iter(cases)
@@ -73,7 +88,7 @@ class EngineAnswers:
             try:
                 while True:
                     while len(reading) + len(running) < most and (case := next(waiting, None)) is not None:
-                        reading.append((case, readers.submit(self._asked, case)))
+                        reading.append((case, readers.submit(self._asked, case, [])))
                     while reading and (reading[0][1].done() or not running):
                         case, future = reading.pop(0)
                         try:
@@ -82,7 +97,11 @@ class EngineAnswers:
                                 yield case, asked.answer()
                             for number, request in enumerate(asked.requests):
                                 request_id = engine.add_prepared(
-                                    request, asked.prompts[number], asked.params[number]
+                                    request,
+                                    asked.prompts[number],
+                                    asked.params[number],
+                                    arrived_s=asked.arrived_s,
+                                    stream_audio=self._in_chunks,
                                 )
                                 running[request_id] = (asked, number)
                         except EngineDead:
@@ -95,20 +114,51 @@ class EngineAnswers:
                         if isinstance(event, Finished) and event.request_id in running:
                             asked, number = running.pop(event.request_id)
                             asked.done[number] = event.completion
-                            if len(asked.done) == len(asked.requests):
+                            if len(asked.done) < len(asked.requests):
+                                continue
+                            if (history := asked.next_history) is None:
                                 yield asked.case, asked.answer()
+                            else:
+                                future = readers.submit(self._asked, asked.case, history)
+                                reading.append((asked.case, future))
             finally:
                 for _, future in reading:
                     future.cancel()
                 for request_id in running:
                     engine.abort(request_id)
 
-    def _asked(self, case: Case) -> _Asked:
-        requests, params, combine = self._requests(case)
-        return _Asked(case, requests, [self._engine.prepare(each) for each in requests], params, combine)
+    def _asked(self, case: Case, history: list[Message]) -> _Asked:
+        """history: of a dialogue that has begun."""
+        arrived_s = time.perf_counter()
+        history = self._with_next(case, history)
+        requests, params, combine = self._requests(case, history)
+        prompts = [self._engine.prepare(each) for each in requests]
+        return _Asked(case, requests, prompts, params, combine, history, arrived_s)
+
+    def _with_next(self, case: Case, history: list[Message]) -> list[Message]:
+        """Up to the next question that the model is asked."""
+        if self._options.task in ("asr", "tts"):
+            return []
+        history = list(history)
+        for turn in case.turns[len(history) // 2 :]:
+            history.append(Message("user", self._parts(turn)))
+            if turn.reply is None:
+                return history
+            history.append(Message("assistant", turn.reply))
+        return [*history, Message("user", self._parts(case))]
+
+    def _parts(self, asked: Case | Turn) -> list[Part]:
+        parts: list[Part] = []
+        if asked.image is not None:
+            parts.append(Image(asked.image))
+        if asked.audio is not None and self._options.ask == "speech":
+            parts.append(Speech(asked.audio))
+        else:
+            parts.append(asked.text)
+        return parts
 
     def _requests(
-        self, case: Case
+        self, case: Case, history: list[Message]
     ) -> tuple[list[Request], list[SamplingParams], Callable[[list[Completion]], Answer]]:
         match self._options.task:
             case "asr":
@@ -130,15 +180,10 @@ class EngineAnswers:
                 said = partial(_said, case.text)
                 return requests, [SamplingParams(seed=seed) for seed in seeds], said
         options = self._options
-        parts: list[Part] = []
-        if case.image is not None:
-            parts.append(Image(case.image))
-        if case.audio is not None and options.ask == "speech":
-            parts.append(Speech(case.audio))
-        else:
-            parts.append(case.text)
-        modalities = ("text", "audio") if options.speaks else ("text",)
-        request = Request(parts, modalities, voice=options.voice if options.speaks else None)
+        # Of a dialogue, the last reply alone is heard.
+        speaks = options.speaks and sum(each.role == "user" for each in history) > len(case.turns)
+        modalities = ("text", "audio") if speaks else ("text",)
+        request = Request(messages=history, modalities=modalities, voice=options.voice if speaks else None)
         params = SamplingParams(
             max_tokens=options.max_tokens, max_units=options.max_units, seed=seed_of(case)
         )
@@ -147,7 +192,14 @@ class EngineAnswers:
 
 def _replied(done: list[Completion]) -> Answer:
     [reply] = done
-    return Answer(reply.text, reply.transcript, reply.audio, reply.sample_rate_hz or 0, times=_times(reply))
+    return Answer(
+        reply.text,
+        reply.transcript,
+        reply.audio,
+        reply.sample_rate_hz or 0,
+        reply.finish_reason,
+        times=_times(reply),
+    )
 
 
 def _said(text: str, done: list[Completion]) -> Answer:
@@ -159,12 +211,18 @@ def _said(text: str, done: list[Completion]) -> Answer:
         if each.audio is not None:
             pieces += [*([pause] if pieces else []), each.audio]
     samples = np.concatenate(pieces) if pieces else None
-    return Answer(text, samples=samples, rate_hz=rate_hz, times=_times(done[0]) if len(done) == 1 else {})
+    finish = next((each.finish_reason for each in done if each.finish_reason != "stop"), "stop")
+    times = _times(done[0]) if len(done) == 1 else {}
+    return Answer(text, "", samples, rate_hz, finish, times=times)
 
 
 def _times(done: Completion) -> dict[str, float]:
     """In the units of their metrics, by whose keys they go"""
     metrics = done.metrics
-    told = {"first_sound_ms": metrics.ttfa_s, "reply_ms": metrics.e2e_s}
+    told = {
+        "first_sound_ms": metrics.ttfa_s,
+        "gap_ms": metrics.underrun_s,
+        "reply_ms": metrics.e2e_s,
+    }
     times = {name: 1000 * value for name, value in told.items() if value is not None}
     return times if metrics.rtf is None else times | {"rtf": metrics.rtf}

@@ -22,10 +22,12 @@ from antiphon.evaluation.normalising import english
 from antiphon.evaluation.options import LANGUAGES, REPLIES, TASKS, Options
 from antiphon.evaluation.page import HEADINGS, write_page
 from antiphon.evaluation.report import Report, make_report
+from antiphon.evaluation.rubrics import JUDGED_RULES, rubric_of
 from antiphon.evaluation.rules import RULES
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.running import Report as Progress
 from antiphon.evaluation.running import Run
+from antiphon.evaluation.sound_quality import scores
 from antiphon.files.writing import write_whole
 
 __all__ = ["PAGE", "Stages", "answering_of", "check_options", "evaluate"]
@@ -42,22 +44,29 @@ class Stages:
     listener: str | None = None
     """See `listener.listener_name`; "none": speech is not listened to"""
     judge: Judge | None = None
+    utmos: Path | None = None
+    """See `sound_quality.utmos`"""
     timed: int = 0
     """Cases that are timed alone"""
 
 
-def check_options(options: Options) -> None:
-    """Raises ConfigError for options that there are not, and for packages that are missing: before anything
-    is computed."""
+def check_options(options: Options, *, has_judge: bool) -> None:
+    """Raises ConfigError for options that there are not, for packages that are missing, and for a rule whose
+    judge is missing: before anything is computed."""
     for name, value, choices in (
         ("task", options.task, TASKS),
         ("--reply", options.reply, REPLIES),
         ("--ask", options.ask, REPLIES),
         ("--language", options.language, LANGUAGES),
-        ("--rule", options.rule, tuple(RULES)),
+        ("--rule", options.rule, (*RULES, *JUDGED_RULES)),
     ):
         if value not in choices:
             raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    if options.task == "vqa" and options.rule in JUDGED_RULES and not has_judge:
+        raise ConfigError(
+            f"--rule {options.rule}: is scored by a language model: expected --judge with its address, such "
+            f"as http://127.0.0.1:8001/v1"
+        )
     if options.task in ("asr", "tts"):
         needed("jiwer", options.task)
         if options.language == "en":
@@ -88,13 +97,16 @@ def evaluate(
     engine: times cases; None behind a server. settings: of the model; see `RunFolder.open`. Raises
     ConfigError.
     """
+    check_options(options, has_judge=stages.judge is not None)
+    quality = scores(stages.utmos)
     run = Run(RunFolder(folder), cases, options, progress)
     run.folder.open(cases, options, settings)
     run.answer(answering)
     if options.speaks and stages.listener != NOBODY:
-        run.listen(listener_name(stages.listener))
-    if options.task == "visit" and stages.judge is not None:
-        run.judge(stages.judge)
+        run.listen(listener_name(stages.listener), quality)
+    rubric = rubric_of(options)
+    if rubric is not None and stages.judge is not None:
+        run.judge(stages.judge, rubric)
     if engine is not None and stages.timed and options.task != "duplex":
         run.time(engine, stages.timed)
     report = make_report(cases, options, dict(settings), run.records())

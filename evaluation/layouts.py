@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from antiphon.errors import ConfigError
 from antiphon.evaluation.cases import Case
-from antiphon.evaluation.rows import Row, read_rows
+from antiphon.evaluation.fields import ANSWERS, AUDIO, case_id, image_of, rule_of, turns_of
+from antiphon.evaluation.rows import read_rows
+from antiphon.evaluation.vision_layouts import llava_bench, vision_questions
 
 __all__ = ["LAYOUTS", "read_cases"]
 
@@ -25,14 +26,15 @@ LAYOUTS: Mapping[str, str] = {
     "vqa": "a question file in LLaVA's format, .jsonl or .json, with the fields question_id, image and text, "
     "pictures beside it, in images/ or in --image-folder; right answers in a field answer, answers or label, "
     "there, or in --answers: a file by question_id, or a folder with a file for each category, in the "
-    "questions' order (POPE)",
+    "questions' order (POPE), or MME's own; of MM-Vet mm-vet.json, and of LLaVA-Bench in the wild its folder "
+    "(questions.jsonl, answers_gpt4.jsonl, context.jsonl, images/)",
     "tts": "a .txt file with one text a line, or a .jsonl, .json or .tsv file with the field text",
     "duplex": "a .jsonl, .json or .tsv file with the fields audio and speech_end_s, where its last word ends",
 }
 """By task: what it reads, and where that is to be had"""
+FOLDERS = frozenset({"asr", "visit"})
+"""Tasks whose data may be a folder"""
 QUESTIONS = "VisIT_speech.jsonl"
-AUDIO = ("audio", "wav", "path", "WavPath", "Wav Filename", "audio_filepath")
-ANSWERS = ("answers", "answer", "Answer", "label", "gt_answer")
 
 
 def read_cases(
@@ -42,19 +44,24 @@ def read_cases(
     image_folder: Path | None = None,
     answers: Path | None = None,
     set_name: str | None = None,
-    by_category: bool = False,
+    rule: str = "exact",
     limit: int | None = None,
 ) -> list[Case]:
     """The cases of a task in the order of its files.
 
     image_folder, answers: of "vqa", where they lie apart. set_name: of data that does not say which set it
-    is; None: the file's name. by_category: of "vqa", its categories are the sets. limit: the first so many.
-    Raises ConfigError, which names file and line, and what is expected there.
+    is; None: the file's name. rule: of "vqa", see `Options`: some benchmarks have layouts and groups of their
+    own. limit: the first so many. Raises ConfigError, which names file and line, and what is expected there.
     """
     if not data.exists():
         raise ConfigError(f"{data}: no such file or folder; `{task}` needs {LAYOUTS[task]}")
-    if task == "vqa":
-        found = list(_vqa(data, image_folder, answers, by_category=by_category))
+    is_folder = task in FOLDERS or (task == "vqa" and rule == "llava-bench")
+    if data.is_dir() and not is_folder:
+        raise ConfigError(f"{data}: expected a file, found a folder; `{task}` needs {LAYOUTS[task]}")
+    if task == "vqa" and rule == "llava-bench":
+        found = list(llava_bench(data))
+    elif task == "vqa":
+        found = list(vision_questions(data, image_folder, answers, rule=rule))
     else:
         found = list(READERS[task](data))
     if not found:
@@ -71,10 +78,10 @@ def read_cases(
 
 def _asr(data: Path) -> Iterator[Case]:
     if data.is_file():
-        for number, row in enumerate(_rows(data, "asr")):
+        for number, row in enumerate(read_rows(data)):
             text = row.text("text", "transcription", "sentence", "transcript")
             audio = row.file(*AUDIO, beside=("wavs", "clips"))
-            yield Case(_id(row, number), row.text("set", default=data.stem), audio, references=(text,))
+            yield Case(case_id(row, number), row.text("set", default=data.stem), audio, references=(text,))
         return
     for transcripts in sorted(data.rglob("*.trans.txt")):
         split = transcripts.parents[2].name if len(transcripts.parents) > 2 else data.name
@@ -95,14 +102,21 @@ def _recording(stem: Path) -> Path | None:
 
 
 def _spoken_qa(data: Path) -> Iterator[Case]:
-    for number, row in enumerate(_rows(data, "spoken-qa")):
+    for number, row in enumerate(read_rows(data)):
         answers = row.texts(*ANSWERS)
         if not answers:
             raise row.error(f"expected a field {' or '.join(map(repr, ANSWERS[:3]))}")
         question = row.text("question", "QuestionText", "text", default="")
-        audio = row.file(*AUDIO, beside=("audio", "wavs"))
-        group = row.text("set", default=data.stem)
-        yield Case(_id(row, number), group, audio, text=question, references=answers)
+        yield Case(
+            case_id(row, number),
+            row.text("set", default=data.stem),
+            row.file(*AUDIO, beside=("audio", "wavs")),
+            image_of(row, row.folder),
+            question,
+            answers,
+            rule=rule_of(row),
+            turns=turns_of(row, row.folder),
+        )
 
 
 def _visit(data: Path) -> Iterator[Case]:
@@ -111,7 +125,7 @@ def _visit(data: Path) -> Iterator[Case]:
         raise ConfigError(f"{questions}: no such file; `visit` needs {LAYOUTS['visit']}")
     for number, row in enumerate(read_rows(questions)):
         yield Case(
-            _id(row, number),
+            case_id(row, number),
             row.text("set", default="SpokenVisIT"),
             row.file("speech", "audio", beside=("speech",)),
             row.file("image", beside=("images",)),
@@ -121,74 +135,21 @@ def _visit(data: Path) -> Iterator[Case]:
         )
 
 
-def _vqa(data: Path, image_folder: Path | None, answers: Path | None, *, by_category: bool) -> Iterator[Case]:
-    rows = list(_rows(data, "vqa"))
-    ids = [_id(row, number) for number, row in enumerate(rows)]
-    right = {} if answers is None else _answers_apart(answers, rows, ids)
-    seen: Counter[str] = Counter()
-    for question_id, row in zip(ids, rows, strict=True):
-        seen[question_id] += 1
-        references = right.get(question_id) or row.texts(*ANSWERS)
-        if not references:
-            raise row.error(
-                f"expected an answer to question {question_id!r}, here as "
-                f"{', '.join(map(repr, ANSWERS[:2]))} or 'label', or in --answers"
-            )
-        image = None
-        if row.fields.get("image") is not None:
-            folder = row.folder if image_folder is None else image_folder
-            image = Row(row.place, row.fields, folder).file("image", beside=("images",))
-        group = row.text("set", default=data.stem)
-        if by_category:
-            group = row.text("category", default=question_id.partition("/")[0])
-        # MME asks twice about a picture, under one id.
-        case_id = question_id if seen[question_id] == 1 else f"{question_id}#{seen[question_id]}"
-        yield Case(case_id, group, image=image, text=_question(row), references=references)
-
-
-def _question(row: Row) -> str:
-    """LLaVA's field, or the first message of a conversation, as ScienceQA has it."""
-    told = row.fields.get("conversations")
-    if "text" not in row.fields and isinstance(told, list) and told and isinstance(told[0], dict):
-        return str(told[0].get("value", "")).replace("<image>", "").strip()
-    return row.text("text", "question")
-
-
-def _answers_apart(answers: Path, rows: Sequence[Row], ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """By question."""
-    if not answers.is_dir():
-        return {_id(row, number): row.texts(*ANSWERS) for number, row in enumerate(_rows(answers, "vqa"))}
-    found: dict[str, tuple[str, ...]] = {}
-    for category in dict.fromkeys(row.text("category", default="") for row in rows):
-        files = [path for path in sorted(answers.iterdir()) if category and category in path.stem]
-        if len(files) != 1:
-            raise ConfigError(
-                f"{answers}: expected one file for the category {category!r}, found {len(files)}"
-            )
-        of_category = [row.text("category", default="") == category for row in rows]
-        own = [name for name, is_own in zip(ids, of_category, strict=True) if is_own]
-        told = [row.texts(*ANSWERS) for row in read_rows(files[0])]
-        if len(own) != len(told):
-            raise ConfigError(f"{files[0]}: expected {len(own)} answers, found {len(told)}")
-        found |= dict(zip(own, told, strict=True))
-    return found
-
-
 def _tts(data: Path) -> Iterator[Case]:
     if data.suffix == ".txt":
         lines = [line.strip() for line in data.read_text(encoding="utf-8").splitlines()]
         for number, line in enumerate(filter(None, lines), 1):
             yield Case(str(number), data.stem, text=line)
         return
-    for number, row in enumerate(_rows(data, "tts")):
-        yield Case(_id(row, number), row.text("set", default=data.stem), text=row.text("text"))
+    for number, row in enumerate(read_rows(data)):
+        yield Case(case_id(row, number), row.text("set", default=data.stem), text=row.text("text"))
 
 
 def _duplex(data: Path) -> Iterator[Case]:
-    for number, row in enumerate(_rows(data, "duplex")):
+    for number, row in enumerate(read_rows(data)):
         end_s = row.number("speech_end_s")
         group = row.text("set", default=data.stem)
-        yield Case(_id(row, number), group, row.file(*AUDIO, beside=("wavs",)), speech_end_s=end_s)
+        yield Case(case_id(row, number), group, row.file(*AUDIO, beside=("wavs",)), speech_end_s=end_s)
 
 
 READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {
@@ -198,13 +159,3 @@ READERS: Mapping[str, Callable[[Path], Iterator[Case]]] = {
     "tts": _tts,
     "duplex": _duplex,
 }
-
-
-def _rows(data: Path, task: str) -> Iterator[Row]:
-    if data.is_dir():
-        raise ConfigError(f"{data}: expected a file, found a folder; `{task}` needs {LAYOUTS[task]}")
-    return read_rows(data)
-
-
-def _id(row: Row, number: int) -> str:
-    return row.text("question_id", "id", default=str(number))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from antiphon.evaluation.options import SPOKEN_TASKS
 from antiphon.evaluation.report import Figure, Report
 from antiphon.evaluation.run_folder import SLUG
 from antiphon.evaluation.scoring import METRICS, Metric, Scored
@@ -95,7 +96,9 @@ def _bar(figure: Figure) -> dict[str, float | None] | None:
 def _shown(here: Path, folder: Path, task: str, scored: Scored) -> _Shown:
     case = scored.case
     texts = [
+        ("before", " / ".join(turn.text for turn in case.turns)),
         ("asked" if task != "tts" else "text", case.text),
+        ("understood", scored.transcript if task in SPOKEN_TASKS else ""),
         ("expected", " / ".join(dict.fromkeys(case.references))),
         ("heard" if task == "asr" else "answer", "" if task == "tts" else scored.text),
         ("heard as", scored.heard),

@@ -13,6 +13,7 @@ from antiphon.evaluation.cases import Case
 from antiphon.evaluation.normalising import has_normaliser
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.paper import PaperFigure, paper_figure
+from antiphon.evaluation.rubrics import JUDGED_RULES
 from antiphon.evaluation.scoring import METRICS, Metric, Records, Scored, loss, score_all
 
 __all__ = ["Figure", "Report", "make_report"]
@@ -191,6 +192,8 @@ def _notes(options: Options, records: Records, scored: Sequence[Scored]) -> list
                 notes.append("No scores: no --judge was given.")
             else:
                 notes.append("The paper's judge was gpt-4o; scores of another judge do not compare with it.")
+        case "vqa" if options.rule in JUDGED_RULES:
+            notes.append("Scores of different judges do not compare; the paper does not name its own here.")
     if listeners:
         name = {"own": "the packaged model itself", "whisper": "Whisper tiny.en"}
         heard = ", ".join(name.get(each, each) for each in listeners)

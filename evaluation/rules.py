@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from antiphon.evaluation.normalising import plain
+from antiphon.evaluation.normalising import english, has_normaliser, plain
 
 __all__ = ["RULES", "contains_answer"]
 
@@ -13,6 +13,9 @@ Counts = dict[str, tuple[float, float]]
 """By figure: what counts for it, and of how much"""
 
 LETTER = re.compile(r"^\W*([A-Ha-h])(?:\W|$)")
+NUMERAL = re.compile(r"(?:\d+(?:\.\d+)?|one)")
+"""As Whisper's normaliser writes it"""
+CLAUSE = re.compile(r"[.,;:!?\n]+(?!\d)")
 NUM_OTHERS = 3
 """People who must agree with an answer for it to be right"""
 
@@ -20,6 +23,20 @@ NUM_OTHERS = 3
 def exact(reply: str, references: Sequence[str]) -> Counts:
     """Any right answer, whole, after lower case, punctuation and articles (GQA)."""
     return {"accuracy": (float(plain(reply) in {plain(each) for each in references}), 1.0)}
+
+
+def words(reply: str, references: Sequence[str]) -> Counts:
+    """Any right answer stands in the reply, as whole words, normalised."""
+    said = f" {_normalised(reply)} "
+    wanted = [_normalised(each) for each in references]
+    return {"accuracy": (float(any(each and f" {each} " in said for each in wanted)), 1.0)}
+
+
+def number(reply: str, references: Sequence[str]) -> Counts:
+    """The last number of the reply, in digits or words, is a right one."""
+    said = _last_number(reply)
+    right = {_last_number(each) for each in references}
+    return {"accuracy": (float(said != "" and said in right), 1.0)}
 
 
 def people(reply: str, references: Sequence[str]) -> Counts:
@@ -65,6 +82,8 @@ def mme(reply: str, references: Sequence[str]) -> Counts:
 
 RULES: Mapping[str, Callable[[str, Sequence[str]], Counts]] = {
     "exact": exact,
+    "words": words,
+    "number": number,
     "people": people,
     "choice": choice,
     "yes-no": yes_no,
@@ -72,12 +91,32 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], Counts]] = {
 }
 
 
+def _normalised(text: str) -> str:
+    """By Whisper's normaliser where it is installed, which signs of numbers are taken from."""
+    normalise = english() if has_normaliser() else plain
+    return " ".join(re.sub(r"[^\w\s.]", " ", normalise(text)).split())
+
+
+def _last_number(text: str) -> str:
+    """Words of a clause that follow each other make one number. Empty: there is none."""
+    for clause in reversed(CLAUSE.split(text)):
+        run: list[str] = []
+        for word in reversed(re.findall(r"[\w.]+", clause)):
+            if word.lower() not in ("o", "oh") and NUMERAL.fullmatch(_normalised(word)):
+                run.insert(0, word)
+            elif run:
+                break
+        if run:
+            return _normalised(" ".join(run))
+    return ""
+
+
 def contains_answer(reply: str, references: Sequence[str], normalise: Callable[[str], str]) -> bool:
     """Whether any right answer stands in the reply, as it is or normalised, as the released code scores
     spoken questions: also within a longer word."""
-    said = normalise(reply.lower())
+    said = (reply, reply.lower(), normalise(reply.lower()))
     for each in references:
         forms = {each, each.lower(), normalise(each.lower())} - {""}
-        if any(form in reply or form in said for form in forms):
+        if any(form in text for form in forms for text in said):
             return True
     return False

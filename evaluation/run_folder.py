@@ -97,6 +97,7 @@ class RunFolder:
             "text": answer.text,
             "transcript": answer.transcript,
             "error": answer.error,
+            "finish": answer.finish,
             "audio": None,
         }
         if answer.samples is not None and len(answer.samples):

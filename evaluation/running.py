@@ -3,7 +3,7 @@ these goes on where it was ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from antiphon.evaluation.cases import Case
 from antiphon.evaluation.judge import Judge
 from antiphon.evaluation.listener import listener
 from antiphon.evaluation.options import Options
+from antiphon.evaluation.rubrics import Rubric
 from antiphon.evaluation.run_folder import ANSWERS, HEARD, JUDGED, TIMES, RunFolder
 from antiphon.evaluation.scoring import Records
-from antiphon.evaluation.sound_quality import quality
+from antiphon.evaluation.sound_quality import Score
 from antiphon.evaluation.timing import case_times
 
 __all__ = ["Report", "Run"]
@@ -46,25 +47,28 @@ class Run:
                 done += 1
                 self.report("answering", done, len(self.cases))
 
-    def listen(self, name: str) -> None:
-        """Have spoken answers written down by a listener (`listener.listener_name`)."""
+    def listen(self, name: str, scores: Mapping[str, Score]) -> None:
+        """Have spoken answers written down by a listener (`listener.listener_name`), and scored. What lacks a
+        score is listened to again."""
         answers, there = self.folder.lines(ANSWERS), self.folder.lines(HEARD)
-        left = [case for case in self.cases if answers[case.case_id]["audio"] and case.case_id not in there]
+        left = [
+            case
+            for case in self.cases
+            if answers[case.case_id]["audio"] and not {"heard", *scores} <= set(there.get(case.case_id, {}))
+        ]
         if not left:
             return
-        score = quality()
         with listener(name, self.options.language) as listen, self.folder.appending(HEARD) as file:
             for number, case in enumerate(left):
                 self.report("listening", number, len(left))
                 sound = self.folder.path / answers[case.case_id]["audio"]
                 fields: dict[str, object] = {"heard": listen(sound), "listener": Path(name).name}
-                if score is not None:
-                    fields["dnsmos"] = score(sound)
+                fields |= {key: score(sound) for key, score in scores.items()}
                 file.write(case.case_id, fields)
 
-    def judge(self, judge: Judge) -> None:
-        """Have answers to `visit` scored, the text and what was heard of the speech. What got no score is
-        asked again by the next run."""
+    def judge(self, judge: Judge, rubric: Rubric) -> None:
+        """Have answers scored, the text and what was heard of the speech. What got no score is asked again by
+        the next run."""
         answers, heard = self.folder.lines(ANSWERS), self.folder.lines(HEARD)
         there = self.folder.lines(JUDGED)
         wanted = {
@@ -84,8 +88,7 @@ class Run:
             for number, case in enumerate(left):
                 self.report("judging", number, len(left))
                 told = {
-                    name: vars(judge(case.caption, case.text, answer))
-                    for name, answer in wanted[case.case_id].items()
+                    name: vars(judge(rubric, case, answer)) for name, answer in wanted[case.case_id].items()
                 }
                 file.write(case.case_id, told)
 

@@ -10,6 +10,7 @@ from typing import Any
 from antiphon.evaluation.cases import Case
 from antiphon.evaluation.normalising import english, has_normaliser, plain
 from antiphon.evaluation.options import Options
+from antiphon.evaluation.rubrics import JUDGED_RULES
 from antiphon.evaluation.rules import RULES, Counts, contains_answer
 from antiphon.evaluation.word_errors import errors, released_errors
 
@@ -33,12 +34,15 @@ class Metric:
 
 REPLY_TIMES = (
     Metric("first_sound_ms", "first sound, alone", "ms", less_is_better=True),
+    Metric("gap_ms", "silence in a reply that plays as it comes, alone", "ms", less_is_better=True),
     Metric("rtf", "seconds of computing for each of speech, alone", "", less_is_better=True),
     Metric("reply_ms", "whole reply, alone", "ms", less_is_better=True),
 )
+QUALITY = (Metric("dnsmos", "DNSMOS", "1–5"), Metric("utmos", "UTMOS", "1–5"))
+UNFINISHED = Metric("unfinished", "replies that a limit cut", less_is_better=True)
 TIMES = frozenset({"time_ms", "tokenizer_ms", *(metric.key for metric in REPLY_TIMES)})
 """Keys of figures that differ from run to run"""
-NO_LOSSES = TIMES | {"precision", "recall", "f1", "yes", "mme", "dnsmos", "delay_ms"}
+NO_LOSSES = TIMES | {"precision", "recall", "f1", "yes", "mme", "dnsmos", "utmos", "delay_ms"}
 """Keys of figures that say of a single case nothing worse or better"""
 METRICS: Mapping[str, tuple[Metric, ...]] = {
     "asr": (
@@ -53,7 +57,8 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("speech", "right answers, S→S"),
         Metric("heard_wer", "transcript of the question: word error", less_is_better=True),
         Metric("said_wer", "speech against its text: word error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
+        UNFINISHED,
         *REPLY_TIMES,
     ),
     "visit": (
@@ -61,22 +66,27 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("speech", "score of the speech", "1–5"),
         Metric("heard_wer", "transcript of the question: word error", less_is_better=True),
         Metric("said_wer", "speech against its text: word error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
+        UNFINISHED,
         *REPLY_TIMES,
     ),
     "vqa": (
         Metric("accuracy", "accuracy"),
+        Metric("mm_vet", "MM-Vet score"),
+        Metric("llava_bench", "score, of that of GPT-4's answers"),
         Metric("precision", "precision"),
         Metric("recall", "recall"),
         Metric("f1", "F1"),
         Metric("yes", "answered yes"),
         Metric("mme", "MME score", "points"),
+        UNFINISHED,
         *REPLY_TIMES,
     ),
     "tts": (
         Metric("said_wer", "word error", less_is_better=True),
         Metric("said_cer", "character error", less_is_better=True),
-        Metric("dnsmos", "DNSMOS", "1–5"),
+        *QUALITY,
+        UNFINISHED,
         *REPLY_TIMES,
     ),
     "duplex": (
@@ -104,6 +114,8 @@ class Scored:
     text: str
     """What the answer says, and `heard`, what was heard of it or for it"""
     heard: str
+    transcript: str
+    """What the model heard of the case"""
     error: str | None
     audio: str | None
     """The spoken answer's file in the run's folder"""
@@ -117,14 +129,25 @@ def score_all(cases: Sequence[Case], options: Options, records: Records) -> list
         answer = records.answers[case.case_id]
         heard = records.heard.get(case.case_id, {})
         counts = scorer(case, answer, heard, records.judged.get(case.case_id, {}), options)
-        if "dnsmos" in heard:
-            counts["dnsmos"] = (heard["dnsmos"], 1.0)
+        counts |= {metric.key: (heard[metric.key], 1.0) for metric in QUALITY if metric.key in heard}
+        if answer.get("finish") is not None:
+            counts["unfinished"] = (float(answer["finish"] != "stop"), 1.0)
         times = records.times.get(case.case_id, {})
         counts |= {key: (times[key], 1.0) for key in TIMES & set(times)}
         told = answer["transcript"] if options.task == "asr" else answer["text"]
         if options.task == "duplex":
             told = ", ".join(f"{end_s:.2f} s" for end_s in answer.get("ends_s", ()))
-        scored.append(Scored(case, counts, told, heard.get("heard", ""), answer["error"], answer["audio"]))
+        scored.append(
+            Scored(
+                case,
+                counts,
+                told,
+                heard.get("heard", ""),
+                answer["transcript"],
+                answer["error"],
+                answer["audio"],
+            )
+        )
     if options.task == "vqa" and options.rule == "mme":
         _add_pairs(scored)
     return scored
@@ -164,27 +187,39 @@ def _asr(case: Case, answer: Any, _heard: Any, _judged: Any, options: Options) -
 
 
 def _spoken_qa(case: Case, answer: Any, heard: Any, _judged: Any, options: Options) -> Counts:
-    normalise = _normaliser(options.language)
-    right = contains_answer(answer["text"], case.references, normalise)
-    counts: Counts = {"text": (float(right), 1.0)}
+    counts: Counts = {"text": _right(answer["text"], case, options)}
     if options.speaks:
-        right = contains_answer(heard.get("heard", ""), case.references, normalise)
-        counts["speech"] = (float(right), 1.0)
+        counts["speech"] = _right(heard.get("heard", ""), case, options)
     return counts | _words(case, answer, heard, options)
+
+
+def _right(reply: str, case: Case, options: Options) -> tuple[float, float]:
+    if case.rule:
+        return RULES[case.rule](reply, case.references)["accuracy"]
+    return float(contains_answer(reply, case.references, _normaliser(options.language))), 1.0
 
 
 def _visit(case: Case, answer: Any, heard: Any, judged: Any, options: Options) -> Counts:
     counts: Counts = {}
     for name in ("text", "speech"):
-        if (judgement := judged.get(name)) is not None and judgement["score"] is not None:
-            counts[name] = (judgement["score"], 1.0)
+        if (score := _score(judged.get(name))) is not None:
+            counts[name] = score
     return counts | _words(case, answer, heard, options)
 
 
-def _vqa(case: Case, answer: Any, _heard: Any, _judged: Any, options: Options) -> Counts:
+def _score(judgement: Any) -> tuple[float, float] | None:
+    if judgement is None or judgement["score"] is None:
+        return None
+    return judgement["score"], judgement.get("whole", 1.0)
+
+
+def _vqa(case: Case, answer: Any, _heard: Any, judged: Any, options: Options) -> Counts:
+    if options.rule in JUDGED_RULES:
+        score = _score(judged.get("text"))
+        return {} if score is None else {options.rule.replace("-", "_"): score}
     if answer["error"] is not None:  # which by some rules would say yes
         return {"accuracy": (0.0, 1.0)}
-    return RULES[options.rule](answer["text"], case.references)
+    return RULES[case.rule or options.rule](answer["text"], case.references)
 
 
 def _tts(case: Case, answer: Any, heard: Any, _judged: Any, options: Options) -> Counts:

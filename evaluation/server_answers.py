@@ -9,9 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from antiphon.errors import ConfigError, InvalidRequest
+from antiphon.errors import AntiphonError, ConfigError
 from antiphon.evaluation.answer import Answer
-from antiphon.evaluation.cases import Case
+from antiphon.evaluation.cases import Case, Turn
+from antiphon.evaluation.duplex_server import turns_over
 from antiphon.evaluation.engine_answers import seed_of
 from antiphon.evaluation.extras import needed
 from antiphon.evaluation.options import Options
@@ -36,12 +37,14 @@ class ServerAnswers:
 
     def __init__(self, server: str, options: Options, *, api_key: str | None, concurrency: int) -> None:
         """Raises ConfigError if nothing answers there."""
-        if options.task == "duplex":
-            raise ConfigError("duplex: needs the model in this process; leave --server out")
+        if options.task == "duplex" and options.activity != "auto":
+            raise ConfigError("--activity: is a setting of the model in this process; leave it out")
         openai = needed("openai", "--server")
         self._errors: type[Exception] = openai.OpenAIError
+        self._api_key = api_key
+        self._base_url = base_url_of(server)
         self._client: Any = openai.OpenAI(
-            base_url=base_url_of(server), api_key=api_key or "none", timeout=TIMEOUT_S
+            base_url=self._base_url, api_key=api_key or "none", timeout=TIMEOUT_S
         )
         self._options = options
         self._concurrency = concurrency
@@ -79,40 +82,57 @@ class ServerAnswers:
                         model=self.model_name, voice=voice, input=case.text, response_format="wav"
                     )
                     return Answer(case.text, "", *read_audio(sound.content))
+                case "duplex":
+                    return turns_over(self._base_url, self._api_key, case, self._options)
             return self._reply(case)
-        except (self._errors, InvalidRequest, OSError) as error:
+        except (self._errors, AntiphonError, OSError) as error:
             return Answer(error=str(error))
 
     def _reply(self, case: Case) -> Answer:
-        options = self._options
+        messages: list[dict[str, Any]] = []
+        for turn in case.turns:
+            messages.append(self._message(turn))
+            reply = turn.reply
+            if reply is None:
+                answer = self._asked(case, messages, speaks=False)
+                reply = answer.text
+            messages.append({"role": "assistant", "content": reply})
+        return self._asked(case, [*messages, self._message(case)], speaks=self._options.speaks)
+
+    def _message(self, asked: Case | Turn) -> dict[str, Any]:
         parts: list[dict[str, Any]] = []
-        if case.image is not None:
-            parts.append({"type": "image_url", "image_url": {"url": _data_url(case.image)}})
-        if case.audio is not None and options.ask == "speech":
-            data = base64.b64encode(encode_audio(*read_audio(case.audio))).decode("ascii")
+        if asked.image is not None:
+            parts.append({"type": "image_url", "image_url": {"url": _data_url(asked.image)}})
+        if asked.audio is not None and self._options.ask == "speech":
+            data = base64.b64encode(encode_audio(*read_audio(asked.audio))).decode("ascii")
             parts.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
         else:
-            parts.append({"type": "text", "text": case.text})
+            parts.append({"type": "text", "text": asked.text})
+        return {"role": "user", "content": parts}
+
+    def _asked(self, case: Case, messages: list[dict[str, Any]], *, speaks: bool) -> Answer:
+        options = self._options
         asked: dict[str, Any] = {
             "model": self.model_name,
-            "messages": [{"role": "user", "content": parts}],
+            "messages": messages,
             "seed": seed_of(case),
             "temperature": 0.0,
         }
         if options.max_tokens is not None:
             asked["max_completion_tokens"] = options.max_tokens
-        if options.speaks:
+        if speaks:
             asked |= {
                 "modalities": ["text", "audio"],
                 "audio": {"voice": options.voice or "default", "format": "wav"},
                 "extra_body": {"max_units": options.max_units},
             }
         done = self._client.chat.completions.create(**asked)
-        message = done.choices[0].message
+        message, finish = done.choices[0].message, done.choices[0].finish_reason
         transcript = getattr(done, "input_transcript", None) or ""
         if message.audio is None:
-            return Answer(message.content or "", transcript)
-        return Answer(message.audio.transcript, transcript, *read_audio(base64.b64decode(message.audio.data)))
+            return Answer(message.content or "", transcript, finish=finish)
+        sound = read_audio(base64.b64decode(message.audio.data))
+        return Answer(message.audio.transcript, transcript, *sound, finish)
 
 
 def _data_url(path: Path) -> str:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +14,7 @@ from antiphon.codec.checkpoint.onnx_graph import data_path
 from antiphon.codec.exported import DATA, sha256
 from antiphon.errors import ConfigError
 from antiphon.export.part import Port
+from antiphon.process.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -56,7 +54,7 @@ def traced(
     shapes = tuple(
         {i: dynamic for i, axis in enumerate(port.shape) if isinstance(axis, str)} for port in inputs
     )
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network.eval(),
             tuple(example),
@@ -137,16 +135,3 @@ def _name_axes(value: onnx.ValueInfoProto, axes: Sequence[str | int]) -> None:
             size.dim_param = axis
         else:
             assert size.dim_value == axis, f"{value.name}: {size} is not {axis}"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says about packages that are not there, and about itself."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

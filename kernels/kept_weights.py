@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from antiphon.kernels.checks import address, check
+from antiphon.kernels.huge_pages import WeightMemory
 from antiphon.kernels.linear import CppLinear, PackedAddress
 
 __all__ = ["Convolution", "KeptWeights", "ProductAddress", "check_lengths"]
@@ -32,13 +33,14 @@ class KeptWeights:
 
     def __init__(self) -> None:
         self._kept: list[Tensor | CppLinear] = []
+        self._memory = WeightMemory()
 
     def product(self, name: str, layer: Convolution, shape: tuple[int, int, int]) -> ProductAddress:
         """A product with `taps` frames side by side. shape: (out, in, taps) of the weight, in float32, which
         may be (out, in) if there is one tap. Raises ValueError naming what does not fit."""
         weight = layer.weight[:, :, None] if layer.weight.dim() == 2 else layer.weight
         check(f"{name}.weight", weight, torch.float32, shape)
-        packed = CppLinear(weight.transpose(1, 2).flatten(1))
+        packed = CppLinear(weight.transpose(1, 2).flatten(1), self._memory)
         self._kept.append(packed)
         return packed.packed, 0 if layer.bias is None else self.vector(f"{name}.bias", layer.bias, shape[0])
 

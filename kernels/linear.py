@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from antiphon.kernels.checks import FLOATS, address, check
-from antiphon.kernels.huge_pages import advise_huge_pages
+from antiphon.kernels.huge_pages import WeightMemory, empty_weight
 from antiphon.kernels.library_linear import LibraryLinear, LibraryWeight
 from antiphon.kernels.quantized import (
     QuantizedWeight,
@@ -72,8 +72,16 @@ class Linear(Protocol):
         ...
 
 
-def linear(weight: Tensor | QuantizedWeight | LibraryWeight, *, backend: str | None = None) -> Linear:
+def linear(
+    weight: Tensor | QuantizedWeight | LibraryWeight,
+    *,
+    backend: str | None = None,
+    memory: WeightMemory | None = None,
+) -> Linear:
     """The product with `weight` (out, in). To save memory, the caller drops its own reference to the weight.
+
+    memory: where the weight goes if it is repacked, beside those that are read before and after it; None: by
+    itself.
 
     x is of the weight's dtype. On the CPU it may be float32 beside a weight of 16 bits, which is widened; the
     backend "cpp" takes only such x. With a `QuantizedWeight`, x is of float32 for "cpp", and of any floating
@@ -87,12 +95,12 @@ def linear(weight: Tensor | QuantizedWeight | LibraryWeight, *, backend: str | N
         return LibraryLinear(weight)
     if isinstance(weight, QuantizedWeight):
         check_quantized("weight", weight)
-        quantized: Linear = resolve("linear", backend, weight.values.device, torch.int8)(weight)
+        quantized: Linear = resolve("linear", backend, weight.values.device, torch.int8)(weight, memory)
         return quantized
     check("weight", weight, FLOATS, ("out", "in"), note=", neither of them 0")
     if 0 in weight.shape:
         raise ValueError(f"weight: expected (out, in), neither of them 0, got {tuple(weight.shape)}")
-    product: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight)
+    product: Linear = resolve("linear", backend, weight.device, weight.dtype, weight)(weight, memory)
     return product
 
 
@@ -102,7 +110,7 @@ def _cpp_formats(device: torch.device, dtype: torch.dtype) -> bool:
 
 @register("linear", "cpp", is_available=cpp_available, supports=_cpp_formats)
 class CppLinear:
-    def __init__(self, weight: Tensor | QuantizedWeight) -> None:
+    def __init__(self, weight: Tensor | QuantizedWeight, memory: WeightMemory | None = None) -> None:
         from antiphon.kernels import _C
 
         values, scales = weight, None
@@ -111,7 +119,7 @@ class CppLinear:
         assert isinstance(values, Tensor)
         self.out_features, self.in_features = values.shape
         is_dynamic = isinstance(weight, QuantizedWeight) and weight.dynamic
-        self.panels = pack_groups(values) if is_dynamic else pack_panels(values)
+        self.panels = pack_groups(values, memory) if is_dynamic else pack_panels(values, memory)
         self.num_bytes = self.panels.numel() * self.panels.element_size()
         self.scales = scales
         if scales is not None:
@@ -155,7 +163,7 @@ def _triton_formats(device: torch.device, dtype: torch.dtype) -> bool:
 class TritonLinear:
     """Of a `QuantizedWeight`, which stays as it is."""
 
-    def __init__(self, weight: QuantizedWeight) -> None:
+    def __init__(self, weight: QuantizedWeight, memory: WeightMemory | None = None) -> None:
         self.out_features, self.in_features = weight.values.shape
         self.quantized = QuantizedWeight(
             weight.values.contiguous(), weight.scales.contiguous(), weight.dynamic
@@ -179,7 +187,7 @@ class TritonLinear:
 
 
 @register("linear", "torch")
-def _torch_linear(weight: Tensor | QuantizedWeight) -> Linear:
+def _torch_linear(weight: Tensor | QuantizedWeight, memory: WeightMemory | None = None) -> Linear:
     return TorchQuantizedLinear(weight) if isinstance(weight, QuantizedWeight) else TorchLinear(weight)
 
 
@@ -229,11 +237,10 @@ def widens(x: object, weight: object) -> bool:
     )
 
 
-def pack_panels(weight: Tensor) -> Tensor:
+def pack_panels(weight: Tensor, memory: WeightMemory | None = None) -> Tensor:
     """(out, in) -> (ceil(out / 32), in, 32), with zeros after the last feature."""
     out_features, in_features = weight.shape
-    panels = weight.new_empty(-(-out_features // PANEL), in_features, PANEL)
-    advise_huge_pages(panels)
+    panels = empty_weight((-(-out_features // PANEL), in_features, PANEL), weight.dtype, memory)
     full = out_features // PANEL
     panels[full:] = 0
     panels[:full] = weight[: full * PANEL].unflatten(0, (full, PANEL)).transpose(1, 2)
@@ -242,12 +249,11 @@ def pack_panels(weight: Tensor) -> Tensor:
     return panels
 
 
-def pack_groups(values: Tensor) -> Tensor:
+def pack_groups(values: Tensor, memory: WeightMemory | None = None) -> Tensor:
     """int8 (out, in) -> uint8 (ceil(out / 32), ceil(in / 64) * 16, 32, 4), each number 128 larger"""
     out_features, in_features = values.shape
     groups = -(-in_features // DEPTH) * DEPTH // GROUP
-    panels = values.new_empty(-(-out_features // PANEL), groups, PANEL, GROUP, dtype=torch.uint8)
-    advise_huge_pages(panels)
+    panels = empty_weight((-(-out_features // PANEL), groups, PANEL, GROUP), torch.uint8, memory)
     for panel, rows in zip(panels, values.split(PANEL), strict=True):
         filled = values.new_zeros(PANEL, groups * GROUP)
         filled[: len(rows), :in_features] = rows

@@ -44,7 +44,7 @@ async def measure(
     targets: Sequence[Target],
     begun: Callable[[Target, Load], None] = lambda *_: None,
     noted: Callable[[Measured], None] = lambda _: None,
-    ended: Callable[[Run], None] = lambda _: None,
+    ended: Callable[[Target, Load, Run], None] = lambda *_: None,
 ) -> list[Summary]:
     """A summary for each load and target. Targets take turns, and each is asked the same in the same order.
 
@@ -62,7 +62,7 @@ async def measure(
             for number, target in reversed(turns) if repeat % 2 else turns:  # so that no drift favours one
                 begun(target, load)
                 run = await _run(plan, target, load, seed, noted)
-                ended(run)
+                ended(target, load, run)
                 runs[number] += run
         summaries += [
             summarize(run, target.name, concurrency=load.concurrency, rate=load.rate)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from antiphon.bench.serving.comparing import Change
 from antiphon.bench.serving.load import LATE_S
 from antiphon.bench.serving.summary import BUFFERS_MS, METRICS, Spread, Summary, breaking_rate
 
-__all__ = ["tables", "verdict"]
+__all__ = ["changed", "tables", "verdict"]
 
 SHOWN = {
     "ttft_s": "first text",
@@ -47,6 +48,14 @@ def verdict(found: Sequence[Summary], limit_ms: float) -> str:
             for kind, count in summary.failures.items()
         ]
     return "\n".join(lines)
+
+
+def changed(change: Change) -> str:
+    """In a sentence."""
+    return (
+        f"{change.target}, {change.load}: {change.figure} {change.mean:+.1%} against {change.against} "
+        f"(95 %: {change.least:+.1%} to {change.most:+.1%}, {len(change.turns)} turns)"
+    )
 
 
 def _loads(found: Sequence[Summary], title: str) -> Table:

@@ -102,6 +102,7 @@ class Calibration:
             wake=found.wake,
             tile=found.tile,
             slowed=found.slowed,
+            rates=found.rates,
             machine=cpu_name(),
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,6 @@ from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.simulate import report
 from antiphon.bench.simulate.calibrate import Calibration
 from antiphon.bench.simulate.check import check as checked
-from antiphon.bench.simulate.check import figures
 from antiphon.bench.simulate.flags import (
     CHECK_LOADS,
     engine_settings,
@@ -293,5 +291,5 @@ def _measure(
         ):
             command += f" {flag} {','.join(numbers)}" if numbers else ""
         command += f" --num-requests {num_requests} --repeats {repeats}"
-        runs = [asdict(one) | {"figures": figures(one)} for one in found]
+        runs = [report.check_record(one) for one in found]
         write_record(json_out, record_of(title, command, runs=runs, times=all_times.as_json()))

@@ -71,6 +71,11 @@ class Costs(Protocol):
         """See `Machine`."""
         ...
 
+    @property
+    def rates(self) -> Sequence[float]:
+        """What its work counts for from moment to moment, 1 on average, see `Moments`; none: always 1."""
+        ...
+
     def pass_s(self, work: Work) -> float:
         """One pass through a stack."""
         ...

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from antiphon.bench.simulate.moments import Moments
+
 __all__ = ["ROUNDING_S", "Activity", "Clock", "Event", "Machine"]
 
 ROUNDING_S = 1e-12
@@ -61,14 +63,18 @@ class Machine:
     """Work of several kinds side by side, each of which slows the others down.
 
     slowed[kind][other]: by how much a second of `kind` grows for each piece of `other` beside it. With 1 both
-    ways, two pieces take turns, and each takes twice as long; with 0, they do not meet.
+    ways, two pieces take turns, and each takes twice as long; with 0, they do not meet. moments: what all of
+    it counts for at each time.
     """
 
-    def __init__(self, clock: Clock, slowed: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(
+        self, clock: Clock, slowed: Mapping[str, Mapping[str, float]], moments: Moments | None = None
+    ) -> None:
         self.busy_s: dict[str, float] = {}
         """By kind: how long there was such work."""
         self._clock = clock
         self._slowed = slowed
+        self._moments = moments or Moments(())
         self._active: list[Activity] = []
         self._rates: list[float] = []
         self._since_s = 0.0
@@ -100,12 +106,13 @@ class Machine:
         self._plan()
 
     def _advance(self) -> None:
-        passed_s = self._clock.now_s - self._since_s
-        self._since_s = self._clock.now_s
+        since_s, self._since_s = self._since_s, self._clock.now_s
+        passed_s = self._since_s - since_s
         if passed_s <= 0:
             return
+        done_s = self._moments.work_s(self._since_s) - self._moments.work_s(since_s)
         for activity, rate in zip(self._active, self._rates, strict=True):
-            activity.left_s = max(0.0, activity.left_s - passed_s * rate)
+            activity.left_s = max(0.0, activity.left_s - done_s * rate)
         for kind in {activity.kind for activity in self._active}:
             self.busy_s[kind] = self.busy_s.get(kind, 0.0) + passed_s
 
@@ -128,7 +135,8 @@ class Machine:
             rate = 1 / (1 + beside)
             self._rates.append(rate)
             soonest_s = min(soonest_s, activity.left_s / rate)
-        self._event = self._clock.at(self._clock.now_s + soonest_s, self._end)
+        ends_s = self._moments.at_s(self._moments.work_s(self._clock.now_s) + soonest_s)
+        self._event = self._clock.at(ends_s, self._end)
 
     def _end(self) -> None:
         self._event = None

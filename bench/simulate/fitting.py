@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from antiphon.bench.simulate.costs import IDLE_S, MODEL, PREPARE, SPEECH
 from antiphon.bench.simulate.measured import Curve
+from antiphon.bench.simulate.rates import rates_of
 from antiphon.bench.simulate.watching import INTAKE, READ, STEP, Piece
 
 __all__ = ["Fitted", "fit", "fit_curve"]
@@ -40,6 +41,8 @@ class Fitted:
     tile: float
     slowed: dict[str, dict[str, float]]
     """See `Machine`"""
+    rates: tuple[float, ...]
+    """See `rates_of`"""
 
 
 def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted:
@@ -56,6 +59,7 @@ def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted
     by_kind = {kind: _where(pieces, lambda piece, kind=kind: piece.kind == kind) for kind in KINDS}
     slowing = np.zeros((len(KINDS), len(KINDS)))
     curves: dict[str, Curve] = {}
+    expected_s = np.zeros(len(pieces))
     read, intake, wake = (0.0, 0.0, 0.0), 0.0, 0.0
     for _ in range(ROUNDS):
         alone_s, expected_s = own_s.copy(), np.zeros(len(pieces))
@@ -85,6 +89,8 @@ def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted
             slowing[row, columns] = _fit_slowing(
                 own_s[chosen], expected_s[chosen], beside[chosen][:, columns]
             )
+    for row, kind in enumerate(KINDS):
+        expected_s[by_kind[kind]] *= 1 + beside[by_kind[kind]] @ slowing[row]
     slowed = {
         kind: {other: float(slowing[r, c]) for c, other in enumerate(KINDS) if not kind == other == MODEL}
         for r, kind in enumerate(KINDS)
@@ -92,7 +98,8 @@ def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted
     tile = [
         (p.own_s - curves[p.name].at(p.size, p.context)) / p.pictures for p in first_pictures if p.pictures
     ]
-    return Fitted(curves, read, intake, wake, max(0.0, float(np.median(tile))) if tile else 0.0, slowed)
+    tile_s = max(0.0, float(np.median(tile))) if tile else 0.0
+    return Fitted(curves, read, intake, wake, tile_s, slowed, rates_of(pieces, own_s, expected_s))
 
 
 def _names(pieces: Sequence[Piece]) -> list[str]:

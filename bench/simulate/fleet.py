@@ -63,7 +63,7 @@ class Fleet:
         self.arrivals = arrivals
         self._costs, self._prompts, self._jumps = costs, Prompts(costs.served), jumps
         self._failures, self._autoscaling = failures, autoscaling
-        self._rng = random.Random(seed)
+        self._rng, self._moments = random.Random(seed), random.Random(f"moments {seed}")
         self._origin_s = 0.0
         """When what counts begins"""
         self._places: list[_Place] = []
@@ -171,7 +171,8 @@ class Fleet:
     def _start(self, delay_s: float) -> None:
         name = f"replica {self._num_made}"
         self._num_made += 1
-        replica = Replica(self.clock, self._costs, self._prompts, name, jumps=self._jumps)
+        first = self._moments.randrange(max(1, len(self._costs.rates)))
+        replica = Replica(self.clock, self._costs, self._prompts, name, jumps=self._jumps, first_moment=first)
         place = _Place(replica, self.clock.now_s, is_up=not delay_s)
         self._places.append(place)
         self.found.most_replicas = max(self.found.most_replicas, len(self._places))

@@ -65,6 +65,7 @@ class FloorCosts:
     slowed: Mapping[str, Mapping[str, float]] = field(
         default_factory=lambda: {MODEL: {SPEECH: 1.0}, SPEECH: {MODEL: 1.0, SPEECH: 1.0}}
     )
+    rates: Sequence[float] = ()
 
     @cached_property
     def sizes(self) -> Sizes:

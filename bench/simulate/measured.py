@@ -17,6 +17,7 @@ from antiphon.files.reading import read_bounded
 __all__ = ["Curve", "MeasuredCosts", "kind_of", "read_costs"]
 
 MAX_BYTES = 2**24
+RATE_DIGITS = 4
 KEPT_MODEL = (
     "num_hidden_layers",
     "num_key_value_heads",
@@ -84,6 +85,8 @@ class MeasuredCosts:
     tile: float
     """The vision tower, for each tile"""
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    """What work counted for from moment to moment, see `rates_of`; none: always the same"""
     machine: str = ""
     """Where it was measured"""
 
@@ -135,6 +138,7 @@ class MeasuredCosts:
             "wake": self.wake,
             "tile": self.tile,
             "slowed": {kind: dict(by) for kind, by in self.slowed.items()},
+            "rates": [round(rate, RATE_DIGITS) for rate in self.rates],
         }
 
 
@@ -167,6 +171,7 @@ def read_costs(path: Path) -> MeasuredCosts:
             wake=float(row["wake"]),
             tile=float(row["tile"]),
             slowed={kind: {k: float(v) for k, v in by.items()} for kind, by in row["slowed"].items()},
+            rates=_rates(row["rates"]),
             machine=str(row["machine"]),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -178,6 +183,13 @@ def _curve(row: Mapping[str, Any]) -> Curve:
     if not sizes or len(sizes) != len(seconds) or list(sizes) != sorted(set(sizes)):
         raise ValueError("a curve's sizes rise, and each has its seconds")
     return Curve(sizes, seconds, float(row["context_s"]))
+
+
+def _rates(row: Sequence[float]) -> tuple[float, ...]:
+    rates = tuple(map(float, row))
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise ValueError("each moment has some work done in it")
+    return rates
 
 
 def _model(kept: Mapping[str, int]) -> ModelConfig:

@@ -11,6 +11,7 @@ from antiphon.bench.simulate.costs import IDLE_S, Costs
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.jumps import Jump, plan_jump
 from antiphon.bench.simulate.live import begin_reading, confirm, grow
+from antiphon.bench.simulate.moments import Moments
 from antiphon.bench.simulate.prompts import Prompts
 from antiphon.bench.simulate.readers import Readers
 from antiphon.bench.simulate.speech import Heard, SimulatedSpeech
@@ -36,12 +37,20 @@ class Replica:
     """Takes requests as they arrive, and tells when they end."""
 
     def __init__(
-        self, clock: Clock, costs: Costs, prompts: Prompts, name: str, *, jumps: bool = True
+        self,
+        clock: Clock,
+        costs: Costs,
+        prompts: Prompts,
+        name: str,
+        *,
+        jumps: bool = True,
+        first_moment: int = 0,
     ) -> None:
-        """jumps: over steps that need no scheduler; the results are the same."""
+        """jumps: over steps that need no scheduler; the results are the same. first_moment: of the costs'
+        `rates`, which it begins with."""
         served = costs.served
         self.name = name
-        self.machine = Machine(clock, costs.slowed)
+        self.machine = Machine(clock, costs.slowed, Moments(costs.rates, first=first_moment))
         self.open: dict[str, Asked] = {}
         """The requests that have come and not ended."""
         self.num_steps = self.num_jumped = 0

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from antiphon.bench.serving.load import Run
 from antiphon.bench.serving.summary import Summary, summarize
-from antiphon.bench.simulate.check import Checked, figures
+from antiphon.bench.simulate.check import TYPICAL, Checked, figures, summarize_all
 from antiphon.bench.simulate.results import Simulated
 
-__all__ = ["Bill", "bill", "check_table", "record", "table"]
+__all__ = ["Bill", "bill", "check_record", "check_table", "record", "table"]
 
 HOUR_S = 3600.0
 
@@ -100,17 +100,46 @@ def record(found: Simulated, num_replicas: int, price_per_h: float) -> dict[str,
 
 def check_table(found: Sequence[Checked], title: str) -> Table:
     """A row for each load and figure."""
-    rows = Table(title=escape(title), caption="s/s: speech in a second; times in seconds")
+    rows = Table(
+        title=escape(title),
+        caption="s/s: speech in a second; times in seconds; runs: the least and the most of them",
+    )
     rows.add_column("load", no_wrap=True)
     rows.add_column("figure", no_wrap=True)
-    for name in ("measured", "simulated", "apart"):
+    for name in ("measured", "runs", "simulated", "apart"):
         rows.add_column(name, justify="right", no_wrap=True)
     for checked in found:
-        for number, (name, (measured, ours, apart)) in enumerate(figures(checked).items()):
+        for number, (name, each) in enumerate(figures(checked).items()):
             load = "" if number else checked.load
-            rows.add_row(load, name, f"{measured:.3f}", f"{ours:.3f}", f"{apart:+.0%}")
+            runs = "" if name == TYPICAL else f"{_short(each.least)}-{_short(each.most)}"
+            rows.add_row(
+                load, name, _short(each.measured), runs, _short(each.simulated), f"{each.apart:+.0%}"
+            )
         rows.add_section()
     return rows
+
+
+def check_record(checked: Checked) -> dict[str, Any]:
+    """Plain values of a load."""
+    return {
+        "load": checked.load,
+        "figures": {
+            name: asdict(each) | {"apart": each.apart, "is_within": each.is_within}
+            for name, each in figures(checked).items()
+        },
+        "measured": asdict(summarize_all(checked.measured)),
+        "simulated": asdict(summarize_all(checked.simulated)),
+        "first_audio_s": {
+            name: [
+                [reply.ttfa_s for reply in sorted(run.replies, key=lambda reply: reply.due_s)] for run in runs
+            ]
+            for name, runs in (("measured", checked.measured), ("simulated", checked.simulated))
+        },
+    }
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def _percent(share: float | None) -> str:

@@ -119,9 +119,23 @@ static void int8_tile_rows(int rows, const char* x, int64_t stride, const uint8_
   if constexpr (MR > 1) int8_tile_rows<MR - 1>(rows, x, stride, w, groups, sums, ahead, lines);
 }
 
+// A processor that reads on by itself where one row reads, whatever pages lie there, is hindered by fetches of the
+// panel after that, and helped by those of what comes a page later. Measured on Zen 4, of which one row reads 1.2
+// to 1.4 times as fast; Sapphire Rapids stops at the end of a page, and is best told of the next panel.
+static bool reads_on() {
+#if defined(__x86_64__)
+  static const bool is_amd = __builtin_cpu_is("amd");
+  return is_amd;
+#else
+  return false;
+#endif
+}
+constexpr int64_t kReadsOn = 4096;  // bytes
+
 static void int8_sums(const Int8Product& a) {
   const int64_t groups = a.depth / kGroup;
-  const uint8_t* ahead = a.next;
+  const bool is_followed = a.next == a.w + groups * kGroupBytes;
+  const uint8_t* ahead = is_followed && a.rows == 1 && reads_on() ? a.w + kReadsOn : a.next;
   for (int64_t m = 0; m < a.rows;) {
     // blocks of even size, of which the first two share the fetching of the next panel
     const int64_t left = a.rows - m, blocks = (left + kInt8TileRows - 1) / kInt8TileRows;

@@ -25,10 +25,11 @@ from antiphon.bench.loss import Replied, perplexity, replies
 from antiphon.bench.options import record_of, write_record
 from antiphon.device.machine import cpu_name
 from antiphon_tiny.omni.evaluation import evaluate_typed, request_of
-from antiphon_tiny.omni.spoken_evaluation import AT_A_TIME, RATE_HZ, SpokenQuestion, ask
+from antiphon_tiny.omni.spoken_evaluation import RATE_HZ, SpokenQuestion, evaluate_spoken
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.samples import draw_sample, draw_samples
 
+AT_A_TIME = 16
 SEED = 100
 """Of the typed questions"""
 
@@ -107,8 +108,8 @@ def right_answers(engine: Engine, num: int) -> list[Replied]:
 
 def measure(name: str, questions: list[SpokenQuestion], answers: list[Replied], num: int) -> Measured:
     with Engine(**FORMATS[name]) as engine, tempfile.TemporaryDirectory() as folder:
-        typed = evaluate_typed(engine, Path(folder) / "typed.json", num_samples=num, seed=SEED)
-        heard = ask(engine, questions)
+        typed = evaluate_typed(engine, Path(folder), num_samples=num, seed=SEED)
+        heard = evaluate_spoken(engine, Path(folder) / "spoken", questions)
         surprise = perplexity(engine, answers)
     return Measured(
         name,

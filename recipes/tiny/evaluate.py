@@ -3,7 +3,8 @@
     python recipes/tiny/evaluate.py                    # the packaged one
     python recipes/tiny/evaluate.py --model build/tiny/stream_omni --codec build/tiny/codec
 
-Everything asked is held out. The spoken questions are those of the stage "speech-data" (`--work`).
+Everything asked is held out. The spoken questions are those of the stage "speech-data" (`--work`). Each part
+is left as a run of `antiphon eval` in its folder `reports`, with a page of its worst answers.
 """
 
 from __future__ import annotations

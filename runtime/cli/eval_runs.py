@@ -52,11 +52,11 @@ def open_engine(chosen: eval_options.Model, *, quiet: bool = False) -> Iterator[
             yield engine
 
 
-def check(asked: Options, source: eval_options.Source) -> None:
+def check(asked: Options, source: eval_options.Source, *, has_judge: bool = False) -> None:
     """Before a model is loaded: whether there is all that a run needs."""
     from antiphon.evaluation.evaluating import check_options
 
-    check_options(asked)
+    check_options(asked, has_judge=has_judge)
     if source.data is not None:
         source.cases(asked, Path())
 
@@ -97,7 +97,7 @@ def over_http(
     from antiphon.evaluation.evaluating import evaluate
     from antiphon.evaluation.server_answers import ServerAnswers
 
-    check(asked, source)
+    check(asked, source, has_judge=stages.judge is not None)
     key = api_key or os.environ.get("ANTIPHON_API_KEY")
     answering = ServerAnswers(server, asked, api_key=key, concurrency=concurrency)
     cases, made = source.cases(asked, folder), stages.made()

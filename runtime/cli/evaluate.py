@@ -57,6 +57,7 @@ def _add(task: str, about: str) -> None:
         listener: eval_options.Listener = None,
         judge: eval_options.JudgeUrl = None,
         judge_model: eval_options.JudgeModel = "gpt-4o",
+        utmos: eval_options.Utmos = None,
         timed: eval_options.Timed = 20,
         detection: eval_options.Detection = "server_vad",
         activity: eval_options.Activity = "auto",
@@ -85,7 +86,7 @@ def _add(task: str, about: str) -> None:
             model, codec, device, dtype, codec_dtype, quantization, kv_cache_dtype, vocoder_backend,
             window, lag, first_units,
         )  # fmt: skip
-        stages = eval_options.Stages(listener, judge, judge_model, timed)
+        stages = eval_options.Stages(listener, judge, judge_model, timed, utmos)
         source = eval_options.Source(data, image_folder, answers, set_name, limit)
         folder = out or Path(f"eval-{task}")
         if server is not None:
@@ -95,7 +96,7 @@ def _add(task: str, about: str) -> None:
                 )
             show(folder, over_http(folder, source, asked, stages, server, api_key, concurrency))
             return
-        check(asked, source)
+        check(asked, source, has_judge=judge is not None)
         with open_engine(chosen) as engine:
             show(folder, in_process(folder, source, asked, stages, chosen, engine))
 

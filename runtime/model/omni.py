@@ -13,6 +13,7 @@ from antiphon.kernels.argmax_head import argmax_head
 from antiphon.kernels.attention_batch import AttentionBatch
 from antiphon.kernels.decoder_layers import DecoderGeometry, DecoderLayer, DecoderLayers, decoder_layers
 from antiphon.kernels.fusion_attention import FusionBatch
+from antiphon.kernels.huge_pages import WeightMemory
 from antiphon.kernels.library_linear import LibraryLinear
 from antiphon.kernels.linear import Linear, linear
 from antiphon.kernels.quantized import QuantizedWeight
@@ -53,6 +54,7 @@ class OmniModel:
         )
         self.has_library_products = False
         """Whether a library multiplies some matrices, with threads of its own."""
+        self._memory = WeightMemory()
         self._layer_bytes: list[int] = []
         self.products: list[Linear] = []
         """Those of all layers and of fusion"""
@@ -158,7 +160,7 @@ class OmniModel:
         return no_layers
 
     def _stack(self, layers: list[LayerWeights], norm: Tensor) -> DecoderLayers:
-        packed = [_packed(layers.pop(0), self.dtype) for _ in range(len(layers))]
+        packed = [_packed(layers.pop(0), self.dtype, self._memory) for _ in range(len(layers))]
         products = [product for layer in packed for product in _products(layer)]
         self._layer_bytes.append(sum(product.num_bytes for product in products))
         self.products += products
@@ -187,7 +189,7 @@ class OmniModel:
     def _take(self, name: str) -> Linear:
         weight: Matrix = getattr(self.weights, name)
         setattr(self.weights, name, self.cos_sin.new_empty(0))
-        return linear(weight)
+        return linear(weight, memory=self._memory)
 
 
 def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -196,16 +198,16 @@ def computing_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" and cpp_available() else stored
 
 
-def _packed(layer: LayerWeights, dtype: torch.dtype) -> DecoderLayer:
+def _packed(layer: LayerWeights, dtype: torch.dtype, memory: WeightMemory) -> DecoderLayer:
     return DecoderLayer(
         input_norm=layer.input_norm.to(dtype),
-        qkv=linear(layer.qkv),
-        o=linear(layer.o),
+        qkv=linear(layer.qkv, memory=memory),
+        o=linear(layer.o, memory=memory),
         post_norm=layer.post_norm.to(dtype),
-        gate_up=linear(layer.gate_up),
-        down=linear(layer.down),
-        fusion_q=linear(layer.fusion.q) if layer.fusion else None,
-        fusion_o=linear(layer.fusion.o) if layer.fusion else None,
+        gate_up=linear(layer.gate_up, memory=memory),
+        down=linear(layer.down, memory=memory),
+        fusion_q=linear(layer.fusion.q, memory=memory) if layer.fusion else None,
+        fusion_o=linear(layer.fusion.o, memory=memory) if layer.fusion else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
@@ -21,15 +20,14 @@ from antiphon.kernels.warm_up import Served, warm_up
 from antiphon.model.batch import attention_batch, to_device
 from antiphon.model.cache import PagedKVCache
 from antiphon.model.decode import Decoding
+from antiphon.model.kept_images import KeptImages
 from antiphon.model.native_decoding import NativeDecoding
 from antiphon.model.omni import OmniModel
-from antiphon.model.prompt_states import PromptStates
 from antiphon.model.recordings import Recordings
 from antiphon.model.sampler import pick_from_head
-from antiphon.model.vision import image_features, merge_features
+from antiphon.model.stack_inputs import StackInputs
 from antiphon.model.windows import FusionWindows
 from antiphon.process.cores import within_quota
-from antiphon.prompt import PreparedImage
 from antiphon.sched.plan import Chunk, Spoken, StackPlan
 from antiphon.sched.request import RequestState
 from antiphon.sched.track import Track
@@ -41,7 +39,6 @@ Tracer = Callable[[str, RequestState, int, Tensor], None]
 """Called with a name, a request, the first position and the rows: "bottom_hidden", "top_hidden", "logits"."""
 
 GREEDY = SamplingParams()
-MAX_KEPT_IMAGE_POSITIONS = 1 << 15
 
 T = TypeVar("T")
 Run = TypeVar("Run", bound=Callable[..., Any])
@@ -62,7 +59,7 @@ def _on_kernels_threads(run: Run) -> Run:
 
 
 class Runner:
-    """Owns every tensor that lives as long as a request does, by the request's row."""
+    """Runs each pass by a recording, in one call, or kernel by kernel."""
 
     def __init__(
         self,
@@ -86,14 +83,11 @@ class Runner:
         self._planner = planner
         self._interruptible = interruptible
         self._has_cpp_kernels = isinstance(model.ctc_head, CppLinear) and not model.has_library_products
-        self._image_threads = within_quota(torch.get_num_threads()) if self._has_cpp_kernels else None
+        image_threads = within_quota(torch.get_num_threads()) if self._has_cpp_kernels else None
         self._windows = FusionWindows(model, max_num_seqs, num_spare_windows)
-        self._unit_hidden = torch.zeros(
-            max_num_seqs + 1, self.config.hidden_size, dtype=model.dtype, device=self.device
+        self._inputs = StackInputs(
+            model, KeptImages(model.weights, model.config, image_threads), max_num_seqs
         )
-        """H of each request's last unit; the last row is of no request."""
-        self._prompts: dict[int, PromptStates] = {}
-        self._images: OrderedDict[bytes, Tensor] = OrderedDict()
         self.meanwhile: Callable[[], None] = _nothing
         """What the host does while a device replays a decode step."""
         self._decoding: Decoding | None = None
@@ -102,7 +96,7 @@ class Runner:
                 model,
                 cache,
                 self._windows.cache,
-                self._unit_hidden,
+                self._inputs.unit_hidden,
                 capture,
                 max_num_seqs=max_num_seqs,
                 max_positions=len(model.cos_sin),
@@ -111,7 +105,7 @@ class Runner:
             self._decoding = Decoding(recordings, self._windows, max_num_seqs, self._use_the_time)
         self._native: NativeDecoding | None = None
         if capture is None and NativeDecoding.is_supported(model):
-            self._native = NativeDecoding(model, cache, self._windows, self._unit_hidden)
+            self._native = NativeDecoding(model, cache, self._windows, self._inputs.unit_hidden)
         self._max_num_seqs = max_num_seqs
         self._num_bottom = self.config.num_bottom_audio_layers
 
@@ -153,23 +147,20 @@ class Runner:
         """A request was admitted, for the first time or again."""
         assert request.row is not None
         self._windows.reset(request.row)
-        self._prompts.pop(request.row, None)
+        self._inputs.forget(request.row)
 
     @torch.inference_mode()
     def update_speech(self, request: RequestState) -> None:
         """An open request has another prompt: what was heard of it and has not been read is kept."""
-        states = None if request.row is None else self._prompts.pop(request.row, None)
-        if states is not None and (kept := states.updated()) is not None:
-            assert request.row is not None
-            self._prompts[request.row] = kept
+        self._inputs.update_speech(request)
 
     # --- the passes ---------------------------------------------------------------------------
 
     def run_bottom(self, plan: StackPlan) -> list[list[int]]:
         """Bottom layers and CTC head; for each chunk, the labels of its unlabelled units."""
-        self._drop_read_prompts()
+        self._inputs.drop_read()
         native = self._native if self.tracer is None else None
-        if native is not None and all(self._is_unit_step(chunk) for chunk in plan.chunks):
+        if native is not None and all(self._inputs.is_unit_step(chunk) for chunk in plan.chunks):
             with self._interruptible():
                 return [[label] for label in native.hear(plan.chunks)]
         return self._run_bottom(plan)
@@ -190,10 +181,10 @@ class Runner:
         call or one replay, the bottom layers hear it at once."""
         native = self._native if self.tracer is None else None
         if native is not None and all(
-            chunk.samples and chunk.request.params.temperature == 0 and self._is_unit_step(chunk)
+            chunk.samples and chunk.request.params.temperature == 0 and self._inputs.is_unit_step(chunk)
             for chunk in plan.chunks
         ):
-            self._drop_read_prompts()
+            self._inputs.drop_read()
             with self._interruptible():
                 return native.speak(plan.chunks)
         return self._run_top(plan)
@@ -207,7 +198,7 @@ class Runner:
         labels: dict[int, list[int]] = {}
         units, others = list[int](), list[int]()
         for index, chunk in enumerate(plan.chunks):
-            (units if self._is_unit_step(chunk) else others).append(index)
+            (units if self._inputs.is_unit_step(chunk) else others).append(index)
         if units:
             found = decoding.hear([plan.chunks[i] for i in units])
             labels |= {index: [label] for index, label in zip(units, found, strict=True)}
@@ -237,7 +228,7 @@ class Runner:
         if decoding is None:
             units = self._speak(chunks)
             return Spoken(units, [None] * len(units))
-        is_unit = [chunk.samples and self._is_unit_step(chunk) for chunk in chunks]
+        is_unit = [chunk.samples and self._inputs.is_unit_step(chunk) for chunk in chunks]
         if all(is_unit):
             return decoding.speak(chunks)
         speaking = [chunk for chunk, kind in zip(chunks, is_unit, strict=True) if kind]
@@ -269,16 +260,16 @@ class Runner:
         hidden = self.model.hear(to_device(ids, self.device), batch, self.cache.speech[: self._num_bottom])
         self._trace("bottom_hidden", chunks, hidden)
 
-        if all(self._is_unit_step(chunk) for chunk in chunks):
+        if all(self._inputs.is_unit_step(chunk) for chunk in chunks):
             rows = to_device(np.array([c.request.row for c in chunks]), self.device)
-            self._unit_hidden.index_copy_(0, rows, hidden)
+            self._inputs.unit_hidden.index_copy_(0, rows, hidden)
             return [[label] for label in self.model.ctc_labels(hidden).tolist()]
-        return self._read_prompts(chunks, hidden)
+        return self._inputs.keep(chunks, hidden)
 
     def _think(self, chunks: Sequence[Chunk]) -> list[int]:
         batch = attention_batch(chunks, [c.request.text for c in chunks], self.device, self._planner)
         sampled = self._sampled_rows(chunks)
-        states = self.model.think(self._text_inputs(chunks), batch, self.cache.text, sampled)
+        states = self.model.think(self._inputs.text(chunks), batch, self.cache.text, sampled)
         requests = [c.request for c in chunks if c.samples]
         if not requests:
             return []
@@ -298,7 +289,7 @@ class Runner:
         fusion = self._windows.prepare(chunks)
         caches = self.cache.speech[self._num_bottom :]
         sampled = self._sampled_rows(chunks)
-        states = self.model.speak(self._top_inputs(chunks), batch, caches, fusion, sampled)
+        states = self.model.speak(self._inputs.top(chunks), batch, caches, fusion, sampled)
         requests = [c.request for c in chunks if c.samples]
         if not requests:
             return []
@@ -321,140 +312,11 @@ class Runner:
         ends = np.cumsum([len(chunk) for chunk in chunks]) - 1
         return to_device(ends[[chunk.samples for chunk in chunks]], self.device)
 
-    # --- between the stacks -------------------------------------------------------------------
-
-    def _read_prompts(self, chunks: Sequence[Chunk], hidden: Tensor) -> list[list[int]]:
-        """Keep the states that later passes need. The vocabulary is read once for all speech that the LLM
-        will hear, and once for the units of which only a label is needed."""
-        heard: list[int] = []
-        places: list[Tensor] = []  # where the soft embeddings of these rows go
-        wanted: list[list[int]] = []
-        offset = 0
-        for chunk in chunks:
-            request, rows = chunk.request, hidden[offset : offset + len(chunk)]
-            if self._is_unit_step(chunk):
-                assert request.row is not None
-                self._unit_hidden[request.row] = rows[0]
-                wanted.append([offset])
-            else:
-                states = self._prompt_states(chunk)
-                first = chunk.start - states.start
-                states.hidden[first : first + len(chunk)] = rows
-                num_soft = min(chunk.end, request.num_speech_prompt) - chunk.start
-                if states.soft is not None and num_soft > 0:
-                    heard += range(offset, offset + num_soft)
-                    places.append(states.soft[first : first + num_soft])
-                wanted.append([offset + p - chunk.start for p in request.unlabelled(chunk.start, chunk.end)])
-            offset += len(chunk)
-        labels: dict[int, int] = {}
-        if heard:
-            soft, found = self.model.soft_embedding(self._rows(hidden, heard))
-            for place, rows in zip(places, soft.split([len(place) for place in places]), strict=True):
-                place.copy_(rows)
-            labels.update(zip(heard, found.tolist(), strict=True))
-        rest = [row for rows in wanted for row in rows if row not in labels]
-        if rest:
-            found = self.model.ctc_labels(self._rows(hidden, rest))
-            labels.update(zip(rest, found.tolist(), strict=True))
-        return [[labels[row] for row in rows] for rows in wanted]
-
-    def _rows(self, hidden: Tensor, rows: list[int]) -> Tensor:
-        return hidden.index_select(0, to_device(np.array(rows), self.device))
-
-    def _is_unit_step(self, chunk: Chunk) -> bool:
-        """Whether it is one unit that was just picked, whose H is needed only by the next top pass."""
-        request = chunk.request
-        assert request.row is not None
-        if len(chunk) > 1 or chunk.start < request.num_speech_prompt:
-            return False
-        states = self._prompts.get(request.row)
-        return states is None or chunk.start >= states.start + len(states.hidden)
-
-    def _prompt_states(self, chunk: Chunk) -> PromptStates:
-        request = chunk.request
-        assert request.row is not None
-        states = self._prompts.get(request.row)
-        if states is None:
-            states = self._prompts[request.row] = PromptStates.of(request, chunk.start, self._unit_hidden)
-        return states
-
-    def _drop_read_prompts(self) -> None:
-        for row, states in list(self._prompts.items()):
-            request = states.request
-            if request.row == row:
-                heard = not request.speaks or request.top_computed >= states.start + len(states.hidden)
-                thought = not request.is_unread or request.text.num_computed >= request.num_text_prompt
-                if not heard or not (thought or states.soft is None):
-                    continue
-            del self._prompts[row]
-
-    def _text_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Input embeddings (tokens, hidden) of ids, of speech as it was heard, and of pictures."""
-        ids = np.concatenate(
-            [np.frombuffer(c.request.text.ids, dtype=np.int64)[c.start : c.end] for c in chunks]
-        )
-        x = self.model.embed_text(to_device(ids, self.device))
-        offset = 0
-        for chunk in chunks:
-            if chunk.start < chunk.request.num_text_prompt:
-                self._fill_prompt(x[offset : offset + len(chunk)], chunk)
-            offset += len(chunk)
-        return x
-
     @torch.inference_mode()
     @_on_kernels_threads
     def read_prompts(self, plan: StackPlan) -> list[Tensor]:
         """What the LLM reads of whole prompts (positions, hidden), for an LLM that is not ours."""
-        return [self._text_inputs([chunk]) for chunk in plan.chunks]
-
-    def _fill_prompt(self, x: Tensor, chunk: Chunk) -> None:
-        request = chunk.request
-        first, last = request.speech_before(chunk.start), request.speech_before(chunk.end)
-        # A chunk inside a picture needs nothing that was heard: after a cached prefix, it may run before
-        # the bottom layers do.
-        if request.is_soft and first < last:
-            assert request.row is not None
-            states = self._prompts[request.row]
-            assert states.soft is not None
-            # Copied stretch by stretch: a list of places would be sent to the device, and waited for.
-            while first < last:
-                place = request.text_position(first) - chunk.start
-                after = (s.start - chunk.start for s in request.image_spans if s.start - chunk.start > place)
-                end = min(last, first + next(after, len(x)) - place)
-                x[place : place + end - first] = states.soft[first - states.start : end - states.start]
-                first = end
-        for span in request.image_spans:
-            start, end = max(span.start, chunk.start), min(span.end, chunk.end)
-            if start < end:
-                features = self._image(request.prompt.images[span.index])
-                x[start - chunk.start : end - chunk.start] = features[start - span.start : end - span.start]
-
-    def _image(self, image: PreparedImage) -> Tensor:
-        """A picture's features (num_positions, hidden): those kept from before, or computed by the tower."""
-        features = self._images.pop(image.digest, None)
-        if features is None:
-            tiles = to_device(image.tiles, self.device)
-            with openmp_threads(self._image_threads):
-                tower = image_features(self.model.weights, self.config, tiles)
-            features = merge_features(tower, image, self.model.weights.image_newline)
-        self._images[image.digest] = features
-        while len(self._images) > 1 and sum(map(len, self._images.values())) > MAX_KEPT_IMAGE_POSITIONS:
-            self._images.popitem(last=False)
-        return features
-
-    def _top_inputs(self, chunks: Sequence[Chunk]) -> Tensor:
-        if not self._prompts:
-            rows = to_device(np.array([c.request.row for c in chunks]), self.device)
-            return self._unit_hidden.index_select(0, rows)
-        parts = []
-        for chunk in chunks:
-            assert chunk.request.row is not None
-            if self._is_unit_step(chunk):
-                parts.append(self._unit_hidden[chunk.request.row : chunk.request.row + 1])
-            else:
-                states = self._prompts[chunk.request.row]
-                parts.append(states.hidden[chunk.start - states.start : chunk.end - states.start])
-        return torch.cat(parts)
+        return [self._inputs.text([chunk]) for chunk in plan.chunks]
 
     # --- tracing ------------------------------------------------------------------------------
 

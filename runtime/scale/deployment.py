@@ -98,6 +98,7 @@ def deployment(
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         max_constructor_retry_count=MAX_STARTS,
+        max_surge_percent=scale.surge_percent,
         request_router_config=RequestRouterConfig(
             request_router_class=ConversationRouter,
             request_router_kwargs={"spill_s": scale.spill_s},
@@ -147,6 +148,7 @@ def _codec(serve: Any, scale: ScaleSettings, settings: dict[str, Any]) -> Any:
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         max_constructor_retry_count=MAX_STARTS,
+        max_surge_percent=scale.surge_percent,
         logging_config=LOGGING,
     )(CodecReplica)
     return made.bind(settings)

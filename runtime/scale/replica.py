@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.errors import EngineDead
 from antiphon.scale.codec_replicas import CodecReplicas
+from antiphon.scale.leaving import is_leaving
 from antiphon.scale.load import waiting_audio_s
 from antiphon.server.app import create_app
 from antiphon.server.log import logs_written
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["Replica"]
+
+LOOK_S = 0.2
+"""How often a replica checks whether it is to end."""
 
 
 class Replica:
@@ -58,7 +62,16 @@ class Replica:
         engine = await asyncio.to_thread(self._load)
         app = create_app(lambda: engine, replace(self._settings, replica=name))
         self._service: Service = app.state.service
+        self._watch = asyncio.create_task(self._leave_in_order())
         return app
+
+    async def _leave_in_order(self) -> None:
+        """End conversations once Serve has begun to end this replica: it would wait for them, and at last cut
+        them off. Requests end by themselves. Even then a proxy that has not heard of it may bring another."""
+        while True:
+            if is_leaving():
+                await self._service.end_conversations()
+            await asyncio.sleep(LOOK_S)
 
     def _load(self) -> AsyncEngine:
         return AsyncEngine(self._model, **self._arguments)

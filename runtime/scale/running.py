@@ -17,6 +17,7 @@ from typing import Any
 from antiphon.errors import AntiphonError, ConfigError
 from antiphon.plain import told
 from antiphon.scale.deployment import LOGGING, NAME
+from antiphon.scale.joining import check_address, proxy_address, refuse_second
 from antiphon.scale.ray import ray_serve
 from antiphon.server.settings import ServerSettings
 from antiphon.server.site import address_of, bound
@@ -63,19 +64,31 @@ def serve_by_ray(
     None: a Ray of its own, which ends with it, on this machine alone. num_cpus: cores that replicas may take
     there; None: all.
 
-    Raises ConfigError for a port that cannot be bound, and if the replicas cannot be started.
+    Raises ConfigError for a port that cannot be bound, if the replicas cannot be started, and for a cluster
+    that serves such an application already; AntiphonError for one that cannot be reached.
     """
     if address is None:
         _set_environment(is_local=settings.host in LOOPBACK)
+    else:
+        check_address(address)
     serve = ray_serve()
     logging.getLogger("ray.serve").setLevel(LOGGING["log_level"])
     application = make()
-    bound("server", settings.host, settings.port).close()  # told before Ray is started, if it is taken
+    if address is None:
+        bound("server", settings.host, settings.port).close()  # told before Ray is started, if it is taken
     with _ray(address, num_cpus):
+        url = proxy_address(serve)
+        has_serve = url is not None
+        if has_serve:
+            refuse_second(serve, APPLICATION)
         try:
-            url = _start_serve(serve, settings, "HeadOnly" if address is None else "EveryNode")
+            if url is None:
+                url = _start_serve(serve, settings, "HeadOnly" if address is None else "EveryNode")
             target = serve.RunTarget(application, name=APPLICATION)
-            serve.run_many([target], wait_for_applications_running=False)
+            try:
+                serve.run_many([target], wait_for_applications_running=False)
+            except Exception as error:  # of a cluster's other applications, say one that has our routes
+                raise ConfigError(f"Serve does not take the application: {told(error)}") from error
             has_begun = False
             while not must_end():
                 status, message = _state(serve)
@@ -93,8 +106,8 @@ def serve_by_ray(
         finally:
             with suppress(Exception):  # of a Ray that has gone
                 serve.delete(APPLICATION)
-            if address is None:
-                with suppress(Exception):
+            with suppress(Exception):
+                if not has_serve and not serve.status().applications:
                     serve.shutdown()
 
 

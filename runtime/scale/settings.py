@@ -29,6 +29,9 @@ class ScaleSettings:
     """How long fewer must be wanted before some are ended."""
     spill_s: float = 10.0
     """With more seconds of speech than this waited for at its replica, a conversation goes to another."""
+    surge_percent: int = 0
+    """How many replicas an update may start before it ends old ones, as a share of their number, rounded up.
+    0: old ones end first. More: the update waits until there is room for new ones."""
     num_cpus: float = 1.0
     """Cores of a replica; its engine computes with as many threads."""
     num_gpus: float | None = None
@@ -50,6 +53,8 @@ class ScaleSettings:
                 f"max_replicas: expected at least 1 and min_replicas ({self.min_replicas}), "
                 f"got {self.max_replicas}"
             )
+        if not 0 <= self.surge_percent <= 100:
+            raise ConfigError(f"surge_percent: expected 0 to 100, got {self.surge_percent}")
         if self.codec_replicas < 0:
             raise ConfigError(f"codec_replicas: expected at least 0, got {self.codec_replicas}")
         for name in ("target_waiting_s", "target_requests", "num_cpus", "codec_num_cpus"):

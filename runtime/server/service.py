@@ -124,13 +124,19 @@ class Service:
         """Take no more requests, wait for those that run, and abort them when the time is over."""
         self.is_draining = True
         deadline_s = time.monotonic() + self.settings.drain_timeout_s
-        others = [asyncio.ensure_future(each(deadline_s)) for each in self.on_drain]
+        others = asyncio.ensure_future(self.end_conversations())
         while (self._running or self._num_working) and time.monotonic() < deadline_s:
             await asyncio.sleep(0.02)
-        await asyncio.gather(*others)
+        await others
         self._is_over = True
         for request_id in list(self._running):
             await self._abort(request_id)
+
+    async def end_conversations(self) -> None:
+        """End each conversation when its replies are made, or when the time for that is over. Requests are
+        still taken."""
+        deadline_s = time.monotonic() + self.settings.drain_timeout_s
+        await asyncio.gather(*(each(deadline_s) for each in self.on_drain))
 
     def check_open(self, *, is_part: bool = False) -> None:
         """ApiError 503 if nothing more is taken. is_part: see `stream`."""

@@ -16,8 +16,9 @@ import pytest
 from antiphon import Completion, Engine, Image, Message, Request, SamplingParams, Speech
 from antiphon.codec import read_audio
 from antiphon_tiny.outside.drawings import draw
-from antiphon_tiny.outside.questions import Question, plain_words, questions, said
+from antiphon_tiny.outside.questions import Question, questions, said
 from antiphon_tiny.outside.rooms import RATE_HZ, Room
+from antiphon_tiny.world.words import words_of
 
 ASKED = questions()[::16]
 SOUNDS = [read_audio(str(path))[0] for path in sorted((Path(__file__).parent / "spoken").glob("*.ogg"))]
@@ -55,7 +56,7 @@ def ask(engine: Engine, sounds: Sequence[np.ndarray]) -> list[Completion]:
 def num_heard(done: Sequence[Completion]) -> int:
     """Of the words that were said, those that are in the transcripts: 118 if all are."""
     return sum(
-        len(set(plain_words(said(question.text))) & set(plain_words(each.transcript)))
+        len(set(words_of(said(question.text))) & set(words_of(each.transcript)))
         for question, each in zip(ASKED, done, strict=True)
     )
 

@@ -16,11 +16,13 @@ from http_server import serving_http
 from timed_server import Piece, Script, TimedServer, timed_server
 from typer.testing import CliRunner
 
+from antiphon.bench.serving.comparing import change_of
 from antiphon.bench.serving.http_client import HttpClient
 from antiphon.bench.serving.load import LATE_S, Limits, Run, arrivals, closed_loop, open_loop
 from antiphon.bench.serving.processes import run_until_signal
 from antiphon.bench.serving.questions import WORKLOAD, Question, mixed, read_workload
 from antiphon.bench.serving.reply import Failed, Measured, Reply
+from antiphon.bench.serving.report import changed
 from antiphon.bench.serving.sound_length import SoundLength
 from antiphon.bench.serving.summary import Summary, breaking_rate, summarize
 from antiphon.bench.serving.targets import HttpTarget
@@ -318,6 +320,30 @@ def test_a_summary() -> None:
     assert (summary.failures, summary.num_failed, summary.num_late) == ({"timeout": 2}, 2, 3)
     assert sorted(summary.first_audio_by_kind) == ["k0", "k1"]
     assert summary.ttfa_p95_with_failures_s == pytest.approx(0.97)
+
+
+def turn(*firsts_s: float) -> Run:
+    return Run([measured(ttfa_s=first_s) for first_s in firsts_s], duration_s=10.0)
+
+
+def test_targets_that_took_turns_are_compared_turn_by_turn() -> None:
+    """One that is always a tenth later is so for certain, however much the turns differ among themselves."""
+    theirs = [turn(0.1, 0.3), turn(0.5, 0.7), turn(0.2, 0.9), turn(0.3, 0.3)]
+    ours = [turn(*(1.1 * reply.ttfa_s for reply in run.replies if reply.ttfa_s)) for run in theirs]
+    mean, median, speech = change_of("1/s", ("a", "b"), ours, theirs)
+    for change in (mean, median):
+        assert change.mean == pytest.approx(0.1)
+        assert (change.least, change.most) == pytest.approx((0.1, 0.1))
+    assert speech.mean == pytest.approx(0.0)
+    assert changed(mean) == "a, 1/s: first audio, mean +10.0% against b (95 %: +10.0% to +10.0%, 4 turns)"
+
+
+def test_a_difference_that_turns_do_not_agree_on_is_not_certain() -> None:
+    theirs = [turn(0.5)] * 6
+    ours = [turn(0.5 * factor) for factor in (0.8, 1.3, 0.9, 1.1, 1.25, 0.85)]
+    mean = change_of("1/s", ("a", "b"), ours, theirs)[0]
+    assert mean.least < 0 < mean.most
+    assert change_of("1/s", ("a", "b"), ours[:2], theirs[:2]) == []
 
 
 def test_the_rate_that_breaks_the_limit() -> None:

@@ -20,6 +20,7 @@ from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.fleet import Fleet, simulate
 from antiphon.bench.simulate.floors import FloorCosts
 from antiphon.bench.simulate.gpus import GPUS, Gpu
+from antiphon.bench.simulate.moments import Moments
 from antiphon.bench.simulate.planning import replicas_needed
 from antiphon.bench.simulate.replica import Replica
 from antiphon.bench.simulate.results import Goal, Simulated
@@ -45,6 +46,7 @@ class FlatCosts:
     per_s: float = 0.0
     served: Served = field(default_factory=lambda: H100.served)
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
     wake: float = 0.0
 
     def pass_s(self, work: Work) -> float:
@@ -117,6 +119,23 @@ def test_work_side_by_side_takes_turns() -> None:
         pass
     assert ended == pytest.approx({"prepare": 0.5, "model": 2.0, "speech": 4.0})
     assert machine.busy_s == pytest.approx({MODEL: 2.0, SPEECH: 4.0, PREPARE: 0.5})
+
+
+@given(
+    rates=st.lists(st.floats(0.01, 4), min_size=0, max_size=20),
+    times=st.lists(st.floats(0, 10), min_size=2, max_size=5),
+    first=st.integers(0, 50),
+)
+def test_time_and_the_work_done_by_then_say_the_same(
+    rates: list[float], times: list[float], first: int
+) -> None:
+    moments = Moments(rates, first=first)
+    assert moments.work_s(0.0) == 0.0
+    for earlier_s, later_s in pairwise(sorted(times)):
+        assert moments.work_s(earlier_s) <= moments.work_s(later_s)
+        assert moments.at_s(moments.work_s(later_s)) == pytest.approx(later_s, abs=1e-6)
+        if not rates:
+            assert moments.work_s(later_s) == pytest.approx(later_s)
 
 
 @given(
@@ -363,7 +382,7 @@ def test_each_request_ends_once(traffic: list[Arrival], num_replicas: int) -> No
 @given(traffic=TRAFFIC, num_blocks=st.sampled_from([60, 120, 4000]), max_num_seqs=st.sampled_from([2, 8]))
 def test_jumping_is_stepping(traffic: list[Arrival], num_blocks: int, max_num_seqs: int) -> None:
     own = served(num_blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=256)
-    costs = replace(SMALL, served=own, slowed=SLOWED)
+    costs = replace(SMALL, served=own, slowed=SLOWED, rates=(1.0, 0.25, 1.75))
     jumped, walked = (simulate(traffic, costs, 1, jumps=jumps) for jumps in (True, False))
     assert told(jumped) == told(walked)
     assert jumped.num_steps + jumped.num_jumped == walked.num_steps

@@ -19,15 +19,16 @@ from typer.testing import CliRunner
 from antiphon.bench.serving.load import Run
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.serving.reply import Reply
-from antiphon.bench.serving.summary import summarize
 from antiphon.bench.simulate import calibrate as calibrating
 from antiphon.bench.simulate.calibrate import Clients
-from antiphon.bench.simulate.check import FIGURES, Checked
+from antiphon.bench.simulate.check import FIGURES, TYPICAL, Checked, figures
 from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Work
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.fitting import fit, fit_curve
 from antiphon.bench.simulate.fleet import simulate
 from antiphon.bench.simulate.measured import Curve, read_costs
+from antiphon.bench.simulate.moments import Moments
+from antiphon.bench.simulate.rates import rates_of
 from antiphon.bench.simulate.recorded import trace_of
 from antiphon.bench.simulate.report import check_table
 from antiphon.bench.simulate.traffic import DAY_CURVE, Arrival, busiest, day, read_trace, write_trace
@@ -270,14 +271,19 @@ def test_an_engine_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.M
         "2",
         "--num-requests",
         "3",
+        "--repeats",
+        "2",
         "--json",
         str(checked),
     )
     assert status == 0, shown
     assert "first audio, mean" in shown
     one = json.loads(checked.read_text())["runs"][0]
-    assert one["measured"]["num_requests"] == one["simulated"]["num_requests"] == 3
+    assert one["measured"]["num_requests"] == one["simulated"]["num_requests"] == 6
     assert one["simulated"]["failures"] == {}
+    assert set(one["figures"]) == {*FIGURES, TYPICAL}
+    assert one["figures"]["p95"]["least"] <= one["figures"]["p95"]["most"]
+    assert [len(run) for runs in one["first_audio_s"].values() for run in runs] == [3] * 4
     measured = read_costs(costs)
     assert set(measured.passes) >= {
         "bottom prompts",
@@ -345,16 +351,64 @@ def test_a_machine_is_found_again_in_what_was_watched() -> None:
         assert {other: found.slowed[kind][other] for other in by} == pytest.approx(by, abs=0.12)
 
 
+def run_of(*firsts_s: float) -> Run:
+    """Replies that begin to sound after so long, asked one after the other."""
+    asked = Run(duration_s=10.0)
+    for number, first_s in enumerate(firsts_s):
+        reply = Reply("spoken", float(number))
+        reply.add_audio(number + first_s, 2.0)
+        asked.replies.append(reply.end(number + first_s, None))
+    return asked
+
+
+def test_a_figure_stands_beside_what_chance_makes_of_it() -> None:
+    """A delay that one run of three met is in the tail of the requests, not in that of typical ones."""
+    runs = [run_of(0.1, 0.2), run_of(0.1, 0.8), run_of(0.1, 0.2)]
+    found = figures(Checked("1/s", runs, [run_of(0.1, 0.2)] * 3))
+    p95 = found["p95"]
+    assert (p95.least, p95.most) == pytest.approx((0.195, 0.765))
+    assert p95.measured == pytest.approx(0.65)
+    assert p95.simulated == pytest.approx(0.2)
+    assert p95.is_within
+    assert found[TYPICAL].measured == pytest.approx(found[TYPICAL].simulated) == pytest.approx(0.195)
+    assert not figures(Checked("1/s", runs, [run_of(0.9, 0.9)] * 3))["median"].is_within
+
+
+def test_slow_moments_are_found_in_what_was_watched_and_hold_up_all_that_is_under_way() -> None:
+    """A machine that stands almost still for a tenth of a second in each second."""
+    moments = Moments([1.0] * 36 + [0.1] * 4)
+    clock, pieces = Clock(), list[Piece]()
+    machine = Machine(clock, {}, moments)
+
+    def steps(left: int) -> None:
+        begun_s = clock.now_s
+
+        def done() -> None:
+            pieces.append(Piece(MODEL, STEP, 1.0, 0.0, begun_s, clock.now_s))
+            if left:
+                steps(left - 1)
+
+        machine.begin(MODEL, 0.01, done)
+
+    steps(2000)
+    while clock.step():
+        pass
+    taken_s = np.array([piece.own_s for piece in pieces])
+    rates = rates_of(pieces, taken_s, np.full(len(pieces), taken_s.mean()))
+    assert np.mean(rates) == pytest.approx(1.0)
+    slow = np.mean(np.array(rates) < 0.5)
+    assert slow == pytest.approx(0.1, abs=0.03)
+
+
 def test_the_check_fits_a_terminal_of_80_columns() -> None:
     replies = Run(duration_s=10.0)
     for number in range(3):
         reply = Reply("spoken", 0.0)
         reply.add_audio(1234.5 + number, 2.0)
         replies.replies.append(reply.end(1300.0, None))
-    summary = summarize(replies, "measured")
-    checked = [Checked("16 at a time", summary, summary), Checked("2.5/s", summary, summary)]
+    checked = [Checked(load, [replies] * 2, [replies] * 2) for load in ("16 at a time", "2.5/s")]
     console = Console(width=80, record=True, file=StringIO())
     console.print(check_table(checked, "a model on a machine"))
     lines = console.export_text().splitlines()
-    assert sum("first audio, mean" in line and "1235.500" in line for line in lines) == 2
-    assert len(lines) == 2 * len(FIGURES) + 7
+    assert sum("first audio, mean" in line and "1235.5" in line for line in lines) == 2
+    assert len(lines) == 2 * (len(FIGURES) + 1) + 8

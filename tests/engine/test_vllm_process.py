@@ -225,14 +225,14 @@ def test_a_fault_of_ours_ends_only_its_own_request(
     begin: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with begin() as engine:
-        text_inputs = engine.runner._text_inputs
+        text_inputs = engine.runner._inputs.text
 
         def faulty(chunks: Any) -> Any:
             if any(chunk.request.request_id == "bad" for chunk in chunks):
                 raise RuntimeError("out of memory")
             return text_inputs(chunks)
 
-        monkeypatch.setattr(engine.runner, "_text_inputs", faulty)
+        monkeypatch.setattr(engine.runner._inputs, "text", faulty)
         asked = [Request(Units([1, 2, 3]), request_id=name) for name in ("a", "bad", "b")]
         first, bad, last = engine.generate(asked, LONG)
         assert bad.finish_reason == "error" and bad.error == "RuntimeError: out of memory"

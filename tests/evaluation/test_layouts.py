@@ -138,11 +138,96 @@ def test_two_questions_about_one_picture(tmp_path: Path) -> None:
     """MME gives both the id of the picture, whose folder is its category."""
     row = {"question_id": "color/1.png", "text": "Is it red?", "answer": "Yes"}
     data = lines(tmp_path / "llava_mme.jsonl", row, row | {"text": "Is it blue?", "answer": "No"})
-    cases = read_cases("vqa", data, by_category=True)
+    cases = read_cases("vqa", data, rule="mme")
     assert [(case.case_id, case.group) for case in cases] == [
         ("color/1.png", "color"),
         ("color/1.png#2", "color"),
     ]
+
+
+@pytest.mark.parametrize("inner", ["", "questions_answers_YN"])
+def test_mme_answers_as_they_are_unpacked(tmp_path: Path, inner: str) -> None:
+    """A text file for each picture; LLaVA's questions are told otherwise how to be answered."""
+    how = "\nAnswer the question using a single word or phrase."
+    row = {"question_id": "color/1.png", "text": f"Is it red?{how}"}
+    data = lines(tmp_path / "llava_mme.jsonl", row, row | {"text": f"Is it blue?{how}"})
+    folder = tmp_path / "MME" / "color" / inner
+    folder.mkdir(parents=True)
+    (folder / "1.txt").write_text(
+        "Is it blue? Please answer yes or no.\tNo\nIs it red?  Please answer yes or no.\tYes\n"
+    )
+    cases = read_cases("vqa", data, answers=tmp_path / "MME", rule="mme")
+    assert [case.references for case in cases] == [("Yes",), ("No",)]
+    lines(data, row | {"text": "Is it green?"})
+    with pytest.raises(ConfigError, match=r"llava_mme\.jsonl:1: expected its question in .*1\.txt"):
+        read_cases("vqa", data, answers=tmp_path / "MME", rule="mme")
+    lines(data, row | {"question_id": "color/2.png"})
+    with pytest.raises(ConfigError, match=r"no such file: .*2\.txt"):
+        read_cases("vqa", data, answers=tmp_path / "MME", rule="mme")
+
+
+def test_mm_vet(tmp_path: Path) -> None:
+    """Its own file; groups are the capabilities that a question needs together."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "v1_0.png").write_bytes(b"")
+    told = {
+        "imagename": "v1_0.png",
+        "question": "What is x in the equation?",
+        "answer": "-1<AND>-5",
+        "capability": ["ocr", "math"],
+    }
+    (tmp_path / "mm-vet.json").write_text(json.dumps({"v1_0": told}))
+    [case] = read_cases("vqa", tmp_path / "mm-vet.json", rule="mm-vet")
+    assert (case.case_id, case.group, case.references) == ("v1_0", "math, ocr", ("-1<AND>-5",))
+    assert (case.text, case.image) == ("What is x in the equation?", tmp_path / "images" / "v1_0.png")
+
+
+def test_llava_bench(tmp_path: Path) -> None:
+    """Its folder: questions, GPT-4's answers to them, and what the pictures show."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "001.jpg").write_bytes(b"")
+    row = {"question_id": 0, "image": "001.jpg", "text": "Where?", "category": "conv"}
+    lines(tmp_path / "questions.jsonl", row)
+    lines(tmp_path / "answers_gpt4.jsonl", {"question_id": 0, "answer_id": "a", "text": "At Diamond Head."})
+    lines(tmp_path / "context.jsonl", {"image": "001.jpg", "caption": ["A view.", "A crater."]})
+    [case] = read_cases("vqa", tmp_path, rule="llava-bench")
+    assert (case.group, case.text, case.references) == ("conv", "Where?", ("At Diamond Head.",))
+    assert case.caption == "A view.\nA crater."
+    lines(tmp_path / "context.jsonl", {"image": "002.jpg", "caption": "A view."})
+    with pytest.raises(ConfigError, match=r"questions\.jsonl:1: expected a caption of '001\.jpg' in context"):
+        read_cases("vqa", tmp_path, rule="llava-bench")
+    lines(tmp_path / "answers_gpt4.jsonl", {"question_id": 7, "text": "At Diamond Head."})
+    with pytest.raises(ConfigError, match=r"expected an answer to question '0' in answers_gpt4\.jsonl"):
+        read_cases("vqa", tmp_path, rule="llava-bench")
+    with pytest.raises(ConfigError, match=r"expected the folder of LLaVA-Bench, with questions\.jsonl"):
+        read_cases("vqa", tmp_path / "questions.jsonl", rule="llava-bench")
+
+
+def test_dialogues_and_rules(tmp_path: Path) -> None:
+    """What is said before a question, with the model's replies or with given ones."""
+    sound(tmp_path / "audio" / "a.wav")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    turns = [{"audio": "a.wav", "image": "a.png"}, {"text": "And now?", "reply": "Three."}]
+    row = {"audio": "a.wav", "question": "So?", "answers": ["3"], "rule": "number", "turns": turns}
+    [case] = read_cases("spoken-qa", lines(tmp_path / "talks.jsonl", row))
+    first, second = case.turns
+    assert (first.audio, first.reply) == (tmp_path / "audio" / "a.wav", None)
+    assert first.image == tmp_path / "images" / "a.png"
+    assert (second.audio, second.text, second.reply) == (None, "And now?", "Three.")
+    assert case.rule == "number"
+    assert len(fingerprint([case])) == 16
+    typed = {"text": "So?", "answer": "3", "turns": turns[1:]}
+    [case] = read_cases("vqa", lines(tmp_path / "typed.jsonl", typed))
+    assert case.turns == (second,)
+    for wrong, expected in (
+        ({"rule": "best"}, r"talks\.jsonl:1: rule: expected one of exact, words, number, .* found 'best'"),
+        ({"rule": "mme"}, "found 'mme'"),
+        ({"turns": "Hello"}, "turns: expected a list of objects"),
+        ({"turns": [{"reply": "Three."}]}, r"talks\.jsonl:1: turn 1: expected a field 'text'"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            read_cases("spoken-qa", lines(tmp_path / "talks.jsonl", row | wrong))
 
 
 @pytest.mark.parametrize(

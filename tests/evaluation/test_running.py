@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -9,24 +10,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from http_server import Served, serving_http
+from judge_server import Messages, judging_http
 from typer.testing import CliRunner
 
 from antiphon.cli.app import app
 from antiphon.engine.engine import Engine
 from antiphon.errors import ConfigError
 from antiphon.evaluation.answer import Answer
-from antiphon.evaluation.cases import Case
+from antiphon.evaluation.cases import Case, Turn
 from antiphon.evaluation.comparison import compare
+from antiphon.evaluation.engine_answers import EngineAnswers
 from antiphon.evaluation.evaluating import Stages, answering_of, evaluate
 from antiphon.evaluation.judge import Judge
 from antiphon.evaluation.listener import listener
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.packaged import packaged_cases
+from antiphon.evaluation.rubrics import rubric_of
 from antiphon.evaluation.run_folder import RunFolder
 from antiphon.evaluation.server_answers import ServerAnswers, base_url_of
+from antiphon.evaluation.sound_quality import scores
 from antiphon.evaluation.variant import variant
+from antiphon.sound.reading import read_audio
+from antiphon.sound.resample import resample
+from antiphon.sound.writing import write_audio
+from antiphon.types import Message, Request, Speech
 
 UNITS = 60
 DEAF = Stages(listener="none")
@@ -122,10 +133,112 @@ def test_a_server_answers_as_the_engine_does(
         other = there[case_id]
         assert one.error is None and other.error is None
         assert (other.text, other.transcript, other.rate_hz) == (one.text, one.transcript, one.rate_hz)
+        if task not in ("asr", "tts"):
+            assert other.finish == one.finish in ("stop", "length")
         assert (one.text or one.transcript) != ""
         if one.samples is not None:
             assert other.samples is not None and len(other.samples) == len(one.samples)
             assert abs(other.samples - one.samples.clip(-1, 1)).max() < 2 / 2**15, "16 bits apart"
+
+
+@pytest.mark.slow
+def test_a_server_ends_turns_as_the_engine_does(tmp_path: Path, engine: Engine, served: Served) -> None:
+    options = Options("duplex", silence_ms=400)
+    cases = packaged_cases("duplex", tmp_path)[:5]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=3)
+    here = {case.case_id: answer.ends_s for case, answer in answering_of(engine, options).answers(cases)}
+    there = {case.case_id: answer.ends_s for case, answer in over_http.answers(cases)}
+    assert there == here
+    assert max(map(len, here.values())) > 1, "some of them are cut"
+    report = evaluate(tmp_path / "run", cases, options, {}, over_http, engine=None)
+    assert [figure.key for figure in report.figures] == ["cut", "missed", "delay_ms"]
+
+
+@pytest.mark.slow
+def test_a_server_ends_turns_by_what_it_reads(tmp_path: Path, served: Served) -> None:
+    """What it has read by when depends on its machine: that it ends them, and none twice after the end."""
+    options = Options("duplex", detection="semantic_vad")
+    cases = packaged_cases("duplex", tmp_path)[:2]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    for case, answer in over_http.answers(cases):
+        assert answer.error is None and case.speech_end_s is not None
+        assert sum(end_s >= case.speech_end_s for end_s in answer.ends_s) == 1
+
+
+@pytest.mark.slow
+def test_recordings_of_any_rate_are_sent(tmp_path: Path, served: Served) -> None:
+    options = Options("duplex")
+    [case] = packaged_cases("duplex", tmp_path)[:1]
+    samples, rate_hz = read_audio(case.audio)
+    write_audio(tmp_path / "other.wav", resample(samples, rate_hz, 44100), 44100)
+    cases = [case, dataclasses.replace(case, case_id="other", audio=tmp_path / "other.wav")]
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    there = {each.case_id: answer.ends_s for each, answer in over_http.answers(cases)}
+    assert len(there["other"]) == len(there[case.case_id])
+    assert there["other"] == pytest.approx(there[case.case_id], abs=0.05)
+
+
+@pytest.mark.slow
+def test_faults_of_recordings_are_theirs_alone(tmp_path: Path, served: Served) -> None:
+    [case] = packaged_cases("duplex", tmp_path)[:1]
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    bad = dataclasses.replace(case, case_id="bad", audio=tmp_path / "bad.wav")
+    over_http = ServerAnswers(served.address, Options("duplex"), api_key=None, concurrency=2)
+    there = {each.case_id: answer for each, answer in over_http.answers([bad, case])}
+    assert there["bad"].error is not None and "audio" in there["bad"].error
+    assert there[case.case_id].error is None
+    unknown = ServerAnswers(served.address, Options("duplex", detection="never"), api_key=None, concurrency=1)
+    [(_, answer)] = unknown.answers([case])
+    assert answer.error is not None and "turn_detection" in answer.error
+
+
+@pytest.mark.slow
+def test_dialogues(tmp_path: Path, engine: Engine, served: Served) -> None:
+    """The model's own replies are taken, or those that are given; only the last is spoken, and scored."""
+    [first, *_] = packaged_cases("asr", tmp_path)
+    told = Turn(text="My name is Anna.")
+    given = (told, Turn(first.audio, text=first.references[0], reply="Hello, Tom."))
+    question = "What is my name?"
+    cases = [
+        Case("own", "talk", text=question, references=("Anna",), rule="words", turns=(told,)),
+        Case("given", "talk", text=question, references=("Tom",), rule="words", turns=given),
+        Case("alone", "talk", text=question, references=("Anna",), rule="words"),
+    ]
+    options = Options("spoken-qa", max_units=UNITS)
+    answering = answering_of(engine, options)
+    report = evaluate(tmp_path / "run", cases, options, {}, answering, engine=None, stages=DEAF)
+    scored = {each.case.case_id: each for each in report.scored}
+    assert [scored[name].counts["text"][0] for name in ("own", "alone")] == [1, 0]
+    assert first.audio is not None
+    [own] = engine.generate([Request(told.text)])
+    messages = [
+        *(Message("user", told.text), Message("assistant", own.text)),
+        *(Message("user", [Speech(first.audio)]), Message("assistant", "Hello, Tom.")),
+        Message("user", question),
+    ]
+    [direct] = engine.generate([Request(messages=messages)])
+    assert scored["given"].text == direct.text
+    over_http = ServerAnswers(served.address, options, api_key=None, concurrency=2)
+    here = {case.case_id: answer for case, answer in answering.answers(cases)}
+    there = {case.case_id: answer for case, answer in over_http.answers(cases)}
+    for name, one in here.items():
+        assert (there[name].text, there[name].finish) == (one.text, one.finish)
+        assert one.samples is not None and len(one.samples)
+
+
+@pytest.mark.slow
+def test_speech_at_once_has_the_same_words(tmp_path: Path, engine: Engine) -> None:
+    """Its sound is made with all of its context, so it is another than that in chunks."""
+    options = Options("spoken-qa", ask="text", max_units=UNITS)
+    [case] = packaged_cases("spoken-qa", tmp_path)[:1]
+    answers = [
+        next(EngineAnswers(engine, options, in_chunks=in_chunks).answers([case]))[1]
+        for in_chunks in (True, False)
+    ]
+    assert answers[0].text == answers[1].text != ""
+    one, other = (answer.samples for answer in answers)
+    assert one is not None and other is not None and len(one) == len(other)
+    assert abs(one - other).max() > 0
 
 
 @pytest.mark.slow
@@ -185,10 +298,71 @@ def test_answers_are_judged_and_what_got_no_score_is_asked_again(tmp_path: Path,
 def test_any_openai_server_may_judge(served: Served) -> None:
     """The packaged model has no scores to give, but it is asked, and what it says is kept."""
     judge = Judge(f"{served.address}/v1", served.http.get("/v1/models").json()["data"][0]["id"], None)
-    told = judge("A circle.", "What is it?", "A circle.")
+    rubric, case = rubric_of(Options("visit")), Case("a", "set", text="What is it?", caption="A circle.")
+    assert rubric is not None
+    told = judge(rubric, case, "A circle.")
     assert told.raw and told.score is None
-    gone = Judge("http://127.0.0.1:9/v1", "none", None)("A circle.", "What is it?", "A circle.")
+    gone = Judge("http://127.0.0.1:9/v1", "none", None)(rubric, case, "A circle.")
     assert gone.score is None and "APIConnectionError" in gone.raw
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rule", "scores", "figure"),
+    [
+        # In the file's order: (0.5 + 1.0) / 2
+        ("mm-vet", {"How many": "0.5", "Is there": "1.0 "}, 75.0),
+        # (5 + 9) / (10 + 10)
+        ("llava-bench", {"How many": "10 5\nToo short.", "Is there": "10 9\nGood."}, 70.0),
+    ],
+)
+def test_judged_vision_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, scores: dict[str, str], figure: float
+) -> None:
+    """Written as their authors have them, and judged by a server."""
+    picture = packaged_cases("vqa", tmp_path)[0].image
+    assert picture is not None
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture.read_bytes())
+    questions = ["How many shapes are there?", "Is there a star?"]
+    data = tmp_path
+    if rule == "mm-vet":
+        data = tmp_path / "mm-vet.json"
+        row = {"imagename": "a.png", "answer": "three", "capability": ["rec"]}
+        data.write_text(json.dumps({f"v1_{k}": row | {"question": q} for k, q in enumerate(questions)}))
+    else:
+        files: dict[str, list[dict[str, Any]]] = {
+            "questions": [
+                {"question_id": k, "image": "a.png", "text": q, "category": "conv"}
+                for k, q in enumerate(questions)
+            ],
+            "answers_gpt4": [{"question_id": k, "text": "Three."} for k in range(2)],
+            "context": [{"image": "a.png", "caption": "Three shapes."}],
+        }
+        for name, rows in files.items():
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts: list[str] = []
+
+    def answer(messages: Messages) -> str:
+        prompts.append(messages[-1]["content"])
+        # The question that is judged comes last: MM-Vet's prompt begins with others.
+        return max((prompts[-1].rfind(question), said) for question, said in scores.items())[1]
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = ["eval", "vqa", "--rule", rule, "--data", str(data), "--out", str(tmp_path / "run")]
+    refused = CliRunner().invoke(app, arguments)
+    assert isinstance(refused.exception, ConfigError)
+    assert f"--rule {rule}: is scored by a language model: expected --judge" in str(refused.exception)
+    with judging_http(answer) as url:
+        done = CliRunner().invoke(app, [*arguments, "--judge", url, "--timed", "0"])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    [found] = [each for each in report["figures"] if each["key"] == rule.replace("-", "_")]
+    assert (found["value"], found["num_cases"]) == (figure, 2)
+    told = [
+        json.loads(line)["text"] for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()
+    ]
+    assert all(any(text in prompt for prompt in prompts) for text in told), "the model's own answers"
 
 
 @pytest.mark.slow
@@ -263,6 +437,55 @@ def test_a_listener_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert calls[0] == (str(tmp_path), {"local_files_only": True}) and calls[1][1] == "en"
 
 
+deprecated = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+
+class Loudness(torch.nn.Module):
+    """In place of UTMOS: how long a sound is, and how loud."""
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return samples
+
+    @torch.jit.export
+    def score(self, samples: torch.Tensor) -> torch.Tensor:
+        return (samples.abs().max() + samples.size(-1) // 1000).reshape(1)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Path:
+    torch.jit.save(torch.jit.script(Loudness()), str(tmp_path / "utmos.pt"))
+    return tmp_path / "utmos.pt"
+
+
+@deprecated
+def test_utmos_by_a_file(tmp_path: Path, scripted: Path) -> None:
+    """It gets 16 kHz."""
+    write_audio(tmp_path / "a.wav", np.full(24000, 0.5, np.float32), 24000)
+    score = scores(scripted)["utmos"]
+    assert score(tmp_path / "a.wav") == pytest.approx(16.5, abs=0.1)
+    (tmp_path / "b.pt").write_bytes(b"none")
+    with pytest.raises(ConfigError, match=r"--utmos: .*b\.pt: expected weights as TorchScript"):
+        scores(tmp_path / "b.pt")
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(tmp_path / "c.pt"))
+    with pytest.raises(ConfigError, match="expected TorchScript with a method `score`"):
+        scores(tmp_path / "c.pt")
+
+
+@deprecated
+@pytest.mark.slow
+def test_answers_without_a_score_are_listened_to_again(
+    tmp_path: Path, engine: Engine, scripted: Path
+) -> None:
+    options, folder = Options("tts", max_units=UNITS), tmp_path / "run"
+    cases = packaged_cases("tts", tmp_path)[:1]
+    for stages, wanted in ((Stages("own"), False), (Stages("own", utmos=scripted), True)):
+        report = evaluate(
+            folder, cases, options, {}, answering_of(engine, options), engine=None, stages=stages
+        )
+        assert ("utmos" in {figure.key for figure in report.figures}) is wanted
+    assert len((folder / "heard.jsonl").read_text().splitlines()) == 2
+
+
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs it says so before anything is loaded."""
     monkeypatch.setitem(sys.modules, "jiwer", None)
@@ -274,8 +497,11 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("arguments", "expected"),
     [
         (["asr", "--data", "nowhere"], "nowhere: no such file or folder; `asr` needs LibriSpeech"),
-        (["vqa", "--rule", "best"], "--rule: expected one of exact, people, choice, yes-no, mme, got 'best'"),
-        (["duplex", "--server", "http://127.0.0.1:9"], "needs the model in this process"),
+        (["vqa", "--rule", "best"], "--rule: expected one of exact, words, number, people, choice, yes-no, "),
+        (
+            ["duplex", "--server", "http://127.0.0.1:9", "--activity", "energy"],
+            "--activity: is a setting of the model in this process",
+        ),
         (["asr", "--server", "127.0.0.1:9"], "--server: expected http://HOST:PORT"),
     ],
 )

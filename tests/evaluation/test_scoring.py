@@ -11,11 +11,11 @@ import pytest
 from evaluated import answered, asked
 from rich.console import Console
 
-from antiphon.evaluation.judge import score_in
 from antiphon.evaluation.normalising import plain, released, speech_characters
 from antiphon.evaluation.options import Options
 from antiphon.evaluation.paper import paper_figure
 from antiphon.evaluation.report import Report, make_report
+from antiphon.evaluation.rubrics import JUDGED_RULES, rubric_of
 from antiphon.evaluation.rules import RULES, contains_answer
 from antiphon.evaluation.scoring import Records
 from antiphon.evaluation.tables import paper_table
@@ -76,6 +76,20 @@ def test_spoken_questions() -> None:
     assert [each.case.case_id for each in report.worst[:2]] == ["c", "a"], "wrong twice, and once"
 
 
+def test_a_question_may_have_a_rule_of_its_own() -> None:
+    """Else a right answer is found within a longer word, too."""
+    cases = [
+        asked("a", references=("art",)),
+        asked("b", references=("art",), rule="words"),
+        asked("c", references=("two",), rule="number"),
+    ]
+    answers = answered(a={"text": "A party."}, b={"text": "A party."}, c={"text": "One and one is two."})
+    report = report_of(Options("spoken-qa", reply="text"), cases, answers)
+    assert [each.counts["text"][0] for each in report.scored] == [1, 0, 1]
+    mixed = report_of(Options("vqa"), cases, answers)
+    assert [each.counts["accuracy"][0] for each in mixed.scored] == [0, 0, 1], "the first by the run's rule"
+
+
 def test_spoken_questions_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Right answers are found all the same, and the report says what was missing."""
     for name in ("whisper_normalizer", "jiwer"):
@@ -99,6 +113,78 @@ def test_judged_answers() -> None:
     assert report.figures[0].num_cases == 2
 
 
+def test_replies_that_a_limit_cut() -> None:
+    cases = [
+        asked("a", references=("one",)),
+        asked("b", references=("one",)),
+        asked("c", references=("one",)),
+    ]
+    answers = answered(a={"text": "one", "finish": "stop"}, b={"text": "one", "finish": "length"}, c={})
+    report = report_of(Options("vqa"), cases, answers)
+    [figure] = [figure for figure in report.figures if figure.key == "unfinished"]
+    assert (figure.value, figure.num_cases) == (50.0, 2), "of what is known"
+
+
+@pytest.mark.parametrize("rule", ["mm-vet", "llava-bench"])
+def test_judged_vision_sets(rule: str) -> None:
+    """MM-Vet averages scores: (0.5 + 1 + 0) / 3. LLaVA-Bench sets the sum of scores beside that of GPT-4's
+    answers: (4 + 9) / (8 + 10); its question without a score counts for neither."""
+    cases = [asked("a", "conv"), asked("b", "conv"), asked("c", "detail")]
+    judged = {
+        "mm-vet": {name: {"text": {"score": score}} for name, score in (("a", 0.5), ("b", 1.0), ("c", 0.0))},
+        "llava-bench": {
+            "a": {"text": {"score": 4.0, "whole": 8.0}},
+            "b": {"text": {"score": 9.0, "whole": 10.0}},
+            "c": {"text": {"score": None, "whole": 1.0}},
+        },
+    }[rule]
+    report = report_of(Options("vqa", rule=rule), cases, answered(a={}, b={}, c={}), judged=judged)
+    key = rule.replace("-", "_")
+    assert value(report, key, "all") == pytest.approx({"mm-vet": 50.0, "llava-bench": 100 * 13 / 18}[rule])
+    [paper] = [figure.paper.value for figure in report.paper_columns if figure.paper is not None]
+    assert paper == {"mm-vet": 44.7, "llava-bench": 71.2}[rule]
+    assert any("different judges" in note for note in report.notes)
+
+
+def test_what_the_judge_of_mm_vet_is_asked() -> None:
+    case = asked("a", text="What is x?", references=("-1<AND>-5",))
+    prompt = JUDGED_RULES["mm-vet"].prompt(case, "x = 5")
+    assert prompt.startswith("Compare the ground truth and prediction from AI models")
+    assert prompt.endswith("\nWhat is x? | -1 <AND> -5 | x = 5 | ")
+
+
+def test_what_the_judge_of_llava_bench_is_asked() -> None:
+    rubric = JUDGED_RULES["llava-bench"]
+    case = asked("a", text="Where is it?", references=("By GPT-4.",), caption="A beach.\nSun.")
+    prompt = rubric.prompt(case, "Here {it} is.")
+    assert prompt.startswith(
+        "[Context]\nA beach.\nSun.\n\n[Question]\nWhere is it?\n\n[Assistant 1]\nBy GPT-4."
+    )
+    assert "[Assistant 2]\nHere {it} is.\n\n[End of Assistant 2]\n\n[System]\nWe would like" in prompt
+    assert rubric.system.startswith("You are a helpful and precise assistant")
+
+
+@pytest.mark.parametrize(
+    ("rule", "raw", "score"),
+    [
+        ("mm-vet", "0.5", (0.5, 1.0)),
+        ("mm-vet", " 1.0\n", (1.0, 1.0)),
+        ("mm-vet", "0.3 | next row", (0.3, 1.0)),
+        ("mm-vet", "1.5", None),
+        ("mm-vet", "10", None),
+        ("mm-vet", "It is right.", None),
+        ("llava-bench", "8 6\nAssistant 1 says more.", (6.0, 8.0)),
+        ("llava-bench", "9, 7.5", (7.5, 9.0)),
+        ("llava-bench", "8\n6", None),
+        ("llava-bench", "Assistant 1: 8, Assistant 2: 6", None),
+        ("llava-bench", "0 5", None),
+        ("llava-bench", "8 11", None),
+    ],
+)
+def test_scores_of_vision_judges_are_read(rule: str, raw: str, score: tuple[float, float] | None) -> None:
+    assert JUDGED_RULES[rule].read(raw) == score
+
+
 @pytest.mark.parametrize(
     ("raw", "score"),
     [
@@ -112,7 +198,9 @@ def test_judged_answers() -> None:
     ],
 )
 def test_a_judges_answer_is_read(raw: str, score: float | None) -> None:
-    assert score_in(raw) == score
+    rubric = rubric_of(Options("visit"))
+    assert rubric is not None
+    assert rubric.read(raw) == (None if score is None else (score, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -120,6 +208,19 @@ def test_a_judges_answer_is_read(raw: str, score: float | None) -> None:
     [
         ("exact", "The Dog.", ("dog",), 1.0),
         ("exact", "A dog and a cat", ("dog",), 0.0),
+        ("words", "It's at the top left.", ("top left",), 1.0),
+        ("words", "On the left.", ("top left",), 0.0),
+        ("words", "I don't know that.", ("no", "now"), 0.0),
+        ("words", "I don't know that.", ("do not know",), 1.0),
+        ("words", "There are 7 grey ones!", ("seven gray",), 1.0),
+        ("words", "Anything", ("",), 0.0),
+        ("number", "Three plus four is seven.", ("7",), 1.0),
+        ("number", "3 plus 4 is 7.", ("seven",), 1.0),
+        ("number", "Seven plus one is eight.", ("seven",), 0.0),
+        ("number", "Two minus one makes one. Oh!", ("one",), 1.0),
+        ("number", "It is twenty-one. Good.", ("21",), 1.0),
+        ("number", "It costs 2.50 there", ("2.50",), 1.0),
+        ("number", "Hello.", ("seven",), 0.0),
         ("people", "yes", ("yes",) * 3 + ("no",) * 7, 0.9),
         ("people", "no", ("yes",) * 3 + ("no",) * 7, 1.0),
         ("people", "maybe", ("yes",) * 10, 0.0),
@@ -177,12 +278,13 @@ def test_speech_of_a_text() -> None:
     """One of the four words of both texts is missing, one is another, and one is added."""
     cases = [asked("a", text="The warm coat."), asked("b", text="Hello")]
     heard = {
-        "a": {"heard": "warm boat", "listener": "own", "dnsmos": 3.0},
-        "b": {"heard": "hello there", "listener": "own", "dnsmos": 3.5},
+        "a": {"heard": "warm boat", "listener": "own", "dnsmos": 3.0, "utmos": 2.0},
+        "b": {"heard": "hello there", "listener": "own", "dnsmos": 3.5, "utmos": 4.0},
     }
     report = report_of(Options("tts"), cases, answered(a={}, b={}), heard=heard)
     assert value(report, "said_wer") == pytest.approx(75.0)
     assert value(report, "dnsmos") == 3.25
+    assert value(report, "utmos") == 3
 
 
 def test_turns() -> None:
@@ -243,6 +345,7 @@ def test_normalisers() -> None:
     assert speech_characters("Ａ１，好。") == "a1好"
     assert contains_answer("parisian", ["Paris"], str.lower), "as the released code does, within a word, too"
     assert not contains_answer("", ["Paris"], str.lower)
+    assert contains_answer("A SCIENCE-FICTION FILM", ["Science-fiction"], lambda text: text.replace("-", ""))
 
 
 def test_the_page_shows_worst_and_random_cases(tmp_path: Path) -> None:

@@ -133,3 +133,13 @@ def test_without_whisper_the_packaged_model_listens(monkeypatch: pytest.MonkeyPa
     with judge() as (name, listen):
         assert name == "own"
         assert word_errors("What is in the picture?", listen(samples, rate_hz)) == (0, 5)
+
+
+def test_word_errors() -> None:
+    assert word_errors("There are 2 grey hearts.", "there are two gray hearts") == (0, 5)
+    assert word_errors("Thirteen minus one plus two.", "13-1 + 2") == (0, 5)
+    assert word_errors("One two three four.", "1-2-3-4.") == (0, 4)
+    assert word_errors("Twenty sixteen fourteen.", "2016, 14.") == (0, 3)
+    assert word_errors("Twenty sixteen.", "2060") == (2, 2)
+    assert word_errors("It is red.", "It is") == (1, 3)
+    assert word_errors("Yes.", "oh yes it is") == (3, 1)

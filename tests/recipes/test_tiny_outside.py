@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from antiphon_tiny.outside.drawings import PLACES, SHAPES, STYLES, draw, things_in
-from antiphon_tiny.outside.questions import Question, dialogues, plain_words, questions, said
+from antiphon_tiny.outside.questions import Question, dialogues, questions, said
 from antiphon_tiny.outside.rooms import RATE_HZ, Room, joined, paused
 from antiphon_tiny.world.knowing import KNOWN_QUESTIONS
 from antiphon_tiny.world.talking import TALK
@@ -45,7 +45,7 @@ def test_their_answers_are_words_that_an_answer_may_have() -> None:
     for question in (*questions(), *dialogues()):
         assert (question.rule == "unknown") is (not question.accepted)
         for phrase in question.accepted:
-            assert plain_words(phrase) == phrase.split()
+            assert words_of(phrase) == phrase.split()
         if question.rule == "number":
             assert set(question.accepted) <= set(NUMBERS)
 
@@ -84,9 +84,12 @@ def test_what_is_said_aloud_has_no_digits() -> None:
     assert said("2+2?") == "two plus two?"
     for question in questions():
         assert not any(mark.isdigit() or mark == "+" for mark in said(question.text))
-        assert plain_words(said(question.text)) == plain_words(
-            question.text.replace("+", " plus ").replace(" - ", " minus ")
-        )
+        assert words_of(said(question.text)) == [
+            NUMBERS[int(word)] if word.isdigit() else word
+            for word in words_of(
+                question.text.replace("+", " plus ").replace(" - ", " minus ").replace("%", " per cent ")
+            )
+        ]
 
 
 def test_scenes_are_drawn_in_four_ways() -> None:

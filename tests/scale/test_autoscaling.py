@@ -107,6 +107,7 @@ def test_requests_without_room_are_queued() -> None:
         ({"num_cpus": 0}, "num_cpus: expected more than 0"),
         ({"spill_s": -1}, "spill_s: expected at least 0"),
         ({"num_gpus": -1}, "num_gpus: expected at least 0"),
+        ({"surge_percent": 101}, "surge_percent: expected 0 to 100, got 101"),
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, Any], message: str) -> None:

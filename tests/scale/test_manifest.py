@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from antiphon.engine.arguments import EngineArguments
 from antiphon.scale import ScaleSettings, ServerSettings
 
 MANIFEST = Path(__file__).parents[2] / "examples" / "kuberay" / "rayservice.yaml"
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 SCHEMA = json.loads(Path(__file__).with_name("rayservice.schema.json").read_text())
 GPU = "nvidia.com/gpu"
 
@@ -59,8 +61,17 @@ def test_what_would_be_wrong_is_found(manifest: Any, change: Callable[[Cluster],
     assert not jsonschema_rs.Draft202012Validator(SCHEMA).is_valid(wrong)
 
 
-def test_what_it_asks_of_us_exists(manifest: Any) -> None:
-    (application,) = serve_config(manifest)["applications"]
+@pytest.fixture(params=["manifest", "documentation"])
+def config(request: pytest.FixtureRequest, manifest: Any) -> Any:
+    """What Serve is given."""
+    if request.param == "manifest":
+        return serve_config(manifest)
+    (shown,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return yaml.safe_load(shown)
+
+
+def test_what_it_asks_of_us_exists(config: Any) -> None:
+    (application,) = config["applications"]
     module, _, name = application["import_path"].partition(":")
     assert callable(getattr(__import__(module, fromlist=[name]), name))
     args = application["args"]
@@ -111,9 +122,9 @@ def test_nothing_is_reported_and_no_key_is_written_down(manifest: Any) -> None:
             assert env[name]["valueFrom"]["secretKeyRef"]["name"] == "antiphon"
 
 
-def test_serve_understands_its_part(manifest: Any) -> None:
+def test_serve_understands_its_part(config: Any) -> None:
     schema = pytest.importorskip("ray.serve.schema")
-    parsed = schema.ServeDeploySchema.model_validate(serve_config(manifest))
+    parsed = schema.ServeDeploySchema.model_validate(config)
     assert parsed.applications[0].import_path == "antiphon.scale:application"
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import re
 import signal
 import uuid
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,85 +15,18 @@ import httpx2
 import pytest
 import websockets
 from command_line import antiphon, environment
-from http_server import serving_http
+from ray_cluster import IS_INSTALLED, QUESTIONS, alive, needs_ray, reply
 from server_process import ServerProcess, server_process, wait_until
 
-IS_INSTALLED = find_spec("ray") is not None
-QUESTIONS = ("What is two plus three?", "What is four plus five?", "How are you?", "Hello")
 KEY = {"authorization": "Bearer right"}
 CPU = ("--cpus-per-replica", "0.5")
 LIMIT_S = 300
 LINE = re.compile(r"\(ServeReplica:antiphon:Antiphon pid=(\d+)\).*'(/[^']*)' (\d+) ")
 
-needs_ray = pytest.mark.skipif(not IS_INSTALLED, reason="it is not installed")
-
-
-def body(question: str) -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": question}],
-        "modalities": ["text", "audio"],
-        "audio": {"voice": "alloy", "format": "pcm16"},
-        "stream": True,
-        "temperature": 0,
-        "seed": 0,
-    }
-
-
-async def reply(http: httpx2.AsyncClient, question: str, begun: asyncio.Event | None = None) -> bytes | None:
-    """The sound of a reply; None if it broke off."""
-    sound = b""
-    try:
-        async with http.stream("POST", "/v1/chat/completions", json=body(question)) as answer:
-            if answer.status_code != 200:
-                return None
-            async for line in answer.aiter_lines():
-                if line == "data: [DONE]":
-                    return sound
-                if not line.startswith("data: "):
-                    continue
-                told = json.loads(line.removeprefix("data: "))
-                if "error" in told:
-                    return None
-                for choice in told["choices"]:
-                    data = (choice["delta"].get("audio") or {}).get("data", "")
-                    sound += base64.b64decode(data)
-                if sound and begun is not None:
-                    begun.set()
-    except httpx2.TransportError:
-        return None
-    return None
-
 
 def replicas_seen(server: ServerProcess) -> list[int]:
     """The processes that have answered, in the order of the answers."""
     return [int(pid) for pid, _, status in LINE.findall(server.err) if status == "200"]
-
-
-def alive(mark: str) -> list[int]:
-    """Processes that were started for this server."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-@pytest.fixture(scope="module")
-def expected() -> dict[str, bytes]:
-    """What a server that is alone says."""
-
-    async def say(address: str) -> dict[str, bytes]:
-        async with httpx2.AsyncClient(base_url=address, timeout=60) as http:
-            said = {question: await reply(http, question) for question in QUESTIONS}
-            return {question: sound for question, sound in said.items() if sound}
-
-    with serving_http() as alone:
-        said = asyncio.run(say(alone.address))
-    assert said.keys() == set(QUESTIONS)
-    return said
 
 
 def asked(server: ServerProcess, session: str) -> list[int]:

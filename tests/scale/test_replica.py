@@ -14,6 +14,7 @@ from serving import run
 
 from antiphon import EngineDead, Finished, Request, SamplingParams
 from antiphon.errors import CheckpointError
+from antiphon.scale.leaving import is_leaving
 from antiphon.scale.replica import Replica
 from antiphon.server.errors import ApiError
 from antiphon.server.in_process import post
@@ -55,6 +56,42 @@ def test_it_answers_what_a_server_does_and_other_deployments() -> None:
             assert completion.text.encode() in answer.body
 
     run(main())
+
+
+def test_one_that_is_to_end_ends_its_conversations_and_still_takes_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    actor = SimpleNamespace(_replica_impl=SimpleNamespace(_shutting_down=False))
+    worker: Any = ModuleType("ray._private.worker")
+    worker.global_worker = SimpleNamespace(actors={"id": actor})
+    monkeypatch.setitem(sys.modules, "ray._private", ModuleType("ray._private"))
+    monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
+
+    async def main() -> None:
+        async with started(drain_timeout_s=60.0) as (replica, app):
+            has_ended = asyncio.Event()
+
+            async def end(deadline_s: float) -> None:
+                has_ended.set()
+
+            app.state.service.on_drain.append(end)
+            assert not is_leaving()
+            await replica.generate(HELLO, FEW)
+            assert not has_ended.is_set()
+            actor._replica_impl._shutting_down = True  # as Serve does
+            await asyncio.wait_for(has_ended.wait(), 60)
+            assert (await replica.generate(HELLO, FEW)).text
+
+    run(main())
+
+
+def test_what_is_not_a_replica_does_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_leaving()  # without Ray
+    worker: Any = ModuleType("ray._private.worker")
+    worker.global_worker = SimpleNamespace(actors={"id": object()})
+    monkeypatch.setitem(sys.modules, "ray._private", ModuleType("ray._private"))
+    monkeypatch.setitem(sys.modules, "ray._private.worker", worker)
+    assert not is_leaving()
 
 
 def test_its_secrets_end_in_its_name() -> None:

@@ -20,6 +20,7 @@ from serving import load
 
 from antiphon import AsyncEngine, Engine
 from antiphon.server.settings import ReferenceSettings
+from antiphon.types import Event
 
 ANY_PORTS = ReferenceSettings(0, 0, 0)
 ERROR = "**NETWORK ERROR DUE TO HIGH TRAFFIC. PLEASE REGENERATE OR REFRESH THIS PAGE.**"
@@ -242,13 +243,24 @@ def test_a_prompt_that_is_too_long(client: ReferenceClient, content: str, kind: 
     assert answer.text == "Exceeds max token length. Please start a new conversation, thanks."
 
 
-def test_a_lost_client_ends_its_request(golden_server: Served, client: ReferenceClient) -> None:
+def test_a_lost_client_ends_its_request(
+    golden_server: Served, client: ReferenceClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [endless] = [case for case in cases() if case.name == "s2s_short"]
+    assert not endless.data["stopped"]
+    engine = golden_server.engine.engine
+    step = engine.step
+
+    def slowly() -> list[Event]:
+        time.sleep(0.05)  # or a busy client would find its reply finished
+        return step()
+
+    monkeypatch.setattr(engine, "step", slowly)
     for _ in range(3):
-        with client.stream({"prompt": chat("<Audio_1>"), **LONG}) as messages:
+        with client.stream(body_of(endless)) as messages:
             next(messages)
             assert golden_server.service.num_running == 1
         check_idle(golden_server)
-    engine = golden_server.engine.engine
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
 
 

@@ -71,7 +71,7 @@ def test_a_client_that_does_not_read_a_whole_answer_loses_its_connection(impatie
     with asked(impatient, max_units=50):
         wait_until(lambda: num_connections(impatient) == before + 1)
         wait_until(lambda: num_connections(impatient) == before, "its connection is broken off")
-        assert impatient.service.num_running == 0
+        wait_until(lambda: impatient.service.num_running == 0, "its request has ended")
 
 
 def test_a_client_that_reads_slowly_gets_all(impatient: Served) -> None:

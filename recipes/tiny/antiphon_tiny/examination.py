@@ -5,11 +5,10 @@ Everything asked is held out. The spoken questions are those of the stage "speec
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -36,32 +35,35 @@ class Figure:
 
 
 def examine(model: Path | None, codec: Path | None, work: Path, *, num: int = NUM_SPOKEN) -> list[Figure]:
-    """num: the number of questions and of replies, of each kind."""
+    """num: the number of questions and of replies, of each kind. What was answered is left in `work/reports`,
+    a folder with a page for each part."""
     from antiphon import Engine
     from antiphon_tiny.omni.evaluation import evaluate_typed
-    from antiphon_tiny.omni.spoken_evaluation import ask, first_sound, reply, spoken_questions
+    from antiphon_tiny.omni.spoken_evaluation import (
+        evaluate_replies,
+        evaluate_spoken,
+        first_sound,
+        spoken_questions,
+    )
 
     reports = work / "reports"
-    reports.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     engine = Engine(model, codec=codec)
     load_s = time.perf_counter() - begun
     with engine:
         with _told("typed questions"):
-            typed = evaluate_typed(engine, reports / "typed.json", num_samples=num)
+            typed = evaluate_typed(engine, reports, num_samples=num)
         with _told("spoken questions, the speaking voice"):
             asked = {"limit": 2 * num, "num_pictures": NUM_PICTURES}
             questions = spoken_questions(work, "test_heart", **asked)
-            own = ask(engine, questions)
+            own = evaluate_spoken(engine, reports / "spoken", questions)
         with _told("spoken questions, a natural voice that training has not heard"):
-            joe = ask(engine, spoken_questions(work, "test_joe", **asked))
+            unknown = spoken_questions(work, "test_joe", **asked)
+            joe = evaluate_spoken(engine, reports / "spoken-joe", unknown)
         with _told("replies, as heard by others"):
-            said = reply(engine, num=num, seed=200)
+            said = evaluate_replies(engine, reports, num=num, seed=200)
         with _told("a question of two seconds"):
-            first_s, rate = first_sound(engine, questions)
-    (reports / "spoken.json").write_text(
-        json.dumps({"speaking voice": asdict(own), "joe": asdict(joe), "replies": asdict(said)}, indent=1)
-    )
+            first_s, rate = first_sound(engine, reports / "first-sound", questions)
     return [
         Figure("transcript, speaking voice: word error", own.transcript_word_error, 5, True, "%"),
         Figure("transcript, unknown natural voice: word error", joe.transcript_word_error, 15, True, "%"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from antiphon.codec.apart.asking import Asking, VocoderDied
+from antiphon.codec.apart.worker import framed, unframed
 from antiphon.codec.stopping import Stopped, stop_point
 from antiphon.errors import AntiphonError, CheckpointError, ConfigError, EngineDead
 from antiphon.plain import cut, one_line
@@ -24,10 +24,10 @@ from antiphon.plain import cut, one_line
 __all__ = ["VocoderProcess"]
 
 WORKER = Path(__file__).with_name("worker.py")
-LOOK_UP_S = 0.01
-"""How often whoever waits for an answer checks whether it is still wanted."""
-MAX_JSON_BYTES = 64 << 20
-MAX_DATA_BYTES = 1 << 30
+LOOK_UP_S = 0.05
+"""How often whoever waits for an answer checks whether it is still wanted. That takes the interpreter from
+the thread that computes the model."""
+MAX_BYTES = 1 << 30
 """An hour of speech is 318 MB."""
 MAX_LINE_CHARS = 2000
 ERRORS = {error.__name__: error for error in (CheckpointError, ConfigError)}
@@ -174,9 +174,7 @@ class VocoderProcess(Asking):
         raise self._refusal
 
     def _send(self, message: dict[str, Any], data: bytes = b"") -> None:
-        self._pipe.send_bytes(json.dumps(message, separators=(",", ":")).encode())
-        self._pipe.send_bytes(data)
+        self._pipe.send_bytes(framed(message, data))
 
     def _receive(self) -> tuple[dict[str, Any], bytes]:
-        message = json.loads(self._pipe.recv_bytes(MAX_JSON_BYTES))
-        return message, self._pipe.recv_bytes(MAX_DATA_BYTES)
+        return unframed(self._pipe.recv_bytes(MAX_BYTES))

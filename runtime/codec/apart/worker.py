@@ -2,7 +2,8 @@
 
 It is run by path, so that it can begin to listen before it imports anything that takes long: whatever it is
 doing, it ends when the other end of the pipe is closed, or the process that started it is gone. A message is
-JSON, followed by bytes:
+a line of JSON, followed by bytes, in one piece: each write and read lets go of the interpreter, which the
+thread that computes the model may then keep for milliseconds.
 
     to the worker                                       from it
     {"start": {...}}                                    {"ready": {...}} or {"failed": why, "kind": ...}
@@ -24,10 +25,21 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["Inbox", "main"]
+__all__ = ["Inbox", "framed", "main", "unframed"]
 
 LOOK_UP_S = 1.0
 """How often it is checked whether the parent is alive: one that it has forked may hold the pipe open."""
+
+
+def framed(message: dict[str, Any], data: bytes = b"") -> bytes:
+    """A message as it goes through the pipe."""
+    return b"".join((json.dumps(message, separators=(",", ":")).encode(), b"\n", data))
+
+
+def unframed(frame: bytes) -> tuple[dict[str, Any], bytes]:
+    """A message that has come. JSON has no line break unless it is told to."""
+    line, _, data = frame.partition(b"\n")
+    return json.loads(line), data
 
 
 class Inbox:
@@ -54,7 +66,7 @@ class Inbox:
                 while not self._pipe.poll(LOOK_UP_S):
                     if os.getppid() != self._parent:
                         return
-                message, data = json.loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
+                message, data = unframed(self._pipe.recv_bytes())
                 if "stop" in message:
                     self._stopped = message["stop"]
                 else:
@@ -72,8 +84,7 @@ def main() -> None:
     sys.path[:] = start["path"]
 
     def send(message: dict[str, Any], data: bytes = b"") -> None:
-        pipe.send_bytes(json.dumps(message, separators=(",", ":")).encode())
-        pipe.send_bytes(data)
+        pipe.send_bytes(framed(message, data))
 
     try:
         from antiphon.codec.apart.vocoding import Vocoding

@@ -101,7 +101,10 @@ class Telling:
         self._put("input_audio_buffer.speech_started", **fields)
 
     def _speech_stopped(self, event: SpeechStopped) -> None:
-        fields = {"audio_end_ms": ms(event.at_s), "item_id": event.item_id}
+        end_ms = ms(event.at_s)
+        fields: dict[str, Any] = {"audio_end_ms": end_ms, "item_id": event.item_id}
+        if self.config.antiphon_events:
+            fields["delay_ms"] = ms(event.at_s + event.delay_s) - end_ms
         self._put("input_audio_buffer.speech_stopped", **fields)
 
     def _committed(self, event: InputCommitted) -> None:

@@ -13,34 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soxr
 
-from antiphon import Completion, Engine, Finished, Image, Message, Request, SamplingParams, Speech
-from antiphon_tiny.omni.evaluation import PICTURE_SIZE, request_of
-from antiphon_tiny.omni.hearing_training import word_errors
-from antiphon_tiny.speech.judge import dnsmos, hear
-from antiphon_tiny.speech.judge import word_errors as judged_errors
+from antiphon import Engine
+from antiphon.evaluation.cases import Case
+from antiphon_tiny.evaluating import Media, per_cent, right_per_cent, run_task
+from antiphon_tiny.omni.evaluation import PICTURE_SIZE, typed_cases
 from antiphon_tiny.speech.shards import read_sets
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.picture import draw_picture
 from antiphon_tiny.world.samples import draw_sample, draw_samples
-from antiphon_tiny.world.words import words_of
 
 __all__ = [
+    "RATE_HZ",
     "Replies",
     "Spoken",
     "SpokenQuestion",
-    "ask",
+    "evaluate_replies",
+    "evaluate_spoken",
     "first_sound",
-    "reply",
     "spoken_questions",
-    "streamed",
 ]
 
-PARAMS = SamplingParams(max_tokens=40, max_units=375)
 RATE_HZ = 16000
 NUM_DRAWN = 20000
-AT_A_TIME = 16
+NUM_TIMED = 7
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,9 @@ class SpokenQuestion:
     sound: np.ndarray
     """float32 (n,) at 16 kHz"""
 
-    def request(self, modalities: tuple[str, ...] = ("text",)) -> Request:
-        scene = self.sample.scene
-        picture = [] if scene is None else [Image(draw_picture(scene, PICTURE_SIZE))]
-        asked = Message("user", [*picture, Speech((self.sound, RATE_HZ))])
-        return Request(messages=[asked], modalities=modalities)
+    @property
+    def text(self) -> str:
+        return self.sample.turns[0].question
 
 
 @dataclass(frozen=True)
@@ -72,15 +66,15 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Replies:
-    """Of the model's own speech; word errors in per cent, of what Whisper hears against the reply's text, of
-    speech made in chunks while its units came, and of the same units decoded at once."""
+    """Of the model's own speech; word errors in per cent, of what a listener hears against the reply's text,
+    of speech made in chunks while its units came, and of the same units decoded at once."""
 
     num_spoken: int
     num_unfinished: int
     word_error_streamed: float
     word_error_whole: float
     dnsmos: float
-    units_per_word: float
+    """nan where `speechmos` is not installed"""
 
 
 def spoken_questions(
@@ -102,84 +96,68 @@ def spoken_questions(
     return [question for asked in found.values() for question in asked.values()]
 
 
-def ask(engine: Engine, questions: Sequence[SpokenQuestion]) -> Spoken:
-    done: list[Completion] = []
-    for start in range(0, len(questions), AT_A_TIME):
-        done += engine.generate([q.request() for q in questions[start : start + AT_A_TIME]], PARAMS)
-    right: dict[bool, list[bool]] = {True: [], False: []}
-    for question, completion in zip(questions, done, strict=True):
-        same = words_of(completion.text) == words_of(question.sample.answer)
-        right[question.sample.scene is not None].append(same)
-    # A sound that is asked of several pictures is transcribed once.
-    heard = {q.sample.turns[0].question: c.transcript for q, c in zip(questions, done, strict=True)}
+def evaluate_spoken(engine: Engine, folder: Path, questions: Sequence[SpokenQuestion]) -> Spoken:
+    """folder: of the run."""
+    report = run_task(engine, folder, "spoken-qa", _cases(questions, folder), reply="text")
+    about: dict[bool, list[str]] = {True: [], False: []}
+    # A sound that is asked of several pictures counts once.
+    first: dict[str, str] = {}
+    for number, question in enumerate(questions):
+        about[question.sample.scene is not None].append(str(number))
+        first.setdefault(question.text, str(number))
     return Spoken(
-        len(heard),
-        len(right[True]),
-        word_errors(list(heard), list(heard.values())),
-        *(100 * float(np.mean(right[about])) if right[about] else float("nan") for about in (True, False)),
+        len(first),
+        len(about[True]),
+        per_cent(report, "heard_wer", set(first.values())),
+        right_per_cent(report, about[True]),
+        right_per_cent(report, about[False]),
     )
 
 
-def streamed(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
-    """Completions, in the same order, whose speech was made in chunks while its units came, as listeners get
-    it. `Engine.generate` would decode it whole."""
-    ids = [engine.add_request(request, PARAMS, stream_audio=True) for request in requests]
-    done: dict[str, Completion] = {}
-    while len(done) < len(ids):
-        for event in engine.step():
-            if isinstance(event, Finished):
-                done[event.request_id] = event.completion
-    return [done[request_id] for request_id in ids]
-
-
-def reply(engine: Engine, *, num: int, seed: int) -> Replies:
-    """Replies to held-out typed questions, half of them about pictures."""
-    samples = draw_samples(num, "held_out", seed, pictures=0.5)
-    done: list[Completion] = []
-    for start in range(0, num, AT_A_TIME):
-        requests = [request_of(s, ("text", "audio")) for s in samples[start : start + AT_A_TIME]]
-        done += streamed(engine, requests)
-    in_chunks, whole, scores = [], [], []
-    for completion in done:
-        if completion.audio is None or engine.codec is None or not len(completion.audio):
-            continue
-        sound = _at_16_khz(completion.audio, completion.sample_rate_hz)
-        in_chunks.append(judged_errors(completion.text, hear(sound)))
-        scores.append(dnsmos(sound))
-        [at_once] = engine.codec.decode([completion.units])
-        whole.append(judged_errors(completion.text, hear(_at_16_khz(at_once, completion.sample_rate_hz))))
+def evaluate_replies(engine: Engine, folder: Path, *, num: int, seed: int) -> Replies:
+    """Replies to held-out typed questions, half of them about pictures. folder: of the runs. The listener is
+    Whisper tiny.en where it is installed."""
+    cases = typed_cases(draw_samples(num, "held_out", seed, pictures=0.5), Media(folder / "media"))
+    streamed, whole = (
+        run_task(engine, folder / name, "spoken-qa", cases, listener=None, in_chunks=in_chunks, ask="text")
+        for name, in_chunks in (("replies", True), ("replies-whole", False))
+    )
+    cut = [each.counts.get("unfinished", (1.0, 1.0))[0] for each in streamed.scored]
     return Replies(
         num,
-        sum(completion.finish_reason != "stop" for completion in done),
-        _per_cent(in_chunks),
-        _per_cent(whole),
-        float(np.mean(scores)),
-        float(np.mean([len(c.units) / max(1, len(words_of(c.text))) for c in done])),
+        round(sum(cut)),
+        per_cent(streamed, "said_wer"),
+        per_cent(whole, "said_wer"),
+        per_cent(streamed, "dnsmos") / 100,
     )
 
 
-def first_sound(
-    engine: Engine, questions: Sequence[SpokenQuestion], *, repeats: int = 7
-) -> tuple[float, float]:
+def first_sound(engine: Engine, folder: Path, questions: Sequence[SpokenQuestion]) -> tuple[float, float]:
     """Seconds from a question of about two seconds to the reply's first sound, and seconds of computing for
-    each second of it; medians."""
-    question = min(questions, key=lambda q: abs(len(q.sound) / RATE_HZ - 2))
-    streamed(engine, [question.request(("text", "audio"))])
-    waited, rates = [], []
-    for _ in range(repeats):
-        [done] = streamed(engine, [question.request(("text", "audio"))])
-        assert done.metrics.ttfa_s is not None
-        assert done.metrics.rtf is not None
-        waited.append(done.metrics.ttfa_s)
-        rates.append(done.metrics.rtf)
-    return statistics.median(waited), statistics.median(rates)
+    each second of it; medians. folder: of the run."""
+    nearest = sorted(questions, key=lambda q: abs(len(q.sound) / RATE_HZ - 2))[:NUM_TIMED]
+    report = run_task(engine, folder, "spoken-qa", _cases(nearest, folder), timed=NUM_TIMED)
+    waited, rates = (
+        [each.counts[key][0] for each in report.scored if key in each.counts]
+        for key in ("first_sound_ms", "rtf")
+    )
+    return statistics.median(waited) / 1000, statistics.median(rates)
 
 
-def _at_16_khz(samples: np.ndarray, rate_hz: int | None) -> np.ndarray:
-    assert rate_hz is not None
-    out: np.ndarray = soxr.resample(samples, rate_hz, RATE_HZ).astype(np.float32)
-    return out
-
-
-def _per_cent(counts: Sequence[tuple[int, int]]) -> float:
-    return 100 * sum(wrong for wrong, _ in counts) / max(1, sum(said for _, said in counts))
+def _cases(questions: Sequence[SpokenQuestion], folder: Path) -> list[Case]:
+    """folder: of their run, beside which their media are."""
+    media, cases = Media(folder.parent / "media"), []
+    for number, question in enumerate(questions):
+        scene = question.sample.scene
+        cases.append(
+            Case(
+                str(number),
+                question.sample.topic,
+                media.sound(question.sound, RATE_HZ),
+                None if scene is None else media.picture(draw_picture(scene, PICTURE_SIZE)),
+                question.text,
+                (question.sample.answer,),
+                rule="exact",
+            )
+        )
+    return cases

@@ -39,7 +39,7 @@ def evaluate_typed(run: Run) -> None:
     from antiphon_tiny.omni import evaluation
 
     with Engine(run.folder("typed")) as engine:
-        evaluation.evaluate_typed(engine, run.folder("reports") / "typed.json")
+        evaluation.evaluate_typed(engine, run.folder("reports"))
 
 
 def export_all(run: Run) -> None:

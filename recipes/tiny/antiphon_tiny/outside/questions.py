@@ -4,12 +4,13 @@
     {scene}                  the picture that they are about
     question = accepted | also accepted
 
-In a dialogue the user's turns are parted by " / ", and the last answer is judged. Rules:
+In a dialogue the user's turns are parted by " / ", and the last answer is judged. Rules, and those of
+`antiphon eval` that they are:
 
-    number    the last number of the answer is the accepted one
-    has       the answer has one of the accepted phrases in it
-    exactly   the answer is the accepted phrase, word by word
-    unknown   the answer is that it is not known
+    number    number: the last number of the answer is the accepted one
+    has       words: the answer has one of the accepted phrases in it
+    exactly   exact: the answer is the accepted phrase, word by word
+    unknown   words: the answer is that it is not known
 """
 
 from __future__ import annotations
@@ -20,17 +21,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from antiphon_tiny.world.words import NUMBERS, words_of
+from antiphon_tiny.world.words import NUMBERS
 
-__all__ = ["Question", "Rule", "dialogues", "plain_words", "questions", "said"]
+__all__ = ["Question", "Rule", "dialogues", "questions", "said"]
 
 Rule = Literal["number", "has", "exactly", "unknown"]
 
 FOLDER = Path(__file__).parent
-COUNTED = 21
-"""Numbers up to twenty have names."""
-SHORT_FORMS = {"i'm": "i am", "don't": "do not", "aren't": "are not", "i'd": "i would", "color": "colour"}
-WITH_IS = ("what", "where", "who", "how", "that", "it", "name", "let")
+SCORED_BY: dict[Rule, str] = {"number": "number", "has": "words", "exactly": "exact", "unknown": "words"}
+REFUSAL = "do not know"
 SIGNS = (("+", " plus "), (" - ", " minus "), ("%", " per cent "))
 
 
@@ -47,16 +46,20 @@ class Question:
         """What is asked at last."""
         return self.turns[-1]
 
+    @property
+    def scored_by(self) -> str:
+        """The rule of `antiphon eval`."""
+        return SCORED_BY[self.rule]
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Right answers by that rule."""
+        return (REFUSAL,) if self.rule == "unknown" else self.accepted
+
     def is_right(self, answer: str) -> bool:
-        words = plain_words(answer)
-        if self.rule == "unknown":
-            return "do not know" in " ".join(words)
-        wanted = [plain_words(phrase) for phrase in self.accepted]
-        if self.rule == "exactly":
-            return words in wanted
-        if self.rule == "number":
-            return [word for word in words if word in NUMBERS][-1:] in wanted
-        return any(_holds(words, phrase) for phrase in wanted)
+        from antiphon.evaluation.rules import RULES
+
+        return RULES[self.scored_by](answer, self.references)["accuracy"][0] == 1
 
 
 def questions() -> tuple[Question, ...]:
@@ -74,23 +77,6 @@ def said(text: str) -> str:
         text = text.replace(sign, word)
     spelled = re.sub(r"\d+", lambda found: NUMBERS[int(found[0])], text)
     return re.sub(r" +", " ", spelled).strip()
-
-
-def plain_words(text: str) -> list[str]:
-    """Words in one spelling: without digits, marks and short forms."""
-    words: list[str] = []
-    for word in words_of(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")):
-        if word.isdigit() and int(word) < COUNTED:
-            words.append(NUMBERS[int(word)])
-        elif word.endswith("'s") and word[:-2] in WITH_IS:
-            words += [word[:-2], "us" if word == "let's" else "is"]
-        else:
-            words += SHORT_FORMS.get(word, word).split()
-    return words
-
-
-def _holds(words: list[str], phrase: list[str]) -> bool:
-    return any(words[i : i + len(phrase)] == phrase for i in range(len(words) - len(phrase) + 1))
 
 
 @cache

@@ -17,8 +17,10 @@ from antiphon.codec.analysis.logmel import INPUT_RATE_HZ
 from antiphon.codec.analysis.prompt_mel import prompt_mel
 from antiphon.codec.checkpoint.hyperparams import SAMPLE_RATE_HZ
 from antiphon.codec.codec import Codec
+from antiphon.evaluation.sound_quality import dnsmos
+from antiphon.evaluation.word_errors import errors as word_errors
+from antiphon.export.judge import hear
 from antiphon_tiny.speech.codec_folder import load_codec
-from antiphon_tiny.speech.judge import dnsmos, hear, word_errors
 from antiphon_tiny.speech.shards import Utterance, read_sets
 from antiphon_tiny.speech.train_units import TESTS, load_trained, phone_errors
 from antiphon_tiny.stages import Run
@@ -47,9 +49,9 @@ def evaluate(arguments: Run) -> None:
             seconds += time.perf_counter() - begun
             length += len(samples) / SAMPLE_RATE_HZ
             heard = soxr.resample(samples, SAMPLE_RATE_HZ, INPUT_RATE_HZ).astype(np.float32)
-            wrong, said = word_errors(utterance.info["text"], hear(heard))
+            wrong, said = word_errors(utterance.info["text"], hear(heard), "en")
             errors, words = errors + wrong, words + said
-            scores.append(dnsmos(heard))
+            scores.append(dnsmos(heard, INPUT_RATE_HZ))
         report[name] = {
             "word error %": 100 * errors / words,
             "dnsmos": float(np.mean(scores)),
