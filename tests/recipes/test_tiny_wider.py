@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon_tiny import stages
 from antiphon_tiny.omni import speaking_training, wider_speech, wider_training
 from antiphon_tiny.omni.geometry import GEOMETRY
 from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.outside.questions import questions
-from antiphon_tiny.speech import wider_sentences
+from antiphon_tiny.speech import codec_folder, train_vocoder, wider_sentences
 from antiphon_tiny.world import free, phrasing, samples, scene, styles, wordings
 from antiphon_tiny.world.knowing import UNKNOWN
 from antiphon_tiny.world.split import is_held_out
@@ -226,3 +227,14 @@ def test_a_few_steps(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(
         "held-out wordings %" in row for row in json.loads((work / "wider" / "losses.json").read_text())
     )
+
+
+def test_the_exported_vocoder_is_louder_by_its_gain_and_otherwise_the_same() -> None:
+    torch.manual_seed(1)
+    hift = train_vocoder.new_vocoder().eval()
+    mel, source = torch.randn(80, 30), 0.1 * torch.randn(HOP * 30)
+    with torch.inference_mode():
+        [plain] = hift([mel], [source])
+        [loud] = codec_folder.louder(hift)([mel], [source])
+    assert float(plain.abs().max()) > 1e-3
+    torch.testing.assert_close(loud, codec_folder.GAIN * plain, rtol=1e-4, atol=1e-5)

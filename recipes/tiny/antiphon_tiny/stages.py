@@ -82,6 +82,7 @@ _STAGES = {
         "all parts learn many wordings, names, words of all kinds, other drawings",
         "omni.wider_training:train_wider",
     ),
+    "mixed": ("the weights between those of `together` and `wider`", "omni.mixing:mix"),
     "export": ("the checkpoint folder", "omni.stages:export_all"),
     "evaluate": (
         "held-out questions, typed and spoken, asked through the runtime; replies as heard",

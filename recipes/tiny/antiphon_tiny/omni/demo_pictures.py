@@ -85,7 +85,7 @@ def _draw_replies(replies: list[Completion], path: Path) -> None:
         axes.set_yticks([0, 4000, HIGHEST_HZ], ["0", "4", "8 kHz"])
         axes.set_title(f"“{done.text}”", fontsize=9)
     rows[-1].set_xlabel("seconds")
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=60)
     pyplot.close(figure)
 
 

@@ -17,8 +17,10 @@ from antiphon_tiny.world.phrasing import Intent, intent_of
 from antiphon_tiny.world.samples import Split, draw_scene_of, sample_about
 from antiphon_tiny.world.words import NUMBERS, number, sentence
 
-__all__ = ["WiderSpeech"]
+__all__ = ["PLAIN", "WiderSpeech"]
 
+PLAIN, PLAIN_TIMES = "plain_", 2
+"""How the names of files begin that have what was said in good surroundings, and how often its rows count."""
 TESTED = 40
 """One in so many rows is kept for tests."""
 NUM_TRIES = 200
@@ -138,10 +140,12 @@ class WiderSpeech:
             if len(said.units) < frames_needed(said):
                 continue
             if row.get("long"):
-                (self._long_tests if i % TESTED < 2 else self._long).append(said)
+                is_test = (len(self._long) + len(self._long_tests)) % TESTED == 0
+                (self._long_tests if is_test else self._long).append(said)
                 continue
-            rows[i % TESTED == 0].append((row, said))
-            if i % TESTED:
+            is_test = i % TESTED == 0 and not row["plain"]
+            rows[is_test].append((row, said))
+            if not is_test:
                 self.heard.append(said)
                 if "said" in row:
                     own = Utterance(said.text, row["said"], said.text_ids)
@@ -192,17 +196,23 @@ class WiderSpeech:
         }
 
     def heard_tests(self, count: int) -> dict[str, list[Utterance]]:
-        return {name: said[:count] for name, said in self._heard_tests.items()} | {
-            "half a minute": self._long_tests[:10]
-        }
+        """Recordings that training does not hear, of all voices alike."""
+        tests = self._heard_tests | {"half a minute": self._long_tests[: count // 6]}
+        return {name: said[:: max(1, len(said) // count)][:count] for name, said in tests.items()}
 
 
 def _rows(work: Path) -> list[dict[str, Any]]:
     """Rows {text, voice, units} of everything that is there; with `asks`, `answer` and `topic` where
     something is asked (`answer` None: the picture tells), `said` where the speaking voice speaks, `long` for
-    many sentences."""
+    many sentences, `plain` in good surroundings: those come last, and as often as they are to count."""
+    paths = sorted((work / "wider-data").glob("*.jsonl"), key=lambda path: (_is_plain(path), path.name))
     return [
-        json.loads(line)
-        for path in sorted((work / "wider-data").glob("*.jsonl"))
+        row
+        for path in paths
         for line in path.read_text().splitlines()
+        for row in [json.loads(line) | {"plain": _is_plain(path)}] * (PLAIN_TIMES if _is_plain(path) else 1)
     ]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.name.startswith(PLAIN)

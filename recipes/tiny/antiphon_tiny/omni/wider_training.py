@@ -28,11 +28,12 @@ from antiphon_tiny.world.wordings import as_asked
 
 __all__ = ["train_wider"]
 
-NUM_STEPS = 1800
+NUM_STEPS = 1150
 PEAK = 1e-3
-TYPED_ROWS, PICTURE_ROWS = 11, 6
+FIRST_STEPS = 250
+TYPED_ROWS, PICTURE_ROWS, HEARD_ROWS, UNANSWERED = (11, 8), (6, 5), (14, 28), (0.0, 0.8)
+"""At first, and after `FIRST_STEPS`: to spell what is heard takes longer to learn than new wordings."""
 SPOKEN_ROWS = 14
-HEARD_ROWS = 14
 LONG_ROWS, LONG_EVERY = 3, 4
 """Every so many steps so many long recordings are heard in place of single utterances."""
 SAID_ROWS = 6
@@ -42,14 +43,14 @@ SLOW = {
     **{MODEL + start: 0.15 for start in PARTS["speaking"]},
 }
 """What is said is the same as before, in more words; much of what is seen and answered is new."""
-NUM_TESTED = 100
+NUM_TESTED = 60
 
 
 class WiderListening(Listening):
     """Typed questions in many wordings, about pictures in many styles."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(run, rows=TYPED_ROWS, picture_rows=PICTURE_ROWS)
+        super().__init__(run, rows=TYPED_ROWS[0], picture_rows=PICTURE_ROWS[0])
         self.layout.word = as_asked
         self.pictures.styled = STYLED
 
@@ -69,16 +70,19 @@ def train_wider(run: Run) -> None:
     asked = speech.tests(NUM_TESTED)
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=60)
     training = Training(
-        model, run.folder("wider"), schedule, seed=run.seed, slow=SLOW, save_every=200, log_every=25
+        model, run.folder("wider"), schedule, seed=run.seed, slow=SLOW, save_every=250, log_every=25
     )
 
     def heard_rows(step: int, rng: random.Random) -> list[SpokenRow]:
         if step % LONG_EVERY:
-            return speaking.draw(speech, rng, HEARD_ROWS)
+            later = step >= FIRST_STEPS
+            return speaking.draw(speech, rng, HEARD_ROWS[later], unanswered=UNANSWERED[later])
         closing = listening.layout.closing
         return [SpokenRow([speech.draw_long(rng), closing, rng.choice(speech.own)]) for _ in range(LONG_ROWS)]
 
     def losses(step: int, rng: random.Random) -> Losses:
+        later = step >= FIRST_STEPS
+        listening.num_rows, listening.num_picture_rows = TYPED_ROWS[later], PICTURE_ROWS[later]
         said = [speech.draw_said(rng) for _ in range(POOL * SAID_ROWS)]
         rows = speaking.draw_spoken(said, speech.heard, rng)
         return (

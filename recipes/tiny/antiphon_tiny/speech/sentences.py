@@ -25,7 +25,7 @@ from antiphon_tiny.world.talking import (
 )
 from antiphon_tiny.world.wordings import ask_outside, reworded
 
-__all__ = ["draw", "scrambled"]
+__all__ = ["draw", "of_the_world", "scrambled"]
 
 # Short everyday words beyond the world's own, picked so that every sound of English meets most others.
 OTHERS = (Path(__file__).parent / "words.txt").read_text().split()

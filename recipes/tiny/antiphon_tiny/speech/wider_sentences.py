@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from antiphon_tiny.speech.sentences import scrambled
+from antiphon_tiny.speech.sentences import of_the_world, scrambled
 from antiphon_tiny.world.exchange import Exchange
 from antiphon_tiny.world.free import ask_beyond, free_sentence, names_told, say_free
 from antiphon_tiny.world.looking import ask_about_picture, follow_up
@@ -16,7 +16,7 @@ from antiphon_tiny.world.split import is_held_out
 from antiphon_tiny.world.talking import ask_sum, sum_after
 from antiphon_tiny.world.words import sentence
 
-__all__ = ["draw_wider"]
+__all__ = ["draw_of_the_world", "draw_wider"]
 
 KINDS = {"picture": 0.3, "talk": 0.2, "say": 0.2, "name": 0.13, "beyond": 0.12, "follow": 0.05}
 WORDS = 0.07
@@ -40,6 +40,14 @@ def draw_wider(rng: random.Random, said_share: float) -> dict[str, Any]:
         if not _left_out(text, turn.fixed):
             answer = None if turn.topic in ("picture", "follow") else turn.answer
             return {"text": text, "asks": turn.question, "answer": answer, "topic": turn.topic}
+
+
+def draw_of_the_world(rng: random.Random) -> dict[str, Any]:
+    """A question or an answer of the grammar: {text}."""
+    while True:
+        text, listed = of_the_world(rng)
+        if not _left_out(text, listed):
+            return {"text": text}
 
 
 def _left_out(text: str, listed: bool = False) -> bool:
