@@ -207,13 +207,14 @@ def test_spoken_conversations_are_made_of_recordings(work: Path) -> None:
 @pytest.mark.long
 def test_a_few_steps(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All losses are there, every part moves, and what was interrupted goes on."""
-    for name, size in {
-        "TYPED_ROWS": 2,
-        "PICTURE_ROWS": 1,
+    rows = {
+        "TYPED_ROWS": (2, 2),
+        "PICTURE_ROWS": (1, 1),
+        "HEARD_ROWS": (2, 2),
         "SPOKEN_ROWS": 2,
-        "HEARD_ROWS": 2,
         "SAID_ROWS": 2,
-    }.items():
+    }
+    for name, size in (rows | {"FIRST_STEPS": 1}).items():
         monkeypatch.setattr(wider_training, name, size)
     monkeypatch.setattr(wider_training, "NUM_TESTED", 2)
     wider_training.train_wider(stages.Run(work, num_steps=2))
