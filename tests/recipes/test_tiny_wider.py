@@ -7,6 +7,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.outside.questions import questions
 from antiphon_tiny.speech import codec_folder, train_vocoder, wider_sentences
 from antiphon_tiny.world import free, phrasing, samples, scene, styles, wordings
-from antiphon_tiny.world.knowing import UNKNOWN
+from antiphon_tiny.world.knowing import FACTS, UNKNOWN
 from antiphon_tiny.world.split import is_held_out
 from antiphon_tiny.world.words import NUMBERS, words_of
 
@@ -95,7 +96,7 @@ def test_what_nobody_can_answer_is_of_many_kinds() -> None:
     assert {turn.answer for turn in asked} == {UNKNOWN}
     assert len({turn.question for turn in asked}) > 480
     assert len({turn.question.split()[0] for turn in asked}) > 25
-    known = {question for forms, _ in free.FACTS for question in forms}
+    known = {question for forms, _ in FACTS for question in forms}
     assert not known & {turn.question for turn in asked}
 
 
@@ -165,7 +166,7 @@ def work(skeleton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("wider")
     shutil.copytree(skeleton, folder / "skeleton")
     rng = random.Random(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i in range(160):
         units = [rng.randrange(1000) for _ in range(40)]
         row = {**ROWS[i % len(ROWS)], "voice": "hibari" if i % 3 else "flite", "units": units}

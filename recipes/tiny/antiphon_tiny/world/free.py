@@ -32,6 +32,7 @@ NUM_TRIES = 100
 def _templates() -> dict[str, list[str]]:
     """By section of `free.txt`."""
     found: dict[str, list[str]] = {}
+    name = ""
     for line in (Path(__file__).parent / "free.txt").read_text().splitlines():
         if re.fullmatch(r"\[\w+\]", line):
             name = line[1:-1]
