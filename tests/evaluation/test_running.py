@@ -196,13 +196,13 @@ def test_faults_of_recordings_are_theirs_alone(tmp_path: Path, served: Served) -
 def test_dialogues(tmp_path: Path, engine: Engine, served: Served) -> None:
     """The model's own replies are taken, or those that are given; only the last is spoken, and scored."""
     [first, *_] = packaged_cases("asr", tmp_path)
-    told = Turn(text="My name is Anna.")
+    told = Turn(text="My name is Peter.")
     given = (told, Turn(first.audio, text=first.references[0], reply="Hello, Tom."))
     question = "What is my name?"
     cases = [
-        Case("own", "talk", text=question, references=("Anna",), rule="words", turns=(told,)),
+        Case("own", "talk", text=question, references=("Peter",), rule="words", turns=(told,)),
         Case("given", "talk", text=question, references=("Tom",), rule="words", turns=given),
-        Case("alone", "talk", text=question, references=("Anna",), rule="words"),
+        Case("alone", "talk", text=question, references=("Peter",), rule="words"),
     ]
     options = Options("spoken-qa", max_units=UNITS)
     answering = answering_of(engine, options)

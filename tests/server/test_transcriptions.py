@@ -67,7 +67,7 @@ def test_files_that_phones_and_browsers_make(served: Served, audio_format: str) 
 
 @pytest.mark.slow
 def test_every_form(served: Served) -> None:
-    data, texts = talk(0, 5, 6), [QUESTIONS[number] for number in (0, 5, 6)]
+    data, texts = talk(0, 4, 6), [QUESTIONS[number] for number in (0, 4, 6)]
     text = " ".join(texts)
     assert asked(served, data).text == text
     assert asked(served, data, response_format="text") == text + "\n"
@@ -75,7 +75,7 @@ def test_every_form(served: Served) -> None:
     assert (whole.text, whole.task, whole.language) == (text, "transcribe", "english")
     assert [segment.text for segment in whole.segments] == texts
     assert [segment.id for segment in whole.segments] == [0, 1, 2]
-    assert [segment.start for segment in whole.segments] == pytest.approx([0.1, 2.74, 4.83], abs=0.1)
+    assert [segment.start for segment in whole.segments] == pytest.approx([0.1, 2.74, 5.8], abs=0.1)
     assert whole.words is None and whole.usage.seconds == whole.duration
     both = asked(
         served,
@@ -100,7 +100,7 @@ def test_every_form(served: Served) -> None:
 
 @pytest.mark.slow
 def test_a_stream_tells_one_sentence_after_the_other(served: Served) -> None:
-    numbers = [0, 5, 6, 7, 3, 4, 2, 1, 0, 5, 6]
+    numbers = [0, 4, 6, 7, 3, 4, 2, 1, 0, 4, 6]
     events = list(asked(served, talk(*numbers), stream=True))
     *deltas, done = events
     assert {event.type for event in deltas} == {"transcript.text.delta"}

@@ -74,6 +74,15 @@ _STAGES = {
     "listening": ("the LLM learns to answer spoken questions", "omni.listening_training:train_listening"),
     "speaking": ("the top layers learn to say a text in units", "omni.speaking_training:train_speaking"),
     "together": ("all parts learn together", "omni.together_training:train_together"),
+    "wider-data": (
+        "speak in many wordings and in words of all kinds, as units",
+        "speech.wider_data:build_wider",
+    ),
+    "wider": (
+        "all parts learn many wordings, names, words of all kinds, other drawings",
+        "omni.wider_training:train_wider",
+    ),
+    "mixed": ("the weights between those of `together` and `wider`", "omni.mixing:mix"),
     "export": ("the checkpoint folder", "omni.stages:export_all"),
     "evaluate": (
         "held-out questions, typed and spoken, asked through the runtime; replies as heard",

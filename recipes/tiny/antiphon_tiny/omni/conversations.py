@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +68,9 @@ class Batch:
 class Layout:
     """Turns conversations into ids in the runtime's chat layout."""
 
+    word: Callable[[random.Random, str], str] = staticmethod(as_typed)
+    """How a typed question is worded in training."""
+
     def __init__(self, tokenizer: Tokenizer, config: ModelConfig, num_patches: int) -> None:
         self.encode = tokenizer.encode
         self.num_patches = num_patches
@@ -90,7 +93,7 @@ class Layout:
         last: list[int] = []
         patches: dict[int, tuple[int, ...]] = {}
         for i, turn in enumerate(sample.turns):
-            question = as_typed(rng, turn.question) if rng else turn.question
+            question = self.word(rng, turn.question) if rng else turn.question
             if i == 0:
                 asked = self.encode("\n" + question) if sample.scene else self.encode(question)
             else:

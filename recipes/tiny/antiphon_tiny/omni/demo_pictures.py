@@ -1,4 +1,5 @@
-"""The demo as README shows it: what the terminal said, and the spectrogram of the reply."""
+"""The demo as README shows it: what the terminal said, and the spectrogram of the reply; and those of five
+replies, as the packaged model's card shows them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from antiphon import Completion, Engine, Request
+
 mpl.use("Agg")
 from matplotlib import pyplot
 
@@ -22,10 +25,17 @@ FOLDER = PROJECT / "docs" / "pictures"
 COMMAND = ("generate", "--demo", "--out", "reply.wav")
 INK, PAPER, PROMPT = "#e6e6e6", "#1e2127", "#7ec699"
 HIGHEST_HZ = 8000
+ASKED = (
+    "Hello, my name is Anna.",
+    "What is seven plus five?",
+    "What is the capital of France?",
+    "Say after me: the old clock is by the window.",
+    "How far is the moon?",
+)
 
 
 def draw_demo(folder: Path = FOLDER) -> None:
-    """Runs the demo of the packaged model and writes demo.png and reply_spectrogram.png."""
+    """Runs the demo of the packaged model and writes demo.png, reply_spectrogram.png and replies.png."""
     folder.mkdir(parents=True, exist_ok=True)
     antiphon = Path(sys.executable).with_name("antiphon")
     with tempfile.TemporaryDirectory() as place:
@@ -34,6 +44,10 @@ def draw_demo(folder: Path = FOLDER) -> None:
     _draw_terminal(done.stdout, folder / "demo.png")
     said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.strip())
     _draw_spectrogram(samples, rate_hz, said["reply"], folder / "reply_spectrogram.png")
+    with Engine() as engine:
+        _draw_replies(
+            engine.generate([Request(text, ("text", "audio")) for text in ASKED]), folder / "replies.png"
+        )
 
 
 def _draw_terminal(said: str, path: Path) -> None:
@@ -50,6 +64,28 @@ def _draw_terminal(said: str, path: Path) -> None:
             color=PROMPT if number == 0 else INK, va="top",
         )  # fmt: skip
     figure.savefig(path, dpi=110, facecolor=PAPER)
+    pyplot.close(figure)
+
+
+def _draw_replies(replies: list[Completion], path: Path) -> None:
+    figure, rows = pyplot.subplots(len(replies), 1, figsize=(9, 1.5 * len(replies)), layout="constrained")
+    for axes, done in zip(rows, replies, strict=True):
+        assert done.audio is not None
+        assert done.sample_rate_hz is not None
+        axes.specgram(
+            done.audio + 1e-7,
+            NFFT=512,
+            Fs=done.sample_rate_hz,
+            noverlap=384,
+            cmap="magma",
+            vmin=-130,
+            vmax=-30,
+        )
+        axes.set_ylim(0, HIGHEST_HZ)
+        axes.set_yticks([0, 4000, HIGHEST_HZ], ["0", "4", "8 kHz"])
+        axes.set_title(f"“{done.text}”", fontsize=9)
+    rows[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=60)
     pyplot.close(figure)
 
 

@@ -21,6 +21,7 @@ from antiphon_tiny.omni.model import Omni
 from antiphon_tiny.omni.parts import train_only
 from antiphon_tiny.omni.spoken import (
     POOL,
+    Recordings,
     SpokenRow,
     TrackBatch,
     Utterance,
@@ -68,14 +69,17 @@ class Hearing(nn.Module):
             units = slice(self.config.first_unit_id, self.config.first_unit_id + GEOMETRY.units)
             table[units] = 0.3 * table[units] + unit_coordinates() @ near
 
-    def draw(self, utterances: Utterances, rng: random.Random, num_rows: int = ROWS) -> list[SpokenRow]:
+    def draw(
+        self, utterances: Recordings, rng: random.Random, num_rows: int = ROWS, *, unanswered: float = 0.0
+    ) -> list[SpokenRow]:
         """Replies behind what was said to the model, or, less often, behind the prompt of a typed
-        question."""
+        question. unanswered: the part of what was said to the model that has no reply behind it."""
         layout = self.layout
         rows = []
         for _ in range(POOL * num_rows):
             row = SpokenRow()
-            if rng.random() < 0.3:
+            is_typed = rng.random() < 0.3
+            if is_typed:
                 row.pieces.append(layout.encode(" "))
             else:
                 if rng.random() < 0.2:
@@ -85,7 +89,9 @@ class Hearing(nn.Module):
                         layout.encode("\n")
                     )  # what follows a picture, which is not in this track
                 row.pieces.append(rng.choice(utterances.heard))
-            row.pieces += [layout.closing, rng.choice(utterances.own)]
+            row.pieces.append(layout.closing)
+            if is_typed or not unanswered or rng.random() > unanswered:
+                row.pieces.append(rng.choice(utterances.own))
             rows.append(row)
         return of_like_length(rng, rows, len)
 

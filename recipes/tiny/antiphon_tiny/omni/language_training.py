@@ -74,6 +74,12 @@ class Answering(nn.Module):
         self.pictures = PictureReader(GEOMETRY, config)
         train_only(self.omni, ("seeing", "thinking"))
 
+    def draw_talk(self, rng: random.Random) -> Sample:
+        """A conversation without a picture, now and then about what the grammar has no word for."""
+        if rng.random() < OUTSIDE:
+            return Sample((ask_outside(rng),))
+        return draw_sample(rng, "train", pictures=0.0)
+
     def load_tower(self, run: Run) -> None:
         """Take the tower and what reads it from the stage "tower"."""
         path = run.folder("tower") / "state.pt"
@@ -101,7 +107,7 @@ class Answering(nn.Module):
             rows.append(row)
         for _ in range(self.num_rows - self.num_picture_rows):
             row = Row()
-            self._fill(row, rng, partial(_draw_talk, rng), 0)
+            self._fill(row, rng, partial(self.draw_talk, rng), 0)
             rows.append(row)
         return rows, scenes
 
@@ -173,13 +179,6 @@ class Answering(nn.Module):
                 counts[sample.topic][0] += bool(right[i, [at + place for place in branch.last]].all())
                 counts[sample.topic][1] += 1
         return {topic: (right, asked) for topic, (right, asked) in counts.items()}
-
-
-def _draw_talk(rng: random.Random) -> Sample:
-    """A conversation without a picture, now and then about what the grammar has no word for."""
-    if rng.random() < OUTSIDE:
-        return Sample((ask_outside(rng),))
-    return draw_sample(rng, "train", pictures=0.0)
 
 
 def _load(module: nn.Module, path: Path, start: str) -> None:

@@ -14,6 +14,7 @@ from antiphon.inputs.tiles import Tiler
 from antiphon_tiny.omni.geometry import Geometry
 from antiphon_tiny.world.picture import draw_picture
 from antiphon_tiny.world.scene import Scene, Shape
+from antiphon_tiny.world.styles import draw_styled
 from antiphon_tiny.world.words import COLOURS, KINDS, SIZES
 
 __all__ = ["PictureReader", "patch_of"]
@@ -38,6 +39,9 @@ def _centre(scene: Scene, shape: Shape) -> tuple[float, float]:
 
 
 class PictureReader:
+    styled = 0.0
+    """The part of the training's pictures that are drawn as others would draw them."""
+
     def __init__(self, geometry: Geometry, config: ModelConfig) -> None:
         self.geometry = geometry
         self.tiler = Tiler(config)
@@ -45,8 +49,11 @@ class PictureReader:
     def tiles(self, scenes: Sequence[Scene], rng: random.Random | None = None) -> Tensor:
         """uint8 (scenes, size, size, 3). rng: for pictures of any size, with a little noise."""
         long_sides = [rng.choice(LONG_SIDES) if rng else 320 for _ in scenes]
-        cut = [self.tiler.cut(draw_picture(s, side)) for s, side in zip(scenes, long_sides, strict=True)]
-        tiles = np.concatenate(cut)
+        drawn = [
+            draw_styled(scene, rng, side) if rng and rng.random() < self.styled else draw_picture(scene, side)
+            for scene, side in zip(scenes, long_sides, strict=True)
+        ]
+        tiles = np.concatenate([self.tiler.cut(picture) for picture in drawn])
         if rng is None:
             return torch.from_numpy(tiles)
         noise = torch.randn(tiles.shape) * torch.rand(len(tiles), 1, 1, 1) * 6

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from antiphon_tiny.world.wordings import said_back
 
 __all__ = [
     "POOL",
+    "Recordings",
     "SpokenRow",
     "TrackBatch",
     "Utterance",
@@ -48,8 +49,16 @@ class Utterance:
     """Those that CTC is to read."""
 
 
-class Utterances:
+class Recordings(Protocol):
     """What training hears and says."""
+
+    own: list[Utterance]
+    """Of the speaking voice, undisturbed: what is said, and heard back."""
+    heard: list[Utterance]
+
+
+class Utterances:
+    """All recordings of "speech-data"."""
 
     def __init__(self, work: Path, layout: Layout) -> None:
         self.own = read_utterances(work, OWN, layout)

@@ -16,7 +16,7 @@ from antiphon_tiny.stages import Run
 from antiphon_tiny.training import Losses, Schedule, Training
 from antiphon_tiny.world.samples import draw_samples
 
-__all__ = ["train_together"]
+__all__ = ["Together", "train_together"]
 
 NUM_STEPS = 1200
 PEAK = 6e-4
@@ -33,9 +33,9 @@ right answers."""
 class Together(nn.Module):
     """One model, and what makes the batches of its tasks."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, listening: Listening) -> None:
         super().__init__()
-        listening, speaking = Listening(run, rows=TYPED_ROWS, picture_rows=PICTURE_ROWS), Speaking(run)
+        speaking = Speaking(run)
         speaking.omni = listening.omni
         listening.learns_to_hear = speaking.learns_to_hear = True
         self.omni, self.reader = listening.omni, listening.reader
@@ -51,7 +51,7 @@ class Together(nn.Module):
 
 def train_together(run: Run) -> None:
     torch.manual_seed(run.seed)
-    model = Together(run)
+    model = Together(run, Listening(run, rows=TYPED_ROWS, picture_rows=PICTURE_ROWS))
     listening, speaking = model.tasks
     load_parts(model.omni, run.folder("listening") / "state.pt", ("seeing", "thinking"))
     listening.load_reader(run.folder("listening") / "state.pt")

@@ -25,7 +25,7 @@ from antiphon_tiny.world.talking import (
 )
 from antiphon_tiny.world.wordings import ask_outside, reworded
 
-__all__ = ["draw"]
+__all__ = ["draw", "of_the_world", "scrambled"]
 
 # Short everyday words beyond the world's own, picked so that every sound of English meets most others.
 OTHERS = (Path(__file__).parent / "words.txt").read_text().split()
@@ -40,7 +40,7 @@ ACTIONS = (
 WHERE = ("under", "over", "near", "behind", "in", "on", "above", "beside", "below", "between")
 
 
-def _scramble(rng: random.Random) -> str:
+def scrambled(rng: random.Random) -> str:
     """Two to eight words in any order."""
     pools = (OTHERS, OTHERS, words.NOUNS, words.ADJECTIVES, SMALL, words.NUMBERS, words.COLOURS, words.KINDS)
     chosen = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 8))]
@@ -122,7 +122,7 @@ def draw(count: int, seed: str, *, world_share: float, held_out: bool) -> list[s
         if rng.random() < world_share:
             text, closed = of_the_world(rng)
         else:
-            text = _scramble(rng) if rng.random() < 0.5 else _ordered(rng)
+            text = scrambled(rng) if rng.random() < 0.5 else _ordered(rng)
         allowed = is_held_out(text) == held_out or (closed and not held_out)
         # Sentences of a small world run out: one in four may come again.
         if allowed and (text not in seen or rng.random() < 0.25):

@@ -14,12 +14,13 @@ from functools import cache, lru_cache
 from antiphon_tiny.outside.questions import questions
 from antiphon_tiny.world.exchange import Exchange
 from antiphon_tiny.world.knowing import UNKNOWN
+from antiphon_tiny.world.phrasing import phrased
 from antiphon_tiny.world.samples import typed
 from antiphon_tiny.world.split import is_held_out
 from antiphon_tiny.world.talking import SAY
 from antiphon_tiny.world.words import NUMBERS, sentence, words_of
 
-__all__ = ["as_typed", "ask_outside", "in_digits", "reworded", "said_back", "ways"]
+__all__ = ["as_asked", "as_typed", "ask_outside", "in_digits", "reworded", "said_back", "ways"]
 
 NUMBER = "(" + "|".join(sorted(NUMBERS, key=len, reverse=True)) + ")"
 PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -171,7 +172,8 @@ THINGS = (
     "wheel",
 )
 ABROAD = ("Greece", "Egypt", "India", "Mexico", "Norway", "Sweden", "Chile", "Cuba", "Kenya", "Texas")
-DIGITS = 0.25
+DIGITS, MANY_DIGITS = 0.25, 0.35
+PHRASED = 0.65
 SHARES = {"as it is": 0.45, "other": 0.3, "short": 0.1, "manners": 0.08, "filler": 0.07}
 
 
@@ -217,6 +219,12 @@ def as_typed(rng: random.Random, question: str) -> str:
     """In some wording, with numbers in digits one time in four, and now and then carelessly."""
     text = reworded(rng, question)
     return typed(rng, in_digits(rng, text) if rng.random() < DIGITS else text)
+
+
+def as_asked(rng: random.Random, question: str) -> str:
+    """Like `as_typed`, but most of the time put together from the many parts of `phrasing`."""
+    text = phrased(rng, question) if rng.random() < PHRASED else reworded(rng, question)
+    return typed(rng, in_digits(rng, text) if rng.random() < MANY_DIGITS else text)
 
 
 def said_back(question: str) -> Exchange | None:
