@@ -122,7 +122,7 @@ def test_replicas_serve_one_dies_another_comes_and_all_end_in_order(expected: di
 def test_replicas_of_the_codec_make_the_speech_of_all(expected: dict[str, bytes]) -> None:
     arguments = ("--ray", "--replicas", "2", *CPU, "--codec-replicas", "1", "--cpus-per-codec", "0.5")
     with server_process(*arguments, "--api-key", "right", limit_s=LIMIT_S) as server:
-        said = asyncio.run(all_asked(server, None))
+        said = asyncio.run(all_asked(server, ["a", "b"], None))
         assert all(said[i] == expected[QUESTIONS[i % 4]] for i in range(32))
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
