@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -27,7 +26,7 @@ import pytest
 from command_line import environment
 from server_process import wait_until
 
-__all__ = ["IS_INSTALLED", "QUESTIONS", "Cluster", "alive", "needs_ray", "ray_cluster", "reply"]
+__all__ = ["IS_INSTALLED", "QUESTIONS", "Cluster", "Progress", "alive", "needs_ray", "ray_cluster", "reply"]
 
 IS_INSTALLED = find_spec("ray") is not None
 QUESTIONS = ("What is two plus three?", "What is four plus five?", "How are you?", "Hello")
@@ -35,6 +34,19 @@ LIMIT_S = 300
 LOOK_S = 0.5
 
 needs_ray = pytest.mark.skipif(not IS_INSTALLED, reason="it is not installed")
+
+
+@dataclass
+class Progress:
+    """Of a reply, as its client sees it."""
+
+    has_begun: bool = False
+    """Whether its sound has"""
+    has_ended: bool = False
+
+    @property
+    def is_speaking(self) -> bool:
+        return self.has_begun and not self.has_ended
 
 
 def body(question: str) -> dict[str, Any]:
@@ -51,11 +63,21 @@ def body(question: str) -> dict[str, Any]:
 async def reply(
     http: httpx2.AsyncClient,
     question: str,
-    sounding: asyncio.Semaphore | None = None,
+    progress: Progress | None = None,
     session: str | None = None,
 ) -> bytes | None:
-    """The sound of a reply; None if it broke off. sounding: is released once when the sound begins. session:
-    the conversation that it is of."""
+    """The sound of a reply; None if it broke off. progress: is kept while it arrives. session: the
+    conversation that it is of."""
+    progress = progress or Progress()
+    try:
+        return await _reply(http, question, progress, session)
+    finally:
+        progress.has_ended = True
+
+
+async def _reply(
+    http: httpx2.AsyncClient, question: str, progress: Progress, session: str | None
+) -> bytes | None:
     headers = {} if session is None else {"x-session-id": session}
     sound = b""
     try:
@@ -74,9 +96,8 @@ async def reply(
                     return None
                 for choice in told["choices"]:
                     data = (choice["delta"].get("audio") or {}).get("data", "")
-                    if data and not sound and sounding is not None:
-                        sounding.release()
                     sound += base64.b64decode(data)
+                    progress.has_begun = bool(sound)
     except httpx2.TransportError:
         return None
     return None

@@ -15,12 +15,13 @@ import httpx2
 import pytest
 import websockets
 from command_line import antiphon, environment
-from ray_cluster import IS_INSTALLED, QUESTIONS, alive, needs_ray, reply
+from ray_cluster import IS_INSTALLED, QUESTIONS, Progress, alive, needs_ray, reply
 from server_process import ServerProcess, server_process, wait_until
 
 KEY = {"authorization": "Bearer right"}
 CPU = ("--cpus-per-replica", "0.5")
 LIMIT_S = 300
+ON_ITS_WAY_S, LOOK_S = 0.5, 0.02
 LINE = re.compile(r"\(ServeReplica:antiphon:Antiphon pid=(\d+)\).*'(/[^']*)' (\d+) ")
 
 
@@ -43,24 +44,46 @@ async def ask(server: ServerProcess, session: str) -> None:
             assert (await http.get("/v1/models", headers={"x-session-id": session})).status_code == 200
 
 
-async def all_asked(server: ServerProcess, sessions: list[str], victim: int | None) -> list[bytes | None]:
-    """32 replies, in turn of these conversations, which have a replica each. The victim is killed once
-    more have begun to sound than the other replica has: what has not begun is asked again there, and does not
-    break off."""
-    sounding = asyncio.Semaphore(0)
+def client(server: ServerProcess) -> httpx2.AsyncClient:
     limits = httpx2.Limits(max_connections=40)
-    async with httpx2.AsyncClient(base_url=server.address, headers=KEY, timeout=120, limits=limits) as http:
-        asked = asyncio.gather(
-            *(
-                reply(http, QUESTIONS[i % len(QUESTIONS)], sounding, sessions[i % len(sessions)])
-                for i in range(32)
-            )
-        )
-        if victim is not None:
-            for _ in range(20):
-                await sounding.acquire()
-            os.kill(victim, signal.SIGKILL)
-        return await asked
+    return httpx2.AsyncClient(base_url=server.address, headers=KEY, timeout=120, limits=limits)
+
+
+async def all_asked(server: ServerProcess, sessions: list[str]) -> list[bytes | None]:
+    """32 replies, in turn of these conversations."""
+    async with client(server) as http:
+        return list(await asyncio.gather(*(_asked_in(http, sessions, i, Progress()) for i in range(32))))
+
+
+async def asked_while_one_dies(server: ServerProcess, sessions: list[str], victim: int) -> list[bytes | None]:
+    """The same, of conversations that have a replica each. The victim, that of the first conversation, is
+    killed in the middle of a reply."""
+    async with client(server) as http:
+        replies = [Progress() for _ in range(32)]
+        asked = asyncio.gather(*(_asked_in(http, sessions, i, reply) for i, reply in enumerate(replies)))
+        while not await _is_held_while_speaking(victim, replies[:: len(sessions)]):
+            assert not asked.done(), "all replies have ended, and none was caught in its middle"
+        os.kill(victim, signal.SIGKILL)
+        return list(await asked)
+
+
+async def _asked_in(
+    http: httpx2.AsyncClient, sessions: list[str], i: int, progress: Progress
+) -> bytes | None:
+    return await reply(http, QUESTIONS[i % len(QUESTIONS)], progress, sessions[i % len(sessions)])
+
+
+async def _is_held_while_speaking(victim: int, replies: list[Progress]) -> bool:
+    """Stop this process, its replies being these, and wait until nothing is on its way any more: is there a
+    reply that has begun and not ended? If there is none, it goes on."""
+    if any(reply.is_speaking for reply in replies):
+        os.kill(victim, signal.SIGSTOP)
+        await asyncio.sleep(ON_ITS_WAY_S)
+        if any(reply.is_speaking for reply in replies):
+            return True
+        os.kill(victim, signal.SIGCONT)
+    await asyncio.sleep(LOOK_S)
+    return False
 
 
 async def voice(server: ServerProcess) -> None:
@@ -97,11 +120,11 @@ def test_replicas_serve_one_dies_another_comes_and_all_end_in_order(expected: di
         asyncio.run(voice(server))
 
         sessions = list(homes.values())
-        said = asyncio.run(all_asked(server, sessions, None))
+        said = asyncio.run(all_asked(server, sessions))
         assert all(said[i] == expected[QUESTIONS[i % 4]] for i in range(32))
         first, second = homes
 
-        said = asyncio.run(all_asked(server, sessions, first))
+        said = asyncio.run(asked_while_one_dies(server, sessions, first))
         right = [sound for i, sound in enumerate(said) if sound == expected[QUESTIONS[i % 4]]]
         assert len(right) + said.count(None) == 32  # none is wrong, and none hangs
         assert right
@@ -122,7 +145,7 @@ def test_replicas_serve_one_dies_another_comes_and_all_end_in_order(expected: di
 def test_replicas_of_the_codec_make_the_speech_of_all(expected: dict[str, bytes]) -> None:
     arguments = ("--ray", "--replicas", "2", *CPU, "--codec-replicas", "1", "--cpus-per-codec", "0.5")
     with server_process(*arguments, "--api-key", "right", limit_s=LIMIT_S) as server:
-        said = asyncio.run(all_asked(server, ["a", "b"], None))
+        said = asyncio.run(all_asked(server, ["a", "b"]))
         assert all(said[i] == expected[QUESTIONS[i % 4]] for i in range(32))
         server.signal(signal.SIGTERM)
         assert server.ended() == 0
