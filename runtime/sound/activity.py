@@ -45,8 +45,9 @@ class SpeechActivity:
         self._window = np.hanning(self._size).astype(np.float32)
         hz = np.fft.rfftfreq(self._size, 1 / rate_hz)
         edges = np.geomspace(BAND_HZ[0], min(BAND_HZ[1], rate_hz / 2), NUM_BANDS + 1)
-        bands = (hz[:, None] >= edges[:-1]) & (hz[:, None] < edges[1:])
-        self._bands = bands[:, bands.any(axis=0)].astype(np.float32)
+        *begins, self._end = np.unique(np.searchsorted(hz, edges))
+        self._begins = np.array(begins, np.intp)
+        """Where the bands that hold a bin begin; each ends where the next begins."""
         self._rate_hz = rate_hz
         self._rest: AudioArray = np.zeros(0, np.float32)
         self._powers: list[np.ndarray[Any, Any]] = []
@@ -65,7 +66,10 @@ class SpeechActivity:
             windows = np.lib.stride_tricks.sliding_window_view(held, self._size)[:: self._hop]
             for begin in range(0, num, BLOCK_WINDOWS):
                 spectrum = np.fft.rfft(windows[begin : begin + BLOCK_WINDOWS] * self._window)
-                self._powers.append((np.abs(spectrum) ** 2).astype(np.float32) @ self._bands)
+                powers = (np.abs(spectrum) ** 2).astype(np.float32)
+                # Not a product of matrices: for that, BLAS wakes threads, which then spin for 30 ms on the
+                # cores that the next network wants.
+                self._powers.append(np.add.reduceat(powers[:, : self._end], self._begins, axis=1))
         self._rest = held[num * self._hop :].copy()
 
     def has_speech(self) -> bool:
@@ -73,7 +77,7 @@ class SpeechActivity:
         if self._high - self._low < 2 * FAINTEST:
             return False
         seconds = self._num_samples / self._rate_hz
-        if seconds < SHORTEST_S or self._bands.shape[1] < NUM_SWELLING:
+        if seconds < SHORTEST_S or len(self._begins) < NUM_SWELLING:
             return True
         return bool(self._swell_db() >= SWELL_DB + SWELL_DB_PER_DECADE * np.log10(max(1.0, seconds)))
 

@@ -4,9 +4,11 @@ prompt sounded."""
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from antiphon.codec.analysis.logmel import slaney_filters
 from antiphon.codec.checkpoint.hyperparams import HOP, MEL_BANDS, SAMPLE_RATE_HZ
+from antiphon.kernels.threads import openmp_threads
 from antiphon.sound.arrays import AudioArray
 
 __all__ = ["prompt_mel"]
@@ -27,6 +29,8 @@ def prompt_mel(samples: AudioArray) -> AudioArray:
     window = np.hanning(N_FFT + 1)[:-1]
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
     magnitude = np.sqrt(np.abs(np.fft.rfft(frames * window)) ** 2 + MAGNITUDE_FLOOR)
-    bands = slaney_filters(SAMPLE_RATE_HZ, N_FFT, MEL_BANDS) @ magnitude.T
-    mel: AudioArray = np.log(np.maximum(bands, MIN_MAGNITUDE)).astype(np.float32)
+    filters = slaney_filters(SAMPLE_RATE_HZ, N_FFT, MEL_BANDS).astype(np.float64)
+    with openmp_threads(1):  # numpy's BLAS would wake threads, which then spin on the cores of the networks
+        bands = torch.from_numpy(filters) @ torch.from_numpy(magnitude).T
+    mel: AudioArray = np.log(np.maximum(bands.numpy(), MIN_MAGNITUDE)).astype(np.float32)
     return mel
