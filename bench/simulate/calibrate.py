@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, cycle
+
+import numpy as np
 
 from antiphon.aio.async_engine import AsyncEngine
 from antiphon.bench.engine import paced_speaking
 from antiphon.bench.serving.questions import Question, read_workload
-from antiphon.bench.simulate.costs import Served
-from antiphon.bench.simulate.fitting import fit
+from antiphon.bench.simulate.costs import PREPARE, Served
+from antiphon.bench.simulate.fitting import fit, fit_wake
 from antiphon.bench.simulate.measured import MeasuredCosts
 from antiphon.bench.simulate.watching import INTAKE, READ, SPOKEN, STEP, Piece, Watched, watching
 from antiphon.device.machine import cpu_name
@@ -39,8 +42,9 @@ class Clients:
     """At most"""
 
 
-LOADS = (Clients(1, 10, 0.5), Clients(2, 8, 0.3), Clients(4, 12), Clients(8, 16), Clients(24, 24))
-"""Of each round"""
+PAUSING = (Clients(1, 10, 0.5), Clients(1, 8, 2.0))
+LOADS = (*PAUSING, Clients(2, 8, 0.3), Clients(4, 12), Clients(8, 16), Clients(24, 24))
+"""Of each round; in the first of them, one client lets the machine rest"""
 READING_PAUSE_S = 0.05
 PROMPT_UNITS = (10, 40, 100)
 MIN_UNITS, MAX_UNITS = 15, 60
@@ -64,7 +68,8 @@ class Calibration:
         self._rng = random.Random(0)
         self._first: list[Piece] = []
         self._rounds: list[list[Piece]] = []
-        self._relayed_s: list[float] = []
+        self._relayed: list[tuple[float, float]] = []
+        """Pauses, and from their ends until the engine's thread took a request, without reading it"""
 
     async def watch(self) -> None:
         """One round."""
@@ -80,10 +85,10 @@ class Calibration:
                 for question in questions:
                     await asyncio.to_thread(asked.engine.prepare, question.request())
                     await asyncio.sleep(READING_PAUSE_S)
-                for number, load in enumerate(LOADS):
-                    await _serve(asked, load, cycle(questions), rng)
-                    if not number:
-                        self._relayed_s += _relayed_s(watched)
+                for load in LOADS:
+                    pauses = await _serve(asked, load, cycle(questions), rng)
+                    if load in PAUSING:
+                        self._relayed += _relayed(watched, pauses)
         self._rounds.append(watched.pieces)
 
     def costs(self, first: int = 0, count: int | None = None) -> MeasuredCosts:
@@ -91,15 +96,17 @@ class Calibration:
         rounds = self._rounds[first:] if count is None else self._rounds[first : first + count]
         engine, found = self._asked.engine, fit(list(chain.from_iterable(rounds)), self._first)
         alone_s, per_s, per_picture = found.read
-        relayed_s = statistics.median(self._relayed_s) if self._relayed_s else 0.0
+        pauses_s, late_s = np.array(self._relayed or [(0.0, 0.0)]).T
+        relayed = fit_wake(pauses_s, late_s)
+        reading = found.wake[PREPARE]
         return MeasuredCosts(
             served=_served(engine, _side(engine, self._questions)),
             passes={name: curve for name, curve in found.curves.items() if name not in (STEP, SPOKEN)},
             step=found.curves[STEP],
             speech=found.curves[SPOKEN],
-            prepare=(alone_s + relayed_s, per_s, per_picture),
+            prepare=(alone_s + relayed.alone_s, per_s, per_picture),
             intake=found.intake,
-            wake=found.wake,
+            wake={**found.wake, PREPARE: replace(reading, per_s=reading.per_s + relayed.per_s)},
             tile=found.tile,
             slowed=found.slowed,
             rates=found.rates,
@@ -125,24 +132,32 @@ async def _serve(
     rng: random.Random,
     *,
     only_questions: bool = False,
-) -> None:
-    """Every other request is a question; the rest are random units, which no prompt cache knows."""
+) -> list[tuple[float, float]]:
+    """Every other request is a question; the rest are random units, which no prompt cache knows. Returns the
+    pauses before questions: when each was to be over, and its length."""
     left = load.num_requests
+    pauses = list[tuple[float, float]]()
 
     async def client() -> None:
         nonlocal left
+        pause_s, over_s = 0.0, time.perf_counter()
         while left > 0:
             left -= 1
             question = next(questions, None) if only_questions or left % 2 else None
             request = _units(asked.engine, rng) if question is None else question.request()
+            if question is not None:
+                pauses.append((over_s, pause_s))
             units = rng.randint(MIN_UNITS, MAX_UNITS)
             params = SamplingParams(temperature=0.0, max_units=units, ignore_eos=True)
             async for _ in asked.stream(request, params):
                 pass
-            if load.pause_s:
-                await asyncio.sleep(rng.uniform(0, load.pause_s))
+            pause_s = rng.uniform(0, load.pause_s)
+            over_s = time.perf_counter() + pause_s
+            if pause_s:
+                await asyncio.sleep(pause_s)
 
     await asyncio.gather(*(client() for _ in range(load.number)))
+    return pauses
 
 
 def _units(engine: Engine, rng: random.Random) -> Request:
@@ -150,16 +165,18 @@ def _units(engine: Engine, rng: random.Random) -> Request:
     return Request(Units(rng.choices(range(vocab), k=count)), modalities=MODALITIES, system="")
 
 
-def _relayed_s(watched: Watched) -> list[float]:
-    """From when a request has been read until the engine's thread takes it, while that has nothing to do."""
-    waits_s, read_s = list[float](), None
-    for piece in sorted(watched.pieces, key=lambda piece: piece.begun_s):
-        if piece.name == READ:
-            read_s = piece.ended_s
-        elif piece.name == INTAKE and read_s is not None:
-            waits_s.append(max(0.0, piece.begun_s - read_s))
-            read_s = None
-    return waits_s
+def _relayed(watched: Watched, pauses: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """From when each pause was to be over until the engine's thread took the request, but for reading it: how
+    long one is passed on from thread to thread while there is nothing else to do. Each behind the pause."""
+    pieces = sorted(watched.pieces, key=lambda piece: piece.begun_s)
+    reads, taken = ([p for p in pieces if p.name == name] for name in (READ, INTAKE))
+    found = []
+    for over_s, pause_s in pauses:
+        read = next((p for p in reads if p.begun_s >= over_s), None)
+        took = None if read is None else next((p for p in taken if p.begun_s >= read.ended_s), None)
+        if read is not None and took is not None:
+            found.append((pause_s, took.begun_s - over_s - read.own_s))
+    return found
 
 
 def _served(engine: Engine, side: int) -> Served:

@@ -9,12 +9,29 @@ from typing import Literal, Protocol
 from antiphon.codec.batches import Ladder
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig
 
-__all__ = ["IDLE_S", "MODEL", "PREPARE", "SPEECH", "Costs", "Served", "Work"]
+__all__ = ["IDLE_S", "MODEL", "PREPARE", "SPEECH", "Costs", "Served", "Wake", "Work"]
 
 MODEL, SPEECH, PREPARE = "model", "speech", "prepare"
 """The kinds of work that share a machine: steps of the engine, speech made of units, requests read."""
 IDLE_S = 0.02
 """After so long without a step, threads sleep and the caches hold something else."""
+LONGEST_PAUSE_S = 2.0
+"""After a longer one, work takes as long as after this."""
+
+
+@dataclass(frozen=True)
+class Wake:
+    """What work takes longer after a pause: a core of a shared machine that has rested for a second may take
+    20 ms to come back."""
+
+    alone_s: float = 0.0
+    per_s: float = 0.0
+    """For each second of the pause"""
+
+    def after(self, pause_s: float) -> float:
+        if pause_s <= IDLE_S:
+            return 0.0
+        return self.alone_s + self.per_s * min(pause_s, LONGEST_PAUSE_S)
 
 
 @dataclass(frozen=True)
@@ -97,6 +114,7 @@ class Costs(Protocol):
         """What the engine's thread does to take a request in."""
         ...
 
-    def wake_s(self) -> float:
-        """What a step takes longer when there was none for `IDLE_S`."""
+    def wake_s(self, kind: str, pause_s: float) -> float:
+        """What work takes longer after such a pause: a step or speech, if there was none; reading a request,
+        if there was no work at all."""
         ...

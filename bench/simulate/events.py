@@ -79,6 +79,14 @@ class Machine:
         self._rates: list[float] = []
         self._since_s = 0.0
         self._event: Event | None = None
+        self._ended_s: dict[str, float] = {}
+
+    def rested_s(self, kind: str | None = None) -> float:
+        """How long there has been no work of this kind, or none at all."""
+        if any(kind in (None, activity.kind) for activity in self._active):
+            return 0.0
+        ended_s = [at_s for of, at_s in self._ended_s.items() if kind in (None, of)]
+        return self._clock.now_s - max(ended_s, default=self._clock.now_s)
 
     def begin(self, kind: str, work_s: float, done: Callable[[], None]) -> Activity:
         """`done` is called when the work has been done."""
@@ -102,6 +110,7 @@ class Machine:
     def stop(self) -> None:
         """Drop all work: nothing of it will be done."""
         self._advance()
+        self._ended_s.update((activity.kind, self._clock.now_s) for activity in self._active)
         self._active.clear()
         self._plan()
 
@@ -145,6 +154,7 @@ class Machine:
         shortest_s = min(activity.left_s for activity in self._active)
         ended = [a for a in self._active if a.left_s <= max(ROUNDING_S, shortest_s)]
         self._active = [activity for activity in self._active if activity not in ended]
+        self._ended_s.update((activity.kind, self._clock.now_s) for activity in ended)
         self._plan()
         for activity in ended:
             activity.done()

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from antiphon.bench.simulate.costs import IDLE_S, MODEL, PREPARE, SPEECH
+from antiphon.bench.simulate.costs import IDLE_S, LONGEST_PAUSE_S, MODEL, PREPARE, SPEECH, Wake
 from antiphon.bench.simulate.measured import Curve
 from antiphon.bench.simulate.rates import rates_of
-from antiphon.bench.simulate.watching import INTAKE, READ, STEP, Piece
+from antiphon.bench.simulate.watching import INTAKE, READ, SPOKEN, STEP, Piece
 
-__all__ = ["Fitted", "fit", "fit_curve"]
+__all__ = ["Fitted", "fit", "fit_curve", "fit_wake"]
 
 Array = NDArray[np.float64]
 KINDS = (MODEL, SPEECH, PREPARE)
@@ -36,8 +36,8 @@ class Fitted:
     read: tuple[float, float, float]
     """A request for itself, for each second of its speech, for each picture"""
     intake: float
-    wake: float
-    """What a step takes longer after a pause"""
+    wake: dict[str, Wake]
+    """What a step, speech and reading take longer after a pause, by their kind"""
     tile: float
     slowed: dict[str, dict[str, float]]
     """See `Machine`"""
@@ -54,35 +54,41 @@ def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted
     """
     beside = _beside(pieces)
     own_s = np.array([piece.own_s for piece in pieces])
-    is_waking = _after_pauses(pieces)
+    pauses_s = _pauses(pieces)
+    is_waking = pauses_s > IDLE_S
     by_name = {name: _where(pieces, lambda piece, name=name: piece.name == name) for name in _names(pieces)}
     by_kind = {kind: _where(pieces, lambda piece, kind=kind: piece.kind == kind) for kind in KINDS}
     slowing = np.zeros((len(KINDS), len(KINDS)))
     curves: dict[str, Curve] = {}
     expected_s = np.zeros(len(pieces))
-    read, intake, wake = (0.0, 0.0, 0.0), 0.0, 0.0
+    read, intake = (0.0, 0.0, 0.0), 0.0
+    wake = {STEP: Wake(), SPOKEN: Wake(), READ: Wake()}
     for _ in range(ROUNDS):
         alone_s, expected_s = own_s.copy(), np.zeros(len(pieces))
         for row, kind in enumerate(KINDS):
             alone_s[by_kind[kind]] /= 1 + beside[by_kind[kind]] @ slowing[row]
         for name, chosen in by_name.items():
             these = [pieces[i] for i in chosen]
+            waking_s = np.array([wake[name].after(p) if name in wake else 0.0 for p in pauses_s[chosen]])
             if name == READ:
-                read = _fit_reading(these, alone_s[chosen])
+                read = _fit_reading(these, np.maximum(0.0, alone_s[chosen] - waking_s))
                 expected_s[chosen] = _features(these) @ np.array(read)
             elif name == INTAKE:
                 intake = _mean(alone_s[chosen])
                 expected_s[chosen] = intake
             else:
                 points = [
-                    (pieces[i].size, pieces[i].context, float(alone_s[i])) for i in chosen if not is_waking[i]
+                    (pieces[i].size, pieces[i].context, max(0.0, float(alone_s[i] - more_s)))
+                    for i, more_s in zip(chosen, waking_s, strict=True)
+                    if name != STEP or not is_waking[i]
                 ]
                 curves[name] = fit_curve(points)
                 expected_s[chosen] = [curves[name].at(p.size, p.context) for p in these]
-        woken = by_name.get(STEP, np.zeros(0, np.intp))
-        woken = woken[is_waking[woken]]
-        wake = max(0.0, float(np.mean(alone_s[woken] - expected_s[woken]))) if len(woken) else 0.0
-        expected_s[woken] += wake
+            if name in wake:
+                woken = chosen[is_waking[chosen]]
+                late_s = np.minimum(alone_s[woken], LONGEST * expected_s[woken]) - expected_s[woken]
+                wake[name] = fit_wake(pauses_s[woken], late_s, sleeps=name == STEP)
+                expected_s[woken] += [wake[name].after(p) for p in pauses_s[woken]]
         for row, kind in enumerate(KINDS):
             chosen = by_kind[kind]
             columns = [c for c in range(len(KINDS)) if not (kind == MODEL == KINDS[c])]
@@ -99,7 +105,22 @@ def fit(pieces: Sequence[Piece], first_pictures: Sequence[Piece] = ()) -> Fitted
         (p.own_s - curves[p.name].at(p.size, p.context)) / p.pictures for p in first_pictures if p.pictures
     ]
     tile_s = max(0.0, float(np.median(tile))) if tile else 0.0
-    return Fitted(curves, read, intake, wake, tile_s, slowed, rates_of(pieces, own_s, expected_s))
+    by_kind_wake = {MODEL: wake[STEP], SPEECH: wake[SPOKEN], PREPARE: wake[READ]}
+    return Fitted(curves, read, intake, by_kind_wake, tile_s, slowed, rates_of(pieces, own_s, expected_s))
+
+
+def fit_wake(pauses_s: Array, late_s: Array, *, sleeps: bool = True) -> Wake:
+    """Least squares of how late work was after pauses. sleeps: whether any pause costs something, however
+    short it is."""
+    found, least = Wake(), np.inf
+    ones, lengths = np.ones(len(pauses_s)), np.minimum(pauses_s, LONGEST_PAUSE_S)
+    for alone, by_length in ((1, 1), (0, 1), (1, 0)) if sleeps else ((0, 1),):
+        columns = np.column_stack([alone * ones, by_length * lengths])
+        solved, *_ = np.linalg.lstsq(columns, late_s, rcond=None)
+        rest = float(np.sum((columns @ solved - late_s) ** 2))
+        if np.all(solved >= 0) and rest < least:
+            least, found = rest, Wake(float(solved[0]), float(solved[1]))
+    return found
 
 
 def _names(pieces: Sequence[Piece]) -> list[str]:
@@ -110,13 +131,16 @@ def _where(pieces: Sequence[Piece], chosen: Any) -> NDArray[np.intp]:
     return np.array([i for i, piece in enumerate(pieces) if chosen(piece)], dtype=np.intp)
 
 
-def _after_pauses(pieces: Sequence[Piece]) -> NDArray[np.bool_]:
-    """Whether each is a step that begins `IDLE_S` or more after the last."""
-    found, ended_s = np.zeros(len(pieces), np.bool_), -np.inf
-    for number, piece in enumerate(pieces):
-        if piece.name == STEP:
-            found[number] = piece.begun_s - ended_s > IDLE_S
-            ended_s = piece.ended_s
+def _pauses(pieces: Sequence[Piece]) -> Array:
+    """Before each step and each speech, how long there was none, and before each reading, how long there was
+    no work at all; 0 for other pieces, and for the first."""
+    found, ended_s = np.zeros(len(pieces)), dict[str, float]()
+    for number in np.argsort([piece.begun_s for piece in pieces], kind="stable"):
+        piece = pieces[number]
+        if piece.name in (STEP, SPOKEN, READ):
+            rested = ended_s.values() if piece.name == READ else [ended_s.get(piece.name, np.inf)]
+            found[number] = max(0.0, piece.begun_s - max(rested, default=np.inf))
+        ended_s[piece.name] = max(piece.ended_s, ended_s.get(piece.name, 0.0))
     return found
 
 

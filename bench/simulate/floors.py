@@ -184,7 +184,7 @@ class FloorCosts:
     def intake_s(self) -> float:
         return self.host * INTAKE_S
 
-    def wake_s(self) -> float:
+    def wake_s(self, kind: str, pause_s: float) -> float:
         return 0.0  # not known
 
     @cached_property

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from antiphon.bench.simulate.costs import Served, Work
+from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Served, Wake, Work
 from antiphon.codec.batches import Ladder
 from antiphon.config import CacheConfig, EngineConfig, ModelConfig, StreamSchedule
 from antiphon.files.reading import read_bounded
@@ -81,7 +81,8 @@ class MeasuredCosts:
     prepare: tuple[float, float, float]
     """Reading a request: for itself, for each second of its speech, for each picture"""
     intake: float
-    wake: float
+    wake: Mapping[str, Wake]
+    """By the kind of work"""
     tile: float
     """The vision tower, for each tile"""
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -107,8 +108,8 @@ class MeasuredCosts:
     def intake_s(self) -> float:
         return self.intake
 
-    def wake_s(self) -> float:
-        return self.wake
+    def wake_s(self, kind: str, pause_s: float) -> float:
+        return self.wake[kind].after(pause_s)
 
     # --- as a file -----------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class MeasuredCosts:
             "speech": asdict(self.speech),
             "prepare": list(self.prepare),
             "intake": self.intake,
-            "wake": self.wake,
+            "wake": {kind: asdict(wake) for kind, wake in self.wake.items()},
             "tile": self.tile,
             "slowed": {kind: dict(by) for kind, by in self.slowed.items()},
             "rates": [round(rate, RATE_DIGITS) for rate in self.rates],
@@ -168,7 +169,7 @@ def read_costs(path: Path) -> MeasuredCosts:
             speech=_curve(row["speech"]),
             prepare=(float(row["prepare"][0]), float(row["prepare"][1]), float(row["prepare"][2])),
             intake=float(row["intake"]),
-            wake=float(row["wake"]),
+            wake={kind: _wake(row["wake"][kind]) for kind in (MODEL, SPEECH, PREPARE)},
             tile=float(row["tile"]),
             slowed={kind: {k: float(v) for k, v in by.items()} for kind, by in row["slowed"].items()},
             rates=_rates(row["rates"]),
@@ -183,6 +184,13 @@ def _curve(row: Mapping[str, Any]) -> Curve:
     if not sizes or len(sizes) != len(seconds) or list(sizes) != sorted(set(sizes)):
         raise ValueError("a curve's sizes rise, and each has its seconds")
     return Curve(sizes, seconds, float(row["context_s"]))
+
+
+def _wake(row: Mapping[str, float]) -> Wake:
+    wake = Wake(float(row["alone_s"]), float(row["per_s"]))
+    if not (0 <= wake.alone_s < float("inf") and 0 <= wake.per_s < float("inf")):
+        raise ValueError("waking up takes no negative time")
+    return wake
 
 
 def _rates(row: Sequence[float]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from antiphon.bench.simulate.asked import Asked, state_of
-from antiphon.bench.simulate.costs import IDLE_S, Costs
+from antiphon.bench.simulate.costs import MODEL, PREPARE, Costs
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.jumps import Jump, plan_jump
 from antiphon.bench.simulate.live import begin_reading, confirm, grow
@@ -103,6 +103,7 @@ class Replica:
         if asked.growing is None:
             self._num_coming += 1
             work_s = self._costs.prepare_s(arrival.speech_s, len(arrival.pictures))
+            work_s += self._costs.wake_s(PREPARE, self.machine.rested_s())
             self._readers.read(work_s, partial(self._command, partial(self._begin, asked)))
             return
         self._readers.read(
@@ -208,7 +209,7 @@ class Replica:
         if not scheduler.has_work:
             return
         taking_s, self._taking_s = self._taking_s, 0.0
-        wake_s = self._costs.wake_s() if now_s - self._ended_s > IDLE_S else 0.0
+        wake_s = self._costs.wake_s(MODEL, now_s - self._ended_s)
         if self._jumps and not taking_s + wake_s and (jump := plan_jump(scheduler, self._costs)) is not None:
             self._stepper.begin(list(jump.ends_s), jump)
             return

@@ -178,6 +178,7 @@ class SimulatedSpeech:
                 return
             frames = [self._order.frames(job) for job in batch]
             work_s = self._costs.speech_s(frames, [_stream(job).final_frames() for job in batch])
+            work_s += self._costs.wake_s(SPEECH, self._machine.rested_s(SPEECH))
             for job in batch:
                 job.thread = cast(Any, self)
             self._num_busy += 1

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from antiphon.bench.engine import paced_speaking
-from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Served, Work
+from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Served, Wake, Work
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.fleet import Fleet, simulate
 from antiphon.bench.simulate.floors import FloorCosts
@@ -48,6 +48,8 @@ class FlatCosts:
     slowed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
     wake: float = 0.0
+    wakes: str = MODEL
+    """The kind of work that takes this longer after a pause"""
 
     def pass_s(self, work: Work) -> float:
         return self.pass_
@@ -64,8 +66,8 @@ class FlatCosts:
     def intake_s(self) -> float:
         return 0.0
 
-    def wake_s(self) -> float:
-        return self.wake
+    def wake_s(self, kind: str, pause_s: float) -> float:
+        return Wake(self.wake).after(pause_s) if kind == self.wakes else 0.0
 
 
 def served(num_blocks: int = 400, **changed: object) -> Served:
@@ -248,6 +250,17 @@ def test_one_request_alone_takes_the_sum_of_its_parts() -> None:
     num_units = 10  # bottom and top read the prompt; there are three ids; the first unit is heard by itself
     passes = 2 + 3 + num_units + 1
     assert measured.e2el_s == pytest.approx(2.0 + passes * 1.0 + 0.25)
+
+
+@pytest.mark.parametrize("kind", [MODEL, SPEECH, PREPARE])
+def test_work_takes_longer_after_a_pause(kind: str) -> None:
+    """The second request comes at once, when there is none, and the third after four seconds."""
+    costs = FlatCosts(pass_=0.001, speech=0.002, prepare=0.003, wake=0.05, wakes=kind)
+    short = {"reply_s": 0.4, "reply_tokens": 3}
+    arrivals = [asked(0.0, **short), asked(0.01, **short), asked(4.0, **short)]
+    _, soon_s, late_s = first_audio_s(simulate(arrivals, costs, 1))
+    assert first_audio_s(simulate(arrivals, replace(costs, wake=0.0), 1))[2] == pytest.approx(late_s - 0.05)
+    assert soon_s < late_s
 
 
 def test_the_floors_are_those_of_the_released_size() -> None:

@@ -22,7 +22,7 @@ from antiphon.bench.serving.reply import Reply
 from antiphon.bench.simulate import calibrate as calibrating
 from antiphon.bench.simulate.calibrate import Clients
 from antiphon.bench.simulate.check import FIGURES, TYPICAL, Checked, figures
-from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Work
+from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Wake, Work
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.fitting import fit, fit_curve
 from antiphon.bench.simulate.fleet import simulate
@@ -322,21 +322,24 @@ def test_a_machine_is_found_again_in_what_was_watched() -> None:
     def nothing() -> None:
         pass
 
-    def steps(left: int, wake_s: float) -> None:
+    def steps(left: int) -> None:
         rows = int(rng.integers(1, 9))
-        more = partial(steps, left - 1, 0.0) if left else nothing
-        do(MODEL, STEP, rows, wake_s + 0.01 + 0.002 * rows, more)
+        wake_s = Wake(0.05, 0.02).after(machine.rested_s(MODEL))
+        do(MODEL, STEP, rows, wake_s + 0.01 + 0.002 * rows, partial(steps, left - 1) if left else nothing)
 
-    for second in range(200):
-        clock.at(second, partial(steps, 15, 0.05))
+    def speak(frames: int) -> None:
+        wake_s = Wake(0.0, 0.04).after(machine.rested_s(SPEECH))
+        do(SPEECH, SPOKEN, frames, wake_s + frames / 1000, nothing)
+
+    for second in range(400):
+        clock.at(second + rng.uniform(0, 0.9), partial(steps, 15))
         for _ in range(2):
             frames, seconds, shown = (
                 int(rng.integers(40, 200)),
                 int(rng.integers(1, 5)),
                 int(rng.integers(0, 2)),
             )
-            speak = partial(do, SPEECH, SPOKEN, frames, frames / 1000, nothing)
-            clock.at(second + rng.uniform(0, 1), speak)
+            clock.at(second + rng.uniform(0, 1), partial(speak, frames))
             work_s = 0.02 + 0.03 * seconds + 0.01 * shown
             clock.at(second + rng.uniform(0, 1), partial(do, PREPARE, READ, seconds, work_s, nothing, shown))
     while clock.step():
@@ -345,7 +348,9 @@ def test_a_machine_is_found_again_in_what_was_watched() -> None:
     found = fit(pieces)
     assert found.curves[STEP].at(4) == pytest.approx(0.018, rel=0.05)
     assert found.curves[SPOKEN].at(100) == pytest.approx(0.1, rel=0.05)
-    assert found.wake == pytest.approx(0.05, rel=0.1)
+    assert (found.wake[MODEL].alone_s, found.wake[MODEL].per_s) == pytest.approx((0.05, 0.02), abs=0.01)
+    assert (found.wake[SPEECH].alone_s, found.wake[SPEECH].per_s) == pytest.approx((0.0, 0.04), abs=0.015)
+    assert found.wake[PREPARE].per_s == pytest.approx(0.0, abs=0.015)
     assert found.read == pytest.approx((0.02, 0.03, 0.01), abs=0.004)
     for kind, by in slowed.items():
         assert {other: found.slowed[kind][other] for other in by} == pytest.approx(by, abs=0.12)
