@@ -29,7 +29,7 @@ SHARES = (0.4, 0.6, 0.8, 0.9, 1.0)
 """Of "wider", that are tried"""
 READER = "reading"
 """What reads the tower in training; it goes with "answering"."""
-NUM_TESTED = 200
+NUM_TESTED = 120
 
 
 def mix(run: Run) -> None:

@@ -25,7 +25,7 @@ from antiphon_tiny.world.wordings import as_asked
 
 __all__ = ["train_wider"]
 
-NUM_STEPS = 2200
+NUM_STEPS = 2750
 PEAK = 1e-3
 FIRST_STEPS = 250
 TYPED_ROWS, PICTURE_ROWS, HEARD_ROWS, UNANSWERED = (11, 8), (6, 5), (14, 28), (0.0, 0.8)
@@ -65,7 +65,7 @@ def train_wider(run: Run) -> None:
     tests = WiderTests(listening, speaking, speech, NUM_TESTED)
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=60)
     training = Training(
-        model, run.folder("wider"), schedule, seed=run.seed, slow=SLOW, save_every=440, log_every=25
+        model, run.folder("wider"), schedule, seed=run.seed, slow=SLOW, save_every=250, log_every=25
     )
 
     def heard_rows(step: int, rng: random.Random) -> list[SpokenRow]:
