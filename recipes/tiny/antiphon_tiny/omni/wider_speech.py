@@ -32,7 +32,11 @@ ANSWERS = 0.6
 KINDS = {"picture": 0.42, "name": 0.14, "sum after": 0.06, "single": 0.38}
 NAMES_APART = 0.35
 """How often something else is said between a name and the question for it."""
-BEFORE = 0.15
+AT_ONCE = 0.15
+"""How often a name is told and asked for in one turn."""
+NUM_BEFORE = {0: 0.8, 1: 0.1, 2: 0.06, 3: 0.04}
+"""How often there are so many other turns before a question."""
+TOLD_ALONE = 0.15
 IN_VAIN = 0.03
 """How often a question about a picture comes without one."""
 ANSWERED = ("name", "name asked", "picture", "follow", "sum after", "again")
@@ -43,7 +47,8 @@ NUMBER_ENDS = tuple(f" is {name}." for name in NUMBERS)
 class _Asked:
     """Spoken questions by what they ask."""
 
-    def __init__(self, rows: list[tuple[dict[str, Any], Utterance]]) -> None:
+    def __init__(self, rows: list[tuple[dict[str, Any], Utterance]], layout: Layout) -> None:
+        self._layout = layout
         self.single: list[tuple[Exchange, Utterance]] = []
         self.sums: list[tuple[Exchange, Utterance]] = []
         self.told: list[tuple[Exchange, Utterance]] = []
@@ -84,8 +89,8 @@ class _Asked:
             return _sample([(Exchange("", NO_PICTURE, "no picture"), rng.choice(self.looking))])
         if not self.single:
             return None
-        before = [rng.choice(self.single)] if rng.random() < BEFORE else []
-        return _sample([*before, rng.choice(self.single)])
+        [num_before] = rng.choices(tuple(NUM_BEFORE), tuple(NUM_BEFORE.values()))
+        return _sample([rng.choice(self.single) for _ in range(num_before + 1)])
 
     def _about_picture(self, rng: random.Random, split: Split) -> SpokenSample | None:
         for _ in range(NUM_TRIES):
@@ -100,11 +105,13 @@ class _Asked:
     def _name(self, rng: random.Random) -> SpokenSample:
         told, said = rng.choice(self.told)
         [*_, name] = told.answer.rstrip(".").split()
-        asked = Exchange("", f"Your name is {name}.", "name asked")
+        asked, question = Exchange("", f"Your name is {name}.", "name asked"), rng.choice(self.name_asked)
+        if rng.random() < AT_ONCE:
+            return _sample([(asked, _joined([said, question], self._layout))])
         between = [rng.choice(self.single)] if self.single and rng.random() < NAMES_APART else []
-        if rng.random() < BEFORE:
+        if rng.random() < TOLD_ALONE:
             return _sample([(told, said)])
-        return _sample([(told, said), *between, (asked, rng.choice(self.name_asked))])
+        return _sample([(told, said), *between, (asked, question)])
 
     def _sum_after(self, rng: random.Random) -> SpokenSample | None:
         turn, said = rng.choice(self.sums)
@@ -119,6 +126,12 @@ class _Asked:
         return None
 
 
+def _joined(parts: list[Utterance], layout: Layout) -> Utterance:
+    """One after the other."""
+    text = " ".join(part.text for part in parts)
+    return Utterance(text, [unit for part in parts for unit in part.units], layout.encode(text))
+
+
 def _sample(turns: list[tuple[Exchange, Utterance]]) -> SpokenSample:
     return SpokenSample(Sample(tuple(turn for turn, _ in turns)), [said for _, said in turns])
 
@@ -127,15 +140,17 @@ class WiderSpeech:
     """Everything that was spoken for the stage, as far as it is there."""
 
     def __init__(self, work: Path, layout: Layout) -> None:
-        self._encode = layout.encode
+        self._layout = layout
         self.own: list[Utterance] = []
         """What the model is to say."""
         self.heard: list[Utterance] = []
         self._long: list[Utterance] = []
         self._long_tests: list[Utterance] = []
         self._answers: list[Utterance] = []
+        self._said_tests: list[Utterance] = []
         rows: dict[bool, list[tuple[dict[str, Any], Utterance]]] = {True: [], False: []}
         for i, row in enumerate(_rows(work)):
+            times = PLAIN_TIMES if row["plain"] else 1
             said = Utterance(row["text"], row["units"], layout.encode(row["text"]))
             if len(said.units) < frames_needed(said):
                 continue
@@ -143,20 +158,29 @@ class WiderSpeech:
                 is_test = (len(self._long) + len(self._long_tests)) % TESTED == 0
                 (self._long_tests if is_test else self._long).append(said)
                 continue
-            is_test = i % TESTED == 0 and not row["plain"]
-            rows[is_test].append((row, said))
+            is_test = i % TESTED == 0
+            rows[is_test] += [(row, said)] * (1 if is_test else times)
             if not is_test:
-                self.heard.append(said)
-                if "said" in row:
-                    own = Utterance(said.text, row["said"], said.text_ids)
-                    if len(own.units) >= frames_needed(own):
-                        self.own.append(own)
-                        if "asks" not in row:
-                            self._answers.append(own)
-        self._train, self._test = _Asked(rows[False]), _Asked(rows[True])
+                self.heard += [said] * times
+            if "said" in row:
+                own = Utterance(said.text, row["said"], said.text_ids)
+                if len(own.units) < frames_needed(own):
+                    continue
+                if is_test:
+                    self._said_tests.append(own)
+                    continue
+                self.own += [own] * times
+                if "asks" not in row:
+                    self._answers += [own] * times
+        self._train, self._test = _Asked(rows[False], layout), _Asked(rows[True], layout)
         self._heard_tests = {
-            name: [said for row, said in rows[True] if ("hibari" in row["voice"]) == (name == "own voice")]
-            for name in ("own voice", "other voices")
+            f"{voice}{', in good surroundings' if plain else ''}": [
+                said
+                for row, said in rows[True]
+                if row["plain"] == plain and ("hibari" in row["voice"]) == (voice == "own voice")
+            ]
+            for plain in (False, True)
+            for voice in ("own voice", "other voices")
         }
 
     def draw_spoken(self, rng: random.Random, count: int) -> list[SpokenSample]:
@@ -179,11 +203,7 @@ class WiderSpeech:
         parts: list[Utterance] = []
         while sum(len(part.units) for part in parts) < wanted:
             parts.append(rng.choice(self.heard))
-        return Utterance(
-            " ".join(part.text for part in parts),
-            [unit for part in parts for unit in part.units],
-            self._encode(" ".join(part.text for part in parts)),
-        )
+        return _joined(parts, self._layout)
 
     def tests(self, count: int) -> dict[str, list[SpokenSample]]:
         """Conversations that training does not hear, about pictures that it does not see."""
@@ -195,6 +215,10 @@ class WiderSpeech:
             "talk": [one for one in found if one.sample.scene is None],
         }
 
+    def said_tests(self, count: int) -> list[Utterance]:
+        """What the speaking voice says, and training does not."""
+        return self._said_tests[:count]
+
     def heard_tests(self, count: int) -> dict[str, list[Utterance]]:
         """Recordings that training does not hear, of all voices alike."""
         tests = self._heard_tests | {"half a minute": self._long_tests[: count // 6]}
@@ -204,13 +228,13 @@ class WiderSpeech:
 def _rows(work: Path) -> list[dict[str, Any]]:
     """Rows {text, voice, units} of everything that is there; with `asks`, `answer` and `topic` where
     something is asked (`answer` None: the picture tells), `said` where the speaking voice speaks, `long` for
-    many sentences, `plain` in good surroundings: those come last, and as often as they are to count."""
+    many sentences, `plain` in good surroundings: those come last."""
     paths = sorted((work / "wider-data").glob("*.jsonl"), key=lambda path: (_is_plain(path), path.name))
     return [
         row
         for path in paths
         for line in path.read_text().splitlines()
-        for row in [json.loads(line) | {"plain": _is_plain(path)}] * (PLAIN_TIMES if _is_plain(path) else 1)
+        for row in [json.loads(line) | {"plain": _is_plain(path)}]
     ]
 
 

@@ -8,27 +8,24 @@ all of it.
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import torch
 
-from antiphon_tiny.omni.hearing_training import word_errors
 from antiphon_tiny.omni.listening_training import Listening
 from antiphon_tiny.omni.parts import MODEL, PARTS, load_parts
 from antiphon_tiny.omni.spoken import POOL, SpokenRow, of_like_length
 from antiphon_tiny.omni.together_training import Together
 from antiphon_tiny.omni.wider_speech import WiderSpeech
+from antiphon_tiny.omni.wider_tests import WiderTests
 from antiphon_tiny.stages import Run
 from antiphon_tiny.training import Losses, Schedule, Training
 from antiphon_tiny.world.exchange import Sample
 from antiphon_tiny.world.free import draw_free
-from antiphon_tiny.world.phrasing import phrased
-from antiphon_tiny.world.samples import draw_samples
 from antiphon_tiny.world.wordings import as_asked
 
 __all__ = ["train_wider"]
 
-NUM_STEPS = 1150
+NUM_STEPS = 2750
 PEAK = 1e-3
 FIRST_STEPS = 250
 TYPED_ROWS, PICTURE_ROWS, HEARD_ROWS, UNANSWERED = (11, 8), (6, 5), (14, 28), (0.0, 0.8)
@@ -65,9 +62,7 @@ def train_wider(run: Run) -> None:
     load_parts(model.omni, run.folder("together") / "state.pt", PARTS)
     listening.load_reader(run.folder("together") / "state.pt")
     speech = WiderSpeech(run.work, listening.layout)
-    typed_tests = draw_samples(NUM_TESTED, "held_out", run.seed + 1)
-    reworded = [_reworded(sample) for sample in draw_samples(3 * NUM_TESTED, "held_out", run.seed + 2)]
-    asked = speech.tests(NUM_TESTED)
+    tests = WiderTests(listening, speaking, speech, NUM_TESTED)
     schedule = Schedule(run.num_steps or NUM_STEPS, PEAK, warmup=60)
     training = Training(
         model, run.folder("wider"), schedule, seed=run.seed, slow=SLOW, save_every=250, log_every=25
@@ -92,32 +87,4 @@ def train_wider(run: Run) -> None:
             | speaking.speak_losses(of_like_length(rng, rows, len), rng)
         )
 
-    def evaluate() -> dict[str, float]:
-        shown = {
-            "held-out typed %": _share(listening, typed_tests),
-            "held-out wordings %": _share(listening, reworded),
-        }
-        for name, samples in asked.items():
-            if samples:
-                shown[f"spoken, {name} %"] = 100 * listening.num_heard(samples) / len(samples)
-        for name, part in speech.heard_tests(NUM_TESTED).items():
-            if part:
-                found = speaking.transcripts(part)
-                shown[f"misheard, {name} %"] = word_errors([said.text for said in part], found)
-        return shown
-
-    training.run(losses, evaluate)
-
-
-def _reworded(sample: Sample) -> Sample:
-    """With its last question in a wording that training does not see."""
-    *before, last = sample.turns
-    rng = random.Random(f"{last.question} {len(before)}")
-    return replace(
-        sample, turns=(*before, replace(last, question=phrased(rng, last.question, held_out=True)))
-    )
-
-
-def _share(listening: Listening, samples: list[Sample]) -> float:
-    counts = listening.num_right(samples)
-    return 100 * sum(right for right, _ in counts.values()) / len(samples)
+    training.run(losses, tests.all)

@@ -32,12 +32,12 @@ from antiphon_tiny.stages import Run
 __all__ = ["build_wider"]
 
 COUNTS = {
-    "heart": 3800, "disguised": 2700, "slt": 500, "rms": 500, "awb": 500, "kal16": 300, "kal": 200,
-    "slt_hts": 300, "kal_diphone": 300, "espeak": 700,
+    "heart": 6800, "disguised": 4900, "slt": 900, "rms": 900, "awb": 900, "kal16": 500, "kal": 400,
+    "slt_hts": 500, "kal_diphone": 500, "espeak": 1400,
 }  # fmt: skip
 """Utterances of each of the sets of "speech-data", by their voices."""
 PLAIN_COUNTS = {
-    "heart": 1400, "disguised": 1400, "slt": 200, "rms": 200, "awb": 200, "slt_hts": 100, "espeak": 300,
+    "heart": 2800, "disguised": 2800, "slt": 400, "rms": 400, "awb": 400, "slt_hts": 200, "espeak": 600,
 }  # fmt: skip
 """Those in good surroundings; half of their sentences are the grammar's own."""
 PLAIN_SNR_DB, PLAIN_SILENCE_S = (18.0, 45.0), 0.4

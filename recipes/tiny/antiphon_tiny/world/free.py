@@ -25,7 +25,8 @@ __all__ = ["ask_beyond", "ask_day_before", "draw_free", "everyday", "free_senten
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NAMED = 0.5
 """The part of the names that have a token of their own."""
-NUM_TRIES = 100
+AT_ONCE = 0.1
+"""How often a name is told and asked for in one turn."""
 
 
 @cache
@@ -53,6 +54,9 @@ def draw_free(rng: random.Random) -> Sample:
     if kind < 0.8:
         return Sample((ask_day_before(rng),))
     told, asked = names_told(rng)
+    if rng.random() < AT_ONCE:
+        both = (phrased(rng, turn.question) for turn in (told, asked))
+        return Sample((replace(asked, question=" ".join(both)),))
     between = draw_sample(rng, "train", pictures=0.0, max_turns=1).turns
     return Sample((told, *(between if rng.random() < 0.4 else ()), asked) if rng.random() < 0.85 else (told,))
 
