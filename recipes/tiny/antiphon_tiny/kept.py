@@ -30,8 +30,6 @@ __all__ = ["KEPT", "PACKAGED", "keep", "restore"]
 KEPT = Path(__file__).parents[1] / "kept"
 WEIGHTS = "weights.safetensors"
 LOSSES = ("losses.json", "losses.png")
-SHARES = "shares.json"
-"""Of "mixed": what was tried"""
 FROZEN = (MODEL, "ears.whisper.")
 """Tensors whose names begin with one of these are kept only where the stage has trained them."""
 PACKAGED = {
@@ -52,7 +50,7 @@ def keep(run: Run, name: str, kept: Path = KEPT, *, only_losses: bool = False) -
         )
     folder = kept / name
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (*LOSSES, *([SHARES] if (source / SHARES).is_file() else [])):
+    for file in LOSSES:
         shutil.copy(source / file, folder / file)
     weights = folder / WEIGHTS
     if only_losses:

@@ -25,7 +25,7 @@ from antiphon_tiny.world.wordings import as_asked
 
 __all__ = ["train_wider"]
 
-NUM_STEPS = 2750
+NUM_STEPS = 2420
 PEAK = 1e-3
 FIRST_STEPS = 250
 TYPED_ROWS, PICTURE_ROWS, HEARD_ROWS, UNANSWERED = (11, 8), (6, 5), (14, 28), (0.0, 0.8)
