@@ -192,9 +192,8 @@ def test_eight_at_once(engine: AsyncEngine, questions: list[dict[str, Any]]) -> 
             return words(reader.of(Heard)[0].text), done.unit_ids
 
     async def main() -> None:
-        heard_well = [*questions[:7], questions[8]]
-        together = await asyncio.gather(*(talk_about(question) for question in heard_well))
-        for question, found in zip(heard_well, together, strict=True):
+        together = await asyncio.gather(*(talk_about(question) for question in questions[:8]))
+        for question, found in zip(questions[:8], together, strict=True):
             assert found[0] == words(question["question"])
             assert found == await talk_about(question)
 

@@ -267,7 +267,7 @@ def engine() -> Iterator[AsyncEngine]:
 TALK = ConversationSettings(
     ReplyOptions(("text",)), turn_detection=None, activity="energy", retention_ratio=0.6
 )
-ASKED = {9: "Rose sleeps in the garden.", 6: "I see no picture.", 4: "Zero plus zero is zero."}
+ASKED = {4: "Zero plus zero is zero.", 6: "I see no picture.", 7: "One two three."}
 """Of the recorded questions, some that are about no picture."""
 
 
@@ -287,7 +287,7 @@ def test_a_conversation_goes_on(engine: AsyncEngine) -> None:
     async def main() -> None:
         async with conversing(engine, TALK, all_told=True) as (talk, reader):
             cuts, cached, replies = [], [], []
-            for number in [9, 6, 4] * 3:
+            for number in [4, 6, 7] * 3:
                 before = talk.history.num_left_out
                 ended = await ask(talk, reader, number)
                 done = completion(talk, ended.item_id)
