@@ -1,5 +1,4 @@
-"""What "wider" is measured on while it is trained, and by which "mixed" chooses: held out, and none of it
-from outside."""
+"""What "wider" is measured on while it is trained: held out, and none of it from outside."""
 
 from __future__ import annotations
 
