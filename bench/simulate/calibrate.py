@@ -42,9 +42,10 @@ class Clients:
     """At most"""
 
 
-PAUSING = (Clients(1, 10, 0.5), Clients(1, 8, 2.0))
+PAUSING = (Clients(1, 8), Clients(1, 10, 0.5), Clients(1, 8, 2.0))
+"""One client, who lets the machine rest or not: how long a request is passed on is known of these"""
 LOADS = (*PAUSING, Clients(2, 8, 0.3), Clients(4, 12), Clients(8, 16), Clients(24, 24))
-"""Of each round; in the first of them, one client lets the machine rest"""
+"""Of each round"""
 READING_PAUSE_S = 0.05
 PROMPT_UNITS = (10, 40, 100)
 MIN_UNITS, MAX_UNITS = 15, 60
@@ -58,7 +59,7 @@ class Calibration:
     """Rounds of watching an engine, which may lie apart: the speed of shared machines drifts.
 
     The engine has a codec and serves nobody else; after each round it is as it was. A round
-    takes half a minute.
+    takes 25 seconds.
     """
 
     def __init__(self, asked: AsyncEngine, questions: Sequence[Question] | None = None) -> None:
@@ -91,10 +92,9 @@ class Calibration:
                         self._relayed += _relayed(watched, pauses)
         self._rounds.append(watched.pieces)
 
-    def costs(self, first: int = 0, count: int | None = None) -> MeasuredCosts:
-        """What these rounds tell; None: all from the first on."""
-        rounds = self._rounds[first:] if count is None else self._rounds[first : first + count]
-        engine, found = self._asked.engine, fit(list(chain.from_iterable(rounds)), self._first)
+    def costs(self) -> MeasuredCosts:
+        """What all rounds tell."""
+        engine, found = self._asked.engine, fit(list(chain.from_iterable(self._rounds)), self._first)
         alone_s, per_s, per_picture = found.read
         pauses_s, late_s = np.array(self._relayed or [(0.0, 0.0)]).T
         relayed = fit_wake(pauses_s, late_s)

@@ -47,7 +47,7 @@ FLEET_PANEL = "Fleet"
 TIMES_PANEL = "Times"
 CHECK_PANEL = "Check"
 ALONE_ROUNDS = 3
-"""Of measuring an engine, where it is not measured around loads"""
+"""Of measuring an engine, where it is not measured between loads"""
 
 
 def run(
@@ -259,9 +259,8 @@ def _measure(
                     for _ in range(1 if loads else ALONE_ROUNDS):
                         await calibration.watch()
 
-            def times(number: int) -> MeasuredCosts:
-                """Measured around this load, unless they are given."""
-                return calibration.costs(number, 2) if known is None else known
+            def times() -> MeasuredCosts:
+                return calibration.costs() if known is None else known
 
             found = asyncio.run(
                 checked(

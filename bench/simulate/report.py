@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from rich.markup import escape
@@ -127,12 +128,12 @@ def check_record(checked: Checked) -> dict[str, Any]:
             for name, each in figures(checked).items()
         },
         "measured": asdict(summarize_all(checked.measured)),
-        "simulated": asdict(summarize_all(checked.simulated)),
+        "simulated": asdict(summarize_all(chain.from_iterable(checked.simulated))),
         "first_audio_s": {
             name: [
                 [reply.ttfa_s for reply in sorted(run.replies, key=lambda reply: reply.due_s)] for run in runs
             ]
-            for name, runs in (("measured", checked.measured), ("simulated", checked.simulated))
+            for name, runs in (("measured", checked.measured), ("simulated", checked.simulated[0]))
         },
     }
 

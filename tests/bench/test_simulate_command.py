@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from antiphon.bench.serving.load import Run
+from antiphon.bench.serving.measuring import Load
 from antiphon.bench.serving.questions import read_workload
 from antiphon.bench.serving.reply import Reply
 from antiphon.bench.simulate import calibrate as calibrating
+from antiphon.bench.simulate import check as checking
 from antiphon.bench.simulate.calibrate import Clients
-from antiphon.bench.simulate.check import FIGURES, TYPICAL, Checked, figures
+from antiphon.bench.simulate.check import FIGURES, NUM_TIMES, TYPICAL, Checked, figures
 from antiphon.bench.simulate.costs import MODEL, PREPARE, SPEECH, Wake, Work
 from antiphon.bench.simulate.events import Clock, Machine
 from antiphon.bench.simulate.fitting import fit, fit_curve
@@ -279,7 +283,8 @@ def test_an_engine_is_measured_and_checked(tmp_path: Path, monkeypatch: pytest.M
     assert status == 0, shown
     assert "first audio, mean" in shown
     one = json.loads(checked.read_text())["runs"][0]
-    assert one["measured"]["num_requests"] == one["simulated"]["num_requests"] == 6
+    assert one["measured"]["num_requests"] == 6
+    assert one["simulated"]["num_requests"] == NUM_TIMES * 6
     assert one["simulated"]["failures"] == {}
     assert set(one["figures"]) == {*FIGURES, TYPICAL}
     assert one["figures"]["p95"]["least"] <= one["figures"]["p95"]["most"]
@@ -369,14 +374,46 @@ def run_of(*firsts_s: float) -> Run:
 def test_a_figure_stands_beside_what_chance_makes_of_it() -> None:
     """A delay that one run of three met is in the tail of the requests, not in that of typical ones."""
     runs = [run_of(0.1, 0.2), run_of(0.1, 0.8), run_of(0.1, 0.2)]
-    found = figures(Checked("1/s", runs, [run_of(0.1, 0.2)] * 3))
+    found = figures(Checked("1/s", runs, [[run_of(0.1, 0.2)] * 3] * 2))
     p95 = found["p95"]
     assert (p95.least, p95.most) == pytest.approx((0.195, 0.765))
     assert p95.measured == pytest.approx(0.65)
     assert p95.simulated == pytest.approx(0.2)
     assert p95.is_within
     assert found[TYPICAL].measured == pytest.approx(found[TYPICAL].simulated) == pytest.approx(0.195)
-    assert not figures(Checked("1/s", runs, [run_of(0.9, 0.9)] * 3))["median"].is_within
+    assert not figures(Checked("1/s", runs, [[run_of(0.9, 0.9)] * 3] * 2))["median"].is_within
+
+
+def test_loads_take_turns_and_the_engine_is_measured_around_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that slows down meets all loads alike, and its measure with them."""
+    order: list[str] = []
+
+    async def answer(_target: object, _order: object, clients: int, _limits: object) -> Run:
+        order.append(str(clients))
+        return run_of(0.1, 0.2)
+
+    async def measure() -> None:
+        order.append("measured")
+
+    def simulated(*_: object, seed: int, **__: object) -> Run:
+        seeds.append(seed)
+        return run_of(0.1, 0.2)
+
+    seeds = list[int]()
+    monkeypatch.setattr(checking, "closed_loop", answer)
+    monkeypatch.setattr(checking, "EngineTarget", lambda engine: engine)
+    monkeypatch.setattr(checking, "trace_of", lambda run: run)
+    monkeypatch.setattr(checking, "simulated", simulated)
+    loads = [Load(concurrency=2), Load(concurrency=4)]
+    nothing: Any = None
+    found = asyncio.run(
+        checking.check(nothing, [], loads, lambda: nothing, measure, num_requests=2, repeats=2, seed=5)
+    )
+    assert order == ["1", "measured", "2", "4", "measured", "2", "4", "measured"]
+    assert [(len(one.measured), len(one.simulated), len(one.simulated[0])) for one in found] == [
+        (2, 8, 2)
+    ] * 2
+    assert seeds[: NUM_TIMES * 2] == list(range(5, 5 + NUM_TIMES * 2)), "each begins at another moment"
 
 
 def test_slow_moments_are_found_in_what_was_watched_and_hold_up_all_that_is_under_way() -> None:
@@ -411,7 +448,7 @@ def test_the_check_fits_a_terminal_of_80_columns() -> None:
         reply = Reply("spoken", 0.0)
         reply.add_audio(1234.5 + number, 2.0)
         replies.replies.append(reply.end(1300.0, None))
-    checked = [Checked(load, [replies] * 2, [replies] * 2) for load in ("16 at a time", "2.5/s")]
+    checked = [Checked(load, [replies] * 2, [[replies] * 2] * 2) for load in ("16 at a time", "2.5/s")]
     console = Console(width=80, record=True, file=StringIO())
     console.print(check_table(checked, "a model on a machine"))
     lines = console.export_text().splitlines()
