@@ -166,6 +166,6 @@ def test_the_kept_model_answers_questions_that_it_has_not_seen(skeleton: Path, t
 
 def test_kept_parts_of_the_codec_are_whole(tmp_path: Path) -> None:
     run = stages.Run(tmp_path)
-    assert kept.restore(run) == ["ears", "flow", "mixed", "units", "vocoder-tuned"]
+    assert kept.restore(run) == ["ears", "flow", "hearing-wider", "units", "vocoder-tuned", "whole"]
     train_units.load_trained(tmp_path / "units")
     train_vocoder.load_into(train_vocoder.new_vocoder(), tmp_path / "vocoder-tuned")

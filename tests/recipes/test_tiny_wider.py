@@ -15,12 +15,21 @@ import torch
 
 from antiphon.codec.checkpoint.hyperparams import HOP
 from antiphon_tiny import stages
-from antiphon_tiny.omni import mixing, speaking_training, wider_speech, wider_training
+from antiphon_tiny.omni import (
+    mixing,
+    speaking_training,
+    spoken,
+    whole,
+    wider_hearing,
+    wider_speech,
+    wider_thinking,
+    wider_training,
+)
 from antiphon_tiny.omni.geometry import GEOMETRY
 from antiphon_tiny.omni.parts import MODEL, part_of
 from antiphon_tiny.omni.tower import Reader
 from antiphon_tiny.outside.questions import questions
-from antiphon_tiny.speech import codec_folder, train_vocoder, wider_sentences
+from antiphon_tiny.speech import codec_folder, train_vocoder, unit_encoder, wider_sentences
 from antiphon_tiny.world import free, phrasing, samples, scene, styles, wordings
 from antiphon_tiny.world.knowing import FACTS, UNKNOWN
 from antiphon_tiny.world.split import is_held_out
@@ -176,6 +185,9 @@ def work(skeleton: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "wider-data").mkdir()
     lines = "\n".join(map(json.dumps, rows))
     (folder / "wider-data" / "heart-0000.jsonl").write_text(lines + "\n")
+    (folder / "wider-data" / "plain_heart-0000.jsonl").write_text(
+        "\n".join(map(json.dumps, rows[:20])) + "\n"
+    )
     torch.manual_seed(0)
     model = speaking_training.Speaking(stages.Run(folder))
     state = model.state_dict() | {f"reader.{k}": v for k, v in Reader(GEOMETRY).state_dict().items()}
@@ -206,16 +218,17 @@ def test_spoken_conversations_are_made_of_recordings(work: Path) -> None:
     assert len(speech.draw_long(rng).units) >= 200
 
 
-def test_what_is_measured_is_not_trained_on(work: Path) -> None:
+def test_what_is_measured_is_not_trained_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither these recordings nor others of the same words."""
+    monkeypatch.setattr(wider_speech, "TESTED", 5)
     layout = wider_training.WiderListening(stages.Run(work)).layout
     speech = wider_speech.WiderSpeech(work, layout)
-    heard = {tuple(said.units) for said in speech.heard}
-    said = {tuple(said.units) for said in speech.own}
+    heard, said = ({one.text for one in part} for part in (speech.heard, speech.own))
     tests = speech.heard_tests(100)
     assert any(tests.values())
-    assert all(tuple(one.units) not in heard for name, part in tests.items() for one in part)
+    assert all(one.text not in heard for part in tests.values() for one in part)
     assert speech.said_tests(100)
-    assert all(tuple(one.units) not in said for one in speech.said_tests(100))
+    assert all(one.text not in said for one in speech.said_tests(100))
 
 
 @pytest.mark.slow
@@ -251,6 +264,68 @@ def test_a_few_steps(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         own = name.startswith(MODEL)
         share = mixing.LATER[part_of(name.removeprefix(MODEL))] if own else mixing.READER
         assert torch.equal(tensor, torch.lerp(started[name], later[name], share))
+
+
+def trained(work: Path, stage: str) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """A stage's tensors, and the parts of which some are no longer those of "mixed"."""
+    module, before = (
+        torch.load(work / name / "state.pt", weights_only=True)["module"] for name in (stage, "mixed")
+    )
+    return module, {
+        part_of(name.removeprefix(MODEL))
+        for name in module
+        if name.startswith(MODEL) and not torch.equal(module[name], before[name])
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_parts_go_on_alone_and_are_put_together(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage in (wider_hearing, wider_thinking):
+        monkeypatch.setattr(stage, "NUM_TESTED", 2)
+    for name, size in {"ROWS": 2, "SAID_ROWS": 2, "SAID_EVERY": 2}.items():
+        monkeypatch.setattr(wider_hearing, name, size)
+    for name, size in {"TYPED_ROWS": 2, "PICTURE_ROWS": 1, "SPOKEN_ROWS": 2}.items():
+        monkeypatch.setattr(wider_thinking, name, size)
+    (work / "mixed").mkdir(exist_ok=True)
+    shutil.copy(work / "together" / "state.pt", work / "mixed" / "state.pt")
+    run = stages.Run(work, num_steps=3)
+    wider_hearing.train_wider_hearing(run)
+    hearing, moved = trained(work, "hearing-wider")
+    assert moved == {"hearing", "speaking"}
+    wider_thinking.train_wider_thinking(run)
+    thinking, moved = trained(work, "thinking-wider")
+    assert moved == {"hearing", "speaking", "thinking"}
+    monkeypatch.setitem(whole.LATER, "hearing", ("hearing-wider", 0.5))
+    whole.assemble(run)
+    found, moved = trained(work, "whole")
+    assert moved == {"hearing", "thinking"}
+    before = torch.load(work / "mixed" / "state.pt", weights_only=True)["module"]
+    for name, tensor in found.items():
+        part = part_of(name.removeprefix(MODEL)) if name.startswith(MODEL) else "reader"
+        if part == "seeing":
+            assert torch.equal(tensor, before[name])
+        elif part == "reader":
+            assert torch.equal(tensor, thinking[name])
+        else:
+            later = thinking if part == "thinking" else hearing
+            assert torch.equal(tensor, torch.lerp(before[name], later[name], whole.LATER[part][1]))
+
+
+def test_moved_units_are_neighbours() -> None:
+    said = spoken.Utterance("A b.", list(range(1000)), [1, 2])
+    rng = random.Random(3)
+    coordinates = unit_encoder.unit_coordinates()
+    steps = torch.tensor([2 / (levels - 1) for levels in unit_encoder.LEVELS])
+    shares = []
+    for _ in range(20):
+        other = wider_hearing.moved(said, rng)
+        assert (other.text, other.text_ids, len(other.units)) == (said.text, said.text_ids, 1000)
+        apart = ((coordinates[other.units] - coordinates).abs() / steps).round().sum(1)
+        assert set(apart.tolist()) <= {0, 1}
+        shares.append(apart.mean().item())
+    assert max(shares) <= wider_hearing.MOVED + 0.03
+    assert max(shares) > wider_hearing.MOVED / 2
 
 
 def test_the_exported_vocoder_is_louder_by_its_gain_and_otherwise_the_same() -> None:

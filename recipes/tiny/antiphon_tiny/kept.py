@@ -33,7 +33,7 @@ LOSSES = ("losses.json", "losses.png")
 FROZEN = (MODEL, "ears.whisper.")
 """Tensors whose names begin with one of these are kept only where the stage has trained them."""
 PACKAGED = {
-    "mixed": EMBEDDED_MODEL / "model.safetensors",
+    "whole": EMBEDDED_MODEL / "model.safetensors",
     "flow": EMBEDDED_CODEC / "flow.pt",
     "vocoder-tuned": EMBEDDED_CODEC / "hift.pt",
 }

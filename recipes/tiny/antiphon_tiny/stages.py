@@ -83,6 +83,15 @@ _STAGES = {
         "omni.wider_training:train_wider",
     ),
     "mixed": ("the weights between those of `together` and `wider`", "omni.mixing:mix"),
+    "hearing-wider": (
+        "the bottom layers go on learning the wider world's words",
+        "omni.wider_hearing:train_wider_hearing",
+    ),
+    "thinking-wider": (
+        "the LLM goes on learning the wider world's questions",
+        "omni.wider_thinking:train_wider_thinking",
+    ),
+    "whole": ("the parts of the last trainings as one state", "omni.whole:assemble"),
     "export": ("the checkpoint folder", "omni.stages:export_all"),
     "evaluate": (
         "held-out questions, typed and spoken, asked through the runtime; replies as heard",

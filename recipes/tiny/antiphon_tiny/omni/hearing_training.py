@@ -122,12 +122,15 @@ class Hearing(nn.Module):
             silent.append(hidden[r, start : start + hold])
             states.append(hidden[r, start + hold : start + len(said.units)])
         targets = torch.tensor([i for _, _, said in spans for i in said.text_ids])
-        log_probs = self.omni.audio_to_text_proj(nn.utils.rnn.pad_sequence(states)).log_softmax(-1)
+        with fast_products():
+            logits = self.omni.audio_to_text_proj(nn.utils.rnn.pad_sequence(states))
+            before = self.omni.audio_to_text_proj(torch.cat(silent))
+        log_probs = logits.float().log_softmax(-1)
         blank = self.config.blank_token_id
         each = F.ctc_loss(
             log_probs, targets, lengths, counts, blank=blank, reduction="none", zero_infinity=True
         )
-        silence = -self.omni.audio_to_text_proj(torch.cat(silent)).log_softmax(-1)[:, blank]
+        silence = -before.float().log_softmax(-1)[:, blank]
         out: Tensor = (each.sum() + silence.sum()) / counts.sum()
         return out
 

@@ -43,7 +43,7 @@ def evaluate_typed(run: Run) -> None:
 
 
 def export_all(run: Run) -> None:
-    folder, state = run.folder("skeleton"), run.folder("mixed") / "state.pt"
+    folder, state = run.folder("skeleton"), run.folder("whole") / "state.pt"
     n = export(dict.fromkeys(PARTS, state), folder, run.folder("stream_omni"), GEOMETRY, _text_vocab(run))
     print(f"{n / 1e6:.2f} million parameters")
 

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from antiphon_tiny.omni.conversations import Layout
 from antiphon_tiny.omni.listening_training import SpokenSample
@@ -22,7 +23,7 @@ __all__ = ["PLAIN", "WiderSpeech"]
 PLAIN, PLAIN_TIMES = "plain_", 2
 """How the names of files begin that have what was said in good surroundings, and how often its rows count."""
 TESTED = 40
-"""One in so many rows is kept for tests."""
+"""One in so many texts is kept for tests."""
 NUM_TRIES = 200
 LONG_UNITS = (200, 900)
 JOINED = 0.5
@@ -149,16 +150,16 @@ class WiderSpeech:
         self._answers: list[Utterance] = []
         self._said_tests: list[Utterance] = []
         rows: dict[bool, list[tuple[dict[str, Any], Utterance]]] = {True: [], False: []}
-        for i, row in enumerate(_rows(work)):
+        for row in _rows(work):
             times = PLAIN_TIMES if row["plain"] else 1
             said = Utterance(row["text"], row["units"], layout.encode(row["text"]))
             if len(said.units) < frames_needed(said):
                 continue
+            # by its words, so that they are in no other row of the other part
+            is_test = crc32(row["text"].encode()) % TESTED == 0
             if row.get("long"):
-                is_test = (len(self._long) + len(self._long_tests)) % TESTED == 0
                 (self._long_tests if is_test else self._long).append(said)
                 continue
-            is_test = i % TESTED == 0
             rows[is_test] += [(row, said)] * (1 if is_test else times)
             if not is_test:
                 self.heard += [said] * times

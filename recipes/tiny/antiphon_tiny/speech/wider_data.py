@@ -2,7 +2,8 @@
 
 Each shard is spoken and encoded at once, from its own seed: an interrupted run goes on where it stopped, and
 no sound is kept. A row has the text, the voice, the units that the ears find in some surroundings, and what
-is asked and answered; those of the speaking voice also have the units that the model is to say.
+is asked and answered; those of the speaking voice also have the units that the model is to say. What is not
+in good surroundings has two rows, since to hear a sound once more takes less than to speak another.
 """
 
 from __future__ import annotations
@@ -89,11 +90,13 @@ def _write(work: Path, name: str, index: int, seed: int) -> str:
     ears, encoder = load_ears(work).eval(), load_trained(work / "units").encoder.eval()
     rows: list[dict[str, Any]] = []
     for i, (row, (info, _), sound) in enumerate(zip(drawn, spoken, sounds, strict=True)):
-        # Half of the time the speaking voice is heard as it is.
         if is_plain:
             units = _units(ears, _nearby(sound, rng))
         else:
-            units = _units(ears, sound) if name == SPEAKING and i % 2 else _heard(ears, sound, sounds, rng)
+            # Half of the time the speaking voice is heard as it is.
+            as_it_is = name == SPEAKING and i % 2
+            units = _units(ears, sound) if as_it_is else _heard(ears, sound, sounds, rng)
+            rows.append({**row, "voice": info["voice"], "units": _heard(ears, sound, sounds, rng)})
         rows.append({**row, "voice": info["voice"], "units": units})
         if voice == SPEAKING:
             rows[-1]["said"] = _units(encoder, sound)
